@@ -1,0 +1,111 @@
+"""What a JPEG says about itself, read from its markers without decoding a pixel."""
+
+import re
+import struct
+from dataclasses import dataclass
+
+SOI, EOI, SOS, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_NOT_SOF = (0xC4, 0xC8, 0xCC)
+_STANDALONE = (0x01, SOI, *range(0xD0, 0xD8))
+_ORIENTATION_TAG = 0x0112
+_TIFF_UNSIGNED = {1: "B", 3: "H", 4: "I"}
+# A real file has tens; the limit keeps a hostile one from costing seconds.
+_MAX_MARKERS = 10_000
+# In entropy-coded data FF 00 is a stuffed byte, FF FF a fill byte and FF D0..D7 a restart marker.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JpegInfo:
+    """The frame header and what else decides how a JPEG has to be read."""
+
+    width: int
+    """As in the frame header, before any rotation."""
+    height: int
+    sof: int
+    """Second byte of the frame marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, others rare."""
+    precision: int
+    """Bits a channel."""
+    components: int
+    sampling: tuple[tuple[int, int], ...]
+    """(horizontal, vertical) sampling factors, one pair a component."""
+    exif_orientation: int
+    """1..8; 1 when absent or out of range."""
+    whole: bool
+    """All segments follow each other without gaps, one frame, at least one scan, and the end marker is there."""
+
+
+def jpeg_info(data: bytes) -> JpegInfo | None:
+    """Read the markers of a JPEG; None when it is not one, or ends before its frame header."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    frame: bytes | None = None
+    sof = 0
+    orientation: int | None = None
+    clean, scans, ended = True, 0, False
+    position = 2
+    for _ in range(_MAX_MARKERS):
+        start = data.find(b"\xff", position)
+        if start < 0:
+            break
+        clean = clean and start == position
+        position = start
+        while data[position : position + 1] == b"\xff":
+            position += 1
+        if position >= len(data):
+            break
+        marker = data[position]
+        position += 1
+        if marker == EOI:
+            ended = True
+            break
+        if marker == 0 or marker in _STANDALONE:
+            clean = False
+            continue
+        size = int.from_bytes(data[position : position + 2])
+        if size < 2 or position + size > len(data):
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_SOF:
+            clean = clean and frame is None
+            if frame is None:
+                frame, sof = data[position + 2 : position + size], marker
+        elif marker == APP1 and orientation is None and data[position + 2 : position + 8] == b"Exif\0\0":
+            orientation = exif_orientation(data[position + 8 : position + size])
+        position += size
+        if marker == SOS:
+            scans += 1
+            found = _NEXT_MARKER.search(data, position)
+            if found is None:
+                break
+            position = found.start()
+    if frame is None or len(frame) < 6 or len(frame) != 6 + 3 * frame[5]:
+        return None
+    precision, height, width, components = struct.unpack_from(">BHHB", frame)
+    return JpegInfo(
+        width=width,
+        height=height,
+        sof=sof,
+        precision=precision,
+        components=components,
+        sampling=tuple((factors >> 4, factors & 15) for factors in frame[7::3]),
+        exif_orientation=orientation or 1,
+        whole=clean and ended and scans > 0,
+    )
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation 1..8 in an EXIF block (with or without its "Exif" prefix); 1 when there is none."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return 1
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    if start + 2 > len(tiff):
+        return 1
+    (count,) = struct.unpack_from(order + "H", tiff, start)
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        tag, kind, values = struct.unpack_from(order + "HHI", tiff, entry)
+        if tag == _ORIENTATION_TAG and values == 1 and kind in _TIFF_UNSIGNED:
+            (value,) = struct.unpack_from(order + _TIFF_UNSIGNED[kind], tiff, entry + 8)
+            return int(value) if 1 <= value <= 8 else 1
+    return 1

@@ -1,0 +1,152 @@
+"""Images that lie in one array: the idx files of MNIST and its successors."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import InputError
+from manifests.images import ImageProblem, Pixels, RawImage
+from manifests.sources.names import (
+    check_labels,
+    choose_split,
+    data_set_name,
+    names_beside,
+    read_class_names,
+    resolve_names,
+    row_keys,
+)
+
+_IDX_SPLITS = {"train": "train", "test": "t10k"}
+_UBYTE = 0x08
+# Deflate cannot pack more than 1032 bytes into one.
+_DEFLATE_RATIO = 1032
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ArraySource:
+    """Rows of one uint8 array (N, H, W) or (N, H, W, 3)."""
+
+    kind: str
+    name: str
+    split: str | None
+    class_names: tuple[str, ...]
+    keys: list[str] = field(repr=False)
+    labels_N: NDArray[np.int32] = field(repr=False)
+    images: NDArray[np.uint8] = field(repr=False)
+
+    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+        """The pixels as stored, in the order asked; views of the array."""
+        return [Pixels(self.images[row]) for row in rows]
+
+
+def array_source(
+    *,
+    kind: str,
+    name: str,
+    split: str,
+    class_names: tuple[str, ...],
+    labels_N: NDArray[np.integer],
+    images: NDArray[np.uint8],
+    where: object,
+) -> ArraySource:
+    """Number the rows and check the labels."""
+    keys = row_keys(split, len(images))
+    return ArraySource(
+        kind=kind,
+        name=name,
+        split=split,
+        class_names=class_names,
+        keys=keys,
+        labels_N=check_labels(labels_N, class_names, keys, where),
+        images=images,
+    )
+
+
+def find_idx(path: Path) -> Path | None:
+    """The folder at or below `path` (DIR, DIR/raw, DIR/NAME/raw) that holds idx files; None when none does."""
+    return next((folder for folder in (path, path / "raw", *sorted(path.glob("*/raw"))) if _idx_splits(folder)), None)
+
+
+def open_idx(folder: Path, *, split: str | None = None, classes: Path | None = None) -> ArraySource:
+    """Open {train,t10k}-images-idx3-ubyte[.gz] and their labels."""
+    chosen = choose_split(_idx_splits(folder), split, folder)
+    prefix = _IDX_SPLITS[chosen]
+    images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
+    labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
+    labels_N = read_idx(labels_path, 1)
+    beside = names_beside(folder, "names.json", "classes.txt")
+    class_names = resolve_names(
+        labels_N,
+        given=None if classes is None else read_class_names(classes),
+        known=None if beside is None or classes is not None else read_class_names(beside),
+        where=labels_path,
+    )
+    return array_source(
+        kind="idx",
+        name=data_set_name(folder),
+        split=chosen,
+        class_names=class_names,
+        labels_N=labels_N,
+        images=images,
+        where=labels_path,
+    )
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read an idx file of unsigned bytes, plain or gzip; never more than its header declares."""
+    packed = path.suffix == ".gz"
+    try:
+        size_bytes = path.stat().st_size
+        with cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb") as stream:
+            return _read_idx(stream, dimensions, size_bytes * (_DEFLATE_RATIO if packed else 1))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is not a whole idx file: {error}", hint="copy or download the file again") from None
+
+
+def _read_idx(stream: IO[bytes], dimensions: int, most_bytes: int) -> NDArray[np.uint8]:
+    magic = _read_exactly(stream, 4)
+    if magic != bytes((0, 0, _UBYTE, dimensions)):
+        raise ValueError(f"it starts with {magic.hex()}, expected 0000{_UBYTE:02x}{dimensions:02x}")
+    shape = tuple(np.frombuffer(_read_exactly(stream, 4 * dimensions), ">u4").tolist())
+    count = math.prod(shape)
+    if 0 in shape or count > most_bytes:
+        raise ValueError(f"its header declares {'x'.join(map(str, shape))} bytes, which it cannot hold")
+    data = _read_exactly(stream, count)
+    if stream.read(1):
+        raise ValueError("it goes on after the last value")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_exactly(stream: IO[bytes], count: int) -> bytes:
+    parts = []
+    missing = count
+    while missing:
+        part = stream.read(min(missing, _CHUNK_BYTES))
+        if not part:
+            raise ValueError(f"it ends {missing} bytes too early")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _idx_splits(folder: Path) -> list[str]:
+    return [
+        split
+        for split, prefix in _IDX_SPLITS.items()
+        if any((folder / f"{prefix}-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz"))
+    ]
+
+
+def _idx_file(folder: Path, name: str) -> Path:
+    for suffix in ("", ".gz"):
+        if (folder / (name + suffix)).is_file():
+            return folder / (name + suffix)
+    raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")

@@ -1,0 +1,194 @@
+"""Folders of images, one folder a class, as torchvision's ImageFolder reads them."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import InputError
+from manifests.images import Encoded, ImageProblem, RawImage
+from manifests.sources.names import (
+    KNOWN_SPLITS,
+    LAYOUTS,
+    check_class_names,
+    check_keys,
+    check_labels,
+    choose_split,
+    data_set_name,
+    read_class_names,
+    refuse_split,
+)
+
+EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm", "pgm", "gif"))
+MAX_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FolderSource:
+    """Image files below class folders; the key of a file is its path below `root`."""
+
+    name: str
+    split: str | None
+    class_names: tuple[str, ...]
+    keys: list[str] = field(repr=False)
+    labels_N: NDArray[np.int32] = field(repr=False)
+    root: Path
+    kind: str = "folder"
+
+    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+        """The bytes of the files, in the order asked; a file that cannot be read is a problem."""
+        return [_read_file(f"{self.root}/{self.keys[row]}") for row in rows]
+
+
+def open_image_folder(path: Path, *, split: str | None = None, classes: Path | None = None) -> FolderSource:
+    """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
+
+    `classes` renames them in that order; when it names every folder, it fixes their order instead, and may hold
+    more classes than there are folders.
+    """
+    chosen = _choose_folder(path, split)
+    top = path if chosen is None else path / chosen
+    folders = _subfolders(top)
+    if not folders:
+        raise InputError(f"{top} holds no class folders" + _what_instead(top), hint=LAYOUTS)
+    class_names, label_of = _class_order(folders, classes, top)
+    prefix = "" if chosen is None else f"{chosen}/"
+    found = [(prefix + key, label_of[name]) for name in folders for key in _image_files(top / name, f"{name}/")]
+    found.sort()
+    keys = [key for key, _ in found]
+    _check_utf8(keys, path)
+    check_keys(keys, path)
+    labels_N = np.fromiter((label for _, label in found), np.int32, len(found))
+    if not keys:
+        raise InputError(f"{top} holds class folders but no images", hint=f"image files end in {_extensions()}")
+    return FolderSource(
+        name=data_set_name(path),
+        split=chosen,
+        class_names=class_names,
+        keys=keys,
+        labels_N=check_labels(labels_N, class_names, keys, top),
+        root=path,
+    )
+
+
+def _choose_folder(path: Path, split: str | None) -> str | None:
+    """The split folder to descend into, None when `path` itself holds the class folders."""
+    folders = _subfolders(path)
+    if split is not None and split in folders:
+        return split
+    spelled = [name for name in folders if name.lower() in KNOWN_SPLITS]
+    splits = [name for name in spelled if _subfolders(path / name)]
+    if splits:
+        return choose_split(splits, split, path)
+    if folders and len(spelled) == len(folders):
+        instead = _what_instead(path / spelled[0])
+        raise InputError(f"{path / spelled[0]} holds no class folders{instead}", hint=LAYOUTS)
+    refuse_split(split, path)
+    return None
+
+
+def _class_order(folders: list[str], classes: Path | None, where: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    in_order = {name: index for index, name in enumerate(folders)}
+    if classes is None:
+        return check_class_names(folders, where), in_order
+    names = read_class_names(classes)
+    if set(folders) <= set(names):
+        return names, {name: index for index, name in enumerate(names)}
+    if len(names) != len(folders):
+        missing = next(name for name in folders if name not in names)
+        raise InputError(
+            f"{classes} names {len(names)} classes, {where} has {len(folders)} class folders",
+            hint=f"name the folders themselves (not there: {missing}), or give one name for each in sorted order",
+        )
+    return names, in_order
+
+
+def _subfolders(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    _check_utf8(names, path)
+    return sorted(names)
+
+
+def _image_files(folder: Path, prefix: str) -> Iterator[str]:
+    """Paths of the image files anywhere below `folder`; without a stat a file."""
+    pending: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), prefix, (os.path.realpath(folder),))]
+    while pending:
+        current, prefix, trail = pending.pop()
+        try:
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_image_name(entry.name) and (entry.is_file() or _dangles(entry)):
+                        yield prefix + entry.name
+                    elif entry.is_dir():
+                        below = trail
+                        if entry.is_symlink():
+                            below = (*trail, _followed(entry.path, trail))
+                        pending.append((entry.path, f"{prefix}{entry.name}/", below))
+        except OSError as error:
+            raise InputError(f"cannot read {current}: {error.strerror}") from None
+
+
+def _followed(link: str, trail: tuple[str, ...]) -> str:
+    target = os.path.realpath(link)
+    if any(above == target or above.startswith(target + os.sep) for above in trail):
+        raise InputError(f"{link} links to a folder above itself", hint="remove the link")
+    return target
+
+
+def _dangles(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - no Path object a file
+
+
+def _is_image_name(name: str) -> bool:
+    stem, _, extension = name.rpartition(".")
+    return bool(stem) and extension.lower() in EXTENSIONS
+
+
+def _holds_images(path: Path) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(not entry.name.startswith(".") and _is_image_name(entry.name) for entry in entries)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _what_instead(path: Path) -> str:
+    return ", but images: each class needs a folder of its own" if _holds_images(path) else ""
+
+
+def _check_utf8(names: list[str], where: Path) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        for name in names:
+            if name != name.encode(errors="replace").decode():
+                raise InputError(
+                    f"{where}: the file name {os.fsencode(name)!r} is not valid UTF-8", hint="rename the file"
+                ) from None
+
+
+def _extensions() -> str:
+    return ", ".join(sorted(EXTENSIONS))
+
+
+def _read_file(path: str) -> RawImage | ImageProblem:
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - no Path object a file
+        if not stat.S_ISREG(facts.st_mode):
+            return ImageProblem("not a regular file")
+        if facts.st_size > MAX_FILE_BYTES:
+            return ImageProblem(f"the file is larger than {MAX_FILE_BYTES >> 30} GiB")
+        with open(path, "rb") as stream:  # noqa: PTH123 - no Path object a file
+            return Encoded(stream.read())
+    except OSError as error:
+        return ImageProblem(f"cannot be read: {error.strerror or type(error).__name__}")

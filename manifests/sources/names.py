@@ -1,0 +1,158 @@
+"""What every source checks alike: splits and their spellings, class names, labels, keys."""
+
+import json
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import InputError
+
+LAYOUTS = (
+    "accepted: DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg, train-*.parquet, MNIST-like *-ubyte[.gz], CIFAR batches, "
+    "FILE.parquet, FILE.beton, torchvision:NAME[=ROOT], demo:digits"
+)
+MAX_CLASSES = 1_000_000
+MAX_NAMES_BYTES = 64 << 20
+_TRAIN = ("train", "training")
+_HELD_OUT = ("test", "val", "validation", "valid")
+KNOWN_SPLITS = _TRAIN + _HELD_OUT
+
+
+class NoSplitsError(InputError):
+    """A split was asked of data that has none."""
+
+
+def choose_split(available: Collection[str], split: str | None, where: object) -> str:
+    """The available split that is meant: itself, or another spelling of it; train when None.
+
+    test, val, validation and valid stand for each other where only one of them exists. InputError when there is none.
+    """
+    wanted = (split or "train").lower()
+    family = next((names for names in (_TRAIN, _HELD_OUT) if wanted in names), ())
+    if wanted in ("val", "validation", "valid"):
+        family = ("val", "validation", "valid", "test")
+    for spelling in (wanted, *family):
+        for name in sorted(available):
+            if name.lower() == spelling:
+                return name
+    known = ", ".join(sorted(available)) or "none"
+    raise InputError(f"{where} has no split {wanted!r}", hint=f"splits it has: {known}; choose with --split")
+
+
+def refuse_split(split: str | None, where: object) -> None:
+    """InputError when a split was asked of data that has none."""
+    if split is not None:
+        raise NoSplitsError(
+            f"{where} has no split {split!r}: it has no splits",
+            hint="leave the split out, or name the folder that holds the splits",
+        )
+
+
+def row_keys(split: str, count: int) -> list[str]:
+    """Keys of numbered rows, padded so that their order is that of the rows."""
+    width = max(8, len(str(count)))
+    return [f"{split}/{row:0{width}d}" for row in range(count)]
+
+
+def data_set_name(path: Path) -> str:
+    """The name of the nearest folder that is not just called raw, data or train."""
+    resolved = path.resolve()
+    for part in (resolved, *resolved.parents):
+        if part.name and part.name.lower() not in (*KNOWN_SPLITS, "raw", "data"):
+            return part.name
+    return resolved.name or "data"
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Class names from a JSON list, a JSON object {index: name}, or a text file of one name a line."""
+    try:
+        if path.stat().st_size > MAX_NAMES_BYTES:
+            raise InputError(f"{path} is too large for a file of class names")
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read class names from {path}: {error}") from None
+    if path.suffix.lower() != ".json":
+        return check_class_names([line.strip() for line in text.rstrip().splitlines()], path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if isinstance(content, dict):
+        missing = [index for index in range(len(content)) if str(index) not in content]
+        if missing:
+            raise InputError(f"{path}: {len(content)} names, but none for class {missing[0]}")
+        content = [content[str(index)] for index in range(len(content))]
+    if not isinstance(content, list):
+        raise InputError(f"{path} holds no class names", hint='expected ["cat", "dog"] or {"0": "cat", "1": "dog"}')
+    return check_class_names(content, path)
+
+
+def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]:
+    """The names as a tuple; InputError when one is empty, not text, or there twice."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{where}: the name of class {index} is {name!r}, expected text")
+        if name in seen:
+            raise InputError(f"{where}: classes {seen[name]} and {index} are both named {name!r}")
+        seen[name] = index
+    return tuple(seen)
+
+
+def names_beside(folder: Path, *candidates: str) -> Path | None:
+    """The first of some files of class names that lies in `folder`."""
+    return next((folder / name for name in candidates if (folder / name).is_file()), None)
+
+
+def resolve_names(
+    labels_N: NDArray[np.integer], *, given: tuple[str, ...] | None, known: tuple[str, ...] | None, where: object
+) -> tuple[str, ...]:
+    """Class names as given, else as known to the data, else "0", "1", ... up to the largest label.
+
+    InputError when given and known names differ in number, or labels are no class numbers.
+    """
+    if given is not None and known is not None and len(given) != len(known):
+        raise InputError(
+            f"{len(given)} class names given, {where} has {len(known)} classes",
+            hint="the file of class names belongs to another data set",
+        )
+    if given is not None or known is not None:
+        return given or known or ()
+    largest = int(labels_N.max()) if len(labels_N) else -1
+    if largest >= MAX_CLASSES:
+        raise InputError(f"{where}: label {largest} is no class number", hint="choose another label column")
+    return tuple(str(index) for index in range(largest + 1))
+
+
+def check_labels(
+    labels_N: NDArray[np.integer], class_names: Sequence[str], keys: Sequence[str], where: object
+) -> NDArray[np.int32]:
+    """Labels as (N,) int32; InputError when one is outside [0, C), fewer than 2 classes occur, or nothing is there."""
+    if len(labels_N) == 0:
+        raise InputError(f"{where} holds no samples", hint=LAYOUTS)
+    if len(labels_N) != len(keys):
+        raise InputError(f"{where}: {len(labels_N)} labels for {len(keys)} images")
+    wrong = np.flatnonzero((labels_N < 0) | (labels_N >= len(class_names)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{where}: {keys[row]} has label {int(labels_N[row])}, outside 0..{len(class_names) - 1}"
+            + (f" ({len(wrong)} samples in all)" if len(wrong) > 1 else ""),
+            hint="give the right class names (--classes), or another label column",
+        )
+    if (labels_N == labels_N[0]).all():
+        raise InputError(
+            f"{where}: only one class has samples ({class_names[int(labels_N[0])]})",
+            hint="at least two classes are needed",
+        )
+    return labels_N.astype(np.int32)
+
+
+def check_keys(keys: Sequence[str], where: object) -> None:
+    """InputError when a key occurs twice; `keys` are sorted."""
+    for first, second in pairwise(keys):
+        if first == second:
+            raise InputError(f"{where}: the key {first} occurs twice")

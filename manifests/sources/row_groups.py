@@ -1,0 +1,118 @@
+"""One column of many Parquet files, read row group by row group and kept while memory allows."""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from manifests.errors import InputError
+from manifests.images import ImageProblem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A Parquet file and its footer, so that opening it again costs nothing."""
+
+    path: Path
+    schema: "pa.Schema"
+    metadata: "pq.FileMetaData"
+
+    def open(self) -> "pq.ParquetFile":
+        """Open the file; used by one thread at a time."""
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.path, metadata=self.metadata)
+
+
+def open_shard(path: Path) -> Shard:
+    """Read the footer of a file; InputError when it is damaged."""
+    import pyarrow.parquet as pq
+
+    with damaged(path), pq.ParquetFile(path) as file:
+        return Shard(path, file.schema_arrow, file.metadata)
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Turn what the Parquet reader raises into an InputError that names the file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a whole Parquet file: {_first_line(error)}", hint="copy or download the file again"
+        ) from None
+
+
+class RowGroups:
+    """The values of one column by row; from several threads, one of which reads at a time.
+
+    Row groups last used are kept up to CACHE_BYTES: rows in order cost one read of each group, rows in random
+    order too when the column is small, and a file of huge groups costs one group of memory.
+    """
+
+    def __init__(self, shards: Sequence[Shard], column: str) -> None:
+        self._shards = shards
+        self._column = column
+        self._groups = [
+            (shard, group) for shard in range(len(shards)) for group in range(shards[shard].metadata.num_row_groups)
+        ]
+        self._starts = [0]
+        for shard, group in self._groups:
+            self._starts.append(self._starts[-1] + shards[shard].metadata.row_group(group).num_rows)
+        self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowGroups, (self._shards, self._column)
+
+    def values(self, rows: Sequence[int]) -> list[Any]:
+        """Python values of some rows, in the order asked; an ImageProblem for each row of an unreadable group."""
+        by_group: dict[int, list[int]] = {}
+        for position, row in enumerate(rows):
+            if not 0 <= row < self._starts[-1]:
+                raise IndexError(f"row {row} of {self._starts[-1]}")
+            by_group.setdefault(bisect_right(self._starts, row) - 1, []).append(position)
+        result: list[Any] = [None] * len(rows)
+        for number in sorted(by_group):
+            column = self._column_of(number)
+            for position in by_group[number]:
+                if isinstance(column, ImageProblem):
+                    result[position] = column
+                else:
+                    result[position] = column[int(rows[position]) - self._starts[number]].as_py()
+        return result
+
+    def _column_of(self, number: int) -> "pa.ChunkedArray | ImageProblem":
+        import pyarrow as pa
+
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+            shard, group = self._groups[number]
+            try:
+                with self._shards[shard].open() as file:
+                    column = file.read_row_group(group, columns=[self._column], use_threads=False).column(0)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                name = self._shards[shard].path.name
+                return ImageProblem(f"row group {group} of {name} cannot be read: {_first_line(error)}")
+            self._kept[number] = column
+            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+            return column
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
