@@ -1,0 +1,97 @@
+"""prune.toml: defaults for both commands, read from the current folder; flags win over it.
+
+data = "photos"                  # top level: for every command that has the option
+teacher = "torchvision/resnet50:IMAGENET1K_V2"
+
+[train-student]                  # a table: for that command alone
+epochs = 30
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.errors import UsageError
+
+CONFIG_NAME = "prune.toml"
+SHARED_OPTIONS = (
+    "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
+)  # fmt: skip
+COMMANDS = ("index", "score", "select", "show", "list", "verify", "train-student")
+
+
+def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
+    """What prune.toml in `folder` (the current one) says, as a click default map; {} without the file.
+
+    UsageError for what is not TOML, for keys and tables that no command knows, and, once a command is called, for
+    keys in its table that it has no option for.
+    """
+    path = (folder or Path.cwd()) / CONFIG_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    shared = {_name(key): value for key, value in content.items() if key not in tables}
+    for key in sorted(shared.keys() - set(SHARED_OPTIONS)):
+        hint = f"move it under [COMMAND]; keys for all commands: {', '.join(SHARED_OPTIONS)}"
+        raise UsageError(f"{path}: unknown key {key!r}", hint=hint)
+    for key in sorted(tables.keys() - set(COMMANDS)):
+        raise UsageError(f"{path}: [{key}] names no command", hint=f"known: {', '.join(COMMANDS)}")
+    if isinstance(command, click.Group):
+        return _GroupDefaults(path, command, shared, tables)
+    name = command.name or ""
+    return _merged(path, command, name, shared, tables.get(name, {}))
+
+
+class _GroupDefaults(Mapping[str, dict[str, Any]]):
+    """The defaults of each command of a group, made when it is called: loading all of them takes half a second."""
+
+    def __init__(
+        self, path: Path, group: click.Group, shared: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self._path, self._group, self._shared, self._tables = path, group, shared, tables
+        self._context = click.Context(group)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        command = self._group.get_command(self._context, name)
+        if command is None:
+            raise KeyError(name)
+        usage = f"{self._group.name} {name}"
+        return _merged(self._path, command, usage, self._shared, self._tables.get(name, {}))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group.list_commands(self._context))
+
+    def __len__(self) -> int:
+        return len(self._group.list_commands(self._context))
+
+
+def _name(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def _merged(
+    path: Path, command: click.Command, usage: str, shared: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    parameters = _parameters(command)
+    for key in own:
+        if _name(key) not in parameters:
+            raise UsageError(f"{path}: [{command.name}] has no option {key!r}", hint=f"see: {usage} --help")
+    merged = {parameters[key]: value for key, value in shared.items() if key in parameters}
+    return merged | {parameters[_name(key)]: value for key, value in own.items()}
+
+
+def _parameters(command: click.Command) -> dict[str, str]:
+    """Names of a command's parameters, by these names and by the flags they are typed as."""
+    known = {}
+    for parameter in command.params:
+        if parameter.name is not None:
+            known[parameter.name] = parameter.name
+            known |= {_name(flag[2:]): parameter.name for flag in parameter.opts if flag.startswith("--")}
+    return known

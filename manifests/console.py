@@ -1,0 +1,218 @@
+"""What both commands share: exit codes, progress on stderr, results on stdout."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, TextIO
+
+import click
+
+from manifests.config import config_defaults
+from manifests.errors import IncompleteError, InputError, PruneError
+
+EXIT_INTERRUPTED = 130
+_GOES_ON = "the same command goes on where it stopped"
+
+
+def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C."""
+    signal.signal(signal.SIGTERM, _stop)
+    name = command.name or "prune"
+    _complete(command, name)
+    code = 0
+    try:
+        # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
+        with command.make_context(
+            name, sys.argv[1:] if args is None else args, default_map=config_defaults(command)
+        ) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PruneError as error:
+        code = _tell(name, str(error), error.exit_code)
+    except _Terminated:
+        code = _tell(name, f"stopped by SIGTERM\n  {_GOES_ON}", IncompleteError.exit_code)
+    except (KeyboardInterrupt, EOFError, click.Abort):
+        code = _tell(name, f"interrupted\n  {_GOES_ON}", EXIT_INTERRUPTED)
+    except OSError as error:
+        code = _tell_os_error(name, error)
+    _leave(name, code)
+
+
+class _Terminated(BaseException):
+    """Raised by SIGTERM; no Exception, so that nothing takes it for a fault of what it was busy with."""
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
+
+
+def _complete(command: click.Command, name: str) -> None:
+    """Answer the shell's request for completions, if this is one."""
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(command, {}, name, variable, instruction))
+
+
+def _tell(name: str, message: str, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    return code
+
+
+def _tell_os_error(name: str, error: OSError) -> int:
+    """Exit code for what the machine refused, with its message; raised again when it says nothing."""
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output went away (`prune show | head`): nothing is wrong.
+        return 0
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _tell(name, f"the disk is full{where}\n  make room; {_GOES_ON}", IncompleteError.exit_code)
+    if not error.strerror:
+        raise error
+    return _tell(name, f"{error.strerror}{where}", InputError.exit_code)
+
+
+def _leave(name: str, code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or _tell_os_error(name, error)
+        # What could not be written is still buffered: the interpreter would try again and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def echo_json(content: object) -> None:
+    """The result for a machine, on stdout."""
+    click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def echo_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Rows under a header on stdout, columns aligned: text to the left, numbers to the right."""
+    cells = [header, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    for row in cells:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    return not text or text == "-" or text.lstrip("-+").replace(",", "").replace(".", "").rstrip("%s").isdigit()
+
+
+class Progress:
+    """Progress on stderr: a bar on a terminal, a plain line every ten seconds elsewhere.
+
+    Shows what is done, the rate and the time left. Use as a context manager.
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "images", stream: TextIO | None = None) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self.done = 0
+        self._stream = stream or sys.stderr
+        self._start = self._told = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        self._start = self._told = time.monotonic()
+        if self._stream.isatty():
+            self._bar = _rich_bar(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total, unit=self.unit, rate="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """Tell that `count` more are done."""
+        self.done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            rate = f"{self.rate(now):,.0f} {self.unit}/s"
+            self._bar.update(self._task, completed=self.done, rate=rate)
+        elif now - self._told >= 10:
+            self._told = now
+            rate_now = self.rate(now)
+            left_s = max(0, self.total - self.done) / rate_now if rate_now else 0.0
+            print(
+                f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, "
+                f"{rate_now:,.0f} {self.unit}/s, {format_seconds(left_s)} left",
+                file=self._stream,
+                flush=True,
+            )
+
+    def rate(self, now: float | None = None) -> float:
+        """Units a second so far."""
+        elapsed = (now or time.monotonic()) - self._start
+        return self.done / elapsed if elapsed > 0 else 0.0
+
+
+def _rich_bar(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds for people: 42 s, 3 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Bytes for people: 980 B, 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(size_bytes, 1) < 1000:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the wall time of a block to `seconds[name]`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start

@@ -1,0 +1,102 @@
+"""Atomic files: a reader sees the whole file or none, whatever kills the writer."""
+
+import errno
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+CHUNK_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<pid>[0-9]{1,9})\.tmp", re.DOTALL)
+_FOREIGN_AGE_S = 3600
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; on success it is synced and renamed, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb", buffering=CHUNK_BYTES) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one step."""
+    with atomic_file(path) as stream:
+        stream.write(data)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left behind anywhere below `folder`, and nothing another rank is writing now.
+
+    Whether a process of another machine lives cannot be seen: its files go when they are untouched for an hour.
+    """
+    for path in folder.rglob(".*.tmp"):
+        if _is_abandoned(path):
+            path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `source` as `target`, or copy it where the file system cannot link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as reader, atomic_file(target) as writer:
+            while chunk := reader.read(CHUNK_BYTES):
+                writer.write(chunk)
+
+
+def _host() -> str:
+    return os.uname().nodename.replace(".", "-")
+
+
+def _is_abandoned(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return False
+    if found["host"] != _host():
+        try:
+            return time.time() - path.stat().st_mtime > _FOREIGN_AGE_S
+        except FileNotFoundError:
+            return False
+    return int(found["pid"]) == os.getpid() or not _is_alive(int(found["pid"]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems cannot sync a folder; the file itself is synced.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

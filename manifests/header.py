@@ -1,0 +1,238 @@
+"""manifest.json: the typed, versioned header that is written last and names every other file.
+
+The id of a manifest is the sha256 of its header's canonical JSON without the `run` block, so it depends
+on what was computed and not on when, where or by how many processes.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from manifests.errors import InputError
+from manifests.files import write_atomic
+
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+HEADER_NAME = "manifest.json"
+MAX_HEADER_BYTES = 256 << 20
+_VERSION = re.compile(r"(?P<major>[0-9]{1,9})\.[0-9]{1,9}")
+_AGAIN = "fetch or make the manifest again"
+
+Kind = Literal["index", "scores", "selection"]
+Harder = Literal["high", "low"]
+
+
+class Block(BaseModel):
+    """A part of the header: immutable, and keeping fields that a later minor version added."""
+
+    # "constants": a NaN among free values reaches json.dumps, which refuses it; the default makes it null.
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+class DataSet(Block):
+    """Which images these are."""
+
+    name: str
+    source: str
+    """Kind of source: folder, parquet, idx, cifar, beton, digits."""
+    split: str | None = None
+    count: int
+    """All samples, unreadable ones included."""
+    readable: int
+    class_names: list[str]
+    fingerprint: str
+    """sha256 over the sorted 16-byte digests of (key, class name, content hash)."""
+    licence: str | None = None
+    redistributable: bool | None = None
+
+
+class Preprocessing(Block):
+    """The evaluation view and the normalisation a network expects."""
+
+    image_px: int
+    """Side of the square the network sees."""
+    resize_px: int
+    """Length the shorter side is resized to before the centre crop of image_px."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: list[float]
+    std: list[float]
+
+
+class Compute(Block):
+    """What the bytes of logits depend on beside data and weights."""
+
+    device: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+    batch_size: int
+    threads: int
+    versions: dict[str, str]
+
+
+class Teacher(Block):
+    """Who looked at the data."""
+
+    spec: str
+    weights_sha256: str
+    parameters: int
+    preprocessing: Preprocessing
+    output_map: list[int] | None = None
+    """Teacher output that stands for class c, for every c; None when the order is the same."""
+    train_top1: float
+    train_ece: float
+    val_top1: float | None = None
+    licence: str | None = None
+
+
+class Views(Block):
+    """Which crops were scored: view 0 is the evaluation view, 1..count-1 follow the recipe."""
+
+    recipe: str
+    version: int
+    seed: int
+    count: int
+    image_px: int
+
+
+class ScoreSpec(Block):
+    """One column of a score set, and which end of it is harder."""
+
+    set: str
+    name: str
+    formula: str
+    source: str
+    harder: Harder
+
+
+class Selection(Block):
+    """How samples were chosen."""
+
+    method: str
+    parameters: dict[str, Any]
+    score: str | None = None
+    quota: str
+    keep_asked: str
+    """The fraction as it was typed."""
+    keep_got: float
+    count: int
+    seed: int
+    preset: str | None = None
+
+
+class Labels(Block):
+    """How stored logits became targets."""
+
+    transform: str
+    parameters: dict[str, Any]
+    views: int
+    class_std: list[float] | None = None
+    """Mean over a class of std(logits), one value a class (`reshape`)."""
+
+
+class FileEntry(Block):
+    """One file of the manifest."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Tool(Block):
+    """What wrote this manifest."""
+
+    name: str
+    version: str
+
+
+class Header(Block):
+    """Everything a manifest says about itself; see docs/manifest-format.md."""
+
+    schema_version: str = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
+    kind: Kind
+    data: DataSet
+    teacher: Teacher | None = None
+    compute: Compute | None = None
+    views: Views | None = None
+    scores: list[ScoreSpec] = []
+    selection: Selection | None = None
+    labels: Labels | None = None
+    parents: list[str] = []
+    tool: Tool
+    config: dict[str, Any] = {}
+    """The resolved configuration of the command, without paths."""
+    files: list[FileEntry] = []
+    run: dict[str, Any] = {}
+    """Times, throughput, host, processes: in no id."""
+
+    @property
+    def id(self) -> str:
+        """Hexadecimal sha256 of the canonical JSON without `run`."""
+        return hashlib.sha256(canonical_json(self).encode()).hexdigest()
+
+    def file(self, path: str) -> FileEntry | None:
+        """The entry of one file, None when the manifest does not have it."""
+        return next((entry for entry in self.files if entry.path == path), None)
+
+
+def canonical_json(header: Header) -> str:
+    """Keys sorted, no spaces, unset optional fields and `run` left out."""
+    content = header.model_dump(mode="json", exclude={"run"}, exclude_none=True)
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def write_header(folder: Path, header: Header) -> None:
+    """Write manifest.json; the last act of whoever makes a manifest."""
+    text = json.dumps(header.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / HEADER_NAME, (text + "\n").encode())
+
+
+def read_header(folder: Path) -> Header:
+    """Read and check manifest.json; InputError when missing, malformed or of an unknown major version."""
+    path = folder / HEADER_NAME
+    if not folder.is_dir():
+        raise InputError(f"no manifest at {folder}: no such folder", hint="make one: prune index or prune score")
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no {HEADER_NAME}: not a manifest, or one whose making was interrupted",
+            hint="run the command that was writing it once more: it goes on where it stopped",
+        )
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_HEADER_BYTES:
+        raise InputError(f"{path} is larger than any header can be ({size_bytes:,} bytes)")
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}", hint=_AGAIN) from None
+    _check_version(path, content)
+    try:
+        header = Header.model_validate(content)
+        canonical_json(header).encode()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "header"
+        raise InputError(f"{path}: {field}: {first['msg']}", hint=f"the header is malformed: {_AGAIN}") from None
+    except (ValueError, RecursionError) as error:
+        # Numbers that overflow to infinity and broken Unicode in fields of a later minor version have no id.
+        raise InputError(f"{path} has no canonical form: {error}", hint=_AGAIN) from None
+    return header
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_version(path: Path, content: object) -> None:
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    found = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if found is None:
+        raise InputError(f"{path} has no schema_version such as {SCHEMA_MAJOR}.{SCHEMA_MINOR}: not a manifest")
+    if int(found["major"]) != SCHEMA_MAJOR:
+        raise InputError(
+            f"{path} has schema version {version}; this tool reads {SCHEMA_MAJOR}.x",
+            hint="upgrade prune-toolkit to read it",
+        )

@@ -1,0 +1,158 @@
+"""Is a manifest on this disk what its header says: digests, row counts, and a beton's inner consistency."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests import beton_format as fmt
+from manifests.beton import Beton
+from manifests.errors import InputError
+from manifests.files import sha256_file
+from manifests.header import FileEntry
+from manifests.images import jpeg_info
+from manifests.manifest import BETON_NAME, Manifest
+from manifests.parts import PART_ROWS, read_part
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold, and where."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked and what was found; `ok` when nothing was."""
+
+    manifest_id: str
+    files: int
+    bytes: int
+    absent: list[str]
+    """Files that may be missing: betons are not sent along unasked."""
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.findings
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(path: str | Path) -> Report:
+    """Check every file a manifest names against its bytes, sha256 and rows; InputError without a readable header."""
+    manifest = Manifest.open(path)
+    findings: list[Finding] = []
+    absent: list[str] = []
+    total_bytes = 0
+    for entry in manifest.header.files:
+        if entry.path == BETON_NAME and not (manifest.path / entry.path).exists():
+            absent.append(entry.path)
+            continue
+        problems = list(_file_problems(manifest.path, entry))
+        findings += [Finding(entry.path, problem) for problem in problems]
+        total_bytes += 0 if problems else entry.bytes
+    findings += _table_findings(manifest, {finding.path for finding in findings})
+    return Report(manifest.id, len(manifest.header.files), total_bytes, absent, findings)
+
+
+def _file_problems(folder: Path, entry: FileEntry) -> Iterator[str]:
+    """What does not hold of one file: its place, size, sha256, and if all of these do, its inside."""
+    if not _is_inside(entry.path):
+        yield "names a file outside the manifest"
+        return
+    path = folder / entry.path
+    try:
+        if not path.is_file():
+            yield "is missing"
+        elif (size_bytes := path.stat().st_size) != entry.bytes:
+            yield f"has {size_bytes:,} bytes, the header says {entry.bytes:,}"
+        elif sha256_file(path) != entry.sha256:
+            yield "was altered: its sha256 is not the one the header names"
+        else:
+            yield from _content_problems(path, entry)
+    except OSError as error:
+        yield f"cannot be read: {error.strerror or error}"
+
+
+def _is_inside(path: str) -> bool:
+    parts = path.split("/")
+    return not path.startswith("/") and ".." not in parts and "\0" not in path
+
+
+def _content_problems(path: Path, entry: FileEntry) -> Iterator[str]:
+    try:
+        if entry.path == BETON_NAME:
+            beton = Beton.open(path)
+            found = beton.count
+            yield from beton_problems(beton)
+        else:
+            found = read_part(path).num_rows
+    except InputError as error:
+        yield error.message
+        return
+    if found != entry.rows:
+        yield f"has {found:,} rows, the header says {entry.rows:,}"
+
+
+def _table_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
+    """Tables with a row for every sample must have them all, in parts of the contract's size."""
+    count = manifest.header.data.count
+    for table in ("samples", "selection"):
+        entries = manifest.files(table)
+        if not entries or damaged.intersection(entry.path for entry in entries):
+            continue
+        found = sum(entry.rows for entry in entries)
+        if found != count:
+            yield Finding(table, f"has {found:,} rows for {count:,} samples")
+        if any(entry.rows != PART_ROWS for entry in entries[:-1]):
+            yield Finding(table, f"has a part before its last that is not of {PART_ROWS:,} rows")
+
+
+def beton_problems(beton: Beton) -> Iterator[str]:
+    """What FFCV would read wrongly without a word: rows in the table, samples on two pages, JPEG sizes.
+
+    At most one problem of each kind, with the first row it is found in.
+    """
+    table = beton.allocations
+    strangers = table["sample_id"] >= beton.count
+    if strangers.any():
+        yield f"the allocation table names sample {table['sample_id'][strangers.argmax()]} of {beton.count:,}"
+        return
+    yield from _wrong_owners(beton)
+    sample_id, size_bytes = table["sample_id"].astype(np.int64), np.maximum(table["size"], 1)
+    first_page = table["ptr"] // beton.page_bytes
+    page_N = np.zeros(beton.count, np.uint64)
+    page_N[sample_id] = first_page
+    torn = (first_page != (table["ptr"] + size_bytes - 1) // beton.page_bytes) | (first_page != page_N[sample_id])
+    if torn.any():
+        yield f"row {sample_id[torn].min()}: it lies on two pages"
+    for row in np.flatnonzero(beton.modes_N == fmt.MODE_JPG).tolist():
+        info = jpeg_info(beton.image_bytes(row).tobytes())
+        width, height = int(beton.widths_N[row]), int(beton.heights_N[row])
+        if info is None or (info.width, info.height) != (width, height):
+            yield f"row {row}: its JPEG is not of the {width}x{height} pixels its metadata names"
+            return
+        if info.precision != 8 or info.components not in (1, 3):
+            yield f"row {row}: its JPEG has {info.components} components of {info.precision} bits"
+            return
+
+
+def _wrong_owners(beton: Beton) -> Iterator[str]:
+    """Regions that the table lists under another sample than the one whose metadata points to them."""
+    table = beton.allocations[beton.allocations["size"] > 0]
+    order = np.argsort(table["ptr"], kind="stable")
+    pointers, sample_id = table["ptr"][order].astype(np.int64), table["sample_id"][order]
+    for what, pointer_N in (("image", beton.image_pointer_N), ("target", beton.target_pointer_N)):
+        if pointer_N is not None:
+            owner_N = sample_id[np.searchsorted(pointers, pointer_N)]
+            wrong = np.flatnonzero(owner_N != np.arange(beton.count))
+            if len(wrong):
+                yield f"row {wrong[0]}: the allocation table gives its {what} to sample {owner_N[wrong[0]]}"
