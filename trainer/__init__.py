@@ -1,0 +1,1 @@
+"""Selections in, students out: models, views, loading, losses, the loop; the `train-student` command."""

@@ -1,0 +1,1 @@
+"""Networks: built-in families, the model zoos, and how a spec becomes a module."""

@@ -1,0 +1,258 @@
+"""From a spec to a network: what `--teacher` and `--student` accept.
+
+    resnet8x4                     a built-in network (MODELS), fresh weights
+    torchvision/resnet50          fresh weights; torchvision/resnet50:DEFAULT (or :IMAGENET1K_V2) names weights
+    timm/resnet18.a1_in1k         a teacher without checkpoint loads its weights, else fresh weights
+    package.module:callable       called with num_classes=..., found from the current folder too
+    run/student.safetensors       a network that train-student wrote, with its weights
+
+A checkpoint replaces the weights of any but the last.
+"""
+
+import importlib
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from manifests.errors import InputError, PruneError, UsageError
+from manifests.header import Preprocessing
+from trainer import checkpoint as checkpoints
+from trainer.models.classes import output_map
+from trainer.models.info import Blueprint, ModelInfo, default_preprocessing, rescaled
+from trainer.models.registry import MODELS
+from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
+
+__all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
+
+STUDENT_SUFFIX = ".safetensors"
+WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".pkl")
+ZOOS = ("torchvision", "timm")
+
+
+def build_model(
+    spec: str,
+    *,
+    class_count: int,
+    checkpoint: Path | None = None,
+    image_px: int | None = None,
+    pretrained: bool = True,
+) -> tuple[nn.Module, ModelInfo]:
+    """The network that `spec` means, on the CPU in training mode, and what is known of it.
+
+    pretrained=True, a teacher: weights keep the head they came with, and timm names load their weights.
+    pretrained=False, a student: there are class_count outputs, a head of another size is made fresh; timm
+    names start from fresh weights.
+    image_px overrides the image size of the weights or of the registry. UsageError for an unknown spec,
+    InputError for weights that cannot be had, do not fit, or do not classify.
+    """
+    if class_count < 1 or (image_px is not None and image_px < 1):
+        raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
+    if spec.endswith(STUDENT_SUFFIX):
+        if checkpoint is not None:
+            raise UsageError(
+                f"{spec} brings its own weights, so --checkpoint {checkpoint} contradicts it",
+                hint="name the architecture instead of the file",
+            )
+        checkpoint = Path(spec)
+        blueprint = _blueprint_in(checkpoint)
+    else:
+        blueprint = _blueprint(spec, image_px, pretrained=pretrained)
+
+    if checkpoint is None:
+        model, info = _from_spec(blueprint, class_count, image_px, keep_head=pretrained)
+    else:
+        model, info = _from_checkpoint(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
+    if blueprint.foreign or image_px is not None:
+        outputs = output_count(model, info.preprocessing.image_px)
+        if outputs != class_count and not pretrained:
+            raise InputError(f"{spec} has {outputs} outputs where {class_count} were asked for")
+    return model, info
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of parameters, shared ones once, buffers not at all."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def output_count(model: nn.Module, image_px: int) -> int:
+    """Number of logits, by showing one black image; InputError when there are none to show for it."""
+    example = next(model.parameters(), torch.zeros(()))
+    image = torch.zeros(1, 3, image_px, image_px, device=example.device, dtype=example.dtype)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            logits = model(image)
+    except Exception as error:
+        raise InputError(
+            f"the network does not take 3x{image_px}x{image_px} images: {reason(error)}",
+            hint="choose another image size, or a network made for this one",
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the network returns {got} for one image, not logits of shape (1, classes)")
+    return logits.shape[1]
+
+
+def _from_spec(
+    blueprint: Blueprint, class_count: int, image_px: int | None, *, keep_head: bool
+) -> tuple[nn.Module, ModelInfo]:
+    weights: Literal["loaded", "fresh head", "random"]
+    if blueprint.load is None:
+        model = blueprint.make(class_count)
+        spec, names = blueprint.spec, None
+        weights = "loaded" if blueprint.foreign else "random"
+    else:
+        model, spec, names = blueprint.load()
+        weights = "loaded"
+        if not keep_head:
+            model, outputs, weights = _filled(
+                blueprint.make, model.state_dict(), class_count, keep_head=False, origin=spec
+            )
+            names = _fitting(names, outputs, weights)
+    preprocessing = _preprocessing(blueprint.native(model), blueprint, image_px, weights)
+    return model, ModelInfo(spec=spec, class_names=names, preprocessing=preprocessing, weights=weights)
+
+
+def _from_checkpoint(
+    blueprint: Blueprint, checkpoint: Path, class_count: int, image_px: int | None, *, keep_head: bool
+) -> tuple[nn.Module, ModelInfo]:
+    described = checkpoints.find_student_info(checkpoint)
+    state = checkpoints.read_state(checkpoint)
+    model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=str(checkpoint))
+    native = described.preprocessing if described else blueprint.native(model)
+    names = described.class_names if described else blueprint.class_names
+    return model, ModelInfo(
+        spec=blueprint.spec,
+        class_names=_fitting(names, outputs, weights),
+        preprocessing=_preprocessing(native, blueprint, image_px, weights),
+        weights=weights,
+    )
+
+
+def _filled(
+    make: Callable[[int], nn.Module],
+    state: Mapping[str, Tensor],
+    class_count: int,
+    *,
+    keep_head: bool,
+    origin: str,
+) -> tuple[nn.Module, int, Literal["loaded", "fresh head"]]:
+    """A made network holding `state`, its number of outputs, and whether the head is from there too."""
+    model = make(class_count)
+    head = checkpoints.other_head(model, state, class_count)
+    if head is None:
+        checkpoints.load_state(model, state, origin=origin)
+        return model, class_count, "loaded"
+    if keep_head:
+        model = make(head)
+        checkpoints.load_state(model, state, origin=origin)
+        return model, head, "loaded"
+    checkpoints.load_state(model, state, origin=origin, without_head=True)
+    return model, class_count, "fresh head"
+
+
+def _fitting(names: tuple[str, ...] | None, outputs: int, weights: str) -> tuple[str, ...] | None:
+    return names if names is not None and weights == "loaded" and len(names) == outputs else None
+
+
+def _preprocessing(
+    native: Preprocessing | None, blueprint: Blueprint, image_px: int | None, weights: str
+) -> Preprocessing:
+    if native is None or (weights == "random" and image_px is not None):
+        return default_preprocessing(image_px or blueprint.image_px)
+    return native if image_px is None else rescaled(native, image_px)
+
+
+def _blueprint_in(path: Path) -> Blueprint:
+    info = checkpoints.read_student_info(path)
+    zoo, _, _ = info.spec.partition("/")
+    if info.spec not in MODELS and zoo not in ZOOS:
+        raise InputError(
+            f"{path} holds weights for {info.spec}, and a file may not say which code to run",
+            hint=f"say it yourself: {info.spec} with --checkpoint {path}",
+        )
+    return _blueprint(info.spec, info.preprocessing.image_px, pretrained=False)
+
+
+def _blueprint(spec: str, image_px: int | None, *, pretrained: bool) -> Blueprint:
+    if spec in MODELS:
+        entry = MODELS[spec]
+        return Blueprint(spec=spec, make=entry.build, image_px=entry.image_px)
+    family, slash, name = spec.partition("/")
+    if slash and family == "torchvision":
+        return torchvision_blueprint(name, image_px)
+    if slash and family == "timm":
+        return timm_blueprint(name, image_px, pretrained=pretrained)
+    if spec.endswith(WEIGHT_SUFFIXES):
+        raise UsageError(
+            f"{spec} holds weights, but not which network they are for",
+            hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {spec}",
+        )
+    module, colon, attribute = spec.partition(":")
+    if colon and module in ZOOS:
+        raise UsageError(f"unknown model {spec!r}", hint=f"did you mean {module}/{attribute}?")
+    if module and attribute:
+        return Blueprint(spec=spec, make=lambda classes: _call(module, attribute, classes), foreign=True)
+    raise UsageError(f"unknown model {spec!r}", hint=_near(spec))
+
+
+def _near(spec: str) -> str:
+    from torchvision import models
+
+    zoo = models.list_models(module=models)
+    if spec.lower() in zoo:
+        return f"did you mean torchvision/{spec.lower()}?"
+    forms = "built in: " + ", ".join(MODELS) + "; or torchvision/NAME[:WEIGHTS], timm/NAME, module:callable"
+    return did_you_mean(spec.replace("-", "_"), list(MODELS)) or forms
+
+
+def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
+    spec = f"{module_name}:{attribute}"
+    with _current_folder_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+                raise UsageError(
+                    f"there is no module {error.name!r} for the model {spec}",
+                    hint=f"run in the folder that holds it, or install it; looked in {Path.cwd()} and sys.path",
+                ) from None
+            raise InputError(f"importing {module_name} failed: {reason(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise InputError(f"importing {module_name} failed: {reason(error)}") from error
+        try:
+            build = operator.attrgetter(attribute)(module)
+        except AttributeError:
+            raise UsageError(
+                f"module {module_name!r} has no {attribute!r}",
+                hint=did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")]),
+            ) from None
+        try:
+            model = build(num_classes=class_count)
+        except PruneError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{spec} failed when called with num_classes={class_count}: {reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

@@ -1,0 +1,83 @@
+"""What is known of a built network beside its weights: its spec, its classes, the images it expects."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from manifests.header import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SMALL_PX = 64
+"""Up to this size images are used whole: no margin is cut off, and CIFAR statistics apply."""
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What travels with a network."""
+
+    spec: str
+    """What rebuilds the architecture; a zoo's DEFAULT weights are spelled out, a file names no path."""
+    class_names: tuple[str, ...] | None
+    """Names of the outputs in their order, None when the weights do not say."""
+    preprocessing: Preprocessing
+    weights: Literal["loaded", "fresh head", "random"] = "loaded"
+    """Whether all weights were read, all but the classifier, or none."""
+
+
+def no_preprocessing(model: "nn.Module") -> None:
+    """Nothing is known of the images this network expects."""
+
+
+class Loaded(NamedTuple):
+    """A network with the weights its spec names, the spec spelled out, and the names of its outputs."""
+
+    network: "nn.Module"
+    spec: str
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """What a spec means before any weight is made."""
+
+    spec: str
+    make: Callable[[int], "nn.Module"]
+    """Number of classes -> module with fresh weights."""
+    load: Callable[[], Loaded] | None = None
+    """The network with its own weights and head; None when the spec names no weights."""
+    native: Callable[["nn.Module"], Preprocessing | None] = no_preprocessing
+    """Preprocessing that belongs to the weights of the made module."""
+    image_px: int = 224
+    """Image size when neither the weights nor the caller say one."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the outputs of the weights that the spec names."""
+    foreign: bool = False
+    """Made by the user's own code, which may load weights itself and whose output is checked."""
+
+
+def default_preprocessing(image_px: int) -> Preprocessing:
+    """Preprocessing for freshly made networks.
+
+    Up to 64 px the image is used whole with CIFAR-100 statistics; larger ones are cut out of a shorter
+    side of 256/224 image_px with ImageNet statistics.
+    """
+    if image_px <= SMALL_PX:
+        return Preprocessing(image_px=image_px, resize_px=image_px, mean=list(CIFAR_MEAN), std=list(CIFAR_STD))
+    return Preprocessing(
+        image_px=image_px,
+        resize_px=round(image_px * 256 / 224),
+        mean=list(IMAGENET_MEAN),
+        std=list(IMAGENET_STD),
+    )
+
+
+def rescaled(preprocessing: Preprocessing, image_px: int) -> Preprocessing:
+    """The same interpolation and normalisation at another image size, with the same margin cut off."""
+    if image_px == preprocessing.image_px:
+        return preprocessing
+    margin = 1.0 if image_px <= SMALL_PX else preprocessing.resize_px / preprocessing.image_px
+    return preprocessing.model_copy(update={"image_px": image_px, "resize_px": round(image_px * margin)})
