@@ -1,0 +1,1 @@
+"""Images and a teacher in, logits and scores out."""

@@ -1,0 +1,1 @@
+"""Scores and logits in; which samples to keep, why, and their targets out."""
