@@ -1,0 +1,1 @@
+"""Images and a teacher in, manifests and selections out; the `prune` command."""

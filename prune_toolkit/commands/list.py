@@ -1,0 +1,116 @@
+"""`prune list`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from prune_toolkit.commands.options import json_option
+
+KINDS = ("scores", "selectors", "quotas", "labels", "presets", "models")
+
+
+@click.command(name="list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@json_option
+def command(kind: str | None, as_json: bool) -> None:
+    """List the methods there are: name, formula, source.
+
+    \b
+    prune list scores
+    """
+    from manifests.console import echo_json
+
+    listings: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "scores": _scores,
+        "selectors": _selectors,
+        "quotas": _quotas,
+        "labels": _labels,
+        "presets": _presets,
+        "models": _models,
+    }
+    found = {name: listings[name]() for name in KINDS if kind in (None, name)}
+    if as_json:
+        echo_json(found if kind is None else found[kind])
+        return
+    for position, (name, entries) in enumerate(found.items()):
+        if position:
+            click.echo()
+        click.echo(click.style(name, bold=True))
+        _echo_entries(entries)
+
+
+def _echo_entries(entries: list[dict[str, Any]]) -> None:
+    """One entry a paragraph: the name, then each fact on a line of its own."""
+    width = max(len(entry["name"]) for entry in entries)
+    for entry in entries:
+        facts = [f"{key}: {value}" for key, value in entry.items() if key != "name"]
+        click.echo(f"  {entry['name']:<{width}}  {facts[0]}")
+        for fact in facts[1:]:
+            click.echo(f"  {'':<{width}}  {fact}")
+
+
+def _scores() -> list[dict[str, Any]]:
+    from prune_toolkit.scoring.scores import SCORES
+
+    return [
+        {"name": s.name, "harder": s.harder, "needs": ", ".join(s.needs), "formula": s.formula, "source": s.source}
+        for s in SCORES.values()
+    ]
+
+
+def _selectors() -> list[dict[str, Any]]:
+    from prune_toolkit.selection.selectors import SELECTORS
+
+    return [
+        {
+            "name": s.name,
+            "keeps": s.formula,
+            "ranks by": s.score or "no score",
+            "options": ", ".join(f"--{name} {parameter.default}" for name, parameter in s.parameters.items()) or "none",
+            "source": s.source,
+        }
+        for s in SELECTORS.values()
+    ]
+
+
+def _quotas() -> list[dict[str, Any]]:
+    from prune_toolkit.selection.quotas import QUOTAS
+
+    return [{"name": q.name, "rule": q.formula, "source": q.source} for q in QUOTAS.values()]
+
+
+def _labels() -> list[dict[str, Any]]:
+    from prune_toolkit.selection.labels import LABELS
+
+    return [{"name": entry.name, "formula": entry.formula, "source": entry.source} for entry in LABELS.values()]
+
+
+def _presets() -> list[dict[str, Any]]:
+    from prune_toolkit.selection.select import PRESETS
+
+    return [
+        {
+            "name": name,
+            "selector": preset.selector,
+            "score": preset.score,
+            "quota": preset.quota,
+            "labels": preset.labels,
+            "loss": ", ".join(f"{key} {value}" for key, value in preset.loss.items()),
+            "source": preset.source,
+        }
+        for name, preset in PRESETS.items()
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from trainer.models.registry import MODELS
+
+    own = [{"name": name, "images": f"{entry.image_px} px", "source": entry.source} for name, entry in MODELS.items()]
+    others = {
+        "torchvision/NAME[:WEIGHTS]": "any classification model of torchvision",
+        "timm/NAME": "any model of timm (pip install 'prune-toolkit[timm]')",
+        "module:callable": "a function of yours that takes num_classes",
+        "FILE.safetensors": "what train-student wrote",
+    }
+    return own + [{"name": name, "images": "the model's own size", "source": text} for name, text in others.items()]

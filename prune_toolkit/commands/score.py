@@ -1,0 +1,222 @@
+"""`prune score`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.commands.options import (
+    FOLDER,
+    data_options,
+    dry_run_option,
+    json_option,
+    rank_options,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from prune_toolkit.scoring.images_at_hand import ImagesAtHand
+    from prune_toolkit.scoring.passes import Preview
+
+
+@click.command(name="score")
+@click.argument("data_argument", metavar="[DATA]", required=False)
+@data_options
+@click.option(
+    "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
+)
+@click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict.")
+@click.option("--val", help="Validation images with the same classes; gives the teacher's val_top1.")
+@click.option("--val-split", help="Split of --val [default: test or validation, where there are splits].")
+@click.option("--out", "-o", type=FOLDER, default="manifest", show_default=True, help="Folder of the manifest.")
+@click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use when it is of this data.")
+@click.option(
+    "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
+)
+@click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Precision, by autocast [default: float16 on CUDA, float32 elsewhere].",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice].")
+@click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True)
+@workers_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
+)
+@click.option("--finish", is_flag=True, help="Score nothing; write the header if all parts are there.")
+@click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
+@click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@click.option("--teacher-licence", help="Licence of the teacher's weights, recorded in the manifest.")
+@rank_options
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Run the teacher over DATA once; write logits and scores into a manifest.
+
+    DATA may be an index (a folder made by `prune index`) or the images themselves, which are then indexed in the
+    same read. Interrupted, the same command goes on where it stopped. Several processes share the work when RANK and
+    WORLD_SIZE are set (torchrun, a Slurm array, or two shells).
+
+    \b
+    prune score photos --split train --teacher torchvision/resnet50:IMAGENET1K_V2
+    prune score photos --teacher run/student.safetensors --limit 2000
+    """
+    from manifests.console import echo_json, note
+    from manifests.errors import UsageError
+    from prune_toolkit.runs import ALONE, Ranks
+    from prune_toolkit.scoring.passes import ScoreConfig, build_scores, preview
+
+    if options["teacher"] is None:
+        raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
+    if options["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(options["threads"])
+    from prune_toolkit.scoring.teacher import load_teacher
+
+    images = _images(options)
+    val = _validation(options, images)
+    config = ScoreConfig(
+        out=options["out"],
+        batch_size=options["batch_size"],
+        workers=options["workers"],
+        loader=options["loader"],
+        ranks=Ranks.resolve(options["rank"], options["world_size"]),
+        finish_only=options["finish"],
+        name=options["name"],
+        licence=options["licence"],
+        teacher_licence=options["teacher_licence"],
+    )
+    teacher = load_teacher(
+        options["teacher"],
+        images.class_names,
+        checkpoint=options["checkpoint"],
+        image_px=options["image_size"],
+        device=options["device"],
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        dtype=options["dtype"],
+    )
+    if options["dry_run"]:
+        plan = {
+            "samples": images.count,
+            "classes": len(images.class_names),
+            "indexed": images.index is not None,
+            "teacher": teacher.info.spec,
+            "parameters": teacher.parameters,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "device": str(teacher.device),
+            "dtype": teacher.dtype,
+            "parts": len(ALONE.parts(images.count)),
+            "logits_bytes": images.count * len(images.class_names) * 2,
+            "out": str(config.out),
+        }
+        echo_json(plan) if options["as_json"] else _echo_plan(plan)
+        return
+    if options["limit"] is not None:
+        result = preview(config, teacher, images, options["limit"])
+        echo_json(vars(result)) if options["as_json"] else _echo_preview(result, images.count)
+        return
+    manifest = build_scores(config, teacher, images, val)
+    if manifest is None:
+        note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
+        return
+    card, run = manifest.header.teacher, manifest.header.run
+    assert card is not None
+    if options["as_json"]:
+        echo_json({"id": manifest.id, "path": str(config.out), "teacher": card.model_dump(), "run": run})
+        return
+    val_text = "" if card.val_top1 is None else f", {100 * card.val_top1:.2f} % on validation"
+    click.echo(
+        f"{config.out}/: {manifest.header.data.readable:,} samples scored by {card.spec}: "
+        f"top-1 {100 * card.train_top1:.2f} % on these images{val_text}, ECE {card.train_ece:.4f}; "
+        f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
+    )
+    click.echo(f"next: prune select {config.out} --keep 0.5")
+
+
+def _images(options: dict[str, Any]) -> "ImagesAtHand":
+    """The index named, the index of the data named, or the data itself."""
+    from manifests.console import note
+    from manifests.errors import UsageError
+    from manifests.header import HEADER_NAME
+    from manifests.manifest import Manifest
+    from prune_toolkit.indexing import DataSpec
+    from prune_toolkit.scoring.images_at_hand import ImagesAtHand
+
+    data = options["data_argument"] or options["data"]
+    index_path = options["index"]
+    index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
+    if data is None:
+        if index is None:
+            raise UsageError("which data?", hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index')
+        return ImagesAtHand.of_index(index)
+    if (Path(data) / HEADER_NAME).is_file():
+        return ImagesAtHand.of_index(Manifest.open(data))
+    spec = DataSpec(data=data, split=options["split"], classes=options["classes"], label=options["label"])
+    if index is not None and index.local and spec.local().items() <= index.local.items():
+        note(f"using the index at {index_path}/")
+        return ImagesAtHand.of_index(index)
+    return ImagesAtHand.of_source(spec)
+
+
+def _validation(options: dict[str, Any], images: "ImagesAtHand") -> "ImagesAtHand | None":
+    from manifests.errors import MismatchError
+    from manifests.header import HEADER_NAME
+    from manifests.manifest import Manifest
+    from prune_toolkit.indexing import DataSpec
+    from prune_toolkit.scoring.images_at_hand import ImagesAtHand
+
+    val = options["val"]
+    if val is None:
+        return None
+    if (Path(val) / HEADER_NAME).is_file():
+        found = ImagesAtHand.of_index(Manifest.open(val))
+    else:
+        spec = DataSpec(
+            data=val, split=options["val_split"], classes=options["classes"], label=options["label"], held_out=True
+        )
+        found = ImagesAtHand.of_source(spec)
+    if found.class_names != images.class_names:
+        raise MismatchError(
+            f"{val} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
+            hint="name them alike and in the same order, with --classes if need be",
+        )
+    return found
+
+
+def _echo_plan(plan: dict[str, Any]) -> None:
+    from manifests.console import format_bytes
+
+    read = "from the index" if plan["indexed"] else "indexed in the same read"
+    click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
+    click.echo(f"teacher {plan['teacher']}, {plan['parameters']:,} parameters, {plan['dtype']} on {plan['device']}")
+    click.echo(_preprocessing_text(plan["preprocessing"]))
+    click.echo(f"{plan['parts']} parts, {format_bytes(plan['logits_bytes'])} of logits into {plan['out']}/")
+
+
+def _preprocessing_text(block: dict[str, Any]) -> str:
+    mean = ", ".join(f"{value:.4g}" for value in block["mean"])
+    std = ", ".join(f"{value:.4g}" for value in block["std"])
+    return (
+        f"shown: shorter side to {block['resize_px']} px ({block['interpolation']}), "
+        f"centre {block['image_px']}x{block['image_px']}, mean ({mean}), std ({std})"
+    )
+
+
+def _echo_preview(result: "Preview", count: int) -> None:
+    from manifests.console import echo_table, format_bytes, format_seconds
+
+    click.echo(f"top-1 {100 * result.top1:.2f} %, ECE {result.ece:.4f} on {result.samples:,} of {count:,} images")
+    click.echo(_preprocessing_text(result.preprocessing))
+    echo_table(
+        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result.hardest],
+        ("hardest", "label", "predicted", "loss"),
+    )
+    click.echo(
+        f"all {count:,}: about {format_seconds(result.seconds_for_all)} at {result.images_per_second:,.0f} images/s, "
+        f"{format_bytes(result.bytes_for_all)}"
+    )

@@ -1,0 +1,102 @@
+"""`make demo`: the whole way on scikit-learn's digits, by the commands a user would type, and one table of results.
+
+.venv/bin/python -m prune_toolkit.demo [FOLDER]
+"""
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.console import echo_table, format_seconds, run_cli
+
+DATA = "demo:digits"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One student: its row in the table, the selection it learns from, and its loss."""
+
+    title: str
+    folder: str
+    selection: str
+    train: str = ""
+
+
+SELECTIONS = {
+    "full": "--keep 1 --labels raw",
+    "medium": "--keep 0.5 --selector medium --labels reshape",
+    "random": "--keep 0.5 --selector random --labels raw",
+}
+ARMS = (
+    Arm("all data + KD", "kd-full", "full"),
+    Arm("medium 50 % + reshape + KD", "kd-medium", "medium"),
+    Arm("random 50 % + KD", "kd-random", "random"),
+    Arm("random 50 %, no KD", "ce-random", "random", "--loss ce"),
+    Arm("all data, no KD", "ce-full", "full", "--loss ce"),
+)
+
+
+def run(command: str) -> None:
+    """Print a command and run it in this process, as the shell would."""
+    from prune_toolkit.cli import cli
+    from trainer.cli import train_student
+
+    click.secho(f"\n$ {command}", bold=True)
+    program, *arguments = shlex.split(command)
+    entry: click.Command = {"prune": cli, "train-student": train_student}[program]
+    entry.main(arguments, prog_name=program, standalone_mode=False)
+
+
+def row(title: str, folder: Path) -> tuple[str, ...]:
+    """A line of the table, from a run's run.json."""
+    report: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+    student = report["student"]
+    return (
+        title,
+        f"{student['spec']} ({student['parameters'] / 1000:,.0f}k)",
+        f"{report['samples']:,}",
+        f"{report['time']['total_s']:.1f}",
+        f"{100 * report['last']['top1']:.2f}",
+        f"{100 * report['best']['top1']:.2f}",
+    )
+
+
+@click.command(name="demo")
+@click.argument("folder", type=click.Path(path_type=Path), default="demo")
+def demo(folder: Path) -> None:
+    """Teacher, scores, selections and five students on scikit-learn's digits, into FOLDER."""
+    start = time.monotonic()
+    teacher = folder / "teacher" / "student.safetensors"
+    val = f"--val {DATA}"
+    run(f"prune index {DATA} --beton -o {folder}/index")
+    run(f"train-student --manifest {folder}/index --loss ce --recipe demo --student resnet20 {val} -o {folder}/teacher")
+    run(f"prune score {folder}/index --teacher {teacher} {val} -o {folder}/manifest")
+    for name, flags in SELECTIONS.items():
+        run(f"prune select {folder}/manifest {flags} -o {folder}/selection-{name}")
+    for arm in ARMS:
+        run(
+            f"train-student --manifest {folder}/selection-{arm.selection} --recipe demo {arm.train} {val} "
+            f"-o {folder}/{arm.folder}".replace("  ", " ")
+        )
+    click.echo()
+    rows = [row("teacher, no KD", folder / "teacher"), *(row(arm.title, folder / arm.folder) for arm in ARMS)]
+    echo_table(rows, ("run", "network", "samples", "seconds", "top-1 last", "best"))
+    click.echo(f"\ntook {format_seconds(time.monotonic() - start)}; one seed: a tour of the commands, not a comparison")
+    click.echo(f"manifests, selections and runs are in {folder}/; look at one: prune show {folder}/selection-medium")
+    click.echo(
+        "\nyour own images (DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg):\n"
+        "  . .venv/bin/activate\n"
+        "  prune score --data DIR --teacher torchvision/resnet50:IMAGENET1K_V2     # or any model: docs/commands.md\n"
+        "  prune select --keep 0.5\n"
+        "  train-student --manifest selection --val DIR"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(demo, sys.argv[1:])

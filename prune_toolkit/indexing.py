@@ -1,0 +1,251 @@
+"""`prune index`: read every image once and write down which samples there are.
+
+No model is needed. Images that cannot be decoded become rows with a `problem`; they are never selected.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.card import write_card
+from manifests.console import Progress, note
+from manifests.errors import InputError, UsageError
+from manifests.header import DataSet, FileEntry, Header
+from manifests.identity import HASH_BYTES, content_hash, fingerprint, view_ids
+from manifests.images import Encoded, ImageProblem, RawImage, decode_rgb, jpeg_info
+from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
+from manifests.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, read_part, write_part
+from manifests.sources import open_held_out, open_source
+from manifests.sources.base import Source
+from prune_toolkit.materialise import write_train_beton
+from prune_toolkit.reading import map_images
+from prune_toolkit.runs import ALONE, Ranks, finished, missing_parts, tool
+
+Check = Literal["decode", "header"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Where the images are and how to read them."""
+
+    data: str
+    split: str | None = None
+    classes: Path | None = None
+    label: str | None = None
+    held_out: bool = False
+    """Without a split: take the test or validation split, not train."""
+
+    def open(self) -> Source:
+        """The source; InputError when it is not one."""
+        opener = open_held_out if self.held_out else open_source
+        return opener(self.data, split=self.split, classes=self.classes, label=self.label)
+
+    def local(self) -> dict[str, Any]:
+        """What local.json keeps of it: absolute paths, valid on this machine only."""
+        path = Path(self.data)
+        local = {"data": str(path.resolve()) if path.exists() else self.data}
+        if self.split is not None:
+            local["split"] = self.split
+        if self.classes is not None:
+            local["classes"] = str(self.classes.resolve())
+        if self.label is not None:
+            local["label"] = self.label
+        return local
+
+    @classmethod
+    def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
+        """What an earlier command wrote into local.json; None when it says nothing."""
+        if "data" not in local:
+            return None
+        classes = local.get("classes")
+        return cls(
+            data=str(local["data"]),
+            split=local.get("split"),
+            classes=None if classes is None else Path(classes),
+            label=local.get("label"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFacts:
+    """What a row of `samples` says of one image."""
+
+    size_bytes: int
+    content_hash: bytes
+    width: int
+    height: int
+    problem: str | None = None
+
+
+def examine(image: RawImage | ImageProblem, check: Check = "decode") -> tuple[SampleFacts, NDArray[np.uint8] | None]:
+    """Facts of one image, and its RGB pixels (H, W, 3) when `check` decoded it and it could be."""
+    if isinstance(image, ImageProblem):
+        facts = SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), width=0, height=0, problem=str(image))
+        return facts, None
+    digest = content_hash(image)
+    size_bytes = len(image.data) if isinstance(image, Encoded) else image.array.nbytes
+    try:
+        info = jpeg_info(image.data) if check == "header" and isinstance(image, Encoded) else None
+        if info is not None and info.whole:
+            pixels, width, height = None, info.width, info.height
+            if info.exif_orientation >= 5:
+                width, height = height, width
+        else:
+            pixels = decode_rgb(image)
+            height, width = pixels.shape[:2]
+    except ImageProblem as problem:
+        facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=0, height=0, problem=str(problem))
+        return facts, None
+    return SampleFacts(size_bytes=size_bytes, content_hash=digest, width=width, height=height), pixels
+
+
+def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
+    """The `samples` rows of some images."""
+    hashes = [fact.content_hash for fact in facts]
+    hash_n16 = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+    columns = [
+        pa.array(rows, pa.int64()),
+        pa.array([source.keys[row] for row in rows], pa.string()),
+        pa.array(source.labels_N[list(rows)], pa.int32()),
+        pa.array([fact.size_bytes for fact in facts], pa.int64()),
+        pa.array(hashes, pa.binary(HASH_BYTES)),
+        pa.array(view_ids(hash_n16), pa.uint64()),
+        pa.array([fact.width for fact in facts], pa.int32()),
+        pa.array([fact.height for fact in facts], pa.int32()),
+        pa.array([fact.problem for fact in facts], pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=SAMPLES_SCHEMA)
+
+
+def listing_digest(source: Source) -> str:
+    """sha256 over class names, keys and labels: ties unfinished parts to the data they were made of."""
+    digest = hashlib.sha256("\0".join(source.class_names).encode())
+    digest.update("\0".join(source.keys).encode())
+    digest.update(np.ascontiguousarray(source.labels_N, "<i4").tobytes())
+    return digest.hexdigest()
+
+
+def data_block(source: Source, samples: pa.Table, *, name: str | None, licence: str | None) -> DataSet:
+    """The header's account of the data set; InputError when not one image is readable."""
+    problems = samples.column("problem")
+    readable = problems.null_count
+    if readable == 0:
+        first = problems[0].as_py()
+        raise InputError(
+            f"not one of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
+        )
+    names = np.array(source.class_names, object)[samples.column("label").to_numpy()]
+    return DataSet(
+        name=name or source.name,
+        source=source.kind,
+        split=source.split,
+        count=len(samples),
+        readable=readable,
+        class_names=list(source.class_names),
+        fingerprint=fingerprint(
+            samples.column("key").to_pylist(), names.tolist(), samples.column("content_hash").to_pylist()
+        ),
+        licence=licence,
+    )
+
+
+def read_samples(folder: Path, count: int) -> pa.Table:
+    """The samples of a manifest in the making, from its parts."""
+    parts = [read_part(folder / part_path("samples", part)) for part in range(part_count(count))]
+    return pa.concat_tables(parts).replace_schema_metadata(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What `prune index` was asked to do."""
+
+    data: DataSpec
+    out: Path
+    beton: bool = False
+    max_side: int | None = None
+    check: Check = "decode"
+    workers: int = 1
+    ranks: Ranks = ALONE
+    name: str | None = None
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_side is not None and self.max_side < 8:
+            raise UsageError(f"--max-side {self.max_side}: images must keep at least 8 pixels a side")
+
+    def resolved(self, source: Source) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        return {
+            "command": "index",
+            "kind": source.kind,
+            "split": source.split,
+            "listing": listing_digest(source),
+            "check": self.check,
+            "beton": self.beton,
+            "max_side": self.max_side,
+            "name": self.name or source.name,
+            "licence": self.licence,
+        }
+
+
+def build_index(config: IndexConfig) -> Manifest | None:
+    """Write an index manifest; None when other ranks still work on their parts."""
+    source = config.data.open()
+    resolved = config.resolved(source)
+    if done := finished(config.out, resolved):
+        note(f"{config.out} is finished already")
+        return done
+    count, digest = len(source.keys), config_digest(resolved)
+    start = time.monotonic()
+    config.out.mkdir(parents=True, exist_ok=True)
+    mine = list(missing_parts(config.out, ["samples"], config.ranks.parts(count), digest))
+    with Progress(sum(len(part_rows(part, count)) for part in mine), "indexing") as progress:
+        for part in mine:
+            rows = part_rows(part, count)
+            facts = []
+            for fact in map_images(source, rows, lambda _row, image: examine(image, config.check)[0], config.workers):
+                facts.append(fact)
+                progress.advance(1)
+            write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
+        rate = progress.rate()
+    if config.ranks.world_size > 1 and list(missing_parts(config.out, ["samples"], ALONE.parts(count), digest)):
+        return None
+    samples = read_samples(config.out, count)
+    files: list[FileEntry] = part_entries(config.out, ["samples"], count)
+    data = data_block(source, samples, name=config.name, licence=config.licence)
+    warn_problems(samples)
+    local = config.data.local()
+    if config.beton:
+        rows_kept = write_train_beton(
+            config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
+        )
+        files.append(file_entry(config.out, BETON_NAME, rows_kept))
+    header = Header(
+        kind="index",
+        data=data,
+        tool=tool(),
+        config=resolved,
+        files=files,
+        run={"seconds": round(time.monotonic() - start, 3), "images_per_second": round(rate, 1)},
+    )
+    write_local(config.out, local)
+    write_card(config.out, header)
+    return commit(config.out, header)
+
+
+def warn_problems(samples: pa.Table) -> None:
+    """Tell how many images are unreadable, and which is the first."""
+    broken = samples.filter(samples.column("problem").is_valid())
+    if len(broken):
+        first = broken.slice(0, 1).to_pylist()[0]
+        note(
+            f"{len(broken):,} of {len(samples):,} images cannot be read and are left out; "
+            f"the first: {first['key']}: {first['problem']}"
+        )

@@ -1,0 +1,130 @@
+"""The teacher as scoring sees it: frozen, in eval mode, uint8 images in, float16 logits of the data's classes out."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from manifests.console import note
+from manifests.errors import InputError, UsageError
+from manifests.header import Compute, Preprocessing
+from trainer.checkpoint import weights_sha256
+from trainer.loading import normalise
+from trainer.models.build import ModelInfo, build_model, output_map, parameter_count
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A loaded teacher with everything its logits depend on."""
+
+    module: torch.nn.Module
+    info: ModelInfo
+    outputs: list[int] | None
+    device: torch.device
+    dtype: str
+    parameters: int
+    weights_sha256: str
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The evaluation view and normalisation it expects."""
+        return self.info.preprocessing
+
+    @torch.inference_mode()
+    def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Logits (n, C) float32 of uint8 images (n, 3, S, S) on the teacher's device, in the data's class order."""
+        normalised = normalise(images, self.preprocessing, torch.float32)
+        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
+            outputs = self.module(normalised)
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            raise InputError(f"teacher {self.info.spec} returns no (n, classes) tensor", hint="wrap it in a callable")
+        logits: NDArray[np.float32] = outputs.float().cpu().numpy()
+        return logits if self.outputs is None else logits[:, self.outputs]
+
+    def compute(self, batch_size: int) -> Compute:
+        """What the bytes of the logits depend on beside data and weights."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+        return Compute(
+            device=f"{self.device.type} {name}",
+            dtype=self.dtype,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            threads=torch.get_num_threads(),
+            versions={"torch": torch.__version__, "numpy": np.__version__},
+        )
+
+
+def load_teacher(
+    spec: str,
+    class_names: list[str],
+    *,
+    checkpoint: Path | None = None,
+    image_px: int | None = None,
+    device: str = "auto",
+    local_rank: int = 0,
+    dtype: str | None = None,
+) -> Teacher:
+    """Build a teacher for these classes and check that its outputs can be matched to them.
+
+    dtype None is float16 autocast on CUDA and float32 elsewhere. InputError when the checkpoint does not fit, when
+    outputs and classes differ in number and no names tell which is which.
+    """
+    where = resolve_device(device, local_rank)
+    dtype = dtype or ("float16" if where.type == "cuda" else "float32")
+    if dtype == "float16" and where.type != "cuda":
+        raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
+    module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
+    if info.weights != "loaded":
+        note(f"warning: teacher {info.spec} has {info.weights} weights: it knows nothing; name some with --checkpoint")
+    module.eval().requires_grad_(False)
+    digest = weights_sha256(module)
+    if where.type == "cuda":
+        # Reproducible bytes are worth more here than the last few images/s.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    module = module.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    side = info.preprocessing.image_px
+    try:
+        with torch.inference_mode():
+            width = module(torch.zeros(2, 3, side, side, device=where)).shape[-1]
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
+            hint="name the size it was made for with --image-size",
+        ) from None
+    return Teacher(
+        module=module,
+        info=info,
+        outputs=output_map(info.class_names, class_names, width),
+        device=where,
+        dtype=dtype,
+        parameters=parameter_count(module),
+        weights_sha256=digest,
+    )
+
+
+def resolve_device(device: str, local_rank: int = 0) -> torch.device:
+    """`auto` is this rank's CUDA device when there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"--device {device}: not a device", hint="auto, cpu, cuda or cuda:0") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: no CUDA device is available here", hint="use --device cpu")
+    return resolved
+
+
+_CPU = torch.device("cpu")
+
+
+def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """(n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
+    tensor: Any = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2)
+    return tensor.to(device)  # type: ignore[no-any-return]
