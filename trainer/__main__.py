@@ -1,0 +1,5 @@
+"""`python -m trainer` is `train-student`."""
+
+from trainer.cli import main
+
+main()
