@@ -1,0 +1,336 @@
+"""Compiled code, from a beton's bytes to views: turbojpeg, then Pillow's resize bit for bit, shift and flip.
+
+Importing this module imports numba, so only the FFCV boundary does, when a loader is opened. Machine code is kept in
+numba's cache: 10 s of compilation on first use, 1 s afterwards. That cache looks at the file a function is in and not
+at what it calls, so everything that is compiled is in this file.
+
+Pillow's resize (libImaging/Resample.c) is two passes of the same sum along columns and rows, each rounded to 8 bits.
+The sum along rows vectorises (10x faster), so the sum along columns is taken on the transposed image. No fastmath: it
+would change the coefficients.
+
+No function may take a writable one-dimensional uint8 array. Every new ffcv.Loader sets `mutable = False` on numba's
+one shared object for that type (OSCacheManager.state_type), and what was compiled for it is lost: a KeyError.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import binding  # type: ignore[import-untyped]
+from numba.core import types
+from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., object])
+Bytes = NDArray[np.uint8]
+Integers = NDArray[np.int64]
+
+PRECISION_BITS = 22
+"""Fixed point of the coefficients: 32 bits less 8 for the pixel and 2 for negative lobes."""
+HALF = np.int32(1 << (PRECISION_BITS - 1))
+TILE_PX = 32
+DRAWN, REFUSED = 0, 1
+TJPF_RGB, TJFLAG_ACCURATEDCT = np.int32(0), np.int32(4096)
+
+# External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
+_POINTER, _SIZE, _INT = types.uintp, types.uint64, types.int32
+new_handle: Any = types.ExternalFunction("tjInitDecompress", _POINTER())
+free_handle: Any = types.ExternalFunction("tjDestroy", _INT(_POINTER))
+read_header: Any = types.ExternalFunction(
+    "tjDecompressHeader3",
+    _INT(
+        _POINTER,  # External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
+        _POINTER,
+        _SIZE,
+        *[_POINTER] * 4,
+    ),
+)
+decompress: Any = types.ExternalFunction(
+    "tjDecompress2",
+    _INT(
+        _POINTER,  # External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
+        _POINTER,
+        _SIZE,
+        _POINTER,
+        *[_INT] * 5,
+    ),
+)
+
+
+def compiled(function: Function) -> Function:
+    """Compile to nogil machine code, kept on disk where there is a place for it."""
+    return _compile(function, parallel=False)
+
+
+def compiled_parallel(function: Function) -> Function:
+    """As `compiled`, with prange over numba's threads."""
+    return _compile(function, parallel=True)
+
+
+def _compile(function: Function, *, parallel: bool) -> Function:
+    try:
+        wrapped = numba.njit(nogil=True, error_model="numpy", parallel=parallel, cache=True)(function)
+    except RuntimeError:
+        wrapped = numba.njit(nogil=True, error_model="numpy", parallel=parallel)(function)
+    return cast(Function, wrapped)
+
+
+@compiled
+def filter_weight(distance: float, bicubic: bool) -> float:
+    """The resampling kernel: a triangle, or Keys' cubic with a = -0.5."""
+    x = abs(distance)
+    if not bicubic:
+        return 1.0 - x if x < 1.0 else 0.0
+    if x < 1.0:
+        return ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1.0
+    if x < 2.0:
+        return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+    return 0.0
+
+
+@compiled
+def coefficients(
+    in_size: int, low: np.float32, high: np.float32, out_size: int, first: int, count: int, bicubic: bool
+) -> tuple[Integers, Integers, NDArray[np.int32]]:
+    """Where each output sample starts reading, how many samples it reads, and their fixed-point weights.
+
+    Samples first .. first + count - 1 of `out_size` that stretch [low, high) of the input; low and high are float32
+    and subtracted as such because Pillow's are. Returns (count,), (count,), (count, most taps).
+    """
+    scale = np.float64(np.float32(high - low)) / out_size
+    filter_scale = max(scale, 1.0)
+    support = (2.0 if bicubic else 1.0) * filter_scale
+    most_taps = math.ceil(support) * 2 + 1
+    start_S = np.empty(count, np.int64)
+    taps_S = np.empty(count, np.int64)
+    weight_ST = np.zeros((count, most_taps), np.int32)
+    weight_T = np.empty(most_taps, np.float64)
+    for i in range(count):
+        center = low + (first + i + 0.5) * scale
+        start = max(int(center - support + 0.5), 0)
+        taps = min(int(center + support + 0.5), in_size) - start
+        total = 0.0
+        for t in range(taps):
+            weight = filter_weight((t + start - center + 0.5) * (1.0 / filter_scale), bicubic)
+            weight_T[t] = weight
+            total += weight
+        for t in range(taps):
+            weight = weight_T[t] / total if total != 0.0 else weight_T[t]
+            fixed = weight * (1 << PRECISION_BITS)
+            weight_ST[i, t] = int(fixed - 0.5) if weight < 0 else int(fixed + 0.5)
+        start_S[i] = start
+        taps_S[i] = taps
+    return start_S, taps_S, weight_ST
+
+
+@compiled
+def weighted_rows(
+    source_RC: Bytes,
+    offset: int,
+    start_S: Integers,
+    taps_S: Integers,
+    weight_ST: NDArray[np.int32],
+    out_SC: Bytes,
+) -> None:
+    """Each output row is a weighted sum of input rows, rounded to 8 bits; source row 0 is input row `offset`."""
+    width = source_RC.shape[1]
+    sum_C = np.empty(width, np.int32)
+    for i in range(len(start_S)):
+        sum_C[:] = HALF
+        for t in range(taps_S[i]):
+            weight = weight_ST[i, t]
+            row = source_RC[start_S[i] - offset + t]
+            for c in range(width):
+                sum_C[c] = np.int32(sum_C[c] + np.int32(row[c]) * weight)
+        row_out = out_SC[i]
+        for c in range(width):
+            row_out[c] = np.uint8(min(max(sum_C[c] >> PRECISION_BITS, 0), 255))
+
+
+@compiled
+def transpose(source_HW3: Bytes, y0: int, x0: int, out_WH3: Bytes) -> None:
+    """Copy the rectangle at (x0, y0) transposed; tiles keep it in cache, unsigned indices skip numba's wraparound."""
+    height, width = out_WH3.shape[1], source_HW3.shape[1]
+    source = source_HW3.reshape(source_HW3.size)
+    out = out_WH3.reshape(out_WH3.size)
+    one, two, pixel, line = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(width * 3)
+    for tile in range(0, height, TILE_PX):
+        last = min(tile + TILE_PX, height)
+        for x in range(out_WH3.shape[0]):
+            read = np.uintp(((y0 + tile) * width + x0 + x) * 3)
+            write = np.uintp((x * height + tile) * 3)
+            for _ in range(tile, last):
+                out[write] = source[read]
+                out[write + one] = source[read + one]
+                out[write + two] = source[read + two]
+                read += line
+                write += pixel
+
+
+@compiled
+def resample(
+    pixels_HW3: Bytes, box_4: NDArray[np.float32], grid_4: NDArray[np.int32], bicubic: bool, size: int
+) -> Bytes:
+    """Resize box (x0, y0, x1, y1) to grid (width, height, left, top) and cut the square at (left, top) out of it."""
+    height, width = pixels_HW3.shape[:2]
+    x_start_S, x_taps_S, x_weight_ST = coefficients(width, box_4[0], box_4[2], grid_4[0], grid_4[2], size, bicubic)
+    y_start_S, y_taps_S, y_weight_ST = coefficients(height, box_4[1], box_4[3], grid_4[1], grid_4[3], size, bicubic)
+    x0, y0 = x_start_S[0], y_start_S[0]
+    columns = x_start_S[size - 1] + x_taps_S[size - 1] - x0
+    rows = y_start_S[size - 1] + y_taps_S[size - 1] - y0
+    turned = np.empty((columns, rows, 3), np.uint8)
+    transpose(pixels_HW3, y0, x0, turned)
+    narrow = np.empty((size, rows, 3), np.uint8)
+    weighted_rows(
+        turned.reshape(columns, rows * 3), x0, x_start_S, x_taps_S, x_weight_ST, narrow.reshape(size, rows * 3)
+    )
+    upright = np.empty((rows, size, 3), np.uint8)
+    transpose(narrow, 0, 0, upright)
+    square = np.empty((size, size, 3), np.uint8)
+    weighted_rows(upright.reshape(rows, size * 3), y0, y_start_S, y_taps_S, y_weight_ST, square.reshape(size, size * 3))
+    return square
+
+
+@compiled
+def place(pixels_HW3: Bytes, top: int, left: int, dx: int, dy: int, flip: bool, out_SS3: Bytes) -> None:
+    """Copy the square at (left, top), moved right by dx and down by dy over zeros, then mirrored."""
+    size = out_SS3.shape[0]
+    for y in range(size):
+        row = out_SS3[y]
+        if y - dy < 0 or y - dy >= size:
+            row[:] = 0
+            continue
+        source = pixels_HW3[top + y - dy]
+        for x in range(size):
+            column = x - dx
+            inside = column >= 0 and column < size
+            target = size - 1 - x if flip else x
+            for channel in range(3):
+                row[target, channel] = source[left + column, channel] if inside else np.uint8(0)
+
+
+@compiled
+def render(
+    pixels_HW3: Bytes,
+    box_4: NDArray[np.float32],
+    grid_4: NDArray[np.int32],
+    shift_2: NDArray[np.int16],
+    flip: bool,
+    bicubic: bool,
+    out_SS3: Bytes,
+) -> None:
+    """Draw one view of an image into `out_SS3`; the plan must have been checked against the image's size."""
+    height, width = pixels_HW3.shape[:2]
+    whole = box_4[0] == 0 and box_4[1] == 0 and box_4[2] == width and box_4[3] == height
+    if whole and grid_4[0] == width and grid_4[1] == height:
+        place(pixels_HW3, grid_4[3], grid_4[2], shift_2[0], shift_2[1], flip, out_SS3)
+        return
+    square = resample(pixels_HW3, box_4, grid_4, bicubic, out_SS3.shape[0])
+    place(square, 0, 0, shift_2[0], shift_2[1], flip, out_SS3)
+
+
+def link_turbojpeg(library: str) -> None:
+    """Take turbojpeg's symbols from a shared object that links it; AttributeError or OSError where it does not.
+
+    They are made known one by one: loading the object into the global scope would offer its OpenCV and BLAS to every
+    library loaded later.
+    """
+    functions = ctypes.CDLL(library)
+    for external in (new_handle, free_handle, read_header, decompress):
+        address = ctypes.cast(getattr(functions, external.symbol), ctypes.c_void_p).value
+        binding.add_symbol(external.symbol, address)
+
+
+@compiled
+def decode_jpeg(data: Bytes, pixels_HW3: Bytes) -> int:
+    """Decode with the accurate DCT, equal to Pillow on real JPEGs (FFCV's fast DCT is off by up to 9 grey levels).
+
+    0 when all went well and the size was that of `pixels_HW3`.
+    """
+    height, width = pixels_HW3.shape[:2]
+    source, target = data.ctypes.data, pixels_HW3.ctypes.data
+    header = np.zeros(4, np.int32)
+    address = header.ctypes.data
+    handle = new_handle()
+    code = read_header(handle, source, data.size, address, address + 4, address + 8, address + 12)
+    if code == 0 and (header[0] != width or header[1] != height):
+        code = np.int32(-1)
+    if code == 0:
+        code = decompress(handle, source, data.size, target, width, 0, height, TJPF_RGB, TJFLAG_ACCURATEDCT)
+    free_handle(handle)
+    return int(code)
+
+
+@compiled
+def draw(
+    data: Bytes,
+    is_raw: bool,
+    height: np.int64,
+    width: np.int64,
+    box_4: NDArray[np.float32],
+    grid_4: NDArray[np.int32],
+    shift_2: NDArray[np.int16],
+    flip: bool,
+    bicubic: bool,
+    out_SS3: Bytes,
+) -> int:
+    """Draw a view of an image as a beton stores it: DRAWN, or REFUSED with `out_SS3` untouched."""
+    if is_raw:
+        if data.size != height * width * 3:
+            return REFUSED
+        render(data.reshape(height, width, 3), box_4, grid_4, shift_2, flip, bicubic, out_SS3)
+        return DRAWN
+    pixels = np.empty((height, width, 3), np.uint8)
+    if decode_jpeg(data, pixels) != 0:
+        return REFUSED
+    render(pixels, box_4, grid_4, shift_2, flip, bicubic, out_SS3)
+    return DRAWN
+
+
+@compiled
+def draw_position(position: int, file: Bytes, images: Any, plan: Any, out_SS3: Bytes) -> None:
+    """Draw what a plan asks for at one position, and note how it went."""
+    pointers_N, sizes_N, is_raw_N, heights_N, widths_N = images
+    rows_n, boxes_n4, grids_n4, shifts_n2, flips_n, bicubic, codes_n = plan
+    row = rows_n[position]
+    start = pointers_N[row]
+    codes_n[position] = draw(
+        file[start : start + sizes_N[row]],
+        is_raw_N[row],
+        np.int64(heights_N[row]),
+        np.int64(widths_N[row]),
+        boxes_n4[position],
+        grids_n4[position],
+        shifts_n2[position],
+        flips_n[position],
+        bicubic,
+        out_SS3,
+    )
+
+
+@compiled
+def draw_positions(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
+    """Draw a batch in this thread."""
+    for i in range(len(positions)):
+        draw_position(positions[i], file, images, plan, out_bSS3[i])
+
+
+@compiled_parallel
+def draw_in_parallel(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
+    """Draw a batch in numba's threads."""
+    for i in numba.prange(len(positions)):
+        draw_position(positions[i], file, images, plan, out_bSS3[i])
+
+
+@compiled
+def copy_targets(positions: Integers, file: Bytes, pointers_N: Integers, plan: Any, out_bC: NDArray[np.int16]) -> None:
+    """Copy the stored logits of one view, cut out of all views of a row."""
+    rows_n, views_n = plan
+    size = out_bC.shape[1] * 2
+    for i in range(len(positions)):
+        start = pointers_N[rows_n[positions[i]]] + views_n[positions[i]] * size
+        out = out_bC[i].view(np.uint8)
+        for byte in range(size):
+            out[byte] = file[start + byte]
