@@ -1,0 +1,229 @@
+"""train-student as a user meets it: help, prune.toml, exit codes, signals, torchrun."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from manifests.console import run_cli
+from trainer.cli import train_student
+from trainer.student import Student
+
+COMMAND = [sys.executable, "-c", "from trainer.cli import main; main()"]
+QUICK = ["--device", "cpu", "--loader", "torch", "--workers", "1", "--batch-size", "16", "--lr", "0.05"]
+
+
+@pytest.fixture
+def folder(networks, tmp_path, monkeypatch):
+    """An empty current folder; tiny_networks can be imported and there is one thread, here and in children."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(networks))
+    monkeypatch.setenv("PYTHONPATH", str(networks))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def selection(make_manifest):
+    return make_manifest(count=96, views=1, weighted=True)
+
+
+@pytest.fixture(scope="module")
+def val(make_manifest):
+    return make_manifest(count=51, seed=9)
+
+
+def call(*args, capsys):
+    """Exit code, stdout, stderr of the command in this process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            run_cli(train_student, [str(arg) for arg in args])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return left.value.code, *capsys.readouterr()
+
+
+def test_help_and_dry_run_need_no_torch(selection, folder):
+    for args in (["--help"], ["--manifest", str(selection.path), "--dry-run"]):
+        code = f"""
+import sys
+from manifests.console import run_cli
+from trainer.cli import train_student
+try:
+    run_cli(train_student, {args!r})
+except SystemExit as left:
+    sys.exit(left.code or 7 * ("torch" in sys.modules))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert list(folder.iterdir()) == []
+
+
+def test_help_shows_an_example_and_every_option_under_a_heading(folder, capsys):
+    code, out, _ = call("--help", capsys=capsys)
+    assert code == 0
+    assert "train-student --manifest selection --val photos" in out
+    for heading in ("Data:", "Student:", "Recipe", "Loss:", "Machine:", "Run:"):
+        assert heading in out
+
+
+def test_dry_run_prints_the_resolved_configuration_and_the_steps(selection, folder, capsys):
+    args = ("--manifest", selection.path, "--epochs", 24, "--dry-run")
+    code, out, err = call(*args, capsys=capsys)
+    plan = json.loads(out)
+    assert code == 0
+    assert (plan["recipe"], plan["epochs"], plan["milestones"]) == ("cifar", 24, [15, 18, 21])
+    assert (plan["steps_per_epoch"], plan["manifest"]) == (1, selection.id)
+    assert "labels are those of view 0" in err
+
+
+def test_flags_win_over_prune_toml_and_the_table_over_the_top(selection, folder, capsys):
+    (folder / "prune.toml").write_text(
+        f"student = 'resnet20'\nseed = 4\ncheckpoint = 'of-the-teacher.pt'\n"
+        f"[train-student]\nmanifest = '{selection.path}'\nepochs = 7\nmilestones = [2, 4.5]\nseed = 5\n"
+    )
+    code, out, err = call("--dry-run", "--epochs", 9, capsys=capsys)
+    assert code == 0, err
+    plan = json.loads(out)
+    assert (plan["student"], plan["seed"], plan["epochs"], plan["milestones"]) == ("resnet20", 5, 9, [2, 4.5])
+    assert plan["weights"] is None
+
+
+def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finished(selection, val, folder, capsys):
+    (folder / "selection").symlink_to(selection.path)
+    args = ["--student", "tiny_networks:plain", "--val", val.path, "--epochs", 1, *QUICK]
+    code, out, err = call(*args, capsys=capsys)
+    assert code == 0
+    assert "top-1" in out
+    assert "run/student.safetensors" in out
+    assert "epoch 1/1" in err
+    code, out, err = call(*args, "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out) == json.loads((folder / "run" / "run.json").read_text())
+    assert "finished" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--manifest", "nowhere"], 3, "no manifest at nowhere"),
+        (["--epochs", "0"], 2, "--epochs must be at least 1"),
+        (["--epochs", "many"], 2, "not a valid integer"),
+        (["--milestones", "3;4"], 2, "not a list of epochs"),
+        (["--student", "resnet9000"], 2, "resnet9000"),
+        (["--recipe", "mystery"], 2, "known: demo, cifar, imagenet"),
+        (["--loss", "hinge"], 2, "--loss hinge is not known"),
+        (["--device", "cuda:99"], 2, "--device"),
+        (["--val", "nowhere"], 3, "no data at nowhere"),
+    ],
+)
+def test_wrong_input_has_an_exit_code_and_one_message(args, code, message, selection, folder, capsys):
+    base = ["--manifest", selection.path, "--student", "tiny_networks:plain", *QUICK]
+    got, _, err = call(*base, *args, capsys=capsys)
+    assert got == code
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_validation_with_other_classes_does_not_match(selection, make_manifest, folder, capsys):
+    other = make_manifest(count=9, class_names=["blue", "green", "red", "pink"])
+    code, _, err = call("--manifest", selection.path, "--val", other.path, *QUICK, capsys=capsys)
+    assert (code, "'pink'" in err) == (4, True)
+
+
+def start(args, folder):
+    return subprocess.Popen([*COMMAND, *(str(arg) for arg in args)], cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+def epochs_of(out: Path) -> int:
+    path = out / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_killed_terminated_and_interrupted_it_goes_on_to_equal_weights(selection, val, folder, capsys, monkeypatch):
+    args = ["--manifest", selection.path, "--student", "tiny_networks:dropout", "--val", val.path]
+    args += ["--epochs", 8, *QUICK]
+    monkeypatch.setenv("TINY_SECONDS_A_STEP", "0.04")
+    process = start(args, folder)
+    deadline = time.monotonic() + 60
+    while epochs_of(folder / "run") < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    done = epochs_of(folder / "run")
+    assert 2 <= done < 6
+    monkeypatch.delenv("TINY_SECONDS_A_STEP")
+
+    for number, code in ((signal.SIGTERM, 5), (signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            signal_at_step(patch, 9, number)
+            got, _, err = call(*args, capsys=capsys)
+        assert (got, "the same command goes on" in err) == (code, True)
+        assert epochs_of(folder / "run") == done + 1
+        done += 1
+    assert call(*args, capsys=capsys)[0] == 0
+    assert call(*args, "--out", "whole", capsys=capsys)[0] == 0
+    for name in ("student.safetensors", "best.safetensors"):
+        assert (folder / "run" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+def signal_at_step(patch, steps, number):
+    """Let the process send itself a signal in that many optimiser steps."""
+    left, step = iter(range(steps, 0, -1)), Student.step
+
+    def stepped(self, loss, learning_rate):
+        if next(left) == 1:
+            signal.raise_signal(number)
+        step(self, loss, learning_rate)
+
+    patch.setattr(Student, "step", stepped)
+
+
+def test_two_ranks_train_the_student_of_one_process(selection, val, folder, capsys):
+    args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--val", val.path]
+    args += ["--epochs", 3, *QUICK]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--out", "ranks"]
+    done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert call(*args, "--out", "one", capsys=capsys)[0] == 0
+    two, one = (load_file(folder / name / "student.safetensors") for name in ("ranks", "one"))
+    assert two.keys() == one.keys()
+    assert max(float(np.abs(two[name] - one[name]).max()) for name in one) < 1e-5
+    reports = [json.loads((folder / name / "run.json").read_text()) for name in ("ranks", "one")]
+    assert [report["world_size"] for report in reports] == [2, 1]
+    assert reports[0]["last"] == pytest.approx(reports[1]["last"], rel=1e-4)
+    assert reports[0]["last"]["top1"] == reports[1]["last"]["top1"]
+
+
+def test_a_rank_that_fails_does_not_leave_the_other_waiting(selection, folder, monkeypatch):
+    args = ["--manifest", selection.path, "--student", "tiny_networks:fails_on_rank_one", *QUICK]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", str(port)), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    processes = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        processes.append(start(args, folder))
+    messages = [process.communicate(timeout=90)[1] for process in processes]
+    assert "rank 1 is out of luck" in messages[1]
+    assert processes[0].returncode == 5, messages[0]
+    assert "another rank stopped" in messages[0]
+    assert "Traceback" not in messages[0]

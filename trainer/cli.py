@@ -1,0 +1,203 @@
+"""train-student: a selection in, a trained student out.
+
+train-student --manifest selection --student resnet8x4 --val photos
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from manifests.console import echo_json, note, run_cli
+from manifests.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """Shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section a heading, in the order of the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "heading", "Other"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Option(click.Option):
+    """An option that knows the heading it belongs under."""
+
+    def __init__(self, *names: Any, heading: str = "Other", **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+class EpochList(click.ParamType[tuple[float, ...]]):
+    """Epochs with commas between: 150,180,210; a list in prune.toml."""
+
+    name = "E,E,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Read the numbers; a usage error for anything else."""
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            return tuple(float(part) for part in parts)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a list of epochs such as 150,180,210", param, ctx)
+
+
+def under(heading: str) -> Callable[..., Callable[[F], F]]:
+    """A click.option whose help stands under `heading`."""
+
+    def option(*names: str, **settings: Any) -> Callable[[F], F]:
+        return click.option(*names, cls=Option, heading=heading, **settings)
+
+    return option
+
+
+data, student, recipe = under("Data"), under("Student"), under("Recipe (defaults depend on --recipe)")
+loss, machine, run = under("Loss"), under("Machine"), under("Run")
+
+
+@click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@data("--manifest", default="selection", show_default=True, metavar="DIR",
+      help="A selection; with --loss ce also an index that has a beton.")  # fmt: skip
+@data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
+@data("--val-split", default="test", show_default=True, metavar="NAME", help="Split of --val to use.")
+@data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
+@data("--label", metavar="NAME", help="Label column of --val, when there are several.")
+@data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
+@data("--augment", metavar="NAME",
+      help="replay (scored views), pad_crop_flip, resized_crop_flip, none.  [by labels and image size]")  # fmt: skip
+@data("--flip/--no-flip", default=None, help="Whether unscored views are mirrored at random.")
+@data("--pad", "pad_px", type=int, metavar="PX", help="Largest shift of pad_crop_flip.  [side / 8]")
+@data("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip.  [0.08]")
+@student("--student", metavar="SPEC",
+         help="resnet8x4, torchvision/NAME, timm/NAME, module:callable or FILE.safetensors.  [by recipe]")  # fmt: skip
+@student("--weights", type=click.Path(path_type=Path, exists=True), metavar="FILE",
+         help="Weights to start from.")  # fmt: skip
+@recipe("--recipe", default="auto", show_default=True, metavar="NAME",
+        help="demo, cifar, imagenet, or auto: by image size.")  # fmt: skip
+@recipe("--epochs", type=int, help="Passes over the selected samples.")
+@recipe("--batch-size", type=int, metavar="N", help="Samples a step, over all ranks.")
+@recipe("--optimizer", metavar="NAME", help="sgd or adamw.")
+@recipe("--lr", type=float, help="Highest learning rate.")
+@recipe("--momentum", type=float, help="Momentum of sgd.")
+@recipe("--nesterov/--no-nesterov", default=None, help="Nesterov's form of it.")
+@recipe("--weight-decay", type=float, help="Weight decay, on all parameters.")
+@recipe("--schedule", metavar="NAME", help="cosine, step or constant.")
+@recipe("--milestones", type=EpochList(), help="Epochs of `step`; they scale with --epochs unless given.")
+@recipe("--gamma", type=float, help="Factor at a milestone.")
+@recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
+@loss("--loss", metavar="NAME", help="kd (labels and stored targets) or ce (labels alone).  [kd]")
+@loss("--kd-weight", type=float, help="Share of the KD term, times kd_weight of the sample.  [0.9]")
+@loss("--temperature", type=float, help="T of the KD term.  [4]")
+@loss("--label-smoothing", type=float, help="Smoothing of the cross-entropy term.  [0]")
+@machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
+         help="Who decodes; both show the same views.")  # fmt: skip
+@machine("--workers", type=click.IntRange(min=1), help="Reading threads a rank.  [cores]")
+@machine("--precision", metavar="NAME", help="fp32, bf16 or fp16 (CUDA) autocast.  [fp32]")
+@machine("--channels-last/--no-channels-last", default=None, help="NHWC memory format.  [on]")
+@machine("--tf32/--no-tf32", default=None, help="TF32 on CUDA in fp32.  [on]")
+@machine("--compile/--no-compile", default=None, help="torch.compile the student.  [off]")
+@run("--out", "-o", default="run", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
+     help="Folder of the run; one that is not finished is gone on with.")  # fmt: skip
+@run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
+@run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last is always one.  [1]")
+@run("--fresh", is_flag=True, help="Start over, whatever --out holds.")
+@run("--dry-run", is_flag=True, help="Show the resolved configuration and the steps, compute nothing.")
+@run("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+def train_student(
+    *,
+    manifest: str,
+    val: str | None,
+    val_split: str,
+    classes: Path | None,
+    label: str | None,
+    weights: Path | None,
+    recipe: str,
+    device: str,
+    loader: str,
+    workers: int | None,
+    out: Path,
+    fresh: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a student from a selection with the labels its teacher left there; no teacher runs.
+
+    \b
+    The bare form, from a folder with a selection:
+      train-student --manifest selection --val photos
+    A teacher, from labels alone:
+      train-student --manifest index --loss ce --student resnet32x4 --val photos --out teacher
+    On two GPUs:
+      torchrun --nproc-per-node 2 --no-python train-student --manifest selection
+    """
+    from trainer.distributed import Ranks
+    from trainer.order import batch_plan
+    from trainer.recipes import resolve
+    from trainer.report import opening_lines, summary
+    from trainer.task import open_task, open_validation
+
+    if fresh and dry_run:
+        raise UsageError("--fresh and --dry-run contradict each other")
+    ranks = Ranks.from_environment()
+    task = open_task(Path(manifest))
+    config = resolve(
+        {**flags, "weights": None if weights is None else str(weights)},
+        recipe=recipe,
+        image_px=task.image_px,
+        stored_views=task.beton.view_count,
+    )
+    task.check(config)
+    validation = (
+        None
+        if val is None
+        else open_validation(val, split=val_split, class_names=task.class_names, classes=classes, label=label)
+    )
+    plan = batch_plan(task.beton.count, config.batch_size, ranks.world_size)
+    if ranks.is_main:
+        for line in opening_lines(task, config, plan):
+            note(line)
+    if dry_run:
+        if ranks.is_main:
+            echo_json({**task.resolved(config, validation), **asdict(plan)})
+        return
+
+    from trainer.training import Machine, train
+
+    report = train(
+        task,
+        config,
+        validation=validation,
+        out=out,
+        machine=Machine(device=device, loader=loader, workers=workers),
+        fresh=fresh,
+    )
+    if not ranks.is_main:
+        return
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(summary(report, str(out)))
+
+
+def main() -> None:
+    """Run the command with its exit codes."""
+    run_cli(train_student)
+
+
+if __name__ == "__main__":
+    main()

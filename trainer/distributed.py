@@ -1,0 +1,114 @@
+"""Ranks under torchrun: who this process is, sums over all of them, and one decision for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from manifests.errors import IncompleteError, PruneError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for one that neither answers nor dies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """One process among those of a run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Ranks:
+        """What torchrun put into RANK, WORLD_SIZE, LOCAL_RANK; a single process without them."""
+        try:
+            world_size = int(os.environ.get("WORLD_SIZE", "1"))
+            return cls(
+                rank=int(os.environ.get("RANK", "0")),
+                world_size=world_size,
+                local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+                local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+            )
+        except ValueError as error:
+            raise UsageError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number: {error}") from None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+
+@contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Join the ranks (nccl on CUDA, gloo elsewhere); a rank that is lost ends the others with IncompleteError."""
+    if ranks.world_size == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    except RuntimeError as error:
+        # The group is left as it is: destroying it waits for the rank that is gone.
+        if _is_lost_rank(error):
+            raise IncompleteError(
+                f"rank {ranks.rank}: another rank stopped: {str(error).splitlines()[0][:200]}",
+                hint="its own message says why; the same command goes on from the last whole epoch",
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    import torch.distributed as dist
+
+    signs = ("connection closed", "connection reset", "broken pipe", "timed out", "nccl")
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
+
+
+def from_main(ranks: Ranks, decide: Callable[[], T]) -> T:
+    """Call `decide` on rank 0 alone; every rank gets its result, or raises its error."""
+    if ranks.world_size == 1:
+        return decide()
+    import torch.distributed as dist
+
+    answer: list[Any] = [None, None]
+    if ranks.is_main:
+        try:
+            answer[0] = decide()
+        except PruneError as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    result: T = answer[0]
+    return result
+
+
+def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all ranks, on every rank."""
+    if ranks.world_size > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(values)
+    return values
+
+
+def share_buffers(ranks: Ranks, model: torch.nn.Module) -> None:
+    """Give every rank the buffers of rank 0 (BatchNorm's running statistics differ between ranks)."""
+    if ranks.world_size > 1:
+        import torch.distributed as dist
+
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

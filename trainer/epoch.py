@@ -1,0 +1,112 @@
+"""One epoch of optimiser steps, and an honest account of where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manifests.errors import InputError
+from trainer.distributed import Ranks, sum_over_ranks
+from trainer.loading import normalise
+from trainer.losses import LOSSES
+
+if TYPE_CHECKING:
+    from trainer.loading import Batch
+    from trainer.recipes import TrainConfig
+    from trainer.schedules import Schedule
+    from trainer.student import Student
+
+CHECK_STEPS = 100
+"""Losses are looked at once in so many steps: each look waits for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one epoch of training came to, over all ranks; times are of this rank."""
+
+    loss: float
+    """Mean training loss."""
+    top1: float
+    """Fraction of the augmented training images the student got right while it learned."""
+    waiting_s: float
+    """Time in which the next batch was not there yet."""
+    compute_s: float
+    images_per_s: float
+
+
+def train_epoch(
+    student: Student,
+    batches: Iterable[Batch],
+    *,
+    config: TrainConfig,
+    schedule: Schedule,
+    epoch: int,
+    ranks: Ranks,
+    on_batch: Callable[[int], None],
+) -> EpochResult:
+    """Take one step a batch; InputError with epoch and step when a loss is not finite."""
+    loss_function = LOSSES[config.loss].function
+    student.network.train()
+    device = student.device
+    losses: list[Tensor] = []
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    waiting_s, started = 0.0, time.perf_counter()
+    iterator = iter(batches)
+    first_step = step = epoch * schedule.steps_per_epoch
+    while True:
+        asked = time.perf_counter()
+        batch = next(iterator, None)
+        waiting_s += time.perf_counter() - asked
+        if batch is None:
+            break
+        with student.autocast():
+            logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
+            loss = loss_function(
+                logits,
+                batch.target,
+                batch.label,
+                batch.weight,
+                batch.kd_weight,
+                alpha=config.kd_weight,
+                temperature=config.temperature,
+                label_smoothing=config.label_smoothing,
+            )
+        student.step(loss, schedule.learning_rate(step))
+        losses.append(loss.detach())
+        hits = (logits.detach().argmax(dim=1) == batch.label).sum()
+        count = len(batch.label)
+        sums += torch.stack([losses[-1].double() * count, hits.double(), hits.new_tensor(count).double()])
+        step += 1
+        on_batch(count * ranks.world_size)
+        if len(losses) == CHECK_STEPS:
+            _check_finite(losses, epoch, step - first_step)
+            losses.clear()
+    _check_finite(losses, epoch, step - first_step)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elapsed_s = time.perf_counter() - started
+    loss_sum, hit_sum, count_sum = sum_over_ranks(ranks, sums).tolist()
+    return EpochResult(
+        loss=loss_sum / count_sum,
+        top1=hit_sum / count_sum,
+        waiting_s=waiting_s,
+        compute_s=elapsed_s - waiting_s,
+        images_per_s=count_sum / elapsed_s,
+    )
+
+
+def _check_finite(losses: list[Tensor], epoch: int, steps_done: int) -> None:
+    if not losses:
+        return
+    finite = torch.isfinite(torch.stack(losses))
+    if not bool(finite.all()):
+        step = steps_done - len(losses) + int((~finite).nonzero()[0, 0])
+        raise InputError(
+            f"the loss is {float(losses[step - steps_done + len(losses)])} at step {step + 1} of epoch {epoch + 1}",
+            hint="lower --lr, give --warmup-epochs, or train in --precision fp32; the last whole epoch is kept",
+        )

@@ -1,0 +1,264 @@
+"""Batches of views, the same bytes whichever loader serves them: FFCV from a beton, or torch from anything.
+
+Loaders hand out uint8; `normalise` makes network inputs of them on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from manifests.beton import Beton
+from manifests.errors import InputError, UsageError
+from manifests.header import Preprocessing
+from trainer.resample import draw_view
+from trainer.views import ViewRecipe, check_sizes, plan_views
+
+if TYPE_CHECKING:
+    from manifests.sources.base import Source
+
+Kind = Literal["auto", "ffcv", "torch"]
+KINDS: tuple[Kind, ...] = ("auto", "ffcv", "torch")
+EVALUATION = ViewRecipe(name="none")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some rows as a step needs them, tensors on the loader's device; stays valid when the next one is asked for."""
+
+    images: torch.Tensor
+    """(n, 3, S, S) uint8 in channels_last memory."""
+    rows: NDArray[np.int64]
+    """(n,) rows of the beton or source."""
+    label: torch.Tensor
+    """(n,) int64."""
+    weight: torch.Tensor
+    """(n,) float32."""
+    kd_weight: torch.Tensor
+    """(n,) float32."""
+    target: torch.Tensor | None
+    """(n, C) float16 logits, None where none are stored."""
+
+
+class ViewLoader(Protocol):
+    """Draws views of rows, any number of times."""
+
+    @property
+    def kind(self) -> Literal["ffcv", "torch"]:
+        """Which loader this is."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was chosen, in a few words."""
+
+    @property
+    def count(self) -> int:
+        """Rows there are."""
+
+    def batches(
+        self,
+        rows_n: NDArray[np.int64],
+        *,
+        view_n: ArrayLike = 0,
+        target_view_n: ArrayLike = 0,
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the rows in the order given; the same row may come more than once.
+
+        view_n: the view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: which
+        stored label goes with it. ValueError for rows or views there are not, InputError at the batch whose
+        image cannot be decoded. The iterator may be dropped half-way; a loader has one at a time.
+        """
+
+    def close(self) -> None:
+        """Give processes and memory back."""
+
+
+class RowColumns:
+    """What goes with each row beside its pixels: (N,) label, weight, kd_weight, view_id."""
+
+    def __init__(self, data: Beton | Source, view_id_N: NDArray[np.uint64] | None) -> None:
+        ones = np.float32(1)
+        if isinstance(data, Beton):
+            columns, self.count = data.columns, data.count
+            label_N = columns.get("label", next((c for c in columns.values() if c.dtype == np.int64), None))
+            if label_N is None:
+                raise InputError(f"{data.path} has no integer field that could be the label")
+            view_id_N = columns.get("view_id") if view_id_N is None else view_id_N
+            weight_N, kd_weight_N = columns.get("weight", ones), columns.get("kd_weight", ones)
+            self.view_count = data.view_count
+        else:
+            label_N, weight_N, kd_weight_N = data.labels_N, ones, ones
+            self.count, self.view_count = len(data.keys), 0
+        self.label_N = np.asarray(label_N, np.int64)
+        self.weight_N = np.broadcast_to(np.asarray(weight_N, np.float32), self.count)
+        self.kd_weight_N = np.broadcast_to(np.asarray(kd_weight_N, np.float32), self.count)
+        self.has_view_ids = view_id_N is not None
+        self.view_id_N = np.zeros(self.count, np.uint64) if view_id_N is None else np.ascontiguousarray(view_id_N)
+
+    def check(
+        self, rows_n: NDArray[np.int64], view_n: ArrayLike, target_view_n: ArrayLike, recipe: ViewRecipe
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, views and target views as (n,) int64; ValueError for what there is not."""
+        rows_n = np.ascontiguousarray(rows_n, np.int64)
+        view_n = np.broadcast_to(np.asarray(view_n, np.int64), rows_n.shape)
+        target_view_n = np.ascontiguousarray(np.broadcast_to(np.asarray(target_view_n, np.int64), rows_n.shape))
+        if len(rows_n):
+            if rows_n.min() < 0 or rows_n.max() >= self.count:
+                raise ValueError(f"rows {rows_n.min()} to {rows_n.max()} of {self.count}")
+            if self.view_count and (target_view_n.min() < 0 or target_view_n.max() >= self.view_count):
+                raise ValueError(f"target views {target_view_n.min()} to {target_view_n.max()} of {self.view_count}")
+            if view_n.any() and recipe.name != "none" and not self.has_view_ids:
+                raise ValueError("augmented views need view ids")
+        return rows_n, view_n, target_view_n
+
+    def batch(
+        self, rows_n: NDArray[np.int64], images: torch.Tensor, target: torch.Tensor | None, device: torch.device
+    ) -> Batch:
+        """A batch of (n, S, S, 3) images and (n, C) targets that nobody else writes to."""
+        label, weight, kd_weight = (
+            torch.from_numpy(column[rows_n]).to(device) for column in (self.label_N, self.weight_N, self.kd_weight_N)
+        )
+        return Batch(images.permute(0, 3, 1, 2), rows_n, label, weight, kd_weight, target)
+
+
+def open_loader(
+    data: Beton | Source,
+    *,
+    kind: str = "auto",
+    recipe: ViewRecipe = EVALUATION,
+    preprocessing: Preprocessing,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+    view_id_N: NDArray[np.uint64] | None = None,
+) -> ViewLoader:
+    """Open the loader for a beton or a source; `kind` auto takes FFCV where it can.
+
+    workers: FFCV's threads (None: all cores), or the processes of the torch loader (None: none). view_id_N: (N,)
+    view ids of a source's rows, needed for augmented views. UsageError when ffcv is asked for and cannot be had.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown loader {kind!r}", hint=f"known: {', '.join(KINDS)}")
+    columns, device = RowColumns(data, view_id_N), torch.device(device)
+    check_sizes(preprocessing)
+    reason = "asked for"
+    if kind != "torch":
+        if not isinstance(data, Beton):
+            available, reason = False, "FFCV reads betons only"
+        else:
+            available, reason = ffcv_available()
+        if available:
+            assert isinstance(data, Beton)
+            return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason)
+        if kind == "ffcv":
+            raise UsageError(f"the ffcv loader cannot be used: {reason}", hint="take --loader torch")
+    from trainer.torch_loader import TorchLoader
+
+    return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason)
+
+
+@cache
+def ffcv_available() -> tuple[bool, str]:
+    """Whether betons can be read through FFCV here, and why or why not. Imports ffcv, which takes seconds."""
+    missing = next((name for name in ("ffcv", "numba") if find_spec(name) is None), None)
+    if missing is not None:
+        return False, f"{missing} is not installed"
+    try:
+        import trainer.ffcv_boundary  # noqa: F401
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        return False, f"ffcv does not work here: {error}"
+    return True, "ffcv is installed"
+
+
+class FfcvLoader:
+    """Batches through FFCV; built and compiled once, used for every epoch."""
+
+    kind: Literal["ffcv"] = "ffcv"
+
+    def __init__(
+        self,
+        beton: Beton,
+        columns: RowColumns,
+        recipe: ViewRecipe,
+        preprocessing: Preprocessing,
+        workers: int | None,
+        device: torch.device,
+        reason: str,
+    ) -> None:
+        from trainer.ffcv_boundary import FfcvReader
+
+        self.reason, self.count = reason, columns.count
+        self._beton, self._columns, self._device = beton, columns, device
+        self._recipe, self._preprocessing = recipe, preprocessing
+        self._reader = FfcvReader(
+            beton,
+            size_px=preprocessing.image_px,
+            interpolation=preprocessing.interpolation,
+            threads=workers,
+        )
+
+    def batches(
+        self,
+        rows_n: NDArray[np.int64],
+        *,
+        view_n: ArrayLike = 0,
+        target_view_n: ArrayLike = 0,
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """As ViewLoader.batches."""
+        rows_n, view_n, target_view_n = self._columns.check(rows_n, view_n, target_view_n, self._recipe)
+        if drop_last:
+            count = len(rows_n) // batch_size * batch_size
+            rows_n, view_n, target_view_n = rows_n[:count], view_n[:count], target_view_n[:count]
+        view_id_n = self._columns.view_id_N[rows_n]
+        widths_n, heights_n = self._beton.widths_N[rows_n], self._beton.heights_N[rows_n]
+        plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, widths_n, heights_n)
+        start = 0
+        for images, target in self._reader.batches(rows_n, plan, target_view_n, batch_size):
+            batch_rows = rows_n[start : start + len(images)]
+            start += len(images)
+            yield self._columns.batch(
+                batch_rows,
+                self._own(images),
+                None if target is None else self._own(target),
+                self._device,
+            )
+
+    def close(self) -> None:
+        """Nothing is held between epochs but memory."""
+
+    def _own(self, slot: NDArray[np.uint8] | NDArray[np.float16]) -> torch.Tensor:
+        """A copy on the device: FFCV fills the slot again, so the copy must be done before the next batch."""
+        if self._device.type == "cpu":
+            return torch.from_numpy(slot.copy())
+        return torch.from_numpy(slot).to(self._device)
+
+
+def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """View 0 of one decoded image: (S, S, 3) uint8, as the loaders draw it."""
+    height, width = (np.array([side], np.int32) for side in pixels_HW3.shape[:2])
+    plan = plan_views(EVALUATION, preprocessing, np.zeros(1, np.uint64), 0, width, height)
+    out_SS3 = np.empty((preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
+    draw_view(pixels_HW3, plan, 0, preprocessing.interpolation, out_SS3)
+    return out_SS3
+
+
+def normalise(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(x / 255 - mean) / std of uint8 (n, 3, S, S), on its device, memory format kept.
+
+    Computed in float32 in the order of torchvision's ToTensor and Normalize, bit for bit, then cast to `dtype`.
+    """
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
