@@ -139,8 +139,9 @@ def _open(cls: type[Beton], path: Path) -> Beton:
         raise ValueError(
             f"its allocation table is named at byte {table_start} of {size_bytes}, after {metadata_end} at least"
         )
-    if (size_bytes - table_start) % fmt.ALLOCATION.itemsize:
-        raise ValueError("its allocation table does not end with the file")
+    table_bytes = count * sum(entry.type_id not in (fmt.INT, fmt.FLOAT) for entry in fields) * fmt.ALLOCATION.itemsize
+    if size_bytes - table_start != table_bytes:
+        raise ValueError(f"its allocation table has {size_bytes - table_start} bytes in place of {table_bytes}")
     metadata = np.frombuffer(mapped[metadata_start:metadata_end], dtype)
     table = np.frombuffer(mapped[table_start:], fmt.ALLOCATION)
     regions = _Regions(table, metadata_end, table_start)
@@ -204,10 +205,10 @@ class _Regions:
     """The allocation table in the order of the file, checked: inside the data and apart from each other."""
 
     def __init__(self, table: NDArray[np.void], start: int, end: int) -> None:
-        table = table[table["size"] > 0]
         # Compared one by one before they are added: forged sums of uint64 wrap around.
         if (table["ptr"] < start).any() or (table["ptr"] > end).any() or (table["size"] > end).any():
             raise ValueError("the allocation table points outside the data")
+        table = table[table["size"] > 0]
         order = np.argsort(table["ptr"], kind="stable")
         self._pointers, self._sizes = table["ptr"][order].astype(np.int64), table["size"][order].astype(np.int64)
         ends = self._pointers + self._sizes

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TextIO
 
@@ -32,7 +32,6 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
             name, sys.argv[1:] if args is None else args, default_map=config_defaults(command)
         ) as context:
             command.invoke(context)
-        sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
@@ -68,7 +67,8 @@ def _complete(command: click.Command, name: str) -> None:
 
 
 def _tell(name: str, message: str, code: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    with suppress(OSError):
+        print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201
     return code
 
 
@@ -86,12 +86,14 @@ def _tell_os_error(name: str, error: OSError) -> int:
 
 
 def _leave(name: str, code: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        code = code or _tell_os_error(name, error)
-        # What could not be written is still buffered: the interpreter would try again and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            code = code or _tell_os_error(name, error)
+            # What could not be written is still buffered: the interpreter would try again and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 

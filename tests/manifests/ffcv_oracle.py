@@ -162,9 +162,10 @@ def load(path: str, os_cache: bool, order: str, batch_size: int, image: bool, ou
     )
     names = [name for name in fields if image or name != "image"]
     batches = [[np.array(values) for values in batch] for batch in loader]
-    np.savez(
-        out, **{name: np.concatenate(parts) for name, parts in zip(names, zip(*batches, strict=True), strict=True)}
-    )
+    found: dict[str, Any] = {}
+    for name, parts in zip(names, zip(*batches, strict=True), strict=True):
+        found[name] = np.concatenate(parts)
+    np.savez(out, **found)
     return {"batches": len(batches)}
 
 

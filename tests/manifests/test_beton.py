@@ -1,0 +1,459 @@
+import errno
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from manifests import beton_format as fmt
+from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.errors import InputError
+from manifests.images import BetonImage, Encoded, Pixels, beton_form
+from manifests.verify import beton_problems
+
+COLUMN_NAMES = ("label", "sample_id", "view_id", "weight", "kd_weight")
+
+
+def columns(count: int) -> BetonColumns:
+    row_N = np.arange(count)
+    return BetonColumns(
+        label_N=row_N % 3,
+        sample_id_N=row_N * 5 + 2,
+        view_id_N=(1 << 63) + row_N.astype(np.uint64),
+        weight_N=1 / (row_N + 3),
+        kd_weight_N=np.linspace(-1, 1, count),
+    )
+
+
+def raw(height: int, width: int, seed: int = 0) -> BetonImage:
+    return beton_form(Pixels(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)))
+
+
+def jpeg(width: int = 20, height: int = 12, mode: str = "RGB", **options: Any) -> bytes:
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), (x + 2 * y) % 256]
+    stream = io.BytesIO()
+    Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)).convert(mode).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def encoded(size_bytes: int) -> BetonImage:
+    """A region of any size, which only JPEGs have; nothing here decodes it."""
+    return BetonImage(mode=0, data=np.full(size_bytes, 7, np.uint8), width=1, height=1)
+
+
+IMAGES = [raw(4, 6, 1), beton_form(Encoded(jpeg())), raw(1, 1, 2), beton_form(Encoded(jpeg(33, 9))), raw(4, 6, 3)]
+TARGETS = np.arange(5 * 3 * 2, dtype=np.float16).reshape(5, 3, 2) - 7
+
+
+def write(path: Path, images: list[BetonImage] = IMAGES, targets: NDArray[np.float16] | None = TARGETS) -> Path:
+    shape = None if targets is None else (targets.shape[1], targets.shape[2])
+    write_beton(path, images, columns(len(images)), targets=targets, target_shape=shape)
+    return path
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small beton of raw images, JPEGs and targets."""
+    return write(tmp_path_factory.mktemp("beton") / "a.beton").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged")
+
+
+def read_everything(beton: Beton) -> None:
+    """All that a loader would: InputError at most."""
+    for row in range(beton.count):
+        beton.image_bytes(row).sum()
+        try:
+            beton.pixels(row).sum()
+        except InputError:
+            continue
+    beton.raw_block(np.flatnonzero(beton.modes_N == 1))
+    if beton.target_shape is not None:
+        beton.targets(np.arange(beton.count)).tobytes()
+    list(beton_problems(beton))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    beton = Beton.open(str(write(tmp_path / "deep" / "a.beton")))
+    assert (beton.count, beton.view_count, beton.class_count, beton.page_bytes) == (5, 3, 2, 2 << 20)
+    assert list(beton.fields) == ["image", *COLUMN_NAMES, "target"]
+    assert beton.modes_N.tolist() == [1, 0, 1, 0, 1]
+    assert beton.widths_N.tolist() == [6, 20, 1, 33, 6]
+    assert beton.heights_N.tolist() == [4, 12, 1, 9, 4]
+    for row, image in enumerate(IMAGES):
+        assert np.array_equal(beton.image_bytes(row), image.data)
+    expected = columns(5)
+    for name in COLUMN_NAMES:
+        assert beton.columns[name].dtype == getattr(expected, f"{name}_N").dtype
+        assert beton.columns[name].tolist() == getattr(expected, f"{name}_N").tolist()
+    assert np.array_equal(beton.targets(np.array([4, 0, 0])), TARGETS[[4, 0, 0]])
+
+
+def test_a_beton_without_targets_has_no_target_field(tmp_path: Path) -> None:
+    beton = Beton.open(write(tmp_path / "a.beton", targets=None))
+    assert (beton.view_count, beton.class_count, beton.target_shape) == (0, 0, None)
+    assert list(beton.fields) == ["image", *COLUMN_NAMES]
+    with pytest.raises(ValueError, match="has no targets"):
+        beton.targets(np.array([0]))
+
+
+def test_pixels_are_those_of_pillow_for_every_kind_of_jpeg(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [jpeg(), jpeg(progressive=True), jpeg(mode="L"), jpeg(mode="CMYK"), jpeg(exif=exif), jpeg(1, 1)]
+    beton = Beton.open(write(tmp_path / "a.beton", [beton_form(Encoded(data)) for data in files], None))
+    assert beton.modes_N.tolist() == [0, 0, 0, 1, 1, 0]
+    for row, data in enumerate(files):
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        assert np.array_equal(beton.pixels(row), np.asarray(expected))
+
+
+def test_rows_of_one_size_are_gathered_at_once_in_any_order(tmp_path: Path) -> None:
+    beton = Beton.open(write(tmp_path / "a.beton"))
+    block = beton.raw_block(np.array([4, 0, 4]))
+    assert block is not None
+    assert np.array_equal(block, np.stack([beton.pixels(4), beton.pixels(0), beton.pixels(4)]))
+    for rows in ([0, 2], [0, 1], [1], []):
+        assert beton.raw_block(np.array(rows, np.int64)) is None
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / name).read_bytes() for name in ("a.beton", "b.beton"))
+    assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
+
+
+def test_a_copy_region_by_region_has_the_same_bytes(tmp_path: Path) -> None:
+    beton = Beton.open(write(tmp_path / "a.beton"))
+    images = (beton.image(row) for row in range(beton.count))
+    targets = beton.targets(np.arange(beton.count))
+    write_beton(tmp_path / "b.beton", images, columns(5), targets=targets, target_shape=beton.target_shape)
+    assert (tmp_path / "b.beton").read_bytes() == beton.path.read_bytes()
+
+
+def test_nothing_follows_the_allocation_table_and_gaps_are_zero(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [encoded(9), encoded((2 << 20) - 3000), encoded(9)], None)
+    beton = Beton.open(path)
+    table = np.frombuffer(path.read_bytes(), fmt.ALLOCATION, offset=path.stat().st_size - 3 * 24)
+    assert table["sample_id"].tolist() == [0, 1, 2]
+    assert table["ptr"].tolist() == beton.image_pointer_N.tolist()
+    gap = path.read_bytes()[beton.image_pointer_N[0] + 9 : 2 << 20]
+    assert len(gap) > 2_000_000
+    assert not any(gap)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 3 << 20), min_size=1, max_size=8))
+def test_no_sample_ever_lies_on_two_pages(scratch: Path, sizes: list[int]) -> None:
+    targets = np.zeros((len(sizes), 1, 5), np.float16)
+    beton = Beton.open(write(scratch / "pages.beton", [encoded(size) for size in sizes], targets))
+    assert beton.page_bytes == (2 << 20 if max(sizes) + 10 <= 2 << 20 else 4 << 20)
+    assert beton.target_pointer_N is not None
+    first, last = beton.image_pointer_N, beton.target_pointer_N + 9
+    assert np.array_equal(first // beton.page_bytes, last // beton.page_bytes)
+    assert not [problem for problem in beton_problems(beton) if "JPEG" not in problem]
+
+
+def test_the_smallest_page_that_holds_the_largest_sample_is_taken(tmp_path: Path) -> None:
+    for size, page in ((2 << 20, 2 << 20), ((2 << 20) + 1, 4 << 20), ((8 << 20) + 1, 16 << 20)):
+        beton = Beton.open(write(tmp_path / "a.beton", [encoded(1), encoded(size), encoded(1)], None))
+        assert beton.page_bytes == page
+
+
+def first_then_fail(error: BaseException) -> Iterator[BetonImage]:
+    yield IMAGES[0]
+    raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt(), InputError("stop")])
+def test_an_exception_among_the_images_leaves_the_old_file_alone(tmp_path: Path, error: BaseException) -> None:
+    before = write(tmp_path / "a.beton").read_bytes()
+    with pytest.raises(type(error)):
+        write_beton(tmp_path / "a.beton", first_then_fail(error), columns(5))
+    assert (tmp_path / "a.beton").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "targets"),
+    [(4, None), (6, None), (0, None), (5, 4), (5, 6), (4, 5), (6, 5), (4, 4), (6, 6), (5, 0)],
+)
+def test_a_wrong_number_of_samples_is_a_value_error_and_leaves_nothing(
+    tmp_path: Path, images: int, targets: int | None
+) -> None:
+    given_targets = None if targets is None else np.zeros((targets, 1, 2), np.float16)
+    shape = None if targets is None else (1, 2)
+    with pytest.raises(ValueError, match=r"rows|differ in number"):
+        write_beton(tmp_path / "a.beton", [raw(2, 2)] * images, columns(5), targets=given_targets, target_shape=shape)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "shape"),
+    [
+        (np.zeros((5, 3, 2), np.float32), (3, 2)),
+        (np.zeros((5, 3, 2), np.int16), (3, 2)),
+        (np.zeros((5, 2, 3), np.float16), (3, 2)),
+        (np.zeros((5, 6), np.float16), (3, 2)),
+        (np.zeros((5, 3, 2), np.float16), None),
+        (None, (3, 2)),
+    ],
+)
+def test_targets_of_another_form_are_a_value_error(tmp_path: Path, targets: Any, shape: tuple[int, int] | None) -> None:
+    with pytest.raises(ValueError, match="target"):
+        write_beton(tmp_path / "a.beton", IMAGES, columns(5), targets=targets, target_shape=shape)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", COLUMN_NAMES)
+def test_columns_of_unequal_length_are_a_value_error(name: str) -> None:
+    values = {f"{other}_N": getattr(columns(5), f"{other}_N") for other in COLUMN_NAMES}
+    values[f"{name}_N"] = values[f"{name}_N"][:1]
+    with pytest.raises(ValueError, match="one length"):
+        BetonColumns(**values)
+
+
+def test_no_sample_at_all_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sample to write"):
+        write_beton(tmp_path / "a.beton", [], columns(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(65_536, 1), (1, 65_536), (70_000, 70_000)])
+def test_an_image_wider_or_higher_than_the_format_allows_is_an_input_error(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    data = np.broadcast_to(np.zeros(1, np.uint8), (width * height * 3,))
+    images = [raw(2, 2), BetonImage(mode=1, data=data, width=width, height=height)]
+    with pytest.raises(
+        InputError, match=f"row 1 is {width}x{height} px; a beton holds images of up to 65,535"
+    ) as error:
+        write_beton(tmp_path / "a.beton", images, columns(2))
+    assert error.value.hint == "shrink what is larger with --max-side"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_side_the_format_allows_is_written(tmp_path: Path) -> None:
+    beton = Beton.open(write(tmp_path / "a.beton", [raw(1, 65_535), raw(65_535, 1)], None))
+    assert (beton.widths_N.tolist(), beton.heights_N.tolist()) == ([65_535, 1], [1, 65_535])
+
+
+def test_an_image_that_fills_more_than_the_largest_page_is_an_input_error(tmp_path: Path) -> None:
+    data = np.broadcast_to(np.zeros(1, np.uint8), (30_000 * 30_000 * 3,))
+    with pytest.raises(InputError, match=r"row 0 takes 2,700,000,000 bytes.*2 GiB"):
+        write_beton(tmp_path / "a.beton", [BetonImage(mode=1, data=data, width=30_000, height=30_000)], columns(1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "width", "height"), [(1, 11, 2, 2), (1, 0, 0, 2), (0, 0, 2, 2), (0, 9, 0, 2), (2, 12, 2, 2)]
+)
+def test_what_is_no_image_is_a_value_error(tmp_path: Path, mode: int, size: int, width: int, height: int) -> None:
+    image = BetonImage(mode=mode, data=np.zeros(size, np.uint8), width=width, height=height)
+    with pytest.raises(ValueError, match="row 0"):
+        write_beton(tmp_path / "a.beton", [image], columns(1))
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.images import BetonImage
+
+def images():
+    small = BetonImage(mode=1, data=np.full(30_000, 7, np.uint8), width=100, height=100)
+    yield from [small] * 500
+    yield BetonImage(mode=1, data=np.full(8000 * 6000 * 3, 9, np.uint8), width=8000, height=6000)
+    yield from [small] * 500
+
+row_N = np.arange(1001)
+columns = BetonColumns(label_N=row_N, sample_id_N=row_N, view_id_N=row_N.astype(np.uint64),
+                       weight_N=np.ones(1001), kd_weight_N=np.ones(1001))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+write_beton(Path(sys.argv[1]), images(), columns)
+beton = Beton.open(sys.argv[1])
+assert beton.pixels(0).sum() == 30_000 * 7 and beton.widths_N[500] == 8000
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_one_huge_image_among_thumbnails_costs_its_own_size_in_memory(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "a.beton"], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(run.stdout) < 8000 * 6000 * 3 + (12 << 20)
+
+
+def test_a_full_disk_leaves_the_old_beton_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        before = write(folder / "a.beton").read_bytes()
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_beton(folder / "a.beton", [raw(100, 100)] * 100, columns(100))
+        assert caught.value.errno == errno.ENOSPC
+        assert [path.name for path in folder.iterdir()] == ["a.beton"]
+        assert (folder / "a.beton").read_bytes() == before
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_every_truncation_is_an_input_error(scratch: Path, content: bytes) -> None:
+    path = scratch / "cut.beton"
+    spread = range(0, len(content), 53)
+    table = range(len(content) - 10 * 24 - 1, len(content))
+    for size in {0, 1, 23, 24, 25, *spread, *table}:
+        path.unlink(missing_ok=True)
+        path.write_bytes(content[:size])
+        with pytest.raises(InputError, match=r"not a usable beton"):
+            Beton.open(path)
+
+
+def test_bytes_after_the_allocation_table_are_an_input_error(scratch: Path, content: bytes) -> None:
+    path = scratch / "long.beton"
+    for extra in (b"\0", b"\0" * 24, content[-24:], content):
+        path.unlink(missing_ok=True)
+        path.write_bytes(content + extra)
+        with pytest.raises(InputError, match=f"has {240 + len(extra)} bytes in place of 240"):
+            Beton.open(path)
+
+
+PLACES = st.one_of(
+    st.integers(0, 23),
+    st.builds(lambda f, b: 24 + f * 1041 + b, st.integers(0, 6), st.integers(0, 40)),
+    st.builds(lambda b: 24 + 6 * 1041 + 17 + b, st.integers(0, 300)),
+    st.integers(24 + 7 * 1041, 24 + 7 * 1041 + 5 * 80),
+    st.integers(-240, -1),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(PLACES, st.integers(0, 255)), min_size=1, max_size=2))
+def test_altered_bytes_give_an_input_error_or_a_beton_that_can_be_read(
+    scratch: Path, content: bytes, changes: list[tuple[int, int]]
+) -> None:
+    altered = bytearray(content)
+    for place, value in changes:
+        altered[place] = value
+    path = scratch / "altered.beton"
+    path.unlink(missing_ok=True)
+    path.write_bytes(altered)
+    try:
+        beton = Beton.open(path)
+    except InputError:
+        return
+    read_everything(beton)
+
+
+def forged(content: bytes, offset: int, kind: str, value: int) -> bytes:
+    altered = bytearray(content)
+    struct.pack_into(kind, altered, offset % len(content), value)
+    return bytes(altered)
+
+
+POINTER, SIZE = -10 * 24 + 8, -10 * 24 + 16
+FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another version": (lambda c: forged(c, 0, "<H", 3), "format version 3, this reader knows 2"),
+    "no field": (lambda c: forged(c, 2, "<H", 0), "fields"),
+    "fields beyond the file": (lambda c: forged(c, 2, "<H", 65_535), "65535 fields do not fit"),
+    "a page of no size": (lambda c: forged(c, 4, "<I", 0), "page size 0"),
+    "a page size that is no power": (lambda c: forged(c, 4, "<I", 3 << 20), "not a power of two"),
+    "no sample": (lambda c: forged(c, 8, "<Q", 0), "no sample"),
+    "too many samples": (lambda c: forged(c, 8, "<Q", 6), "allocation table"),
+    "samples of a petabyte": (lambda c: forged(c, 8, "<Q", 1 << 50), "allocation table"),
+    "samples of all memory": (lambda c: forged(c, 8, "<Q", (1 << 64) - 1), "allocation table"),
+    "an unfinished file": (lambda c: forged(c, 16, "<Q", 0), "allocation table is named at byte 0"),
+    "a table outside": (lambda c: forged(c, 16, "<Q", 1 << 63), "allocation table"),
+    "a table at the end": (lambda c: forged(c, 16, "<Q", len(c)), "allocation table"),
+    "a region in the header": (lambda c: forged(c, POINTER, "<Q", 3), "outside the data"),
+    "a region after the file": (lambda c: forged(c, POINTER, "<Q", 1 << 40), "outside the data"),
+    "a region whose end wraps around": (
+        lambda c: forged(forged(c, POINTER, "<Q", (1 << 64) - 8), SIZE, "<Q", 16),
+        "outside the data",
+    ),
+    "a region of all memory": (lambda c: forged(c, SIZE, "<Q", (1 << 64) - 1), "outside the data"),
+    "regions on each other": (lambda c: forged(c, SIZE, "<Q", 80), "overlap"),
+    "a raw image too small": (lambda c: forged(c, SIZE, "<Q", 71), "row 0: the region of a raw image"),
+    "a region of no size": (lambda c: forged(c, SIZE, "<Q", 0), "row 0: its image points to no region"),
+    "a target too small": (lambda c: forged(c, SIZE + 24, "<Q", 11), "target has the wrong size"),
+    "an unknown mode": (lambda c: forged(c, 24 + 7 * 1041, "<B", 2), "unknown mode"),
+    "no width": (lambda c: forged(c, 24 + 7 * 1041 + 1, "<H", 0), "no size"),
+    "a pointer to nothing": (lambda c: forged(c, 24 + 7 * 1041 + 5, "<Q", 9000), "row 0: its image points to no"),
+    "a custom field": (lambda c: forged(c, 24 + 1041, "<B", 255), "'label' has type 255"),
+    "two fields of one name": (lambda c: c.replace(b"kd_weight\0", b"weight\0\0\0\0", 1), "names of their own"),
+    "a name that is not ASCII": (lambda c: c.replace(b"label", b"l\xffbel", 1), "ascii"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_beton_is_an_input_error_without_much_memory(scratch: Path, content: bytes, name: str) -> None:
+    forge, message = FORGERIES[name]
+    path = scratch / f"{name}.beton"
+    path.write_bytes(forge(content))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=f"not a usable beton: .*({message})") as error:
+        Beton.open(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert error.value.hint is not None
+    assert "write it again" in error.value.hint
+
+
+def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.beton", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot read"):
+            Beton.open(path)
+
+
+def test_a_jpeg_that_cannot_be_decoded_is_an_input_error_that_names_its_row(tmp_path: Path) -> None:
+    broken = bytearray(jpeg())
+    broken[len(broken) // 2 :] = bytes(len(broken) - len(broken) // 2)
+    images = [
+        beton_form(Encoded(jpeg())),
+        BetonImage(mode=0, data=np.frombuffer(broken, np.uint8), width=20, height=12),
+    ]
+    beton = Beton.open(write(tmp_path / "a.beton", images, None))
+    with pytest.raises(InputError, match=r"a\.beton: row 1: cannot be decoded"):
+        beton.pixels(1)
+
+
+def test_a_jpeg_of_another_size_than_its_metadata_is_an_input_error(tmp_path: Path) -> None:
+    image = BetonImage(mode=0, data=np.frombuffer(jpeg(20, 12), np.uint8), width=12, height=20)
+    beton = Beton.open(write(tmp_path / "a.beton", [image], None))
+    with pytest.raises(InputError, match="row 0 is 20x12, its metadata says 12x20"):
+        beton.pixels(0)
+
+
+def test_columns_are_ordinary_arrays_that_may_be_changed(tmp_path: Path) -> None:
+    beton = Beton.open(write(tmp_path / "a.beton"))
+    for name, values in beton.columns.items():
+        assert values.flags.c_contiguous, name
+        assert values.flags.aligned, name
+        values[:] = 1
+    assert Beton.open(beton.path).columns["label"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_images_may_be_any_iterable(tmp_path: Path) -> None:
+    kinds: list[Iterable[BetonImage]] = [IMAGES, tuple(IMAGES), iter(IMAGES), (image for image in IMAGES)]
+    written = set()
+    for kind in kinds:
+        write_beton(tmp_path / "a.beton", kind, columns(5))
+        written.add((tmp_path / "a.beton").read_bytes())
+    assert len(written) == 1
