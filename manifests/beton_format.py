@@ -99,14 +99,13 @@ def decode_field(row: np.void) -> Field:
         return Field(name, type_id)
     packed = row["arguments"].tobytes()
     arguments = np.frombuffer(packed[: ARRAY_ARGUMENTS.itemsize], ARRAY_ARGUMENTS)[0]
-    length = int(arguments["type_length"])
-    text = packed[ARRAY_ARGUMENTS.itemsize :][:length]
+    text = packed[ARRAY_ARGUMENTS.itemsize :][: int(arguments["type_length"])]
     try:
         ((_, description),) = json.loads(text)
         dtype = np.dtype(description) if _PLAIN_DTYPE.fullmatch(description) else None
     except (ValueError, TypeError, RecursionError):
         dtype = None
-    if len(text) != length or dtype is None:
+    if dtype is None:
         raise ValueError(f"field {name!r} has a broken array description")
     shape = [int(side) for side in arguments["shape"]]
     while shape and not shape[-1]:

@@ -113,7 +113,7 @@ def part_is_valid(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
         content = _content_digest(table)
     except _UNREADABLE:
         return False
@@ -133,7 +133,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
             hint="fetch or make the manifest again; `prune verify` lists every altered file",
         )
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns)
         names = table.column_names
     except _UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

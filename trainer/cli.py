@@ -41,18 +41,13 @@ class Option(click.Option):
         self.heading = heading
 
 
-class EpochList(click.ParamType[tuple[float, ...]]):
+def epoch_list(value: Any) -> tuple[float, ...]:
     """Epochs with commas between: 150,180,210; a list in prune.toml."""
-
-    name = "E,E,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read the numbers; a usage error for anything else."""
-        parts = value.split(",") if isinstance(value, str) else value
-        try:
-            return tuple(float(part) for part in parts)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is not a list of epochs such as 150,180,210", param, ctx)
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise click.BadParameter(f"{value!r} is not a list of epochs such as 150,180,210") from None
 
 
 def under(heading: str) -> Callable[..., Callable[[F], F]]:
@@ -72,7 +67,7 @@ loss, machine, run = under("Loss"), under("Machine"), under("Run")
 @data("--manifest", default="selection", show_default=True, metavar="DIR",
       help="A selection; with --loss ce also an index that has a beton.")  # fmt: skip
 @data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
-@data("--val-split", default="test", show_default=True, metavar="NAME", help="Split of --val to use.")
+@data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, where there are splits]")
 @data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
 @data("--label", metavar="NAME", help="Label column of --val, when there are several.")
 @data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
@@ -95,7 +90,9 @@ loss, machine, run = under("Loss"), under("Machine"), under("Run")
 @recipe("--nesterov/--no-nesterov", default=None, help="Nesterov's form of it.")
 @recipe("--weight-decay", type=float, help="Weight decay, on all parameters.")
 @recipe("--schedule", metavar="NAME", help="cosine, step or constant.")
-@recipe("--milestones", type=EpochList(), help="Epochs of `step`; they scale with --epochs unless given.")
+@recipe(
+    "--milestones", type=epoch_list, metavar="E,E,...", help="Epochs of `step`; they scale with --epochs unless given."
+)
 @recipe("--gamma", type=float, help="Factor at a milestone.")
 @recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
 @loss("--loss", metavar="NAME", help="kd (labels and stored targets) or ce (labels alone).  [kd]")
@@ -121,7 +118,7 @@ def train_student(
     *,
     manifest: str,
     val: str | None,
-    val_split: str,
+    val_split: str | None,
     classes: Path | None,
     label: str | None,
     weights: Path | None,
@@ -156,7 +153,9 @@ def train_student(
     ranks = Ranks.from_environment()
     task = open_task(Path(manifest))
     config = resolve(
-        {**flags, "weights": None if weights is None else str(weights)},
+        task.published_loss
+        | {name: value for name, value in flags.items() if value is not None}
+        | {"weights": None if weights is None else str(weights)},
         recipe=recipe,
         image_px=task.image_px,
         stored_views=task.beton.view_count,

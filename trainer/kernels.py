@@ -35,28 +35,11 @@ DRAWN, REFUSED = 0, 1
 TJPF_RGB, TJFLAG_ACCURATEDCT = np.int32(0), np.int32(4096)
 
 # External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
-_POINTER, _SIZE, _INT = types.uintp, types.uint64, types.int32
-new_handle: Any = types.ExternalFunction("tjInitDecompress", _POINTER())
-free_handle: Any = types.ExternalFunction("tjDestroy", _INT(_POINTER))
-read_header: Any = types.ExternalFunction(
-    "tjDecompressHeader3",
-    _INT(
-        _POINTER,  # External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
-        _POINTER,
-        _SIZE,
-        *[_POINTER] * 4,
-    ),
-)
-decompress: Any = types.ExternalFunction(
-    "tjDecompress2",
-    _INT(
-        _POINTER,  # External symbols, not ctypes pointers: machine code that holds a pointer cannot be kept on disk.
-        _POINTER,
-        _SIZE,
-        _POINTER,
-        *[_INT] * 5,
-    ),
-)
+P, LONG, INT = types.uintp, types.uint64, types.int32
+new_handle: Any = types.ExternalFunction("tjInitDecompress", P())
+free_handle: Any = types.ExternalFunction("tjDestroy", INT(P))
+read_header: Any = types.ExternalFunction("tjDecompressHeader3", INT(P, P, LONG, P, P, P, P))
+decompress: Any = types.ExternalFunction("tjDecompress2", INT(P, P, LONG, P, INT, INT, INT, INT, INT))
 
 
 def compiled(function: Function) -> Function:

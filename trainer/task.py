@@ -50,6 +50,13 @@ class Task:
         sides = {int(side) for side in (*np.unique(self.beton.widths_N), *np.unique(self.beton.heights_N))}
         return sides.pop() if len(sides) == 1 and max(sides) <= SMALL_PX else 224
 
+    @property
+    def published_loss(self) -> dict[str, Any]:
+        """kd_weight and temperature of the preset the selection was made with; flags win over them."""
+        labels = self.manifest.header.labels
+        published: dict[str, Any] = {} if labels is None else labels.parameters.get("loss", {})
+        return {name: value for name, value in published.items() if name in ("kd_weight", "temperature")}
+
     def preprocessing(self, image_px: int) -> Preprocessing:
         """The evaluation view at a size: the teacher's where there is one, so that its labels fit the pixels."""
         teacher = self.manifest.header.teacher
@@ -133,7 +140,7 @@ class Validation:
 def open_validation(
     spec: str,
     *,
-    split: str,
+    split: str | None,
     class_names: Sequence[str],
     classes: Path | None = None,
     label: str | None = None,
@@ -148,14 +155,14 @@ def open_validation(
             label_map=_label_map(task.class_names, class_names, spec),
             identity=task.manifest.id,
         )
-    from manifests.sources import open_source
+    from manifests.sources import open_held_out
 
-    source = open_source(spec, split=split, classes=classes, label=label)
+    source = open_held_out(spec, split=split, classes=classes, label=label)
     return Validation(
         data=source,
         count=len(source.keys),
         label_map=_label_map(source.class_names, class_names, spec),
-        identity=f"{source.kind}:{source.name}:{split}:{len(source.keys)}",
+        identity=f"{source.kind}:{source.name}:{source.split}:{len(source.keys)}",
     )
 
 

@@ -7,7 +7,7 @@ import click
 
 from prune_toolkit.commands.options import json_option
 
-KINDS = ("scores", "selectors", "quotas", "labels", "presets", "models")
+KINDS = ("scores", "selectors", "quotas", "labels", "losses", "presets", "models")
 
 
 @click.command(name="list")
@@ -26,6 +26,7 @@ def command(kind: str | None, as_json: bool) -> None:
         "selectors": _selectors,
         "quotas": _quotas,
         "labels": _labels,
+        "losses": _losses,
         "presets": _presets,
         "models": _models,
     }
@@ -84,6 +85,12 @@ def _labels() -> list[dict[str, Any]]:
     from prune_toolkit.selection.labels import LABELS
 
     return [{"name": entry.name, "formula": entry.formula, "source": entry.source} for entry in LABELS.values()]
+
+
+def _losses() -> list[dict[str, Any]]:
+    from trainer.losses import LOSSES
+
+    return [{"name": name, "formula": entry.formula, "source": entry.source} for name, entry in LOSSES.items()]
 
 
 def _presets() -> list[dict[str, Any]]:

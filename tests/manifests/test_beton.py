@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -158,6 +158,7 @@ def test_nothing_follows_the_allocation_table_and_gaps_are_zero(tmp_path: Path) 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 3 << 20), min_size=1, max_size=8))
+@example([3 << 19, 3 << 20, 1])
 def test_no_sample_ever_lies_on_two_pages(scratch: Path, sizes: list[int]) -> None:
     targets = np.zeros((len(sizes), 1, 5), np.float16)
     beton = Beton.open(write(scratch / "pages.beton", [encoded(size) for size in sizes], targets))

@@ -120,6 +120,12 @@ def test_a_description_longer_than_its_place_is_a_value_error(length: int) -> No
         fmt.decode_field(row)
 
 
+def test_a_name_ends_at_its_first_zero_as_ffcv_reads_it() -> None:
+    row = np.atleast_1d(fmt.encode_field(fmt.Field("ab", fmt.INT)))[0]
+    row["name"][3:] = ord("x")
+    assert fmt.decode_field(row).name == "ab"
+
+
 @pytest.mark.parametrize("kind", [7, 100, 255])
 def test_a_custom_field_is_a_value_error(kind: int) -> None:
     row = np.atleast_1d(fmt.encode_field(fmt.Field("mine", fmt.INT)))[0]

@@ -86,7 +86,9 @@ def start(
 ) -> subprocess.Popen[str]:
     (folder / "command.py").write_text(COMMAND)
     line = [sys.executable, "command.py", *args]
-    return subprocess.Popen(line, cwd=folder, stdout=stdout, stderr=stderr, text=True)
+    # Buffered as usual: what fails only when it is flushed has to be seen.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(line, cwd=folder, env=environment, stdout=stdout, stderr=stderr, text=True)
 
 
 def run(folder: Path, *args: str) -> tuple[int, str, str]:

@@ -172,6 +172,29 @@ def test_a_part_that_another_program_wrote_is_not_valid(tmp_path: Path) -> None:
     assert read_part(tmp_path / "part").equals(TABLES["selection"])
 
 
+NOTES = pa.table({"sample_id": [0, 1, 2], "note": ["ab", "c", None]})
+ALTERATIONS = {
+    "a null elsewhere": pa.table({"sample_id": [0, 1, 2], "note": [None, "ab", "c"]}),
+    "a null for an empty text": pa.table({"sample_id": [0, 1, 2], "note": ["ab", "c", ""]}),
+    "letters that moved on": pa.table({"sample_id": [0, 1, 2], "note": ["a", "bc", None]}),
+    "another order": pa.table({"sample_id": [0, 2, 1], "note": ["ab", "c", None]}),
+    "another name": pa.table({"sample_id": [0, 1, 2], "remark": ["ab", "c", None]}),
+    "another type": NOTES.set_column(0, "sample_id", pa.array([0, 1, 2], pa.uint64())),
+    "a column less": NOTES.select(["sample_id"]),
+    "a row less": NOTES.slice(0, 2),
+}
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_other_content_under_the_digests_of_a_part_is_not_valid(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "part"
+    write_part(path, NOTES, "d1")
+    assert part_is_valid(path, "d1")
+    metadata = pq.read_schema(path).metadata
+    pq.write_table(ALTERATIONS[name].replace_schema_metadata(metadata), path)
+    assert not part_is_valid(path, "d1")
+
+
 def test_how_a_table_is_chunked_sliced_or_padded_does_not_matter(tmp_path: Path) -> None:
     whole = samples(20, problem="x")
     pieces = pa.concat_tables([whole.slice(0, 3), whole.slice(3, 0), whole.slice(3, 17)])

@@ -124,6 +124,24 @@ def test_real_jpegs_are_decoded_as_by_pillow(shared_data):
         np.testing.assert_array_equal(pixels, wanted)
 
 
+@pytest.mark.parametrize("sampling", ["411", "420", "422", "440", "444"])
+def test_every_chroma_sampling_a_beton_may_hold_is_decoded_as_by_pillow(sampling):
+    import cv2
+
+    from trainer.kernels import decode_jpeg
+
+    generator = np.random.default_rng(6)
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")
+    for progressive in (0, 1):
+        for width, height in generator.integers(1, 100, (6, 2)).tolist():
+            options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+            data = cv2.imencode(".jpg", smooth(generator, width, height), options)[1].reshape(-1)
+            wanted = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert("RGB"))
+            pixels = np.empty_like(wanted)
+            assert decode_jpeg(data.copy(), pixels) == 0
+            np.testing.assert_array_equal(pixels, wanted)
+
+
 def test_rows_come_in_the_order_asked_in_any_number(loader):
     rows = np.array([5, 1, 2, 9, 8, 5, 5])
     assert [batch.rows.tolist() for batch in loader.batches(rows, batch_size=3)] == [[5, 1, 2], [9, 8, 5], [5]]

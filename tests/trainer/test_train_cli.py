@@ -102,6 +102,17 @@ def test_flags_win_over_prune_toml_and_the_table_over_the_top(selection, folder,
     assert plan["weights"] is None
 
 
+def test_the_loss_of_the_selections_preset_is_taken_unless_a_flag_says_otherwise(make_manifest, folder, capsys):
+    preset = make_manifest(count=40, views=1)
+    path = preset.path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["labels"]["parameters"] = {"loss": {"kd_weight": 0.6, "temperature": 2.5, "milk": 1}}
+    path.write_text(json.dumps(content))
+    _, out, _ = call("--manifest", preset.path, "--temperature", 3, "--dry-run", capsys=capsys)
+    resolved = json.loads(out)
+    assert (resolved["kd_weight"], resolved["temperature"]) == (0.6, 3)
+
+
 def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finished(selection, val, folder, capsys):
     (folder / "selection").symlink_to(selection.path)
     args = ["--student", "tiny_networks:plain", "--val", val.path, "--epochs", 1, *QUICK]
