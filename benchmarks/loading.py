@@ -62,7 +62,7 @@ def raw(folder: Path, rounds: int, workers: int) -> None:
     }
     kept = list(loaders["ffcv"].batches(rows, view_n=1, batch_size=512))
     runs: dict[str, Run] = {
-        "batches in memory, copied": lambda: count(batch.images.clone() for batch in kept),
+        "batches in memory, copied": lambda: count(batch.images.numpy().copy() for batch in kept),
         **{f"{kind} loader": passes(loader, rows, 512) for kind, loader in loaders.items()},
     }
     compare("32x32 raw, padded crop + flip", runs, rounds, "images/s")
@@ -150,7 +150,7 @@ def passes(loader: ViewLoader, rows: np.ndarray, batch_size: int) -> Run:
     return lambda: count(batch.images for batch in loader.batches(rows, view_n=1, batch_size=batch_size))
 
 
-def count(images: Iterable[torch.Tensor]) -> int:
+def count(images: Iterable[torch.Tensor | np.ndarray]) -> int:
     return sum(len(batch) for batch in images)
 
 

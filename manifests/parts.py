@@ -20,7 +20,7 @@ from manifests.files import write_atomic
 
 PART_ROWS = 8192
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 SAMPLES_SCHEMA = pa.schema(
@@ -115,7 +115,7 @@ def part_is_valid(path: Path, digest: str) -> bool:
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
         content = _content_digest(table)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     metadata = table.schema.metadata or {}
     return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == content.encode()
@@ -135,7 +135,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
     try:
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns)
         names = table.column_names
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=_AGAIN) from None
     if missing := [name for name in columns or () if name not in names]:

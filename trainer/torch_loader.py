@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from manifests.beton import Beton
 from manifests.errors import InputError, PruneError
 from manifests.header import Preprocessing
-from manifests.images import ImageProblem, decode_rgb
+from manifests.images import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
 from trainer.loading import Batch, RowColumns
 from trainer.resample import draw_view, place_block
-from trainer.views import ViewRecipe, plan_views
+from trainer.views import ViewPlan, ViewRecipe, plan_views
 
 if TYPE_CHECKING:
     from manifests.sources.base import Source
@@ -46,8 +46,7 @@ class TorchLoader:
         self.reason, self.count = reason, columns.count
         self._columns, self._recipe, self._device = columns, recipe, device
         self._requests = _Requests()
-        encoded = columns.count if not isinstance(data, Beton) else int((data.modes_N == 0).sum())
-        processes = workers if encoded >= PROCESS_ROWS else 0
+        processes = workers if _to_decode(data, columns.count) >= PROCESS_ROWS else 0
         self._loader: Any = torch.utils.data.DataLoader[Any](
             ViewDataset(data, columns.view_id_N, recipe, preprocessing),
             batch_sampler=self._requests,  # type: ignore[arg-type]
@@ -143,27 +142,45 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
 
     def _draw(self, rows_n: NDArray[np.int64], view_n: NDArray[np.int64]) -> NDArray[np.uint8]:
         view_id_n, size_px = self._view_id_N[rows_n], self._preprocessing.image_px
-        out_nSS3 = np.empty((len(rows_n), size_px, size_px, 3), np.uint8)
-        interpolation = self._preprocessing.interpolation
+        rows = rows_n.tolist()
+        images: Iterable[NDArray[np.uint8]]
+        plan: ViewPlan | None = None
         if isinstance(self._data, Beton):
+            block, images = self._data.raw_block(rows_n), map(self._data.pixels, rows)
             width_n, height_n = self._data.widths_N[rows_n], self._data.heights_N[rows_n]
-            plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, width_n, height_n)
-            if plan.is_whole(width_n, height_n).all() and (block := self._data.raw_block(rows_n)) is not None:
-                left, top = plan.grid_n4[0, 2:].tolist()
-                return place_block(block[:, top : top + size_px, left : left + size_px], plan.shift_n2, plan.flip_n)
-            for position, row in enumerate(rows_n.tolist()):
-                draw_view(self._data.pixels(row), plan, position, interpolation, out_nSS3[position])
-            return out_nSS3
-        for position, pixels in enumerate(self._decoded(self._data, rows_n.tolist())):
-            width, height = (np.array([side], np.int32) for side in pixels.shape[1::-1])
+            plan = self._plan(view_id_n, view_n, width_n, height_n)
+        else:
+            read = self._data.read(rows)
+            block, images = _pixel_block(read), self._decoded(self._data, rows, read)
+            if block is not None:
+                height_n, width_n = (np.full(len(rows), side, np.int32) for side in block.shape[1:3])
+                plan = self._plan(view_id_n, view_n, width_n, height_n)
+        if block is not None and plan is not None and plan.is_whole(width_n, height_n).all():
+            left, top = plan.grid_n4[0, 2:].tolist()
+            return place_block(block[:, top : top + size_px, left : left + size_px], plan.shift_n2, plan.flip_n)
+        out_nSS3 = np.empty((len(rows), size_px, size_px, 3), np.uint8)
+        for position, pixels in enumerate(images):
             one = slice(position, position + 1)
-            plan = plan_views(self._recipe, self._preprocessing, view_id_n[one], view_n[one], width, height)
-            draw_view(pixels, plan, 0, interpolation, out_nSS3[position])
+            if plan is None:
+                height_1, width_1 = (np.array([side], np.int32) for side in pixels.shape[:2])
+                drawn = self._plan(view_id_n[one], view_n[one], width_1, height_1), 0
+            else:
+                drawn = plan, position
+            draw_view(pixels, *drawn, self._preprocessing.interpolation, out_nSS3[position])
         return out_nSS3
 
+    def _plan(
+        self,
+        view_id_n: NDArray[np.uint64],
+        view_n: NDArray[np.int64],
+        width_n: NDArray[np.int32],
+        height_n: NDArray[np.int32],
+    ) -> ViewPlan:
+        return plan_views(self._recipe, self._preprocessing, view_id_n, view_n, width_n, height_n)
+
     @staticmethod
-    def _decoded(source: Source, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
-        for row, image in zip(rows, source.read(rows), strict=True):
+    def _decoded(source: Source, rows: list[int], read: list[RawImage | ImageProblem]) -> Iterator[NDArray[np.uint8]]:
+        for row, image in zip(rows, read, strict=True):
             try:
                 if isinstance(image, ImageProblem):
                     raise image
@@ -173,3 +190,20 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
                     f"{source.name}: {source.keys[row]}: {problem}",
                     hint="remove it, or index the data: an index leaves unreadable images out",
                 ) from None
+
+
+def _pixel_block(read: list[RawImage | ImageProblem]) -> NDArray[np.uint8] | None:
+    """(n, H, W, 3) when all images are pixels of one shape, else None."""
+    arrays = [image.array for image in read if isinstance(image, Pixels)]
+    if not arrays or len(arrays) < len(read) or len({array.shape for array in arrays}) > 1:
+        return None
+    block = np.stack(arrays)
+    block = block if block.ndim == 4 else block[..., None]
+    return block if block.shape[3] == 3 else np.repeat(block, 3, axis=3)
+
+
+def _to_decode(data: Beton | Source, count: int) -> int:
+    """How many images are stored encoded; of a source the first one speaks for all."""
+    if isinstance(data, Beton):
+        return int((data.modes_N == MODE_JPEG).sum())
+    return count if count and not isinstance(data.read([0])[0], Pixels) else 0

@@ -49,7 +49,7 @@ def damaged(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise InputError(
             f"{path} is not a whole Parquet file: {_first_line(error)}", hint="copy or download the file again"
         ) from None
@@ -105,7 +105,7 @@ class RowGroups:
             try:
                 with self._shards[shard].open() as file:
                     column = file.read_row_group(group, columns=[self._column], use_threads=False).column(0)
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except (pa.ArrowException, OSError, ValueError, IndexError) as error:
                 name = self._shards[shard].path.name
                 return ImageProblem(f"row group {group} of {name} cannot be read: {_first_line(error)}")
             self._kept[number] = column

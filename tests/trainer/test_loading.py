@@ -147,6 +147,20 @@ def test_a_source_shows_the_same_views_as_its_beton(mixed, encoded, recipe):
         assert torch.equal(batch.weight, torch.ones(len(batch.rows)))
 
 
+@pytest.mark.parametrize("preprocessing", [SMALL, LARGE])
+@pytest.mark.parametrize("stored", ["rgb", "grey", "grey with a channel"])
+def test_a_source_of_pixels_is_drawn_in_blocks(tmp_path, pixels, stored, preprocessing):
+    arrays = {"rgb": pixels, "grey": pixels[..., 0], "grey with a channel": pixels[..., :1]}[stored]
+    rgb = pixels if stored == "rgb" else pixels[..., :1].repeat(3, axis=3)
+    beton = make_beton(tmp_path / "a.beton", [raw_image(image) for image in rgb])
+    source = ListSource([Pixels(array) for array in arrays])
+    options = {"recipe": PADDED, "preprocessing": preprocessing, "kind": "torch"}
+    of_source = open_loader(source, view_id_N=beton.columns["view_id"], workers=2, **options)
+    asked = {"rows_n": np.arange(50), "view_n": np.arange(50) % 3, "batch_size": 20}
+    for batch, other in zip(of_source.batches(**asked), open_loader(beton, **options).batches(**asked), strict=True):
+        assert torch.equal(batch.images, other.images)
+
+
 def test_an_unreadable_image_stops_the_pass_with_its_key_and_reason(encoded):
     cut = Encoded(encoded[2][:400])
     for broken, reason in [(cut, "cannot be decoded"), (ImageProblem("no such file"), "no such file")]:
