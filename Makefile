@@ -2,6 +2,9 @@
 RUN = .venv/bin/python -m
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
+# Many small models on few cores: one thread a process, and as many processes as cores.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full lint bench constraints clean
 
@@ -15,10 +18,10 @@ demo: setup ## the whole way on small real images: teacher, scores, selection, s
 	@$(RUN) prune_toolkit.demo
 
 test: setup ## the tests, in a few minutes (ARGS="-k beton" picks some)
-	@$(RUN) pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-full: setup ## all tests, the slow ones as well
-	@$(RUN) pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(RUN) ruff check
