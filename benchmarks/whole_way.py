@@ -10,6 +10,7 @@ together; too few seeds and epochs to claim that one arm is better.
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,8 +26,8 @@ ARMS = {
 
 
 @click.command()
-@click.argument("data")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("data", default="demo:digits")
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--teacher", default="resnet20", show_default=True)
 @click.option("--teacher-epochs", default=4, show_default=True)
 @click.option("--student", default="resnet8", show_default=True)
@@ -36,7 +37,7 @@ ARMS = {
 @click.option("--index-flags", default="", help="Further flags of prune index.")
 def main(
     data: str,
-    out: Path,
+    out: Path | None,
     teacher: str,
     teacher_epochs: int,
     student: str,
@@ -46,6 +47,7 @@ def main(
     index_flags: str,
 ) -> None:
     start = time.monotonic()
+    out = out or Path(tempfile.mkdtemp(prefix="whole-way-"))
     run(f"prune index {data} --beton -o {out}/index {index_flags}")
     run(f"prune index {data} --split test --beton -o {out}/val {index_flags}")
     train = f"train-student --val {out}/val --schedule cosine {train_flags}"
