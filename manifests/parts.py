@@ -113,7 +113,7 @@ def part_is_valid(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
     try:
-        table = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
+        table = _parse(path.read_bytes(), None)
         content = _content_digest(table)
     except UNREADABLE:
         return False
@@ -133,7 +133,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
             hint="fetch or make the manifest again; `prune verify` lists every altered file",
         )
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns)
+        table = _parse(data, columns)
         names = table.column_names
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -141,6 +141,11 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
     if missing := [name for name in columns or () if name not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}")
     return table
+
+
+def _parse(data: bytes, columns: list[str] | None) -> pa.Table:
+    # In this thread: one of Arrow's that still holds `data` when Python ends aborts the process (exit code 134).
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns, use_threads=False)
 
 
 def _content_digest(table: pa.Table) -> str:
