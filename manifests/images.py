@@ -38,6 +38,7 @@ __all__ = [
 MAX_PIXELS = 400_000_000
 MODE_JPEG, MODE_RAW = 0, 1
 _REASON_CHARACTERS = 200
+_BAND_BYTES = 4 << 20
 _COPYABLE_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
@@ -142,7 +143,18 @@ def _to_rgb(picture: "Image") -> NDArray[np.uint8]:
     if picture.mode in ("I", "F"):
         raise ImageProblem("pixels of 32 bits a channel have no agreed range")
     picture.info.pop("transparency", None)
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return _in_bands(picture)
+
+
+def _in_bands(picture: "Image") -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of an image, converted band by band: as one piece it costs two further copies of a large one."""
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_BYTES // (3 * max(width, 1)))
+    for top in range(0, height, rows):
+        band = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+    return pixels
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -357,3 +357,14 @@ def test_real_photographs_are_whole_copied_and_decode_as_pillow_decodes_them(sha
         assert form.mode == 0
         assert form.data.tobytes() == data
         np.testing.assert_array_equal(decode_rgb(Encoded(data)), pillow(data))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA"])
+def test_large_images_are_converted_in_bands_to_the_same_pixels(mode: str) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (1201, 1300, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    stream = io.BytesIO()
+    picture.save(stream, "TIFF")
+    with Image.open(io.BytesIO(stream.getvalue())) as whole:
+        expected = np.asarray(whole.convert("RGB"))
+    assert np.array_equal(decode_rgb(Encoded(stream.getvalue())), expected)
