@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,8 +61,10 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # The group is left as it is: destroying it waits for the rank that is gone.
+        # The group is left as it is, destroying it waits for the rank that is gone. Its threads can abort Python's own
+        # end (seen once on Python 3.13, exit code 134), so the process leaves before that.
         if _is_lost_rank(error):
+            atexit.register(os._exit, IncompleteError.exit_code)
             raise IncompleteError(
                 f"rank {ranks.rank}: another rank stopped: {str(error).splitlines()[0][:200]}",
                 hint="its own message says why; the same command goes on from the last whole epoch",
