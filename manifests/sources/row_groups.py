@@ -102,9 +102,12 @@ class RowGroups:
                 self._kept.move_to_end(number)
                 return self._kept[number]
             shard, group = self._groups[number]
+            rows = self._starts[number + 1] - self._starts[number]
             try:
                 with self._shards[shard].open() as file:
                     column = file.read_row_group(group, columns=[self._column], use_threads=False).column(0)
+                if len(column) != rows:
+                    raise ValueError(f"it holds {len(column)} rows, the footer says {rows}")
             except (pa.ArrowException, OSError, ValueError, IndexError) as error:
                 name = self._shards[shard].path.name
                 return ImageProblem(f"row group {group} of {name} cannot be read: {_first_line(error)}")

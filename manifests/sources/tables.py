@@ -173,6 +173,8 @@ def _label_column(schema: "pa.Schema", label: str | None, where: Path) -> str:
 def _labels(shard: Shard, column: str) -> NDArray[np.int64]:
     with damaged(shard.path), shard.open() as file:
         values = file.read(columns=[column], use_threads=False).column(0)
+        if len(values) != shard.metadata.num_rows:
+            raise ValueError(f"{column} has {len(values)} rows, the footer says {shard.metadata.num_rows}")
         if values.null_count:
             row = values.is_null().to_numpy().argmax()
             raise InputError(f"{shard.path}: row {row} has no {column}")

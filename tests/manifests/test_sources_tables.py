@@ -178,6 +178,24 @@ def test_a_damaged_file_is_an_input_error_or_a_problem_of_rows(tmp_path: Path, d
     assert len(source.read(range(len(source.keys)))) == len(source.keys)
 
 
+def test_a_row_group_with_fewer_rows_than_the_footer_says_is_a_problem_of_its_rows(tmp_path: Path) -> None:
+    source = open_source(str(shard(tmp_path / "train.parquet")))
+    table = pq.read_table(tmp_path / "train.parquet")
+    # The footer is remembered from opening; the file behind it loses rows of its second group.
+    shorter = pa.concat_tables([table.slice(0, 4), table.slice(4, 2), table.slice(8, 2)])
+    group = pq.ParquetFile.read_row_group
+
+    def read(file: pq.ParquetFile, number: int, **options: object) -> pa.Table:
+        whole = group(file, number, **options)
+        return shorter.select(whole.column_names).slice(4, 2) if number == 1 else whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", read)
+        images = source.read(range(10))
+    assert [isinstance(image, ImageProblem) for image in images] == [False] * 4 + [True] * 4 + [False] * 2
+    assert "holds 2 rows, the footer says 4" in str(images[5])
+
+
 def test_a_row_group_that_cannot_be_read_is_a_problem_of_its_rows(tmp_path: Path) -> None:
     path = shard(tmp_path / "train.parquet")
     source = open_source(str(path))
