@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from manifests.errors import InputError
 from manifests.files import write_atomic
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
 HEADER_NAME = "manifest.json"
 MAX_HEADER_BYTES = 256 << 20
 _VERSION = re.compile(r"(?P<major>[0-9]{1,9})\.[0-9]{1,9}")
@@ -23,6 +23,7 @@ _AGAIN = "fetch or make the manifest again"
 
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
+Policy = Literal["replay", "mean", "single"]
 
 
 class Block(BaseModel):
@@ -94,6 +95,8 @@ class Views(Block):
     seed: int
     count: int
     image_px: int
+    top_k: int | None = None
+    """Logits stored a view, the largest, with what manifests/top_k.py keeps beside them; None when all are."""
 
 
 class ScoreSpec(Block):
@@ -104,6 +107,8 @@ class ScoreSpec(Block):
     formula: str
     source: str
     harder: Harder
+    views: str | None = None
+    """Views the score is the mean over: 0, train (1 and up) or all; None, of a single view, is 0."""
 
 
 class Selection(Block):
@@ -127,6 +132,11 @@ class Labels(Block):
     transform: str
     parameters: dict[str, Any]
     views: int
+    """Targets stored a sample."""
+    policy: Policy | None = None
+    """replay: one target a scored view; mean: one, the mean over all of them; single: one, view 0's."""
+    top_k: int | None = None
+    """Logits kept a target, as in Views; None when all are."""
     class_std: list[float] | None = None
     """Mean over a class of std(logits), one value a class (`reshape`)."""
 

@@ -76,7 +76,7 @@ def command(**options: Any) -> None:
         import torch
 
         torch.set_num_threads(options["threads"])
-    from prune_toolkit.scoring.teacher import load_teacher
+    from trainer.teacher import load_teacher
 
     images = _images(options)
     val = _validation(options, images)

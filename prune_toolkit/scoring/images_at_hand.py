@@ -17,8 +17,8 @@ from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from prune_toolkit.indexing import DataSpec, SampleFacts, examine, listing_digest
 from prune_toolkit.reading import map_images
-from prune_toolkit.scoring.teacher import as_tensor
 from trainer.loading import ViewLoader, evaluation_view, open_loader
+from trainer.teacher import as_tensor
 
 Batches = Iterator[tuple[NDArray[np.int64], torch.Tensor]]
 

@@ -25,7 +25,7 @@ from prune_toolkit.indexing import data_block, read_samples, samples_table, warn
 from prune_toolkit.runs import ALONE, Ranks, finished, missing_parts, tool
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores
-from prune_toolkit.scoring.teacher import Teacher
+from trainer.teacher import Teacher
 
 LOGITS, SCORE_SET = "logits/view-000", "teacher"
 FLOAT16_MAX = float(np.finfo(np.float16).max)

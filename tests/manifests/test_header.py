@@ -58,7 +58,7 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_the_id_is_the_sha256_of_the_sorted_json_without_run_and_unset_fields() -> None:
     expected = {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "kind": "index",
         "data": {
             "name": "café",

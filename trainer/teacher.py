@@ -1,4 +1,4 @@
-"""The teacher as scoring sees it: frozen, in eval mode, uint8 images in, float16 logits of the data's classes out."""
+"""A frozen teacher, for scoring and live beside a student: uint8 images in, logits of the data's classes out."""
 
 import platform
 from dataclasses import dataclass
@@ -36,16 +36,22 @@ class Teacher:
         """The evaluation view and normalisation it expects."""
         return self.info.preprocessing
 
-    @torch.inference_mode()
-    def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Logits (n, C) float32 of uint8 images (n, 3, S, S) on the teacher's device, in the data's class order."""
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, C) float32 of uint8 images (n, 3, S, S), on the teacher's device, in the data's class order."""
         normalised = normalise(images, self.preprocessing, torch.float32)
         with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
             outputs = self.module(normalised)
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             raise InputError(f"teacher {self.info.spec} returns no (n, classes) tensor", hint="wrap it in a callable")
-        logits: NDArray[np.float32] = outputs.float().cpu().numpy()
+        logits = outputs.float()
         return logits if self.outputs is None else logits[:, self.outputs]
+
+    @torch.inference_mode()
+    def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """As calling it, on the CPU as an array."""
+        array: NDArray[np.float32] = self(images).cpu().numpy()
+        return array
 
     def compute(self, batch_size: int) -> Compute:
         """What the bytes of the logits depend on beside data and weights."""
@@ -68,11 +74,13 @@ def load_teacher(
     device: str = "auto",
     local_rank: int = 0,
     dtype: str | None = None,
+    exact: bool = True,
 ) -> Teacher:
     """Build a teacher for these classes and check that its outputs can be matched to them.
 
-    dtype None is float16 autocast on CUDA and float32 elsewhere. InputError when the checkpoint does not fit, when
-    outputs and classes differ in number and no names tell which is which.
+    dtype None is float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA, for
+    the whole process; a live teacher leaves them as the student has them. InputError when the checkpoint does not
+    fit, when outputs and classes differ in number and no names tell which is which.
     """
     where = resolve_device(device, local_rank)
     dtype = dtype or ("float16" if where.type == "cuda" else "float32")
@@ -83,7 +91,7 @@ def load_teacher(
         note(f"warning: teacher {info.spec} has {info.weights} weights: it knows nothing; name some with --checkpoint")
     module.eval().requires_grad_(False)
     digest = weights_sha256(module)
-    if where.type == "cuda":
+    if exact and where.type == "cuda":
         # Reproducible bytes are worth more here than the last few images/s.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
