@@ -51,7 +51,7 @@ class Beton:
 
     @property
     def class_count(self) -> int:
-        """Logits a target; 0 without targets."""
+        """Values a target, which are logits unless the header's labels say top_k; 0 without targets."""
         return 0 if self.target_shape is None else self.target_shape[1]
 
     @classmethod
@@ -110,7 +110,10 @@ class Beton:
         return block.reshape(-1, height, width, 3)
 
     def targets(self, row_n: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Stored targets (n, V, C) float16 of some rows; ValueError when there are none."""
+        """Stored targets (n, V, C) float16 of some rows; ValueError when there are none.
+
+        Where the header's labels say top_k these are the bits of words (n, V, W) int16: view them as such.
+        """
         if self.target_pointer_N is None or self.target_shape is None:
             raise ValueError(f"{self.path} has no targets")
         size = int(np.prod(self.target_shape)) * 2

@@ -21,6 +21,8 @@ from manifests.images import BetonImage
 INDEX_FIELDS = ("label", "sample_id", "view_id", "weight", "kd_weight")
 _INT_FIELDS = ("label", "sample_id", "view_id")
 _ABSENT: Any = object()
+Target = NDArray[np.float16] | NDArray[np.int16]
+"""(V, C) logits of V views, or (V, W) words of their K largest (manifests/top_k.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,10 +49,10 @@ def write_beton(
     images: Iterable[BetonImage],
     columns: BetonColumns,
     *,
-    targets: Iterable[NDArray[np.float16]] | None = None,
+    targets: Iterable[Target] | None = None,
     target_shape: tuple[int, int] | None = None,
 ) -> None:
-    """Write a beton in one pass over `images` (and `targets`, each (V, C) float16 of `target_shape`).
+    """Write a beton in one pass over `images` (and `targets`, each float16 or int16 of `target_shape`).
 
     The page size starts at 2 MiB and doubles when a larger sample comes: what did not cross a page before
     does not cross a larger one, so no sample ever lies on two pages and nothing has to be known beforehand.
@@ -96,7 +98,7 @@ def _add_samples(
     regions: "_Regions",
     images: Iterable[BetonImage],
     count: int,
-    targets: Iterable[NDArray[np.float16]] | None,
+    targets: Iterable[Target] | None,
     target_shape: tuple[int, int] | None,
 ) -> tuple["array[int]", "array[int]", "array[int]"]:
     """Write every sample's regions; returns modes, widths and heights."""
@@ -112,8 +114,10 @@ def _add_samples(
         _check_image(path, row, image)
         data = [image.data]
         if target is not None:
-            if target.dtype != np.float16 or target.shape != target_shape:
-                raise ValueError(f"row {row}: target of {target.dtype}{target.shape}, float16{target_shape} expected")
+            if target.dtype not in (np.float16, np.int16) or target.shape != target_shape:
+                raise ValueError(
+                    f"row {row}: target of {target.dtype}{target.shape}, float16 or int16{target_shape} expected"
+                )
             data.append(np.ascontiguousarray(target).reshape(-1).view(np.uint8))
         size_bytes = sum(part.nbytes for part in data)
         if size_bytes > fmt.MAX_PAGE_BYTES:

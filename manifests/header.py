@@ -108,7 +108,7 @@ class ScoreSpec(Block):
     source: str
     harder: Harder
     views: str | None = None
-    """Views the score is the mean over: 0, train (1 and up) or all; None, of a single view, is 0."""
+    """Views the score is the mean over, such as 0, 1-7 or 0-7; None where one view is stored."""
 
 
 class Selection(Block):

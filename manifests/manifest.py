@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
 from manifests.header import FileEntry, Header, read_header, write_header
-from manifests.parts import part_count, part_path, read_part, vectors_of
+from manifests.parts import part_count, part_path, read_part, soft_labels_of
+from manifests.top_k import SoftLabels, TopK
 
 BETON_NAME = "train.beton"
 LOCAL_NAME = "local.json"
-Vectors = Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]
+Ids = NDArray[np.int64]
+Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
 
 
 class Manifest:
@@ -76,12 +78,22 @@ class Manifest:
         return self._table("selection", None)
 
     def logits(self, view: int = 0) -> Vectors:
-        """Stream (sample_id (n,), logits (n, C) float16), one part at a time."""
-        return self._vectors(f"logits/view-{view:03d}", "logits")
+        """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
+
+        Where the K largest are stored: those, and for all other classes the value that makes softmax right at T = 1.
+        """
+        return _dense(self.soft_labels("logits", view))
 
     def targets(self, view: int = 0) -> Vectors:
-        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, one part at a time."""
-        return self._vectors(f"targets/view-{view:03d}", "target")
+        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, as `logits` does."""
+        return _dense(self.soft_labels("targets", view))
+
+    def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
+        """Stream (sample_id (n,), logits or targets as they are stored: (n, C) float16 or TopK), one part at a time."""
+        entries = self._require(f"{kind}/view-{view:03d}")
+        column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
+        parts = (read_part(self.path / entry.path, entry.sha256) for entry in entries)
+        return (soft_labels_of(part, column, class_count) for part in parts)
 
     @property
     def beton_path(self) -> Path | None:
@@ -119,10 +131,6 @@ class Manifest:
         except pa.ArrowException:
             raise InputError(f"{self.path}: the parts of {table} have different columns") from None
 
-    def _vectors(self, table: str, column: str) -> Vectors:
-        entries = self._require(table)
-        return (vectors_of(read_part(self.path / entry.path, entry.sha256), column) for entry in entries)
-
     def _require(self, table: str) -> list[FileEntry]:
         entries = self.files(table)
         if not entries:
@@ -144,6 +152,11 @@ class Manifest:
             read_part(source, entry.sha256, [])
             path.unlink(missing_ok=True)
             link_or_copy(source, path)
+
+
+def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
+    for ids, labels in parts:
+        yield ids, labels.logits().astype(np.float16) if isinstance(labels, TopK) else labels
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.files import write_atomic
+from manifests.top_k import SoftLabels, TopK
 
 PART_ROWS = 8192
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
@@ -46,6 +47,16 @@ SELECTION_SCHEMA = pa.schema(
     ]
 )
 
+_TOP_K_COLUMNS: dict[str, tuple[str, Any]] = {
+    "class": ("class_nK", np.uint16),
+    "logit": ("logit_nK", np.float16),
+    "tail": ("tail_n4", np.float32),
+    "label_logit": ("label_logit_n", np.float16),
+    "mean": ("mean_n", np.float32),
+    "std": ("std_n", np.float32),
+}
+"""Columns of a part that keeps the K largest logits, as fields of TopK: vectors, and numbers where it ends in _n."""
+
 
 def part_count(rows: int) -> int:
     """Number of parts that hold `rows` rows."""
@@ -69,25 +80,40 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[np.float16]) -> pa.Table:
     """A table of sample_id and one FixedSizeList(float16) column; values (n, C)."""
-    # "element" is what Parquet calls it: another name would not come back.
-    kind = pa.list_(pa.field("element", pa.float16(), nullable=False), values_nC.shape[1])
-    flat = pa.array(np.ascontiguousarray(values_nC, np.float16).reshape(-1))
-    schema = pa.schema([pa.field("sample_id", pa.int64(), nullable=False), pa.field(name, kind, nullable=False)])
-    columns = [pa.array(sample_id_n, pa.int64()), pa.FixedSizeListArray.from_arrays(flat, type=kind)]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return _table_of(sample_id_n, {name: np.asarray(values_nC, np.float16)})
+
+
+def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
+    """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of a TopK."""
+    if not isinstance(labels, TopK):
+        return vectors_table(sample_id_n, name, labels)
+    return _table_of(sample_id_n, {column: getattr(labels, field) for column, (field, _) in _TOP_K_COLUMNS.items()})
 
 
 def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """sample_id (n,) and the vectors (n, C) float16 of a part; InputError when it has no such columns."""
-    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
-    kind = types.get(name, pa.null())
-    if types.get("sample_id") != pa.int64() or not pa.types.is_fixed_size_list(kind) or kind.list_size < 1:
-        raise InputError(f"a part holds no sample_id and {name} of one vector a row", hint=_AGAIN)
-    flat = table.column(name).combine_chunks().flatten()
-    sample_id = table.column("sample_id")
-    if flat.type != pa.float16() or flat.null_count or sample_id.null_count or len(flat) != len(table) * kind.list_size:
-        raise InputError(f"a part's {name} is not one whole float16 vector a row", hint=_AGAIN)
-    return sample_id.to_numpy(), flat.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
+    return _column(table, "sample_id", pa.int64(), 1), _column(table, name, pa.float16(), 2)
+
+
+def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
+    """sample_id (n,) and the logit vectors of a part, dense (n, C) float16 or the TopK it holds.
+
+    InputError when it holds neither, or not of `class_count` classes.
+    """
+    if name in table.column_names or "class" not in table.column_names:
+        sample_id_n, dense_nC = vectors_of(table, name)
+        if dense_nC.shape[1] != class_count:
+            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
+        return sample_id_n, dense_nC
+    arrays = {
+        field: _column(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
+        for column, (field, dtype) in _TOP_K_COLUMNS.items()
+    }
+    try:
+        labels = TopK(class_count=class_count, **arrays)
+    except ValueError as error:
+        raise InputError(f"a part's {name} are no largest of {class_count} logits: {error}", hint=_AGAIN) from None
+    return _column(table, "sample_id", pa.int64(), 1), labels
 
 
 def write_part(path: Path, table: pa.Table, digest: str) -> None:
@@ -141,6 +167,36 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
     if missing := [name for name in columns or () if name not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}")
     return table
+
+
+def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """sample_id and one column a name: a number a row of (n,), a FixedSizeList a row of (n, width)."""
+    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
+    for name, array in values.items():
+        column = pa.array(np.ascontiguousarray(array).reshape(-1))
+        if array.ndim == 2:
+            # "element" is what Parquet calls it: another name would not come back.
+            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
+            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
+        fields.append(pa.field(name, column.type, nullable=False))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
+    """A column of whole numbers (n,), or of vectors (n, width) of one width; InputError when it is anything else."""
+    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
+    kind = types.get(name, pa.null())
+    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
+    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
+        what = "one vector" if ndim == 2 else "one value"
+        raise InputError(f"a part holds no {name} with {what} of {item} a row", hint=_AGAIN)
+    values = table.column(name).combine_chunks()
+    flat = values.flatten() if is_list else values
+    if values.null_count or flat.null_count:
+        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
+    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, kind.list_size) if is_list else array
 
 
 def _parse(data: bytes, columns: list[str] | None) -> pa.Table:

@@ -15,6 +15,7 @@ from manifests.header import FileEntry
 from manifests.images import jpeg_info
 from manifests.manifest import BETON_NAME, Manifest
 from manifests.parts import PART_ROWS, read_part
+from manifests.top_k import words_count
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def verify(path: str | Path) -> Report:
         problems = list(_file_problems(manifest.path, entry))
         findings += [Finding(entry.path, problem) for problem in problems]
         total_bytes += 0 if problems else entry.bytes
-    findings += _table_findings(manifest, {finding.path for finding in findings})
+    damaged = {finding.path for finding in findings}
+    findings += _table_findings(manifest, damaged)
+    findings += _view_findings(manifest, damaged)
     return Report(manifest.id, len(manifest.header.files), total_bytes, absent, findings)
 
 
@@ -114,6 +117,27 @@ def _table_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
             yield Finding(table, f"has {found:,} rows for {count:,} samples")
         if any(entry.rows != PART_ROWS for entry in entries[:-1]):
             yield Finding(table, f"has a part before its last that is not of {PART_ROWS:,} rows")
+
+
+def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
+    """Every view that the header counts must be there, and a beton's targets have the form it names."""
+    header = manifest.header
+    stored = {entry.path.rpartition("/")[0] for entry in header.files}
+    counts = {
+        "logits": header.views.count if header.kind == "scores" and header.views is not None else 0,
+        "targets": 0 if header.labels is None else header.labels.views,
+    }
+    for kind, count in counts.items():
+        found = sum(table.startswith(f"{kind}/view-") for table in stored)
+        if found != count and count:
+            yield Finding(kind, f"has {found:,} views, the header says {count:,}")
+    labels, path = header.labels, manifest.path / BETON_NAME
+    if labels is None or header.file(BETON_NAME) is None or BETON_NAME in damaged or not path.is_file():
+        return
+    words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
+    shape = Beton.open(path).target_shape
+    if shape != (labels.views, words):
+        yield Finding(BETON_NAME, f"has targets of {shape}, the header's labels are of {(labels.views, words)}")
 
 
 def beton_problems(beton: Beton) -> Iterator[str]:

@@ -20,6 +20,7 @@ from manifests import beton_format as fmt
 from manifests.beton import Beton, BetonColumns, write_beton
 from manifests.errors import InputError
 from manifests.images import BetonImage, Encoded, Pixels, beton_form
+from manifests.top_k import top_k, words_count
 from manifests.verify import beton_problems
 
 COLUMN_NAMES = ("label", "sample_id", "view_id", "weight", "kd_weight")
@@ -110,6 +111,17 @@ def test_a_beton_without_targets_has_no_target_field(tmp_path: Path) -> None:
     assert list(beton.fields) == ["image", *COLUMN_NAMES]
     with pytest.raises(ValueError, match="has no targets"):
         beton.targets(np.array([0]))
+
+
+def test_words_of_the_largest_logits_come_back_bit_for_bit(tmp_path: Path) -> None:
+    logits_NVC = np.random.default_rng(0).normal(0, 3, (5, 3, 9))
+    words_NVW = np.stack([top_k(logits_VC, np.full(3, row), 2).words() for row, logits_VC in enumerate(logits_NVC)])
+    write_beton(tmp_path / "a.beton", IMAGES, columns(5), targets=words_NVW, target_shape=(3, words_count(2)))
+    beton = Beton.open(tmp_path / "a.beton")
+    assert (beton.view_count, beton.class_count) == (3, words_count(2))
+    found = beton.targets(np.array([4, 0]))
+    assert found.dtype == np.float16
+    assert found.view(np.int16).tolist() == words_NVW[[4, 0]].tolist()
 
 
 def test_pixels_are_those_of_pillow_for_every_kind_of_jpeg(tmp_path: Path) -> None:
@@ -207,7 +219,7 @@ def test_a_wrong_number_of_samples_is_a_value_error_and_leaves_nothing(
     ("targets", "shape"),
     [
         (np.zeros((5, 3, 2), np.float32), (3, 2)),
-        (np.zeros((5, 3, 2), np.int16), (3, 2)),
+        (np.zeros((5, 3, 2), np.uint16), (3, 2)),
         (np.zeros((5, 2, 3), np.float16), (3, 2)),
         (np.zeros((5, 6), np.float16), (3, 2)),
         (np.zeros((5, 3, 2), np.float16), None),

@@ -112,6 +112,16 @@ def test_a_single_command_takes_its_own_table(tmp_path: Path) -> None:
     assert refusal(tmp_path, "[train-student]\nepoch = 1", command=train).hint == "see: train-student --help"
 
 
+def test_a_teacher_at_the_top_does_not_reach_train_student_one_in_its_table_does(tmp_path: Path) -> None:
+    train = click.Command("train-student", params=score.params, callback=score.callback)
+    toml = 'data = "photos"\nteacher = "timm/x"\ncheckpoint = "a.pt"\n'
+    options = run(tmp_path, toml, command=train)
+    assert (options["data"], options["teacher"], options["weights"]) == ("photos", None, None)
+    options = run(tmp_path, toml + '[train-student]\nteacher = "resnet20"\ncheckpoint = "b.pt"\n', command=train)
+    assert (options["teacher"], options["weights"]) == ("resnet20", "b.pt")
+    assert run(tmp_path, toml, "score")["teacher"] == "timm/x"
+
+
 def test_only_the_command_that_is_called_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "prune.toml").write_text("[select]\nkeep = 1\n[score]\nbatch_size = 5\n")
     loaded.clear()

@@ -19,9 +19,11 @@ from manifests.parts import (
     SELECTION_SCHEMA,
     part_path,
     part_rows,
+    soft_labels_table,
     vectors_table,
     write_part,
 )
+from manifests.top_k import TopK, top_k
 
 COUNT = PART_ROWS + 7
 TABLES = ["samples", "scores/teacher", "scores/dynamics", "logits/view-000", "logits/view-001", "selection",
@@ -126,6 +128,30 @@ def test_a_table_becomes_a_data_frame_of_the_same_rows(made: Manifest) -> None:
     assert list(frame.columns) == SAMPLES_SCHEMA.names
     assert frame["key"].iloc[-1] == f"train/{COUNT - 1:08d}"
     assert frame["view_id"].dtype == np.uint64
+
+
+def test_soft_labels_are_streamed_as_they_are_stored(made: Manifest, tmp_path: Path) -> None:
+    for (ids, dense), (other_ids, others) in zip(made.soft_labels("targets"), made.targets(), strict=True):
+        assert np.array_equal(ids, other_ids)
+        assert isinstance(dense, np.ndarray)
+        assert dense.tobytes() == others.tobytes()
+    shutil.copytree(made.path, tmp_path / "top_k")
+    kept = []
+    for part, (ids, dense) in enumerate(made.logits(1)):
+        kept.append(top_k(dense, ids % 3, 2))
+        write_part(
+            tmp_path / "top_k" / part_path("logits/view-001", part), soft_labels_table(ids, "logits", kept[-1]), ""
+        )
+    files = part_entries(tmp_path / "top_k", TABLES, COUNT)
+    manifest = commit(tmp_path / "top_k", made.header.model_copy(update={"files": files}))
+    streams = zip(manifest.soft_labels("logits", 1), manifest.logits(1), made.logits(1), strict=True)
+    for (_, labels), (ids, dense), (wanted_ids, full) in streams:
+        assert isinstance(labels, TopK)
+        assert labels.words().tolist() == kept.pop(0).words().tolist()
+        assert np.array_equal(ids, wanted_ids)
+        assert dense.dtype == np.float16
+        # One class of three is left out: its logit is the tail.
+        np.testing.assert_allclose(dense.astype(float), full.astype(float), rtol=1e-3)
 
 
 @pytest.mark.parametrize("view", [0, 1])

@@ -21,10 +21,13 @@ from manifests.parts import (
     part_path,
     part_rows,
     read_part,
+    soft_labels_of,
+    soft_labels_table,
     vectors_of,
     vectors_table,
     write_part,
 )
+from manifests.top_k import TopK, top_k
 
 EXTREMES = np.array([0.0, -0.0, 65504.0, -65504.0, 2.0**-24, -(2.0**-24), 2.0**-14, 1 / 3, np.inf, np.nan], np.float16)
 
@@ -236,6 +239,53 @@ def test_vectors_of_several_row_groups_and_chunks_come_back_in_order(tmp_path: P
     for found_ids, found in (vectors_of(read_part(tmp_path / "part"), "logits"), vectors_of(chunked, "logits")):
         assert found.tobytes() == expected.tobytes()
         assert found_ids.tolist() == expected_ids.tolist()
+
+
+def labels(rows: int = 6, k: int = 3) -> TopK:
+    return top_k(np.random.default_rng(0).normal(0, 3, (rows, 7)), np.arange(rows) % 7, k)
+
+
+@pytest.mark.parametrize(("rows", "k"), [(6, 3), (6, 1), (0, 3)])
+def test_the_largest_logits_come_back_bit_for_bit_under_their_own_columns(tmp_path: Path, rows: int, k: int) -> None:
+    path = tmp_path / "part"
+    write_part(path, soft_labels_table(np.arange(rows) * 3, "logits", labels(rows, k)), "d1")
+    assert part_is_valid(path, "d1")
+    table = read_part(path)
+    assert table.column_names == ["sample_id", "class", "logit", "tail", "label_logit", "mean", "std"]
+    assert table.schema.field("class").type == pa.list_(pa.field("element", pa.uint16(), nullable=False), k)
+    ids, found = soft_labels_of(table, "logits", 7)
+    assert isinstance(found, TopK)
+    assert ids.tolist() == (np.arange(rows) * 3).tolist()
+    assert found.words().tolist() == labels(rows, k).words().tolist()
+
+
+def test_all_logits_are_stored_as_ever() -> None:
+    dense = np.resize(EXTREMES[:-1], (4, 10))
+    table = soft_labels_table(np.arange(4), "target", dense)
+    assert table.equals(vectors_table(np.arange(4), "target", dense))
+    ids, found = soft_labels_of(table, "target", 10)
+    assert isinstance(found, np.ndarray)
+    assert found.tobytes() == dense.tobytes()
+    assert ids.tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="10 values for 9 classes"):
+        soft_labels_of(table, "target", 9)
+
+
+@pytest.mark.parametrize("column", ["class", "logit", "tail", "label_logit", "mean", "std", "sample_id"])
+def test_the_largest_logits_without_a_column_or_with_another_in_its_place_are_refused(column: str) -> None:
+    table = soft_labels_table(np.arange(6), "logits", labels())
+    position = table.column_names.index(column)
+    for other in (pa.array(["x"] * 6), pa.array([[1.5]] * 6, pa.list_(pa.float32(), 1)), pa.array([0.5] * 6)):
+        with pytest.raises(InputError, match="a part"):
+            soft_labels_of(table.set_column(position, column, other), "logits", 7)
+    with pytest.raises(InputError, match="a part holds no"):
+        soft_labels_of(table.drop_columns([column]), "logits", 7)
+
+
+def test_a_class_there_is_not_is_refused() -> None:
+    table = soft_labels_table(np.arange(6), "logits", labels())
+    with pytest.raises(InputError, match=r"largest of 6 logits: class 6 is none of 6"):
+        soft_labels_of(table, "logits", 6)
 
 
 def test_values_are_taken_in_any_memory_order() -> None:

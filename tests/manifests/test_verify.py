@@ -12,7 +12,7 @@ from PIL import Image
 
 from manifests.beton import Beton, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.header import HEADER_NAME, DataSet, FileEntry, Header, Tool, write_header
+from manifests.header import HEADER_NAME, DataSet, FileEntry, Header, Labels, Tool, Views, write_header
 from manifests.images import BetonImage, Encoded, Pixels, beton_form
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries
 from manifests.parts import SELECTION_SCHEMA, part_path, vectors_table, write_part
@@ -87,6 +87,32 @@ def test_a_whole_manifest_is_whole(manifest: Manifest) -> None:
     assert report.bytes == sum(entry.bytes for entry in manifest.header.files)
     assert report.manifest_id == manifest.id
     assert json.loads(json.dumps(report.as_json()))["ok"] is True
+
+
+def test_views_the_header_counts_must_be_there(manifest: Manifest) -> None:
+    views = Views(recipe="pad_crop_flip", version=1, seed=0, count=3, image_px=8)
+    write_header(manifest.path, manifest.header.model_copy(update={"kind": "scores", "views": views}))
+    assert verify(manifest.path).findings == [Finding("logits", "has 1 views, the header says 3")]
+    write_header(manifest.path, manifest.header.model_copy(update={"views": views}))
+    assert verify(manifest.path).ok, "a selection has no logits of its own"
+
+
+@pytest.mark.parametrize(
+    ("update", "form"), [({}, None), ({"views": 2}, "(2, 4)"), ({"top_k": 3}, "(1, 19)"), ({"views": 1}, None)]
+)
+def test_targets_of_a_beton_must_have_the_form_the_header_names(
+    manifest: Manifest, update: dict[str, int], form: str | None
+) -> None:
+    labels = Labels(transform="raw", parameters={}, **{"views": 1, **update})
+    for view in range(labels.views):
+        path = part_path(f"targets/view-{view:03d}", 0)
+        write_part(manifest.path / path, vectors_table(np.arange(COUNT), "target", np.ones((COUNT, 4), np.float16)), "")
+    tables = ["selection", "logits/view-000", *(f"targets/view-{view:03d}" for view in range(labels.views))]
+    data = manifest.header.data.model_copy(update={"class_names": list("abcd")})
+    files = [*part_entries(manifest.path, tables, COUNT), file_entry(manifest.path, BETON_NAME, COUNT)]
+    write_header(manifest.path, manifest.header.model_copy(update={"labels": labels, "data": data, "files": files}))
+    expected = [] if form is None else [f"has targets of (1, 4), the header's labels are of {form}"]
+    assert [finding.problem for finding in verify(manifest.path).findings] == expected
 
 
 def cut(path: Path) -> None:

@@ -1,0 +1,246 @@
+"""The K largest of C logits, and beside them what is needed for them to mean what all C meant.
+
+Probabilities of the kept classes need the sum over all classes at the temperature of the softmax. One remainder, spread
+at T = 1, mis-scales them at any other (C = 1000, K = 10, T = 2: a .26 becomes .22), so the tail's log-sum-exp is kept
+at several temperatures. Class ids are uint16: as float16 those above 2048 would be rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from manifests.errors import InputError, UsageError
+
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
+MAX_CLASSES = 1 << 16
+KNOWN_BETAS = (0.0, *(1 / temperature for temperature in TEMPERATURES))
+"""1 / T at which the tail is known; at 0 it is the log of the number of classes not kept."""
+_PIECES = ((0, 4, 3, 2), (4, 3, 2, 1), (3, 2, 1), (2, 1))
+_PIECE_ENDS = (0.5, 1.0, 2.0)
+_LOGIT_BITS, _CLASS_BITS = np.uint32(0xFFFF), np.uint32(16)
+_BLOCK_VALUES = 1 << 16
+_FIXED_WORDS = 13
+
+Words = NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """n vectors of C logits of which the K largest are kept; ValueError for arrays that do not fit together."""
+
+    class_count: int
+    class_nK: NDArray[np.uint16]
+    """By falling logit, ties by lowest class."""
+    logit_nK: NDArray[np.float16]
+    tail_n4: NDArray[np.float32]
+    """log sum of exp(z / T) over the classes not kept, T in TEMPERATURES."""
+    label_logit_n: NDArray[np.float16]
+    """The logit of the sample's own class, kept or not."""
+    mean_n: NDArray[np.float32]
+    """Of all C logits."""
+    std_n: NDArray[np.float32]
+    """Of all C logits, unbiased."""
+
+    def __post_init__(self) -> None:
+        count, k = self.class_nK.shape
+        per_row = (self.label_logit_n, self.mean_n, self.std_n)
+        right = self.logit_nK.shape == (count, k) and self.tail_n4.shape == (count, len(TEMPERATURES))
+        if not right or any(values.shape != (count,) for values in per_row):
+            raise ValueError(f"arrays of {count} rows of {k} classes expected")
+        if not 1 <= k < self.class_count <= MAX_CLASSES:
+            raise ValueError(f"{k} of {self.class_count} classes cannot be kept")
+        if (self.class_nK >= self.class_count).any():
+            raise ValueError(f"class {self.class_nK.max()} is none of {self.class_count}")
+
+    @property
+    def k(self) -> int:
+        """Logits kept of each vector."""
+        return int(self.class_nK.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.class_nK)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> TopK:
+        """Some rows: a slice, or an index or boolean array."""
+        return TopK(
+            self.class_count,
+            self.class_nK[rows],
+            self.logit_nK[rows],
+            self.tail_n4[rows],
+            self.label_logit_n[rows],
+            self.mean_n[rows],
+            self.std_n[rows],
+        )
+
+    def words(self) -> Words:
+        """All of it as (n, 2K + 13) int16, bit by bit: class, logit, tail, label_logit, mean, std."""
+        columns = (
+            self.class_nK,
+            self.logit_nK,
+            self.tail_n4,
+            self.label_logit_n[:, None],
+            self.mean_n[:, None],
+            self.std_n[:, None],
+        )
+        return np.concatenate([np.ascontiguousarray(values).view(np.int16) for values in columns], axis=1)
+
+    def logits(self, temperature: float = 1.0) -> NDArray[np.float32]:
+        """All C logits (n, C): kept ones as they are, the others T * (tail(T) - log(C - K)).
+
+        softmax(logits / T) has the probabilities of the full vector for the kept classes, at T in TEMPERATURES to the
+        accuracy of float32, at others to that of `tail_at`.
+        """
+        tail_classes = self.class_count - self.k
+        fill_n = temperature * (tail_at(self.tail_n4, temperature, tail_classes) - math.log(tail_classes))
+        logits_nC = np.repeat(fill_n.astype(np.float32)[:, None], self.class_count, axis=1)
+        np.put_along_axis(logits_nC, self.class_nK.astype(np.int64), self.logit_nK.astype(np.float32), axis=1)
+        return logits_nC
+
+    def scaled(self, scale_n: NDArray[np.floating[Any]]) -> TopK:
+        """The same of scale * z, with scale (n,) > 0; InputError when a logit would not fit float16.
+
+        The tail of scale * z at T is that of z at T / scale, which `tail_at` interpolates. Measured for random normal
+        and heavy-tailed logits of deviation 1 to 4, C of 100 and 1000, K of 5 to 32, scales .6 to 1.6: at T = 1 and
+        T = 4 probabilities of kept classes are within 8 % of themselves, half of them within 1 %.
+        """
+        scale_n = np.asarray(scale_n, np.float64)
+        if not (scale_n > 0).all():
+            raise ValueError("logits can be scaled by positive numbers only")
+        tail_classes = self.class_count - self.k
+        tails = [tail_at(self.tail_n4, temperature / scale_n, tail_classes) for temperature in TEMPERATURES]
+        return TopK(
+            self.class_count,
+            self.class_nK,
+            _as_float16(self.logit_nK * scale_n[:, None]),
+            np.stack(tails, axis=1).astype(np.float32),
+            _as_float16(self.label_logit_n * scale_n),
+            (self.mean_n * scale_n).astype(np.float32),
+            (self.std_n * scale_n).astype(np.float32),
+        )
+
+
+SoftLabels = NDArray[np.float16] | TopK
+
+
+def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]], k: int) -> TopK:
+    """Keep the k largest of C logits, rounded to float16 first; labels (n,) in [0, C).
+
+    UsageError unless 1 <= k < C, ValueError for other shapes or more than 65,536 classes, InputError for logits that
+    are not finite in float16.
+    """
+    count, classes = logits_nC.shape
+    check_k(k, classes)
+    if classes > MAX_CLASSES or label_n.shape != (count,):
+        raise ValueError(f"{count} labels of up to {MAX_CLASSES} classes expected, not {label_n.shape} of {classes}")
+    logits_nC = _as_float16(logits_nC)
+    class_nK = np.empty((count, k), np.uint16)
+    tail_n4 = np.empty((count, len(TEMPERATURES)), np.float32)
+    mean_n, std_n = np.empty(count, np.float32), np.empty(count, np.float32)
+    for block in _blocks(count, classes):
+        z_mC = logits_nC[block].astype(np.float64)
+        class_mK = _largest(logits_nC[block], k)
+        class_nK[block] = class_mK
+        mean_n[block], std_n[block] = z_mC.mean(axis=1), z_mC.std(axis=1, ddof=1)
+        np.put_along_axis(z_mC, class_mK, -np.inf, axis=1)
+        top_m1 = z_mC.max(axis=1, keepdims=True)
+        gap_mC = z_mC - top_m1
+        for column, temperature in enumerate(TEMPERATURES):
+            sums_m = np.exp(gap_mC / temperature).sum(axis=1)
+            tail_n4[block, column] = top_m1[:, 0] / temperature + np.log(sums_m)
+    logit_nK = np.take_along_axis(logits_nC, class_nK.astype(np.int64), axis=1)
+    label_logit_n = logits_nC[np.arange(count), label_n]
+    return TopK(classes, class_nK, logit_nK, tail_n4, label_logit_n, mean_n, std_n)
+
+
+def check_k(k: int, class_count: int) -> None:
+    """UsageError unless k of these classes can be kept: at least one, and at least one must be left out."""
+    if not 1 <= k < class_count:
+        raise UsageError(
+            f"--top-k {k}: of {class_count} classes, 1 to {class_count - 1} logits can be kept",
+            hint="leave --top-k out to store all of them",
+        )
+
+
+def words_count(k: int) -> int:
+    """int16 words a vector takes."""
+    return 2 * k + _FIXED_WORDS
+
+
+def from_words(words_nW: NDArray[np.int16] | NDArray[np.float16], k: int, class_count: int) -> TopK:
+    """What `TopK.words` gave, also as the float16 that a beton's reader takes it for; ValueError for other shapes."""
+    if words_nW.ndim != 2 or words_nW.shape[1] != words_count(k):
+        raise ValueError(f"{words_count(k)} words a row expected for {k} classes, not an array of {words_nW.shape}")
+    words_nW = np.ascontiguousarray(words_nW).view(np.int16)
+    ends = np.cumsum([k, k, 2 * len(TEMPERATURES), 1, 2]).tolist()
+    class_nK, logit_nK, tail, label, mean, std = (
+        np.ascontiguousarray(part).view(dtype)
+        for part, dtype in zip(
+            np.split(words_nW, ends, axis=1),
+            (np.uint16, np.float16, np.float32, np.float16, np.float32, np.float32),
+            strict=True,
+        )
+    )
+    return TopK(class_count, class_nK, logit_nK, tail, label[:, 0], mean[:, 0], std[:, 0])
+
+
+def tail_weights(temperature: ArrayLike) -> NDArray[np.float64]:
+    """Weights (..., 5) of log(C - K) and the four stored tails in the tail at a temperature.
+
+    The rule: the tail is a convex function of beta = 1 / T, known at KNOWN_BETAS. For beta up to .5 it is taken from
+    the cubic through the four smallest of them, up to 1 from the cubic through the four largest, up to 2 from the
+    parabola through the three largest, and beyond from the line through the two largest.
+    """
+    beta = 1.0 / np.asarray(temperature, np.float64)
+    piece = np.searchsorted(_PIECE_ENDS, beta)
+    weights = np.zeros((*beta.shape, len(KNOWN_BETAS)))
+    for number, points in enumerate(_PIECES):
+        here = piece == number
+        for point in points:
+            others = [KNOWN_BETAS[other] for other in points if other != point]
+            factors = [(beta[here] - other) / (KNOWN_BETAS[point] - other) for other in others]
+            weights[here, point] = np.prod(factors, axis=0)
+    return weights
+
+
+def tail_at(tail_n4: NDArray[np.float32], temperature: ArrayLike, tail_classes: int) -> NDArray[np.float64]:
+    """log sum of exp(z / T) (n,) over the `tail_classes` not kept; one temperature > 0 for all, or (n,).
+
+    Exact at TEMPERATURES, elsewhere interpolated by `tail_weights`.
+    """
+    weights = tail_weights(temperature)
+    tail_n: NDArray[np.float64] = weights[..., 0] * math.log(tail_classes) + (weights[..., 1:] * tail_n4).sum(axis=-1)
+    return tail_n
+
+
+def _largest(logits_nC: NDArray[np.float16], k: int) -> NDArray[np.int64]:
+    """Classes (n, k) of the largest logits, ties by lowest class: the smallest of integers that no two classes share.
+
+    Three times as fast as a stable sort of all classes at C = 1000.
+    """
+    # Plus zero: -0 and 0 are a tie.
+    bits_nC = (logits_nC + np.float16(0)).view(np.uint16).astype(np.uint32)
+    rising_nC = np.where(bits_nC >> np.uint32(15), _LOGIT_BITS - bits_nC, bits_nC | np.uint32(0x8000))
+    order_nC = ((_LOGIT_BITS - rising_nC) << _CLASS_BITS) | np.arange(logits_nC.shape[1], dtype=np.uint32)
+    first_nk = np.sort(np.partition(order_nC, k - 1, axis=1)[:, :k], axis=1)
+    return (first_nk & _LOGIT_BITS).astype(np.int64)
+
+
+def _as_float16(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        row = int(np.argmin(np.isfinite(rounded.reshape(len(rounded), -1)).all(axis=1)))
+        raise InputError(f"row {row}: a logit does not fit float16", hint="logits are stored as up to +-65504")
+    return rounded
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Rows that fit the cache together."""
+    step = max(1, _BLOCK_VALUES // columns)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
