@@ -117,16 +117,26 @@ class FfcvReader:
             for number, result in enumerate(epoch):
                 images = result[0]
                 start = number * self._loader.batch_size
-                for offset in np.flatnonzero(code_n[start : start + len(images)]).tolist():
-                    self._draw_with_pillow(rows_n, plan, start + offset, images[offset])
+                refused = np.flatnonzero(code_n[start : start + len(images)])
+                self._draw_with_pillow(rows_n, plan, start, refused, images)
                 yield images, result[1].view(np.float16) if len(result) > 1 else None
 
     def _draw_with_pillow(
-        self, rows_n: NDArray[np.int64], plan: ViewPlan, position: int, out_SS3: NDArray[np.uint8]
+        self,
+        rows_n: NDArray[np.int64],
+        plan: ViewPlan,
+        start: int,
+        refused: NDArray[np.int64],
+        out_bSS3: NDArray[np.uint8],
     ) -> None:
         """Turbojpeg reports harmless oddities and broken images alike; Pillow, which others read with, decides."""
-        pixels = self._beton.pixels(int(rows_n[position]))
-        draw_view(pixels, plan, position, self._interpolation, out_SS3)
+        decoded, pixels = -1, np.empty((0, 0, 3), np.uint8)
+        for offset in refused.tolist():
+            position = start + offset
+            row = int(rows_n[position])
+            if row != decoded:
+                decoded, pixels = row, self._beton.pixels(row)
+            draw_view(pixels, plan, position, self._interpolation, out_bSS3[offset])
 
 
 class Epoch(EpochIterator):  # type: ignore[misc]
@@ -216,14 +226,14 @@ class ViewDecoder(Operation):  # type: ignore[misc]
 
 
 class TargetDecoder(Operation):  # type: ignore[misc]
-    """Copies one view's target of each position: (C,) int16 that are float16 bits."""
+    """Copies one view's target of each position as it is stored: (C,) int16, the bits of float16 or words."""
 
     def __init__(self, class_count: int) -> None:
         super().__init__()
         self._class_count = class_count
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, AllocationQuery]:
-        """One value a class."""
+        """As many values as are stored of a view."""
         shape, dtype = (self._class_count,), np.dtype(np.int16)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 

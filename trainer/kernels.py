@@ -247,64 +247,69 @@ def decode_jpeg(data: Bytes, pixels_HW3: Bytes) -> int:
 
 
 @compiled
-def draw(
-    data: Bytes,
-    is_raw: bool,
-    height: np.int64,
-    width: np.int64,
-    box_4: NDArray[np.float32],
-    grid_4: NDArray[np.int32],
-    shift_2: NDArray[np.int16],
-    flip: bool,
-    bicubic: bool,
-    out_SS3: Bytes,
-) -> int:
-    """Draw a view of an image as a beton stores it: DRAWN, or REFUSED with `out_SS3` untouched."""
-    if is_raw:
-        if data.size != height * width * 3:
-            return REFUSED
-        render(data.reshape(height, width, 3), box_4, grid_4, shift_2, flip, bicubic, out_SS3)
-        return DRAWN
-    pixels = np.empty((height, width, 3), np.uint8)
-    if decode_jpeg(data, pixels) != 0:
-        return REFUSED
-    render(pixels, box_4, grid_4, shift_2, flip, bicubic, out_SS3)
-    return DRAWN
+def draw_views(pixels_HW3: Bytes, positions: Integers, first: int, last: int, plan: Any, out_bSS3: Bytes) -> None:
+    """Draw what a plan asks for of one image at positions first .. last - 1 of a batch, and note that it is done."""
+    _, boxes_n4, grids_n4, shifts_n2, flips_n, bicubic, codes_n = plan
+    for i in range(first, last):
+        position = positions[i]
+        render(
+            pixels_HW3,
+            boxes_n4[position],
+            grids_n4[position],
+            shifts_n2[position],
+            flips_n[position],
+            bicubic,
+            out_bSS3[i],
+        )
+        codes_n[position] = DRAWN
 
 
 @compiled
-def draw_position(position: int, file: Bytes, images: Any, plan: Any, out_SS3: Bytes) -> None:
-    """Draw what a plan asks for at one position, and note how it went."""
+def draw_group(
+    positions: Integers, first: int, last: int, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes
+) -> None:
+    """Decode an image as a beton stores it, once, and draw its views; what cannot be decoded stays untouched."""
     pointers_N, sizes_N, is_raw_N, heights_N, widths_N = images
-    rows_n, boxes_n4, grids_n4, shifts_n2, flips_n, bicubic, codes_n = plan
-    row = rows_n[position]
+    row = plan[0][positions[first]]
     start = pointers_N[row]
-    codes_n[position] = draw(
-        file[start : start + sizes_N[row]],
-        is_raw_N[row],
-        np.int64(heights_N[row]),
-        np.int64(widths_N[row]),
-        boxes_n4[position],
-        grids_n4[position],
-        shifts_n2[position],
-        flips_n[position],
-        bicubic,
-        out_SS3,
-    )
+    data = file[start : start + sizes_N[row]]
+    height, width = np.int64(heights_N[row]), np.int64(widths_N[row])
+    if is_raw_N[row]:
+        if data.size == height * width * 3:
+            draw_views(data.reshape(height, width, 3), positions, first, last, plan, out_bSS3)
+        return
+    pixels = np.empty((height, width, 3), np.uint8)
+    if decode_jpeg(data, pixels) == 0:
+        draw_views(pixels, positions, first, last, plan, out_bSS3)
+
+
+@compiled
+def group_starts(positions: Integers, rows_n: Integers) -> Integers:
+    """Where runs of equal rows begin in a batch, and its length at the end."""
+    starts = np.empty(len(positions) + 1, np.int64)
+    count = 0
+    for i in range(len(positions)):
+        if i == 0 or rows_n[positions[i]] != rows_n[positions[i - 1]]:
+            starts[count] = i
+            count += 1
+    starts[count] = len(positions)
+    return starts[: count + 1]
 
 
 @compiled
 def draw_positions(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
     """Draw a batch in this thread."""
-    for i in range(len(positions)):
-        draw_position(positions[i], file, images, plan, out_bSS3[i])
+    starts = group_starts(positions, plan[0])
+    for group in range(len(starts) - 1):
+        draw_group(positions, starts[group], starts[group + 1], file, images, plan, out_bSS3)
 
 
 @compiled_parallel
 def draw_in_parallel(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
-    """Draw a batch in numba's threads."""
-    for i in numba.prange(len(positions)):
-        draw_position(positions[i], file, images, plan, out_bSS3[i])
+    """Draw a batch in numba's threads, an image and all its views in one of them."""
+    starts = group_starts(positions, plan[0])
+    for group in numba.prange(len(starts) - 1):
+        draw_group(positions, starts[group], starts[group + 1], file, images, plan, out_bSS3)
 
 
 @compiled

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Kind = Literal["auto", "ffcv", "torch"]
 KINDS: tuple[Kind, ...] = ("auto", "ffcv", "torch")
 EVALUATION = ViewRecipe(name="none")
+MEAN_VIEW = -1
+"""In place of a target view: the mean over all stored views, taken in float32 and rounded to float16."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Batch:
     kd_weight: torch.Tensor
     """(n,) float32."""
     target: torch.Tensor | None
-    """(n, C) float16 logits, None where none are stored."""
+    """(n, C) float16 logits, or the bits of top-k words as they are stored; None where none are."""
 
 
 class ViewLoader(Protocol):
@@ -73,9 +75,10 @@ class ViewLoader(Protocol):
     ) -> Iterator[Batch]:
         """Yield the rows in the order given; the same row may come more than once.
 
-        view_n: the view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: which
-        stored label goes with it. ValueError for rows or views there are not, InputError at the batch whose
-        image cannot be decoded. The iterator may be dropped half-way; a loader has one at a time.
+        An image asked for several times in a row within a batch, as for many views of it, is decoded once. view_n: the
+        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: which stored label goes
+        with it, or MEAN_VIEW. ValueError for rows or views there are not, InputError at the batch whose image cannot
+        be decoded. The iterator may be dropped half-way; a loader has one at a time.
         """
 
     def close(self) -> None:
@@ -114,8 +117,9 @@ class RowColumns:
         if len(rows_n):
             if rows_n.min() < 0 or rows_n.max() >= self.count:
                 raise ValueError(f"rows {rows_n.min()} to {rows_n.max()} of {self.count}")
-            if self.view_count and (target_view_n.min() < 0 or target_view_n.max() >= self.view_count):
-                raise ValueError(f"target views {target_view_n.min()} to {target_view_n.max()} of {self.view_count}")
+            lowest, highest = int(target_view_n.min()), int(target_view_n.max())
+            if self.view_count and (lowest < MEAN_VIEW or highest >= self.view_count):
+                raise ValueError(f"target views {lowest} to {highest} of {self.view_count}")
             if view_n.any() and recipe.name != "none" and not self.has_view_ids:
                 raise ValueError("augmented views need view ids")
         return rows_n, view_n, target_view_n
@@ -223,11 +227,15 @@ class FfcvLoader:
         widths_n, heights_n = self._beton.widths_N[rows_n], self._beton.heights_N[rows_n]
         plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, widths_n, heights_n)
         start = 0
-        for images, target in self._reader.batches(rows_n, plan, target_view_n, batch_size):
-            batch_rows = rows_n[start : start + len(images)]
-            start += len(images)
+        # What the kernel copies where a mean is asked for is written over.
+        for images, target in self._reader.batches(rows_n, plan, np.maximum(target_view_n, 0), batch_size):
+            part = slice(start, start + len(images))
+            start = part.stop
+            is_mean_b = target_view_n[part] == MEAN_VIEW
+            if target is not None and is_mean_b.any():
+                target[is_mean_b] = stored_targets(self._beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
             yield self._columns.batch(
-                batch_rows,
+                rows_n[part],
                 self._own(images),
                 None if target is None else self._own(target),
                 self._device,
@@ -243,13 +251,37 @@ class FfcvLoader:
         return torch.from_numpy(slot).to(self._device)
 
 
+def stored_targets(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
+    """The stored label (n, C) of each row in one view, or its mean over all of them where that is MEAN_VIEW."""
+    stored_nVC = beton.targets(rows_n)
+    target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), np.maximum(target_view_n, 0)]
+    is_mean_n = target_view_n == MEAN_VIEW
+    if is_mean_n.any():
+        target_nC[is_mean_n] = stored_nVC[is_mean_n].mean(axis=1, dtype=np.float32).astype(np.float16)
+    return target_nC
+
+
+def image_views(
+    pixels_HW3: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    recipe: ViewRecipe = EVALUATION,
+    view_id: int = 0,
+    view_count: int = 1,
+) -> NDArray[np.uint8]:
+    """Views 0 .. V - 1 of one decoded image: (V, S, S, 3) uint8, as the loaders draw them."""
+    height_v, width_v = (np.full(view_count, side, np.int32) for side in pixels_HW3.shape[:2])
+    view_id_v = np.full(view_count, view_id, np.uint64)
+    plan = plan_views(recipe, preprocessing, view_id_v, np.arange(view_count), width_v, height_v)
+    out_vSS3 = np.empty((view_count, preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
+    for view, out_SS3 in enumerate(out_vSS3):
+        draw_view(pixels_HW3, plan, view, preprocessing.interpolation, out_SS3)
+    return out_vSS3
+
+
 def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """View 0 of one decoded image: (S, S, 3) uint8, as the loaders draw it."""
-    height, width = (np.array([side], np.int32) for side in pixels_HW3.shape[:2])
-    plan = plan_views(EVALUATION, preprocessing, np.zeros(1, np.uint64), 0, width, height)
-    out_SS3 = np.empty((preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
-    draw_view(pixels_HW3, plan, 0, preprocessing.interpolation, out_SS3)
-    return out_SS3
+    """View 0 of one decoded image: (S, S, 3) uint8."""
+    view: NDArray[np.uint8] = image_views(pixels_HW3, preprocessing)[0]
+    return view
 
 
 def normalise(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:

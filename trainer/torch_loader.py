@@ -13,7 +13,7 @@ from manifests.beton import Beton
 from manifests.errors import InputError, PruneError
 from manifests.header import Preprocessing
 from manifests.images import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
-from trainer.loading import Batch, RowColumns
+from trainer.loading import Batch, RowColumns, stored_targets
 from trainer.resample import draw_view, place_block
 from trainer.views import ViewPlan, ViewRecipe, plan_views
 
@@ -134,39 +134,45 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
             images = self._draw(rows_n, view_n)
             target = None
             if isinstance(self._data, Beton) and self._data.target_shape is not None:
-                stored_nVC = self._data.targets(rows_n)
-                target = torch.from_numpy(stored_nVC[np.arange(len(rows_n)), target_view_n])
+                target = torch.from_numpy(stored_targets(self._data, rows_n, target_view_n))
             return torch.from_numpy(images), target
         except PruneError as error:
             return error
 
     def _draw(self, rows_n: NDArray[np.int64], view_n: NDArray[np.int64]) -> NDArray[np.uint8]:
         view_id_n, size_px = self._view_id_N[rows_n], self._preprocessing.image_px
-        rows = rows_n.tolist()
+        # Each run of equal rows is one image, which is read and decoded once.
+        starts_g = np.flatnonzero(np.diff(rows_n, prepend=-1))
+        rows = rows_n[starts_g].tolist()
         images: Iterable[NDArray[np.uint8]]
         plan: ViewPlan | None = None
         if isinstance(self._data, Beton):
-            block, images = self._data.raw_block(rows_n), map(self._data.pixels, rows)
+            block, images = self._data.raw_block(rows_n[starts_g]), map(self._data.pixels, rows)
             width_n, height_n = self._data.widths_N[rows_n], self._data.heights_N[rows_n]
             plan = self._plan(view_id_n, view_n, width_n, height_n)
         else:
             read = self._data.read(rows)
             block, images = _pixel_block(read), self._decoded(self._data, rows, read)
             if block is not None:
-                height_n, width_n = (np.full(len(rows), side, np.int32) for side in block.shape[1:3])
+                height_n, width_n = (np.full(len(rows_n), side, np.int32) for side in block.shape[1:3])
                 plan = self._plan(view_id_n, view_n, width_n, height_n)
+        ends_g = np.append(starts_g[1:], len(rows_n))
         if block is not None and plan is not None and plan.is_whole(width_n, height_n).all():
             left, top = plan.grid_n4[0, 2:].tolist()
-            return place_block(block[:, top : top + size_px, left : left + size_px], plan.shift_n2, plan.flip_n)
-        out_nSS3 = np.empty((len(rows), size_px, size_px, 3), np.uint8)
-        for position, pixels in enumerate(images):
-            one = slice(position, position + 1)
+            square = block[:, top : top + size_px, left : left + size_px]
+            if len(square) < len(rows_n):
+                square = np.repeat(square, ends_g - starts_g, axis=0)
+            return place_block(square, plan.shift_n2, plan.flip_n)
+        out_nSS3 = np.empty((len(rows_n), size_px, size_px, 3), np.uint8)
+        for start, end, pixels in zip(starts_g.tolist(), ends_g.tolist(), images, strict=True):
             if plan is None:
-                height_1, width_1 = (np.array([side], np.int32) for side in pixels.shape[:2])
-                drawn = self._plan(view_id_n[one], view_n[one], width_1, height_1), 0
+                height_v, width_v = (np.full(end - start, side, np.int32) for side in pixels.shape[:2])
+                drawn, first = self._plan(view_id_n[start:end], view_n[start:end], width_v, height_v), 0
             else:
-                drawn = plan, position
-            draw_view(pixels, *drawn, self._preprocessing.interpolation, out_nSS3[position])
+                drawn, first = plan, start
+            for offset in range(end - start):
+                out_SS3 = out_nSS3[start + offset]
+                draw_view(pixels, drawn, first + offset, self._preprocessing.interpolation, out_SS3)
         return out_nSS3
 
     def _plan(

@@ -173,6 +173,11 @@ def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int) -> N
     return 1 + (epoch + offset_n) % scored
 
 
+def default_pad_px(size_px: int) -> int:
+    """Largest shift of pad_crop_flip when none is named: 4 of 32 pixels."""
+    return size_px // 8
+
+
 def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> ViewPlan:
     """torchvision's Resize(resize_px) and CenterCrop(image_px), one resample: the grid is what Resize would make."""
     size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
@@ -194,7 +199,7 @@ def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], h
 def _pad_crop(request: Request) -> ViewPlan:
     """RandomCrop(padding=pad) of the evaluation view: shifts of -pad .. pad, each as likely, over zeros."""
     pad_px = request.recipe.pad_px
-    pad_px = request.size_px // 8 if pad_px is None else min(pad_px, request.size_px)
+    pad_px = default_pad_px(request.size_px) if pad_px is None else min(pad_px, request.size_px)
     steps = 2 * pad_px + 1
     shift = [np.floor(request.uniform(what) * steps) - pad_px for what in (_SHIFT_X, _SHIFT_Y)]
     return replace(request.evaluation, shift_n2=np.stack(shift, axis=1).astype(np.int16))

@@ -15,8 +15,9 @@ from PIL import Image
 
 from manifests.errors import InputError
 from manifests.header import Preprocessing
-from trainer.loading import ffcv_available, open_loader
-from trainer.views import ViewRecipe
+from trainer.loading import MEAN_VIEW, ffcv_available, open_loader
+from trainer.resample import draw_view
+from trainer.views import ViewRecipe, plan_views
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5] * 3, std=[0.25] * 3)
 LARGE = Preprocessing(image_px=40, resize_px=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
@@ -105,6 +106,32 @@ def test_both_loaders_serve_the_same_bytes(request, name, preprocessing, recipe,
     for batch_size in (7, 16):
         asked = {"view_n": view_n, "target_view_n": stored, "batch_size": batch_size}
         assert_same(ffcv.batches(rows, **asked), oracle.batches(rows, **asked))
+
+
+@pytest.mark.parametrize(("name", "preprocessing"), [("small", SMALL), ("mixed", LARGE)])
+@pytest.mark.parametrize("recipe", ["pad_crop_flip", "resized_crop_flip"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_views_of_an_image_are_those_drawn_alone(request, name, preprocessing, recipe, workers):
+    beton = request.getfixturevalue(name)
+    rows, view_n = np.append(np.random.default_rng(5).permutation(beton.count), 4).repeat(3), np.arange(3)
+    view_n = np.tile(view_n, len(rows) // 3)
+    loader = open_loader(beton, kind="ffcv", recipe=RECIPES[recipe], preprocessing=preprocessing, workers=workers)
+    sides = beton.widths_N[rows], beton.heights_N[rows]
+    plan = plan_views(RECIPES[recipe], preprocessing, beton.columns["view_id"][rows], view_n, *sides)
+    wanted = np.empty((len(rows), preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
+    for position, row in enumerate(rows.tolist()):
+        draw_view(beton.pixels(row), plan, position, preprocessing.interpolation, wanted[position])
+    for batch_size in (12, 7):  # with 7 the ends of batches divide views of one image
+        batches = list(loader.batches(rows, view_n=view_n, batch_size=batch_size))
+        assert torch.equal(torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1), torch.from_numpy(wanted))
+
+
+def test_the_mean_view_is_that_of_the_torch_loader(small, loader):
+    rows = np.arange(60)
+    oracle = open_loader(small, kind="torch", recipe=RECIPES["pad_crop_flip"], preprocessing=SMALL)
+    for stored in (np.full(60, MEAN_VIEW), np.arange(60) % 4 - 1):
+        asked = {"target_view_n": stored, "batch_size": 8}
+        assert_same(loader.batches(rows, **asked), oracle.batches(rows, **asked))
 
 
 def test_auto_takes_ffcv_for_a_beton(loader):
@@ -265,9 +292,10 @@ def test_a_jpeg_turbojpeg_complains_about_is_served_when_pillow_reads_it(folder)
     assert dented
     images = [jpeg_image(whole), *[jpeg_image(data, (64, 64)) for data in dented[:3]]]
     beton = make_beton(folder / "dented.beton", images, views=1)
-    rows = np.arange(len(images))
-    loaders = [open_loader(beton, kind=kind, preprocessing=LARGE, workers=1) for kind in ("ffcv", "torch")]
-    assert_same(*(loader.batches(rows, batch_size=2) for loader in loaders))
+    rows, view_n = np.arange(len(images)).repeat(2), np.tile([0, 1], len(images))
+    options = {"recipe": RECIPES["resized_crop_flip"], "preprocessing": LARGE, "workers": 1}
+    loaders = [open_loader(beton, kind=kind, **options) for kind in ("ffcv", "torch")]
+    assert_same(*(loader.batches(rows, view_n=view_n, batch_size=4) for loader in loaders))
 
 
 def test_several_loaders_live_side_by_side(small, mixed, loader):

@@ -10,11 +10,13 @@ import torch
 from beton_support import jpeg_bytes, jpeg_image, make_beton, raw_image, smooth
 from torchvision import transforms
 
+from manifests.beton import Beton
 from manifests.errors import InputError, UsageError
 from manifests.header import Preprocessing
 from manifests.images import Encoded, ImageProblem, Pixels
 from trainer import torch_loader
-from trainer.loading import normalise, open_loader
+from trainer.loading import MEAN_VIEW, normalise, open_loader
+from trainer.resample import draw_view
 from trainer.views import ViewRecipe, plan_views
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
@@ -161,6 +163,56 @@ def test_a_source_of_pixels_is_drawn_in_blocks(tmp_path, pixels, stored, preproc
         assert torch.equal(batch.images, other.images)
 
 
+def drawn_alone(beton, recipe, preprocessing, rows, view_n):
+    """Each view by itself, from the definition."""
+    size = preprocessing.image_px
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+    for position, row in enumerate(rows):
+        sides = beton.widths_N[[row]], beton.heights_N[[row]]
+        plan = plan_views(recipe, preprocessing, beton.columns["view_id"][[row]], view_n[position], *sides)
+        draw_view(beton.pixels(row), plan, 0, preprocessing.interpolation, images[position])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("recipe", [PADDED, RESIZED])
+@pytest.mark.parametrize(("name", "preprocessing"), [("small", SMALL), ("small", LARGE), ("mixed", LARGE)])
+@pytest.mark.parametrize("batch_size", [12, 7])
+def test_all_views_of_an_image_are_those_drawn_alone_and_decoded_once(
+    request, monkeypatch, name, preprocessing, recipe, batch_size
+):
+    beton = request.getfixturevalue(name)
+    rows, view_n = np.array([3, 0, 5, 0, 4, 4]).repeat(3), np.tile([0, 1, 2], 6)
+    wanted = drawn_alone(beton, recipe, preprocessing, rows.tolist(), view_n)
+    source = ListSource([Pixels(beton.pixels(row)) for row in range(beton.count)])
+    decoded = []
+    pixels, decode = Beton.pixels, torch_loader.decode_rgb
+    monkeypatch.setattr(Beton, "pixels", lambda self, row: decoded.append(row) or pixels(self, row))
+    monkeypatch.setattr(torch_loader, "decode_rgb", lambda image: decoded.append(0) or decode(image))
+    ids = beton.columns["view_id"]
+    for loader in (
+        open_loader(beton, kind="torch", recipe=recipe, preprocessing=preprocessing),
+        open_loader(source, recipe=recipe, preprocessing=preprocessing, view_id_N=ids),
+    ):
+        decoded.clear()
+        batches = list(loader.batches(rows, view_n=view_n, batch_size=batch_size))
+        assert torch.equal(torch.cat([batch.images for batch in batches]), wanted)
+        # A group that a batch's end divides is read for either batch; equal neighbours are one group.
+        groups = sum(int((np.diff(batch.rows) != 0).sum()) + 1 for batch in batches)
+        assert len(decoded) in (0, groups)
+        assert decoded or name == "small"
+
+
+def test_the_mean_view_is_the_mean_of_the_stored_ones(small):
+    rows, stored = np.array([7, 3, 3, 49]), np.array([MEAN_VIEW, 2, MEAN_VIEW, 0])
+    (batch,) = open_loader(small, kind="torch", preprocessing=SMALL).batches(rows, target_view_n=stored, batch_size=4)
+    targets = small.targets(rows)
+    for position in (1, 3):
+        np.testing.assert_array_equal(batch.target[position], targets[position, stored[position]])
+    for position in (0, 2):
+        mean = targets[position].astype(np.float32).sum(axis=0) / np.float32(3)
+        np.testing.assert_array_equal(batch.target[position], mean.astype(np.float16))
+
+
 def test_an_unreadable_image_stops_the_pass_with_its_key_and_reason(encoded):
     cut = Encoded(encoded[2][:400])
     for broken, reason in [(cut, "cannot be decoded"), (ImageProblem("no such file"), "no such file")]:
@@ -218,7 +270,13 @@ def test_what_cannot_be_served_is_refused_before_anything_is_read(small, mixed):
     with pytest.raises(UsageError, match="resized to 8 px and cropped to 16 px"):
         open_loader(small, kind="torch", preprocessing=SMALL.model_copy(update={"resize_px": 8}))
     loader = open_loader(small, kind="torch", recipe=PADDED, preprocessing=SMALL)
-    for wrong in ({"rows_n": np.array([50])}, {"rows_n": np.array([-1])}, {"target_view_n": 3}, {"view_n": -1}):
+    for wrong in (
+        {"rows_n": np.array([50])},
+        {"rows_n": np.array([-1])},
+        {"target_view_n": 3},
+        {"target_view_n": -2},
+        {"view_n": -1},
+    ):
         with pytest.raises(ValueError, match=r"views? |rows "):
             list(loader.batches(**{"rows_n": np.arange(4), "batch_size": 2, **wrong}))
     with pytest.raises(ValueError, match="view ids"):
