@@ -13,14 +13,18 @@ BLOCK_ROWS = 32
 
 
 def map_images(
-    source: Source, rows: Sequence[int], function: Callable[[int, RawImage | ImageProblem], R], workers: int
+    source: Source,
+    rows: Sequence[int],
+    function: Callable[[int, RawImage | ImageProblem], R],
+    workers: int,
+    block_rows: int = BLOCK_ROWS,
 ) -> Iterator[R]:
     """Read rows and yield function(row, image) in the order of `rows`.
 
     Decoding and hashing release the interpreter lock, so threads are enough. Only `function`'s results are kept, and
     at most 2 * workers blocks of them: let it return something small.
     """
-    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+    blocks = [rows[start : start + block_rows] for start in range(0, len(rows), block_rows)]
 
     def work(block: Sequence[int]) -> list[R]:
         return [function(row, image) for row, image in zip(block, source.read(block), strict=True)]

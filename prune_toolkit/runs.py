@@ -3,16 +3,21 @@
 Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits.
 """
 
+import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manifests.errors import UsageError
+from manifests.files import write_atomic
 from manifests.header import HEADER_NAME, Tool
 from manifests.manifest import Manifest
 from manifests.parts import part_count, part_is_valid, part_path
+
+TIMES = ".times"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,27 @@ def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
             hint="manifests are never changed: name another folder with --out, or delete this one",
         )
     return manifest
+
+
+def note_time(out: Path, part: int, seconds: float) -> None:
+    """Keep how long a part took beside the parts, until the header sums them up."""
+    write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps({"seconds": round(seconds, 3)}).encode())
+
+
+def total_seconds(out: Path) -> float:
+    """Seconds that all processes together have spent on the parts; a time that cannot be read counts nothing."""
+    total = 0.0
+    for path in (out / TIMES).glob("part-*.json"):
+        try:
+            total += float(json.loads(path.read_bytes())["seconds"])
+        except (OSError, ValueError, TypeError, LookupError):
+            continue
+    return round(total, 3)
+
+
+def clear_times(out: Path) -> None:
+    """Remove what `note_time` kept: it is no part of a manifest."""
+    shutil.rmtree(out / TIMES, ignore_errors=True)
 
 
 def tool() -> Tool:

@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from trainer.teacher import Teacher
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
@@ -25,6 +28,98 @@ def data_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def teacher_options(command: F) -> F:
+    """The teacher and its --checkpoint, and how it runs: --batch-size, --dtype, --device, ...; see `teacher_of`."""
+    for option in (
+        click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice]."
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float16", "bfloat16"]),
+            help="Precision, by autocast [default: float16 on CUDA, float32 elsewhere].",
+        ),
+        click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass."),
+        click.option(
+            "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
+        ),
+        click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict."),
+        click.option(
+            "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def check_teacher_named(options: dict[str, Any]) -> None:
+    """UsageError when `teacher_options` name no teacher; before anything large is read."""
+    from manifests.errors import UsageError
+
+    if options["teacher"] is None:
+        raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
+
+
+def teacher_of(options: dict[str, Any], class_names: list[str]) -> "Teacher":
+    """The teacher that `teacher_options` name, on its device; UsageError when they name none."""
+    check_teacher_named(options)
+    if options["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(options["threads"])
+    from trainer.teacher import load_teacher
+
+    return load_teacher(
+        options["teacher"],
+        class_names,
+        checkpoint=options["checkpoint"],
+        image_px=options["image_size"],
+        device=options["device"],
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        dtype=options["dtype"],
+    )
+
+
+def view_options(views: int) -> Callable[[F], F]:
+    """Which views are stored, `views` unless told otherwise, and how much of each; see scoring/view_flags.py."""
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option(
+                "--top-k", type=int, metavar="K", help="Store the K largest logits a view [default: all of them]."
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
+            click.option(
+                "--flip/--no-flip", default=True, show_default=True, help="Mirror half of the augmented views."
+            ),
+            click.option(
+                "--scale-min", type=float, default=0.08, show_default=True, help="Smallest area of a resized crop."
+            ),
+            click.option("--pad", type=int, metavar="PX", help="Padding of a padded crop [default: an eighth]."),
+            click.option(
+                "--augment",
+                type=click.Choice(["auto", "pad_crop_flip", "resized_crop_flip"]),
+                default="auto",
+                show_default=True,
+                help="How views from 1 on differ from view 0; auto pads small images and crops large ones.",
+            ),
+            click.option(
+                "--views",
+                type=int,
+                default=views,
+                show_default=True,
+                metavar="V",
+                help="Views of each image: the evaluation view, and V - 1 augmented ones.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def rank_options(command: F) -> F:

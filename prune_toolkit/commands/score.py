@@ -1,6 +1,5 @@
 """`prune score`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,41 +7,38 @@ import click
 
 from prune_toolkit.commands.options import (
     FOLDER,
+    check_teacher_named,
     data_options,
     dry_run_option,
     json_option,
     rank_options,
+    teacher_of,
+    teacher_options,
+    view_options,
     workers_option,
 )
 
 if TYPE_CHECKING:
+    from prune_toolkit.scoring.config import ScoreConfig
     from prune_toolkit.scoring.images_at_hand import ImagesAtHand
-    from prune_toolkit.scoring.passes import Preview
+    from prune_toolkit.scoring.preview import Preview
+    from trainer.teacher import Teacher
 
 
 @click.command(name="score")
 @click.argument("data_argument", metavar="[DATA]", required=False)
 @data_options
-@click.option(
-    "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
-)
-@click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict.")
+@teacher_options
 @click.option("--val", help="Validation images with the same classes; gives the teacher's val_top1.")
 @click.option("--val-split", help="Split of --val [default: test or validation, where there are splits].")
 @click.option("--out", "-o", type=FOLDER, default="manifest", show_default=True, help="Folder of the manifest.")
 @click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use when it is of this data.")
+@view_options(views=1)
 @click.option(
-    "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
+    "--score-views",
+    type=click.Choice(["all", "0", "train"]),
+    help="Views that scores are the mean over [default: train where --views is 2 or more, else 0].",
 )
-@click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Precision, by autocast [default: float16 on CUDA, float32 elsewhere].",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice].")
-@click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True)
 @workers_option
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
@@ -66,20 +62,16 @@ def command(**options: Any) -> None:
     prune score photos --teacher run/student.safetensors --limit 2000
     """
     from manifests.console import echo_json, note
-    from manifests.errors import UsageError
-    from prune_toolkit.runs import ALONE, Ranks
-    from prune_toolkit.scoring.passes import ScoreConfig, build_scores, preview
+    from prune_toolkit.runs import Ranks
+    from prune_toolkit.scoring.config import ScoreConfig
+    from prune_toolkit.scoring.passes import build_scores
+    from prune_toolkit.scoring.preview import preview
+    from prune_toolkit.scoring.view_flags import view_recipe
 
-    if options["teacher"] is None:
-        raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
-    if options["threads"] is not None:
-        import torch
-
-        torch.set_num_threads(options["threads"])
-    from trainer.teacher import load_teacher
-
+    check_teacher_named(options)
     images = _images(options)
     val = _validation(options, images)
+    teacher = teacher_of(options, images.class_names)
     config = ScoreConfig(
         out=options["out"],
         batch_size=options["batch_size"],
@@ -90,30 +82,13 @@ def command(**options: Any) -> None:
         name=options["name"],
         licence=options["licence"],
         teacher_licence=options["teacher_licence"],
-    )
-    teacher = load_teacher(
-        options["teacher"],
-        images.class_names,
-        checkpoint=options["checkpoint"],
-        image_px=options["image_size"],
-        device=options["device"],
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        dtype=options["dtype"],
+        recipe=view_recipe(options, teacher.preprocessing.image_px),
+        view_count=options["views"],
+        top_k=options["top_k"],
+        score_views=options["score_views"],
     )
     if options["dry_run"]:
-        plan = {
-            "samples": images.count,
-            "classes": len(images.class_names),
-            "indexed": images.index is not None,
-            "teacher": teacher.info.spec,
-            "parameters": teacher.parameters,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "device": str(teacher.device),
-            "dtype": teacher.dtype,
-            "parts": len(ALONE.parts(images.count)),
-            "logits_bytes": images.count * len(images.class_names) * 2,
-            "out": str(config.out),
-        }
+        plan = _plan(config, teacher, images)
         echo_json(plan) if options["as_json"] else _echo_plan(plan)
         return
     if options["limit"] is not None:
@@ -188,14 +163,50 @@ def _validation(options: dict[str, Any], images: "ImagesAtHand") -> "ImagesAtHan
     return found
 
 
-def _echo_plan(plan: dict[str, Any]) -> None:
-    from manifests.console import format_bytes
+def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
+    """What a run would do, and after a short trial how long it would take."""
+    import numpy as np
 
+    from prune_toolkit.runs import ALONE
+    from prune_toolkit.scoring.preview import logits_bytes, seconds_for, trial_rate
+
+    config.resolved(teacher, images, None)
+    ids = images.readable(np.arange(images.count))
+    rate = trial_rate(teacher, config.open(teacher, images), ids, config.batch_size)
+    return {
+        "samples": images.count,
+        "classes": len(images.class_names),
+        "indexed": images.index is not None,
+        "teacher": teacher.info.spec,
+        "parameters": teacher.parameters,
+        "preprocessing": teacher.preprocessing.model_dump(),
+        "device": str(teacher.device),
+        "dtype": teacher.dtype,
+        "views": config.views(teacher).model_dump(exclude_none=True),
+        "parts": len(ALONE.parts(images.count)),
+        "logits_bytes": logits_bytes(config, images),
+        "images_per_second": round(rate, 1),
+        "hours": round(seconds_for(config, images.count, rate) / 3600, 4),
+        "out": str(config.out),
+    }
+
+
+def _echo_plan(plan: dict[str, Any]) -> None:
+    from manifests.console import format_bytes, format_seconds
+
+    views = plan["views"]
     read = "from the index" if plan["indexed"] else "indexed in the same read"
     click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
     click.echo(f"teacher {plan['teacher']}, {plan['parameters']:,} parameters, {plan['dtype']} on {plan['device']}")
     click.echo(_preprocessing_text(plan["preprocessing"]))
-    click.echo(f"{plan['parts']} parts, {format_bytes(plan['logits_bytes'])} of logits into {plan['out']}/")
+    if views["count"] > 1:
+        click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
+    kept = f"the {views['top_k']} largest " if "top_k" in views else ""
+    click.echo(f"{plan['parts']} parts, {format_bytes(plan['logits_bytes'])} of {kept}logits into {plan['out']}/")
+    click.echo(
+        f"a short trial: {plan['images_per_second']:,.0f} images/s, "
+        f"{format_seconds(plan['hours'] * 3600)} ({plan['hours']:.2f} hours) for all"
+    )
 
 
 def _preprocessing_text(block: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The images of one scoring run: from an index's beton, or read from the source and indexed in passing."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from manifests.beton import Beton
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import Preprocessing
+from manifests.identity import HASH_BYTES, view_ids
 from manifests.images import ImageProblem, RawImage
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from prune_toolkit.indexing import DataSpec, SampleFacts, examine, listing_digest
-from prune_toolkit.reading import map_images
-from trainer.loading import ViewLoader, evaluation_view, open_loader
+from prune_toolkit.reading import BLOCK_ROWS, map_images
+from trainer.loading import EVALUATION, ViewLoader, image_views, open_loader
 from trainer.teacher import as_tensor
+from trainer.views import ViewRecipe
 
-Batches = Iterator[tuple[NDArray[np.int64], torch.Tensor]]
+Batches = Generator[tuple[NDArray[np.int64], torch.Tensor], None, None]
 
 
 @dataclass(kw_only=True)
@@ -91,35 +93,73 @@ class ImagesAtHand:
         readable: NDArray[np.int64] = ids[~problem[ids]]
         return readable
 
-    def open(self, preprocessing: Preprocessing, *, device: torch.device, workers: int, loader: str) -> "ImageReader":
-        """A reader of evaluation views; `loader` is auto, ffcv or torch."""
+    def view_ids(self, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """What fixes the crops of some samples, as the index wrote it down."""
+        assert self.samples is not None
+        stored_N: NDArray[np.uint64] = self.samples.column("view_id").to_numpy()
+        return stored_N[ids]
+
+    def open(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        device: torch.device,
+        workers: int,
+        loader: str,
+        recipe: ViewRecipe = EVALUATION,
+        view_count: int = 1,
+    ) -> "ImageReader":
+        """A reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch."""
         if self.beton_path is not None:
             beton = Beton.open(self.beton_path)
-            view_loader = open_loader(beton, kind=loader, preprocessing=preprocessing, workers=workers, device=device)
-            return BetonReader(beton, view_loader)
+            view_loader = open_loader(
+                beton,
+                kind=loader,
+                recipe=recipe,
+                preprocessing=preprocessing,
+                workers=workers,
+                device=device,
+                view_id_N=self._view_ids_of(beton),
+            )
+            return BetonReader(beton, view_loader, view_count)
         if loader == "ffcv":
             raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
-        return SourceReader(self, preprocessing, device, workers)
+        return SourceReader(self, preprocessing, device, workers, recipe, view_count)
+
+    def _view_ids_of(self, beton: Beton) -> NDArray[np.uint64]:
+        """The view id of every row of a beton; rows that are no sample of the index have one that nobody asks for."""
+        ids = beton.columns["sample_id"]
+        known = (ids >= 0) & (ids < self.count)
+        return np.where(known, self.view_ids(np.where(known, ids, 0)), np.uint64(0))
 
 
 class ImageReader:
-    """Evaluation views of samples, batch by batch."""
+    """Views 0 .. V - 1 of samples, batch by batch."""
 
     name: str
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Yield (sample_ids, uint8 images (n, 3, S, S)), unreadable ones left out; only the last batch is not full."""
+        """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
+
+        b is as many samples as have all their views among `batch_size` images, one at least. Unreadable samples are
+        left out; only the last batch is not full. Each image is decoded once.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
         """Give threads and files back."""
 
 
+def samples_a_batch(batch_size: int, view_count: int) -> int:
+    """Samples whose views make up a forward pass of `batch_size` images."""
+    return max(1, batch_size // view_count)
+
+
 class BetonReader(ImageReader):
     """Through the training loaders, from a beton."""
 
-    def __init__(self, beton: Beton, loader: ViewLoader) -> None:
-        self.loader = loader
+    def __init__(self, beton: Beton, loader: ViewLoader, view_count: int) -> None:
+        self.loader, self.view_count = loader, view_count
         self.name = loader.kind
         ids_N = beton.columns["sample_id"]
         self._order_N = np.argsort(ids_N, kind="stable")
@@ -130,10 +170,11 @@ class BetonReader(ImageReader):
         position = np.minimum(np.searchsorted(self._sorted_N, ids), len(self._sorted_N) - 1)
         if (self._sorted_N[position] != ids).any():
             raise MismatchError("the beton does not hold every readable sample of the index", hint="write it again")
-        rows = self._order_N[position]
-        done = 0
-        for batch in self.loader.batches(rows, batch_size=batch_size):
-            size = len(batch.images)
+        rows = np.repeat(self._order_N[position], self.view_count)
+        view_n = np.tile(np.arange(self.view_count), len(ids))
+        done, step = 0, samples_a_batch(batch_size, self.view_count)
+        for batch in self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count):
+            size = len(batch.images) // self.view_count
             yield ids[done : done + size], batch.images
             done += size
 
@@ -147,14 +188,24 @@ class SourceReader(ImageReader):
 
     name = "source"
 
-    def __init__(self, images: ImagesAtHand, preprocessing: Preprocessing, device: torch.device, workers: int) -> None:
+    def __init__(
+        self,
+        images: ImagesAtHand,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        workers: int,
+        recipe: ViewRecipe,
+        view_count: int,
+    ) -> None:
         self.images, self.preprocessing, self.device, self.workers = images, preprocessing, device, workers
+        self.recipe, self.view_count = recipe, view_count
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Read, hash, decode and resample each image once."""
         source = self.images.source
         samples = self.images.samples
         rows = ids.tolist()
+        view_id_of_row: dict[int, int] = {}
         if samples is not None:
             row_of_key = {key: row for row, key in enumerate(source.keys)}
             keys = samples.column("key").take(pa.array(ids)).to_pylist()
@@ -162,27 +213,39 @@ class SourceReader(ImageReader):
             if missing:
                 raise MismatchError(f"{len(missing):,} indexed samples are gone; the first: {missing[0]}", hint=_AGAIN)
             rows = [row_of_key[key] for key in keys]
+            view_id_of_row = dict(zip(rows, self.images.view_ids(ids).tolist(), strict=True))
 
-        def work(_row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
+        def work(row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
             facts, pixels = examine(image)
-            return facts, None if pixels is None else evaluation_view(pixels, self.preprocessing)
+            if pixels is None:
+                return facts, None
+            view_id = view_id_of_row[row] if samples is not None else _view_id(facts)
+            return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, self.view_count)
 
+        # As many views wait in blocks as images do when there is one view of each.
+        block_rows = max(1, BLOCK_ROWS // self.view_count)
+        read = map_images(source, rows, work, self.workers, block_rows)
+        step = samples_a_batch(batch_size, self.view_count)
         held_ids: list[int] = []
         held: list[NDArray[np.uint8]] = []
-        for sample_id, (facts, view) in zip(ids.tolist(), map_images(source, rows, work, self.workers), strict=True):
+        for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
             if samples is not None and facts.content_hash != samples.column("content_hash")[sample_id].as_py():
                 key = samples.column("key")[sample_id].as_py()
                 raise MismatchError(f"{key} was altered since it was indexed", hint=_AGAIN)
             self.images.facts[sample_id] = facts
-            if view is None:
+            if views is None:
                 continue
             held_ids.append(sample_id)
-            held.append(view)
-            if len(held) == batch_size:
-                yield np.array(held_ids, np.int64), as_tensor(np.stack(held), self.device)
+            held.append(views)
+            if len(held) == step:
+                yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
                 held_ids, held = [], []
         if held:
-            yield np.array(held_ids, np.int64), as_tensor(np.stack(held), self.device)
+            yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
+
+
+def _view_id(facts: SampleFacts) -> int:
+    return int(view_ids(np.frombuffer(facts.content_hash, np.uint8).reshape(1, HASH_BYTES))[0])
 
 
 _AGAIN = "index the data again: prune index DATA --out NEW"

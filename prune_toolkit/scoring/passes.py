@@ -1,13 +1,12 @@
 """`prune score`: one pass of the teacher over the data, part by part, into a scored manifest.
 
-A part is done when its samples, logits and scores are all on disk and valid, so a killed run loses one part at most
-and ranks need no contact. Batches never cross parts: the bytes do not depend on who computed which part.
+A part is done when its samples, the logits of all its views and its scores are on disk and valid, so a killed run loses
+one part at most and ranks need no contact. Batches never cross parts: the bytes do not depend on who computed which
+part.
 """
 
 import os
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,78 +15,59 @@ from numpy.typing import NDArray
 
 from manifests.card import write_card
 from manifests.console import Progress, note
-from manifests.errors import InputError, UsageError
-from manifests.header import Header, ScoreSpec, Views
+from manifests.errors import InputError
+from manifests.header import Header, ScoreSpec
 from manifests.header import Teacher as TeacherCard
 from manifests.manifest import Manifest, commit, part_entries, write_local
-from manifests.parts import config_digest, part_path, part_rows, read_part, vectors_table, write_part
+from manifests.parts import (
+    config_digest,
+    part_path,
+    part_rows,
+    read_part,
+    soft_labels_of,
+    soft_labels_table,
+    write_part,
+)
+from manifests.top_k import TopK, top_k
 from prune_toolkit.indexing import data_block, read_samples, samples_table, warn_problems
-from prune_toolkit.runs import ALONE, Ranks, finished, missing_parts, tool
+from prune_toolkit.runs import ALONE, clear_times, finished, missing_parts, note_time, tool, total_seconds
+from prune_toolkit.scoring.config import SCORE_SET, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores
+from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores, mean_scores
+from prune_toolkit.scoring.view_flags import views_text
 from trainer.teacher import Teacher
 
-LOGITS, SCORE_SET = "logits/view-000", "teacher"
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """What `prune score` was asked to do, the teacher and the images apart."""
-
-    out: Path
-    batch_size: int = 256
-    workers: int = 1
-    loader: str = "auto"
-    ranks: Ranks = ALONE
-    finish_only: bool = False
-    name: str | None = None
-    licence: str | None = None
-    teacher_licence: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
-
-    def resolved(self, teacher: Teacher, images: ImagesAtHand, val: ImagesAtHand | None) -> dict[str, Any]:
-        """What the result depends on, without paths."""
-        return {
-            "command": "score",
-            "data": images.identity,
-            "val": None if val is None else val.identity,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(self.batch_size).model_dump(),
-            "name": self.name,
-            "licence": self.licence,
-            "teacher_licence": self.teacher_licence,
-        }
-
-
-def score_logits(
-    teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int, progress: Progress
+def score_views(
+    teacher: Teacher,
+    reader: ImageReader,
+    ids: NDArray[np.int64],
+    batch_size: int,
+    progress: Progress,
+    view_count: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """(sample_ids (n,), logits (n, C) float16) of the readable ones of some samples, in order.
+    """(sample_ids (n,), logits (n, V, C) float16) of the readable ones of some samples, in order.
 
-    InputError naming the first sample whose logits are not finite or leave the range of float16.
+    The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
+    first sample whose logits are not finite or leave the range of float16.
     """
     seen, found = [np.empty(0, np.int64)], []
     for batch_ids, images in reader.batches(ids, batch_size):
         logits = teacher.logits(images)
-        check_finite(logits, batch_ids)
+        shown_ids = np.repeat(batch_ids, view_count)
+        check_finite(logits, shown_ids)
         if np.abs(logits).max(initial=0.0) > FLOAT16_MAX:
             row = int(np.abs(logits).max(axis=1).argmax())
             raise InputError(
-                f"sample {batch_ids[row]}: a logit of {np.abs(logits[row]).max():.3g} does not fit float16",
+                f"sample {shown_ids[row]}: a logit of {np.abs(logits[row]).max():.3g} does not fit float16",
                 hint="is the checkpoint sound, and the preprocessing the teacher's own?",
             )
         seen.append(batch_ids)
-        found.append(logits.astype(np.float16))
-        progress.advance(len(batch_ids))
-    classes = found[0].shape[1] if found else 0
-    return np.concatenate(seen), np.concatenate(found) if found else np.empty((0, classes), np.float16)
+        found.append(logits.astype(np.float16).reshape(len(batch_ids), view_count, -1))
+        progress.advance(len(images))
+    return np.concatenate(seen), np.concatenate(found) if found else np.empty((0, view_count, 0), np.float16)
 
 
 def build_scores(
@@ -97,33 +77,32 @@ def build_scores(
     resolved = config.resolved(teacher, images, val)
     if done := finished(config.out, resolved):
         note(f"{config.out} is finished already")
+        clear_times(config.out)
         return done
     start = time.monotonic()
     digest, count = config_digest(resolved), images.count
     config.out.mkdir(parents=True, exist_ok=True)
-    tables = [LOGITS, f"scores/{SCORE_SET}"]
+    tables = [*config.logits_tables, SCORE_TABLE]
     if images.index is None:
         tables = ["samples", *tables]
     else:
         images.index.link_table("samples", config.out)
     mine = [] if config.finish_only else list(missing_parts(config.out, tables, config.ranks.parts(count), digest))
-    scored = sum(len(part_rows(part, count)) for part in mine)
-    rate = 0.0
     if mine:
-        reader = images.open(teacher.preprocessing, device=teacher.device, workers=config.workers, loader=config.loader)
+        reader = config.open(teacher, images)
+        shown = sum(len(part_rows(part, count)) for part in mine) * config.view_count
         try:
-            with Progress(scored, f"scoring with {teacher.info.spec}") as progress:
+            with Progress(shown, f"scoring with {teacher.info.spec}") as progress:
                 for part in mine:
                     _score_part(config, teacher, images, reader, part, digest, progress)
-                rate = progress.rate()
         finally:
             reader.close()
     left = list(missing_parts(config.out, tables, ALONE.parts(count), digest))
     if left:
         note(f"{len(left)} of {len(ALONE.parts(count))} parts are not there yet")
         return None
-    run = {"seconds": round(time.monotonic() - start, 3), "scored": scored, "images_per_second": round(rate, 1)}
-    return _commit(config, teacher, images, val, resolved, run)
+    # Another rank that found all parts there may have been faster; it has the times.
+    return finished(config.out, resolved) or _commit(config, teacher, images, val, resolved, start)
 
 
 def _score_part(
@@ -135,18 +114,36 @@ def _score_part(
     digest: str,
     progress: Progress,
 ) -> None:
+    start = time.monotonic()
     rows = part_rows(part, images.count)
-    ids, logits = score_logits(
-        teacher, reader, images.readable(np.arange(rows.start, rows.stop)), config.batch_size, progress
-    )
+    readable = images.readable(np.arange(rows.start, rows.stop))
+    ids, logits_nVC = score_views(teacher, reader, readable, config.batch_size, progress, config.view_count)
+    logits_nVC = logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
+    label_n = images.label_N[ids]
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
         write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
-    logits = logits.reshape(len(ids), len(images.class_names))
-    write_part(config.out / part_path(LOGITS, part), vectors_table(ids, "logits", logits), digest)
-    scores = compute_scores(logits, images.label_N[ids])
-    table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(values) for name, values in scores.items()}})
-    write_part(config.out / part_path(f"scores/{SCORE_SET}", part), table, digest)
+    for view, table in enumerate(config.logits_tables):
+        logits_nC = logits_nVC[:, view]
+        stored = logits_nC if config.top_k is None else top_k(logits_nC, label_n, config.top_k)
+        write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
+    scores = mean_scores(logits_nVC, label_n, config.scored_views)
+    score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
+    # Before the last table, which makes the part valid: a part that is done has its time.
+    note_time(config.out, part, time.monotonic() - start)
+    write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
+
+
+def _calibration(config: ScoreConfig, images: ImagesAtHand) -> Calibration:
+    """Of the evaluation view, whichever views the scores are of."""
+    calibration = Calibration()
+    for part in ALONE.parts(images.count):
+        table = read_part(config.out / part_path(logits_table(0), part))
+        ids, stored = soft_labels_of(table, "logits", len(images.class_names))
+        logits_nC = stored.logits() if isinstance(stored, TopK) else stored
+        scores = compute_scores(logits_nC, images.label_N[ids], ["confidence", "correct"])
+        calibration.add(scores["confidence"], scores["correct"])
+    return calibration
 
 
 def _commit(
@@ -155,12 +152,9 @@ def _commit(
     images: ImagesAtHand,
     val: ImagesAtHand | None,
     resolved: dict[str, Any],
-    run: dict[str, Any],
+    start: float,
 ) -> Manifest:
-    calibration = Calibration()
-    for part in ALONE.parts(images.count):
-        table = read_part(config.out / part_path(f"scores/{SCORE_SET}", part))
-        calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
+    calibration = _calibration(config, images)
     warn_about_teacher(calibration.top1, len(images.class_names))
     if images.index is None:
         samples = read_samples(config.out, images.count)
@@ -189,20 +183,41 @@ def _commit(
             licence=config.teacher_licence,
         ),
         compute=teacher.compute(config.batch_size),
-        views=Views(recipe="eval", version=1, seed=0, count=1, image_px=preprocessing.image_px),
+        views=config.views(teacher),
         scores=[
-            ScoreSpec(set=SCORE_SET, name=s.name, formula=s.formula, source=s.source, harder=s.harder)
-            for s in SCORES.values()
+            ScoreSpec(
+                set=SCORE_SET,
+                name=score.name,
+                formula=score.formula,
+                source=score.source,
+                harder=score.harder,
+                views=None if config.view_count == 1 else views_text(config.scored_views),
+            )
+            for score in SCORES.values()
         ],
         parents=[] if images.index is None else [images.index.id],
         tool=tool(),
         config=resolved,
-        files=part_entries(config.out, ["samples", LOGITS, f"scores/{SCORE_SET}"], images.count),
-        run=run,
+        files=part_entries(config.out, ["samples", *config.logits_tables, SCORE_TABLE], images.count),
+        run=_run_block(config, calibration.count, start),
     )
     write_local(config.out, local)
     write_card(config.out, header)
-    return commit(config.out, header)
+    manifest = commit(config.out, header)
+    clear_times(config.out)
+    return manifest
+
+
+def _run_block(config: ScoreConfig, readable: int, start: float) -> dict[str, Any]:
+    """Seconds of all processes together and of this one, from `start`; images are samples times views."""
+    seconds, images = total_seconds(config.out), readable * config.view_count
+    return {
+        "command": "score",
+        "seconds": seconds,
+        "wall": round(time.monotonic() - start, 3),
+        "images": images,
+        "images_per_second": round(images / seconds, 1) if seconds else 0.0,
+    }
 
 
 def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
@@ -212,10 +227,10 @@ def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) ->
     ids = val.readable(np.arange(val.count))
     try:
         with Progress(len(ids), "validating the teacher") as progress:
-            found, logits = score_logits(teacher, reader, ids, config.batch_size, progress)
+            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, 1)
     finally:
         reader.close()
-    scores = compute_scores(logits, val.label_N[found], ["confidence", "correct"])
+    scores = compute_scores(logits_nVC[:, 0], val.label_N[found], ["confidence", "correct"])
     calibration.add(scores["confidence"], scores["correct"])
     return calibration.top1
 
@@ -227,54 +242,3 @@ def warn_about_teacher(train_top1: float, class_count: int) -> None:
             f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
             f"{class_count} classes: is the class order right, and the preprocessing?"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """What `--limit` shows: a taste of the scores, and what the whole would take."""
-
-    samples: int
-    top1: float
-    ece: float
-    hardest: list[dict[str, Any]]
-    preprocessing: dict[str, Any]
-    images_per_second: float
-    seconds_for_all: float
-    bytes_for_all: int
-
-
-def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: int) -> Preview:
-    """Score `limit` samples spread evenly over the data; writes nothing."""
-    ids = images.readable(np.unique(np.linspace(0, images.count - 1, min(limit, images.count)).astype(np.int64)))
-    reader = images.open(teacher.preprocessing, device=teacher.device, workers=config.workers, loader=config.loader)
-    try:
-        with Progress(len(ids), "preview") as progress:
-            found, logits = score_logits(teacher, reader, ids, config.batch_size, progress)
-            rate = progress.rate()
-    finally:
-        reader.close()
-    if not len(found):
-        raise InputError("not one image of the preview could be read")
-    scores = compute_scores(logits, images.label_N[found])
-    calibration = Calibration()
-    calibration.add(scores["confidence"], scores["correct"])
-    hardest = np.argsort(-scores["loss"], kind="stable")[:5]
-    keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
-    return Preview(
-        samples=len(found),
-        top1=calibration.top1,
-        ece=calibration.ece,
-        hardest=[
-            {
-                "key": keys[int(found[row])],
-                "label": images.class_names[int(images.label_N[found[row]])],
-                "predicted": images.class_names[int(logits[row].argmax())],
-                "loss": round(float(scores["loss"][row]), 4),
-            }
-            for row in hardest
-        ],
-        preprocessing=teacher.preprocessing.model_dump(),
-        images_per_second=rate,
-        seconds_for_all=images.count / rate if rate else 0.0,
-        bytes_for_all=images.count * (2 * len(images.class_names) + 4 * len(SCORES) + 120),
-    )

@@ -174,6 +174,13 @@ def compute_scores(
     return results
 
 
+def mean_scores(logits_NVC: Logits, label_N: Integers, views: range) -> dict[str, NDArray[np.float32]]:
+    """Every score, each (N,) float32, as the mean of what it is in each of some views; logits (N, V, C)."""
+    per_view = [compute_scores(logits_NVC[:, view], label_N) for view in views]
+    stacks = {name: np.stack([scores[name] for scores in per_view]) for name in SCORES}
+    return {name: stack_VN.mean(axis=0, dtype=np.float64).astype(np.float32) for name, stack_VN in stacks.items()}
+
+
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of rows that hold about BLOCK_VALUES values each."""
     step = max(1, BLOCK_VALUES // max(1, columns))

@@ -1,9 +1,11 @@
 """Who does which parts."""
 
+from pathlib import Path
+
 import pytest
 
 from manifests.errors import UsageError
-from prune_toolkit.runs import Ranks
+from prune_toolkit.runs import Ranks, clear_times, note_time, total_seconds
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
@@ -34,3 +36,15 @@ def test_impossible_ranks_are_refused(rank: int, world_size: int) -> None:
 def test_a_rank_that_is_no_number_is_refused() -> None:
     with pytest.raises(UsageError, match="RANK='one'"):
         Ranks.resolve(None, None, {"RANK": "one", "WORLD_SIZE": "2"})
+
+
+def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:
+    assert total_seconds(tmp_path) == 0
+    note_time(tmp_path, 0, 1.25)
+    note_time(tmp_path, 3, 2.5)
+    note_time(tmp_path, 0, 1.5)  # the part was made again
+    (tmp_path / ".times" / "part-00009.json").write_text("half a fi")
+    assert total_seconds(tmp_path) == 4.0
+    clear_times(tmp_path)
+    clear_times(tmp_path)
+    assert list(tmp_path.iterdir()) == []

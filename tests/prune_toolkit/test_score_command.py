@@ -67,8 +67,8 @@ def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(
 ) -> None:
     out = tmp_path / "manifest"
     arguments = ("score", many_digits, *TEACHER, "-o", out)
-    # 3 parts x 3 tables, local.json, README.md, manifest.json: within a part, between parts, before the header.
-    for renames, files_before in ((2, 1), (6, 5), (9, 11)):
+    # 3 parts x (3 tables and a time), local.json, README.md, manifest.json: in a part, in the next, before the header.
+    for renames, files_before in ((2, 1), (6, 5), (11, 14)):
         launcher = (sys.executable, str(KILL_AT), str(renames))
         prune(*arguments, code=-signal.SIGKILL, launcher=launcher)
         assert not (out / "manifest.json").exists()

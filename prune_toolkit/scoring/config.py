@@ -1,0 +1,101 @@
+"""What `prune score` was asked to do, and where in the manifest its tables lie."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UsageError
+from manifests.header import Views
+from manifests.top_k import check_k
+from prune_toolkit.runs import ALONE, Ranks
+from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
+from prune_toolkit.scoring.view_flags import check_view_count, views_block, views_text, views_to_score
+from trainer.loading import EVALUATION
+from trainer.teacher import Teacher
+from trainer.views import ViewRecipe
+
+SCORE_SET = "teacher"
+SCORE_TABLE = f"scores/{SCORE_SET}"
+
+
+def logits_table(view: int) -> str:
+    """The table of a view's logits."""
+    return f"logits/view-{view:03d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `prune score` was asked to do, the teacher and the images apart."""
+
+    out: Path
+    batch_size: int = 256
+    """Images a forward pass, all views of a sample in one."""
+    workers: int = 1
+    loader: str = "auto"
+    ranks: Ranks = ALONE
+    finish_only: bool = False
+    name: str | None = None
+    licence: str | None = None
+    teacher_licence: str | None = None
+    recipe: ViewRecipe = EVALUATION
+    """How views from 1 on differ from the evaluation view."""
+    view_count: int = 1
+    top_k: int | None = None
+    """Logits stored a view; None: all."""
+    score_views: str | None = None
+    """all, 0 or train: the views whose scores are averaged; None: train where there are such views."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+        check_view_count(self.view_count)
+        views_to_score(self.score_views, self.view_count)
+
+    @cached_property
+    def scored_views(self) -> range:
+        """The views whose scores are averaged."""
+        return views_to_score(self.score_views, self.view_count)
+
+    @property
+    def logits_tables(self) -> list[str]:
+        """One table a view."""
+        return [logits_table(view) for view in range(self.view_count)]
+
+    def views(self, teacher: Teacher) -> Views:
+        """What the header says of the stored views."""
+        return views_block(self.recipe, self.view_count, teacher.preprocessing.image_px, self.top_k)
+
+    def resolved(self, teacher: Teacher, images: ImagesAtHand, val: ImagesAtHand | None) -> dict[str, Any]:
+        """What the result depends on, without paths; UsageError for a top_k that fits no class count."""
+        resolved = {
+            "command": "score",
+            "data": images.identity,
+            "val": None if val is None else val.identity,
+            "teacher": teacher.info.spec,
+            "weights_sha256": teacher.weights_sha256,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "output_map": teacher.outputs,
+            "compute": teacher.compute(self.batch_size).model_dump(),
+            "name": self.name,
+            "licence": self.licence,
+            "teacher_licence": self.teacher_licence,
+        }
+        if self.top_k is not None:
+            check_k(self.top_k, len(images.class_names))
+        if self.view_count > 1 or self.top_k is not None:
+            # One view and all its logits: parts of older versions stay valid.
+            resolved["views"] = self.views(teacher).model_dump(exclude_none=True)
+            resolved["score_views"] = views_text(self.scored_views)
+        return resolved
+
+    def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
+        """A reader of the views to store."""
+        return images.open(
+            teacher.preprocessing,
+            device=teacher.device,
+            workers=self.workers,
+            loader=self.loader,
+            recipe=self.recipe,
+            view_count=self.view_count,
+        )

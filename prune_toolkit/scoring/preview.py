@@ -1,0 +1,116 @@
+"""What `prune score` would do, before it does: a taste of the scores, and the time and bytes of the whole."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from manifests.errors import InputError
+from manifests.top_k import words_count
+from prune_toolkit.scoring.config import ScoreConfig
+from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
+from prune_toolkit.scoring.passes import score_views
+from prune_toolkit.scoring.scores import SCORES, Calibration, compute_scores, mean_scores
+from trainer.teacher import Teacher
+
+SAMPLE_BYTES = 120
+"""A row of `samples`, and what Parquet adds."""
+TRIAL_S, TRIAL_SAMPLES, TRIAL_CPU_IMAGES = 2.0, 4096, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What `--limit` shows: a taste of the scores, and what the whole would take."""
+
+    samples: int
+    top1: float
+    ece: float
+    hardest: list[dict[str, Any]]
+    preprocessing: dict[str, Any]
+    images_per_second: float
+    """Images the teacher sees a second; a sample is as many of them as it has views."""
+    seconds_for_all: float
+    bytes_for_all: int
+
+
+def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: int) -> Preview:
+    """Score `limit` samples spread evenly over the data; writes nothing."""
+    config.resolved(teacher, images, None)
+    ids = images.readable(spread(np.arange(images.count), limit))
+    reader = config.open(teacher, images)
+    try:
+        with Progress(len(ids) * config.view_count, "preview") as progress:
+            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, config.view_count)
+            rate = progress.rate()
+    finally:
+        reader.close()
+    if not len(found):
+        raise InputError("not one image of the preview could be read")
+    label_n = images.label_N[found]
+    evaluation = compute_scores(logits_nVC[:, 0], label_n, ["confidence", "correct"])
+    calibration = Calibration()
+    calibration.add(evaluation["confidence"], evaluation["correct"])
+    loss_n = mean_scores(logits_nVC, label_n, config.scored_views)["loss"]
+    keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
+    return Preview(
+        samples=len(found),
+        top1=calibration.top1,
+        ece=calibration.ece,
+        hardest=[
+            {
+                "key": keys[int(found[row])],
+                "label": images.class_names[int(label_n[row])],
+                "predicted": images.class_names[int(logits_nVC[row, 0].argmax())],
+                "loss": round(float(loss_n[row]), 4),
+            }
+            for row in np.argsort(-loss_n, kind="stable")[:5]
+        ],
+        preprocessing=teacher.preprocessing.model_dump(),
+        images_per_second=rate,
+        seconds_for_all=seconds_for(config, images.count, rate),
+        bytes_for_all=logits_bytes(config, images) + images.count * (4 * len(SCORES) + SAMPLE_BYTES),
+    )
+
+
+def logits_bytes(config: ScoreConfig, images: ImagesAtHand) -> int:
+    """Bytes of the logits of all views of all samples."""
+    words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
+    return images.count * config.view_count * words * 2
+
+
+def seconds_for(config: ScoreConfig, count: int, images_per_second: float) -> float:
+    """Seconds that all views of `count` samples take at a rate; 0 when the rate is not known."""
+    return count * config.view_count / images_per_second if images_per_second else 0.0
+
+
+def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int) -> float:
+    """Images a second of TRIAL_S seconds after a batch that warms up; 0 when not one image can be read.
+
+    Batches on a CPU are small, so that a slow teacher does not make the trial long. Closes the reader.
+    """
+    if teacher.device.type == "cpu":
+        batch_size = min(batch_size, TRIAL_CPU_IMAGES)
+    start, shown, rate = time.monotonic(), 0, 0.0
+    try:
+        with closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
+            for number, (_, pixels) in enumerate(batches):
+                teacher.logits(pixels)
+                shown, now = shown + len(pixels), time.monotonic()
+                rate = shown / (now - start)
+                if number == 0:
+                    start, shown = now, 0
+                elif now - start > TRIAL_S:
+                    break
+    finally:
+        reader.close()
+    return rate
+
+
+def spread(ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most `count` of some samples, evenly over them."""
+    chosen: NDArray[np.int64] = ids[np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(np.int64))]
+    return chosen
