@@ -34,7 +34,7 @@ def card(header: Header) -> str:
             f"quota {chosen.quota}, seed {chosen.seed}"
         ]
     if header.labels is not None:
-        lines += [f"- targets: {header.labels.transform}, {header.labels.views} view(s)"]
+        lines += [f"- targets: {targets_text(header)}"]
     commands = {
         "index": ["prune score --data .", "train-student --manifest . --loss ce   # with a beton: train a teacher"],
         "scores": ["prune select . --keep 0.5", "prune show ."],
@@ -46,6 +46,21 @@ def card(header: Header) -> str:
         lines += [f"| {_plain(s.name)} | {s.harder} | {_plain(s.formula)} |" for s in header.scores]
         lines += [""]
     return "\n".join(lines)
+
+
+def targets_text(header: Header) -> str:
+    """What the targets are: transform, policy, views, and how many logits of each are kept; "" without targets."""
+    labels = header.labels
+    if labels is None:
+        return ""
+    labelled = header.views.count if header.views is not None else labels.views
+    what = {
+        "replay": f"replay of {labels.views} view(s)",
+        "mean": f"mean over {labelled} view(s)",
+        "single": "single of view 0",
+    }.get(labels.policy or "", f"{labels.views} view(s)")
+    kept = "" if labels.top_k is None else f", top-{labels.top_k} of {len(header.data.class_names)} logits"
+    return f"{labels.transform}, {what}{kept}"
 
 
 def _plain(text: str) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.beton_writer import Target
 from manifests.console import Progress
 from manifests.errors import InputError, MismatchError
 from manifests.identity import content_hash
@@ -28,7 +29,7 @@ def write_train_beton(
     max_side: int | None = None,
     weight_n: NDArray[np.float32] | None = None,
     kd_weight_n: NDArray[np.float32] | None = None,
-    targets: Iterable[NDArray[np.float16]] | None = None,
+    targets: Iterable[Target] | None = None,
     target_shape: tuple[int, int] | None = None,
 ) -> int:
     """Write the readable rows of `samples` as a beton, in their order; returns how many.

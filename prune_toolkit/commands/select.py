@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 @click.option("--position", metavar="P", help="Of the window selector: 0 easiest, 1/2 medium, 1 hardest.")
 @click.option("--quota", help="proportional (default), equal, published or none.")
 @click.option("--labels", help="What becomes of the logits: reshape (default) or raw.")
+@click.option("--views", type=int, metavar="N", help="Carry the labels of the first N scored views [default: all].")
+@click.option(
+    "--policy", help="What is stored of the views: replay (default), each its own label; mean, one; single, view 0's."
+)
+@click.option("--top-k", type=int, metavar="K", help="Store the K largest logits a target [default: as scored].")
 @click.option("--preset", help="A published combination: mdslr.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random selectors.")
 @click.option("--out", "-o", type=FOLDER, default="selection", show_default=True, help="Folder of the selection.")
@@ -44,6 +49,7 @@ def command(**options: Any) -> None:
     prune select --keep 0.5
     prune select manifest --keep 0.3 --selector window --position 1 --score el2n --labels raw -o hard
     """
+    from manifests.card import targets_text
     from manifests.console import echo_json, format_bytes
     from manifests.manifest import Manifest
     from prune_toolkit.indexing import DataSpec
@@ -60,6 +66,9 @@ def command(**options: Any) -> None:
         parameters={} if options["position"] is None else {"position": options["position"]},
         quota=options["quota"],
         labels=options["labels"],
+        views=options["views"],
+        policy=options["policy"],
+        top_k=options["top_k"],
         preset=options["preset"],
         seed=options["seed"],
         beton=options["beton"],
@@ -74,8 +83,9 @@ def command(**options: Any) -> None:
         _echo_plan(plan, options["batch_size"], options["as_json"])
         return
     selection = write_selection(config, plan)
-    chosen, beton = selection.header.selection, selection.beton_path
+    chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
+    assert labels is not None
     size_bytes = beton.stat().st_size if beton is not None else 0
     if options["as_json"]:
         echo_json(
@@ -83,16 +93,17 @@ def command(**options: Any) -> None:
                 "id": selection.id,
                 "path": str(config.out),
                 "selection": chosen.model_dump(),
+                "labels": labels.model_dump(exclude={"class_std"}),
                 "beton_bytes": size_bytes,
                 "seconds": selection.header.run.get("seconds"),
             }
         )
         return
     beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
-    labels = plan.resolved["labels"]
+    text = labels.transform if plan.targets.views == 1 and labels.top_k is None else targets_text(selection.header)
     click.echo(
         f"{config.out}/: {chosen.count:,} samples kept ({100 * chosen.keep_got:.2f} %) by {chosen.method}, quota "
-        f"{chosen.quota}, labels {labels}; {beton_text}; id {selection.id[:12]}"
+        f"{chosen.quota}, labels {text}; {beton_text}; id {selection.id[:12]}"
     )
     click.echo(f"next: train-student --manifest {config.out}")
 

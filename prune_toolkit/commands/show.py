@@ -8,6 +8,7 @@ import click
 from prune_toolkit.commands.options import FOLDER, json_option
 
 if TYPE_CHECKING:
+    from manifests.header import Views
     from manifests.manifest import Manifest
 
 
@@ -15,17 +16,26 @@ if TYPE_CHECKING:
 @click.argument("manifest", type=FOLDER, default="manifest")
 @json_option
 def command(manifest: Path, as_json: bool) -> None:
-    """Say what MANIFEST is: data, teacher, scores, selection, labels, files.
+    """Say what MANIFEST is: data, teacher, views, scores, selection, labels, files, and what they took.
 
     \b
     prune show selection
     """
     from manifests.console import echo_json
     from manifests.manifest import Manifest
+    from trainer.label_times import label_times
 
     opened = Manifest.open(manifest)
     if as_json:
-        echo_json({"id": opened.id, "path": str(manifest), **opened.header.model_dump(mode="json", exclude_none=True)})
+        echo_json(
+            {
+                "id": opened.id,
+                "path": str(manifest),
+                **opened.header.model_dump(mode="json", exclude_none=True),
+                "bytes_a_sample_and_view": _bytes_a_vector(opened),
+                "times": label_times(opened.header),
+            }
+        )
         return
     for title, value in _facts(opened):
         click.echo(f"{title:<10} {value}")
@@ -38,6 +48,7 @@ def command(manifest: Path, as_json: bool) -> None:
 
 
 def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
+    from manifests.card import targets_text
     from manifests.console import format_bytes
 
     header, data = manifest.header, manifest.header.data
@@ -66,6 +77,8 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
                 f"centre {shown.image_px}x{shown.image_px}",
             ),
         ]
+    if header.views is not None:
+        facts += [("views", _views_text(header.views))]
     if (chosen := header.selection) is not None:
         parameters = "".join(f", {name} {value}" for name, value in chosen.parameters.items())
         by = "" if chosen.score is None else f" over {chosen.score}"
@@ -76,15 +89,55 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
                 f"{chosen.method}{by}{parameters}, quota {chosen.quota}, seed {chosen.seed}",
             )
         ]
-    if (labels := header.labels) is not None:
-        facts += [("targets", f"{labels.transform}, {labels.views} view(s)")]
+    size_of = _bytes_a_vector(manifest)
+    if "logits" in size_of:
+        facts += [("logits", f"{format_bytes(size_of['logits'])} a sample and a view")]
+    if header.labels is not None:
+        each = "a sample and a view" if header.labels.views > 1 else "a sample"
+        stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
+        facts += [("targets", f"{targets_text(header)}{stored}")]
     facts += [
         ("files", f"{len(header.files)}, {format_bytes(size_bytes)}"),
+        *_times(manifest),
         ("made by", f"{header.tool.name} {header.tool.version}, schema {header.schema_version}"),
     ]
     for parent in header.parents:
         facts.append(("parent", parent[:16]))
     return facts
+
+
+def _views_text(views: "Views") -> str:
+    kept = "" if views.top_k is None else f", top-{views.top_k} logits of each"
+    if views.count == 1:
+        return f"1, the evaluation view{kept}"
+    extra = views.model_extra or {}
+    how = {
+        "pad_crop_flip": f"padded by {extra.get('pad_px')} px",
+        "resized_crop_flip": f"areas from {extra.get('scale_min')}",
+    }.get(views.recipe, f"version {views.version}")
+    mirrored = "" if extra.get("flip", True) else ", not mirrored"
+    return f"{views.count}: the evaluation view and {views.recipe} ({how}{mirrored}), seed {views.seed}{kept}"
+
+
+def _bytes_a_vector(manifest: "Manifest") -> dict[str, float]:
+    """Bytes on disk of the logits, and of the targets, of one sample in one view."""
+    sizes = {}
+    for kind in ("logits", "targets"):
+        entries = [entry for entry in manifest.header.files if entry.path.startswith(f"{kind}/view-")]
+        if rows := sum(entry.rows for entry in entries):
+            sizes[kind] = round(sum(entry.bytes for entry in entries) / rows, 2)
+    return sizes
+
+
+def _times(manifest: "Manifest") -> list[tuple[str, str]]:
+    """What was spent so far, where the headers say."""
+    from manifests.console import format_seconds
+    from trainer.label_times import label_times
+
+    spent = {"scoring_s": "scoring", "selection_s": "selection", "labelling_s": "labelling"}
+    times = label_times(manifest.header)
+    known = [f"{what} {format_seconds(seconds)}" for name, what in spent.items() if (seconds := times[name])]
+    return [("took", ", ".join(known))] if known else []
 
 
 def _echo_scores(manifest: "Manifest") -> None:

@@ -1,8 +1,8 @@
 """Label transforms: from a teacher's stored logits to the targets a student learns from.
 
 A transform is made for a number of classes, sees all scored samples part by part in canonical order (`fit`,
-then `finish`), and turns the logits of the kept ones into targets (`apply`). Arithmetic is float64, targets are
-float16 like the logits.
+then `finish`; or `restore`, with what an earlier run found), and turns the logits of the kept ones into targets
+(`apply`). Arithmetic is float64, targets are float16 like the logits unless a mean is still to be taken of them.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,38 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.registry import Registry
+from manifests.top_k import TopK
 from prune_toolkit.scoring.scores import check_finite, row_blocks
 
 Integers = NDArray[np.integer[Any]]
 Logits = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
-Targets = NDArray[np.float16]
+DTYPE = np.dtype(np.float16)
+_TOO_LARGE = "its reshaped logits leave the range of float16, +-65504"
 
 
 class LabelTransform(Protocol):
-    """A transform at work; arguments: logits (n, C), labels (n,), sample_ids (n,) for error messages."""
+    """A transform at work; arguments: logits (n, C), or the K largest; labels (n,), sample_ids (n,) for messages."""
 
     class_std_C: Floats | None
     """Mean std(logits) of each class, 0 for one without samples; None before `finish` or when unused."""
 
-    def fit(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
         """Take in one part of one view; call for every part of every view that is to count."""
 
     def finish(self) -> None:
         """End of fitting."""
 
-    def apply(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Targets:
-        """Target logits (n, C) float16; InputError naming the sample that has none."""
+    def restore(self, class_std_C: Floats) -> None:
+        """Instead of fitting: the `class_std_C` that an earlier run ended with."""
+
+    def apply(
+        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
+    ) -> Logits:
+        """Target logits (n, C), in float64 when a mean is to follow; InputError naming the sample that has none."""
+
+    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
+        """The same of the K largest logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +83,25 @@ class Raw:
     def __init__(self, class_count: int) -> None:
         self.class_std_C: Floats | None = None
 
-    def fit(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
         """Nothing to learn."""
 
     def finish(self) -> None:
         """Nothing to learn."""
 
-    def apply(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Targets:
-        """The same logits, (n, C) float16; InputError naming the sample whose logits are not finite."""
+    def restore(self, class_std_C: Floats) -> None:
+        """Nothing to learn."""
+
+    def apply(
+        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
+    ) -> Logits:
+        """The same logits, (n, C); InputError naming the sample whose logits are not finite."""
         check_finite(logits_nC, sample_id_n)
-        return np.ascontiguousarray(logits_nC, np.float16)
+        return np.ascontiguousarray(logits_nC, dtype)
+
+    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
+        """The same."""
+        return logits
 
 
 @label_transform(
@@ -99,41 +118,69 @@ class Reshape:
         self._sum_C = np.zeros(class_count, np.float64)
         self._count_C = np.zeros(class_count, np.int64)
 
-    def fit(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
         """Add one part of one view to the class means; InputError naming a sample that is not finite."""
-        check_finite(logits_nC, sample_id_n)
+        if isinstance(logits_nC, TopK):
+            std_n = logits_nC.std_n.astype(np.float64)
+        else:
+            check_finite(logits_nC, sample_id_n)
+            std_n = row_std(logits_nC)
         classes = len(self._sum_C)
-        self._sum_C += np.bincount(label_n, weights=row_std(logits_nC), minlength=classes)
+        self._sum_C += np.bincount(label_n, weights=std_n, minlength=classes)
         self._count_C += np.bincount(label_n, minlength=classes)
 
     def finish(self) -> None:
         """Fix the class means."""
         self.class_std_C = self._sum_C / np.maximum(self._count_C, 1)
 
-    def apply(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Targets:
-        """Reshaped logits (n, C) float16; errors as `reshape`, RuntimeError where `fit` saw no such class."""
+    def restore(self, class_std_C: Floats) -> None:
+        """Take class means fitted earlier; a mean of 0 is of a class without samples."""
+        self.class_std_C = class_std_C
+        self._count_C = (class_std_C > 0).astype(np.int64)
+
+    def apply(
+        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
+    ) -> Logits:
+        """Reshaped logits (n, C); errors as `reshape`, RuntimeError where `fit` saw no such class."""
+        return reshape(logits_nC, label_n, sample_id_n, self._fitted(label_n), dtype)
+
+    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
+        """Reshaped by the std of all C logits, which is stored beside the K largest; errors as `apply`."""
+        scale_n = _scale(logits.std_n.astype(np.float64), label_n, sample_id_n, self._fitted(label_n))
+        kept_nK = np.concatenate([logits.logit_nK, logits.label_logit_n[:, None]], axis=1)
+        with np.errstate(over="ignore"):
+            scaled_nK = (kept_nK * scale_n[:, None]).astype(DTYPE)
+        _refuse(np.asarray(np.isinf(scaled_nK).any(axis=1)), label_n, sample_id_n, _TOO_LARGE)
+        return logits.scaled(scale_n)
+
+    def _fitted(self, label_n: Integers) -> Floats:
         if self.class_std_C is None or not self._count_C[label_n].all():
             raise RuntimeError("reshape: fit() every class and finish() before apply()")
-        return reshape(logits_nC, label_n, sample_id_n, self.class_std_C)
+        return self.class_std_C
 
 
-def reshape(logits_nC: Logits, label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Targets:
-    """Rescale each row of logits to the standard deviation of its class, (n, C) float16.
+def reshape(
+    logits_nC: Logits, label_n: Integers, sample_id_n: Integers, class_std_C: Floats, dtype: np.dtype[Any] = DTYPE
+) -> Logits:
+    """Rescale each row of logits to the standard deviation of its class, (n, C).
 
-    InputError naming the sample whose logits are not finite, are all equal (std 0), or leave float16's range.
+    InputError naming the sample whose logits are not finite, are all equal (std 0), or leave the dtype's range.
     The largest logit stays the largest; logits that differ by less than float16 resolves may become equal.
     """
     check_finite(logits_nC, sample_id_n)
-    std_n = row_std(logits_nC)
-    _refuse(std_n == 0, label_n, sample_id_n, "all its logits are equal: there is no std to divide by")
-    scale_n = class_std_C[label_n] / std_n
-    target_nC = np.empty(logits_nC.shape, np.float16)
+    scale_n = _scale(row_std(logits_nC), label_n, sample_id_n, class_std_C)
+    target_nC = np.empty(logits_nC.shape, dtype)
     with np.errstate(over="ignore"):
         for block in row_blocks(*logits_nC.shape):
             target_nC[block] = logits_nC[block].astype(np.float64) * scale_n[block, None]
-    overflow_n = np.asarray(np.isinf(target_nC).any(axis=1))
-    _refuse(overflow_n, label_n, sample_id_n, "its reshaped logits leave the range of float16, +-65504")
+    _refuse(np.asarray(np.isinf(target_nC).any(axis=1)), label_n, sample_id_n, _TOO_LARGE)
     return target_nC
+
+
+def _scale(std_n: Floats, label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Floats:
+    _refuse(std_n == 0, label_n, sample_id_n, "all its logits are equal: there is no std to divide by")
+    scale_n: Floats = class_std_C[label_n] / std_n
+    return scale_n
 
 
 def row_std(logits_nC: Logits) -> Floats:

@@ -1,10 +1,8 @@
 """`prune select`: which samples to keep, their targets, and the beton a student trains from. Torch-free."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,222 +11,21 @@ from numpy.typing import NDArray
 from manifests.beton import Beton
 from manifests.card import write_card
 from manifests.console import note
-from manifests.errors import InputError, UsageError
+from manifests.errors import InputError
 from manifests.header import Header, Labels, Selection
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
-from manifests.parts import (
-    SELECTION_SCHEMA,
-    config_digest,
-    part_count,
-    part_path,
-    part_rows,
-    read_part,
-    vectors_of,
-    vectors_table,
-    write_part,
-)
+from manifests.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.sources.base import Source
+from manifests.top_k import SoftLabels, TopK
 from prune_toolkit.indexing import DataSpec
 from prune_toolkit.materialise import write_train_beton
 from prune_toolkit.runs import finished, tool
+from prune_toolkit.selection.config import PRESETS, Preset, SelectConfig
 from prune_toolkit.selection.labels import LABELS, LabelTransform
-from prune_toolkit.selection.quotas import QUOTAS, parse_keep
-from prune_toolkit.selection.selectors import SELECTORS, UNREADABLE, Choice, Pool, choose
+from prune_toolkit.selection.plan import Plan, plan_selection
+from prune_toolkit.selection.targets import beton_targets, carried_views, targets_of, write_targets
 
-TARGETS = "targets/view-000"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A published combination of selector, quota, labels and loss."""
-
-    selector: str
-    score: str
-    quota: str
-    labels: str
-    source: str
-    loss: Mapping[str, float] = field(default_factory=dict)
-    """What the trainer takes from the header unless told otherwise."""
-
-
-PRESETS = {
-    "mdslr": Preset(
-        selector="medium",
-        score="loss",
-        quota="published",
-        labels="reshape",
-        source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe)",
-        loss={"kd_weight": 0.9, "temperature": 4.0},
-    )
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectConfig:
-    """What `prune select` was asked to do; None takes the preset's or the selector's own choice."""
-
-    keep: str
-    out: Path
-    selector: str | None = None
-    score: str | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    quota: str | None = None
-    labels: str | None = None
-    preset: str | None = None
-    seed: int = 0
-    beton: bool = True
-    data: DataSpec | None = None
-    max_side: int | None = None
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        parse_keep(self.keep)
-        if self.preset is None:
-            return
-        if self.preset not in PRESETS:
-            raise UsageError(f"unknown preset {self.preset!r}", hint=f"known: {', '.join(PRESETS)}")
-        for name in ("selector", "score", "quota", "labels"):
-            asked = getattr(self, name)
-            if asked is not None and asked != getattr(PRESETS[self.preset], name):
-                raise UsageError(
-                    f"--preset {self.preset} sets {name} to {getattr(PRESETS[self.preset], name)}, not {asked}",
-                    hint="leave out one of the two",
-                )
-
-    def resolved(self, parent: Manifest) -> dict[str, Any]:
-        """Every choice made, without paths."""
-        preset = PRESETS.get(self.preset or "")
-        method = SELECTORS[self.selector or (preset.selector if preset else "medium")]
-        parameters = {name: str(value) for name, value in method.resolve(self.parameters).items()}
-        score = self.score or method.score
-        if method.score is None and self.score is not None:
-            raise UsageError(f"selector {method.name} ranks by no score", hint="leave out --score")
-        return {
-            "command": "select",
-            "parent": parent.id,
-            "keep": self.keep,
-            "selector": method.name,
-            "parameters": parameters,
-            "score": score,
-            "quota": QUOTAS[self.quota or (preset.quota if preset else "proportional")].name,
-            "labels": LABELS[self.labels or (preset.labels if preset else "reshape")].name,
-            "preset": self.preset,
-            "loss": dict(preset.loss) if preset else {},
-            "seed": self.seed,
-            "beton": self.beton,
-            "max_side": self.max_side,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A decided selection, before anything is written."""
-
-    parent: Manifest
-    resolved: dict[str, Any]
-    samples: pa.Table
-    readable_N: NDArray[np.bool_]
-    keep_N: NDArray[np.bool_]
-    reason_N: NDArray[np.object_]
-    choice: Choice
-
-    @property
-    def count(self) -> int:
-        """Samples kept."""
-        return int(self.keep_N.sum())
-
-    @property
-    def keep_got(self) -> float:
-        """Kept share of the readable samples."""
-        return self.count / int(self.readable_N.sum())
-
-    def per_class(self) -> list[dict[str, Any]]:
-        """Readable and kept samples of every class."""
-        label_N = self.samples.column("label").to_numpy()
-        classes = len(self.parent.class_names)
-        readable = np.bincount(label_N[self.readable_N], minlength=classes)
-        kept = np.bincount(label_N[self.keep_N], minlength=classes)
-        return [
-            {"class": name, "samples": int(readable[c]), "kept": int(kept[c])}
-            for c, name in enumerate(self.parent.class_names)
-        ]
-
-    def beton_bytes(self, beton: Beton | None) -> int:
-        """About how large train.beton will be, in bytes."""
-        kept = self.samples.filter(pa.array(self.keep_N))
-        if beton is None:
-            images = int(kept.column("size_bytes").to_numpy().sum())
-        else:
-            row_of_id = np.searchsorted(beton.columns["sample_id"], kept.column("sample_id").to_numpy())
-            images = int(beton.image_size_N[np.minimum(row_of_id, beton.count - 1)].sum())
-        return images + self.count * (2 * len(self.parent.class_names) + 120)
-
-
-def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
-    """Decide what to keep; UsageError for a manifest without what the selector needs."""
-    if parent.kind != "scores":
-        raise UsageError(
-            f"{parent.path} is of kind {parent.kind}: selecting needs a scored manifest",
-            hint="make one: prune score --data DATA --teacher TEACHER",
-        )
-    resolved = config.resolved(parent)
-    samples = parent.samples()
-    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    pool_samples = samples.filter(pa.array(readable_N))
-    ids = pool_samples.column("sample_id").to_numpy()
-    score_n, harder = None, "high"
-    if resolved["score"] is not None:
-        score_n, harder = _score_column(parent, resolved["score"], ids)
-    hashes = pool_samples.column("content_hash").combine_chunks()
-    choice = choose(
-        resolved["selector"],
-        Pool(
-            sample_id_N=ids,
-            label_N=pool_samples.column("label").to_numpy(),
-            content_hash_N16=_hash_matrix(hashes),
-            class_count=len(parent.class_names),
-            score_N=score_n,
-            harder=harder,  # type: ignore[arg-type]
-        ),
-        keep=parse_keep(config.keep),
-        quota=resolved["quota"],
-        seed=config.seed,
-        parameters=config.parameters,
-    )
-    keep_N = np.zeros(len(samples), np.bool_)
-    keep_N[readable_N] = choice.keep_N
-    reason_N = np.full(len(samples), choice.reasons[UNREADABLE], object)
-    reason_N[readable_N] = np.array(choice.reasons, object)[choice.reason_N]
-    return Plan(
-        parent=parent,
-        resolved=resolved,
-        samples=samples,
-        readable_N=readable_N,
-        keep_N=keep_N,
-        reason_N=reason_N,
-        choice=choice,
-    )
-
-
-def _hash_matrix(hashes: pa.Array) -> NDArray[np.uint8]:
-    width = hashes.type.byte_width
-    offset = hashes.offset * width
-    return np.frombuffer(hashes.buffers()[1], np.uint8, len(hashes) * width, offset).reshape(-1, width)
-
-
-def _score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:
-    """A score by name, or SET/NAME, for the samples asked for, and which end of it is harder."""
-    set_name, _, column = name.rpartition("/")
-    set_name = set_name or "teacher"
-    spec = next((s for s in parent.header.scores if s.set == set_name and s.name == column), None)
-    if spec is None:
-        known = ", ".join(f"{s.set}/{s.name}" for s in parent.header.scores)
-        raise UsageError(f"{parent.path} has no score {name!r}", hint=f"it has: {known}")
-    table = parent.scores(set_name)
-    scored = table.column("sample_id").to_numpy()
-    if not np.array_equal(scored, ids):
-        raise InputError(f"{parent.path}: scores/{set_name} does not cover exactly the readable samples")
-    return table.column(column).to_numpy(), spec.harder
+__all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "images_of", "plan_selection", "write_selection"]
 
 
 def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
@@ -238,16 +35,16 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         note(f"{out} is finished already")
         return done
     start = time.monotonic()
-    images = images_of(config, parent) if config.beton else None
+    images = images_of(config.data, parent) if config.beton else None
     out.mkdir(parents=True, exist_ok=True)
     digest, count = config_digest(plan.resolved), len(plan.samples)
     parent.link_table("samples", out)
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         write_part(out / part_path("selection", part), _selection_table(plan, rows), digest)
-    transform = LABELS[plan.resolved["labels"]].make(len(parent.class_names))
+    transform = fitted_transform(plan)
     _write_targets(out, plan, transform, digest)
-    files = part_entries(out, ["samples", "selection", TARGETS], count)
+    files = part_entries(out, ["samples", "selection", *plan.targets.tables], count)
     if images is not None:
         rows_written = write_train_beton(
             out / BETON_NAME,
@@ -255,8 +52,8 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             images=images,
             workers=config.workers,
             max_side=config.max_side,
-            targets=_targets(out, count),
-            target_shape=(1, len(parent.class_names)),
+            targets=beton_targets(out, plan.targets, count),
+            target_shape=plan.targets.shape,
         )
         files.append(file_entry(out, BETON_NAME, rows_written))
     header = parent.header
@@ -267,7 +64,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         data=header.data,
         teacher=header.teacher,
         compute=header.compute,
-        views=header.views,
+        views=None if header.views is None else carried_views(header.views, plan.targets.views),
         selection=Selection(
             method=resolved["selector"],
             parameters=resolved["parameters"],
@@ -282,27 +79,26 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         labels=Labels(
             transform=resolved["labels"],
             parameters={"loss": resolved["loss"]} if resolved["loss"] else {},
-            views=1,
+            views=len(plan.targets.tables),
+            policy=plan.targets.policy,
+            top_k=plan.targets.top_k,
             class_std=None if class_std is None else [float(value) for value in class_std],
         ),
         parents=[parent.id],
         tool=tool(),
         config=resolved,
         files=files,
-        run={
-            "seconds": round(time.monotonic() - start, 3),
-            "parent_run": header.run,
-        },
+        run={"command": "select", "seconds": round(time.monotonic() - start, 3), "parent_run": header.run},
     )
     write_local(out, parent.local if config.data is None else config.data.local())
     write_card(out, selection_header)
     return commit(out, selection_header)
 
 
-def images_of(config: SelectConfig, parent: Manifest) -> Source | Beton:
-    """The images to cut the beton from: --data, the beton that was scored, or the source that was."""
-    if config.data is not None:
-        return config.data.open()
+def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
+    """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
+    if data is not None:
+        return data.open()
     beton = parent.beton_path or parent.local.get("beton")
     if beton is not None and Path(beton).is_file():
         return Beton.open(beton)
@@ -328,20 +124,43 @@ def _selection_table(plan: Plan, rows: range) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
-def _write_targets(out: Path, plan: Plan, transform: LabelTransform, digest: str) -> None:
-    """Targets of the kept samples, part by part: at most one part of logits is in memory."""
-    label_N = plan.samples.column("label").to_numpy()
-    if LABELS[plan.resolved["labels"]].needs_fit:
-        for ids, logits in plan.parent.logits():
-            transform.fit(logits, label_N[ids], ids)
+def fitted_transform(plan: Plan) -> LabelTransform:
+    """The label transform, having seen the training views of all scored samples, or view 0 where there are none."""
+    method = LABELS[plan.resolved["labels"]]
+    transform = method.make(len(plan.parent.class_names))
+    if method.needs_fit:
+        label_N = plan.samples.column("label").to_numpy()
+        scored = plan.parent.header.views
+        for view in range(1, scored.count) if scored is not None and scored.count > 1 else (0,):
+            for ids, logits in plan.parent.soft_labels("logits", view):
+                transform.fit(logits, label_N[ids], ids)
     transform.finish()
-    for part, (ids, logits) in enumerate(plan.parent.logits()):
+    return transform
+
+
+def _write_targets(out: Path, plan: Plan, transform: LabelTransform, digest: str) -> None:
+    """Targets of the kept samples; of all views, one part of logits is in memory at a time."""
+    label_N = plan.samples.column("label").to_numpy()
+    targets = plan.targets
+    for part, (ids, logits) in enumerate(_kept_logits(plan)):
+        labels = targets_of(logits, label_N[ids], ids, transform, targets.policy, targets.top_k)
+        write_targets(out, targets, part, ids, labels, digest)
+
+
+def _kept_logits(plan: Plan) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16] | list[TopK]]]:
+    """(sample_id (n,), logits (n, V, C) float16 or V times the K largest) of the kept samples, part by part."""
+    streams = [plan.parent.soft_labels("logits", view) for view in range(plan.targets.read_views)]
+    for views in zip(*streams, strict=True):
+        ids = views[0][0]
+        if any(not np.array_equal(ids, other) for other, _ in views):
+            raise InputError(f"{plan.parent.path}: the views of one part are of other samples")
         kept = plan.keep_N[ids]
-        targets = transform.apply(logits[kept], label_N[ids][kept], ids[kept])
-        write_part(out / part_path(TARGETS, part), vectors_table(ids[kept], "target", targets), digest)
+        yield ids[kept], _joined([logits[kept] for _, logits in views])
 
 
-def _targets(out: Path, count: int) -> Iterator[NDArray[np.float16]]:
-    for part in range(part_count(count)):
-        _, targets = vectors_of(read_part(out / part_path(TARGETS, part)), "target")
-        yield from targets[:, None, :]
+def _joined(views: list[SoftLabels]) -> NDArray[np.float16] | list[TopK]:
+    top = [logits for logits in views if isinstance(logits, TopK)]
+    dense = [logits for logits in views if not isinstance(logits, TopK)]
+    if top and dense:
+        raise InputError("some views hold all logits, others the largest")
+    return top or np.stack(dense, axis=1)

@@ -215,6 +215,29 @@ def test_stored_class_means_reshape_further_views() -> None:
     )
 
 
+def test_a_restored_transform_gives_the_targets_of_the_fitted_one() -> None:
+    expected, class_std = reshaped(LOGITS, LABELS_N, 3)
+    transform = LABELS["reshape"].make(3)
+    transform.restore(class_std)
+    np.testing.assert_array_equal(transform.apply(LOGITS, LABELS_N, IDS), expected)
+    with pytest.raises(RuntimeError, match="every class"):
+        transform.apply(LOGITS, LABELS_N + 1, IDS)
+    raw = LABELS["raw"].make(3)
+    raw.restore(class_std)
+    assert raw.class_std_C is None
+
+
+@pytest.mark.parametrize("name", ["raw", "reshape"])
+def test_targets_for_a_mean_are_not_rounded(name: str) -> None:
+    transform = LABELS[name].make(2)
+    transform.restore(np.array([1.0, 1.0]))
+    exact = transform.apply(LOGITS, LABELS_N, IDS, np.dtype(np.float64))
+    assert exact.dtype == np.float64
+    scale = 1 if name == "raw" else 1 / LOGITS.astype(np.float64).std(axis=1, ddof=1, keepdims=True)
+    np.testing.assert_allclose(exact, LOGITS * scale, rtol=1e-15)
+    np.testing.assert_array_equal(exact.astype(np.float16), transform.apply(LOGITS, LABELS_N, IDS))
+
+
 def test_label_transforms_are_listed_and_a_name_can_be_taken_once() -> None:
     assert list(LABELS) == ["raw", "reshape"]
     assert all(entry.formula and entry.source for entry in LABELS.values())

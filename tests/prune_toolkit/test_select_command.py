@@ -15,6 +15,7 @@ from tests_support import tree_bytes
 from manifests.beton import Beton
 from manifests.manifest import Manifest
 from manifests.sources import open_source
+from manifests.top_k import top_k
 from manifests.verify import verify
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -118,6 +119,129 @@ def test_every_quota_and_window_end_can_be_asked_for(scored: Path, tmp_path: Pat
         assert loss_N[keep].mean() > np.quantile(loss_N, 0.75)
     keep = Manifest.open(tmp_path / "none").selection().column("keep").to_numpy(zero_copy_only=False)
     assert loss_N[keep].min() >= loss_N[~keep].max()
+
+
+@pytest.fixture(scope="module")
+def viewed(tmp_path_factory: pytest.TempPathFactory, prune: Run) -> Path:
+    """A small manifest of three scored views."""
+    out = tmp_path_factory.mktemp("viewed") / "manifest"
+    prune("score", "demo:digits", *TEACHER, "--views", 3, "--seed", 7, "-o", out)
+    return out
+
+
+def all_views(manifest: Manifest, kind: str, views: int) -> np.ndarray:
+    """(n, V, C) of all samples that have them."""
+    stream = manifest.logits if kind == "logits" else manifest.targets
+    return np.stack([np.concatenate([block for _, block in stream(view)]) for view in range(views)], axis=1)
+
+
+def class_std_of_training_views(manifest: Manifest, views: int) -> np.ndarray:
+    label_N = manifest.samples().column("label").to_numpy()
+    std_NV = all_views(manifest, "logits", views).astype(np.float64).std(axis=2, ddof=1)[:, 1:]
+    return np.array([std_NV[label_N == c].mean() for c in range(10)])
+
+
+def test_all_scored_views_are_carried_each_reshaped_to_the_training_views(
+    viewed: Path, tmp_path: Path, prune: Run
+) -> None:
+    result = prune("select", viewed, "--keep", "0.25", "-o", tmp_path / "s")
+    assert "reshape, replay of 3 view(s)" in result.stdout
+    manifest, selection = Manifest.open(viewed), Manifest.open(tmp_path / "s")
+    label_N = manifest.samples().column("label").to_numpy()
+    class_std = class_std_of_training_views(manifest, 3)
+    np.testing.assert_allclose(selection.header.labels.class_std, class_std, rtol=1e-12)
+    kept = np.flatnonzero(selection.selection().column("keep").to_numpy(zero_copy_only=False))
+    logits = all_views(manifest, "logits", 3)[kept].astype(np.float64)
+    expected = logits / logits.std(axis=2, ddof=1, keepdims=True) * class_std[label_N[kept]][:, None, None]
+    targets = all_views(selection, "targets", 3)
+    np.testing.assert_allclose(targets, expected, rtol=2**-10, atol=2**-20)
+    beton = Beton.open(selection.beton_path)
+    assert np.array_equal(beton.targets(np.arange(beton.count)).view(np.int16), targets.view(np.int16))
+    header = selection.header
+    assert (header.labels.views, header.labels.policy, header.labels.top_k) == (3, "replay", None)
+    assert header.views == manifest.header.views
+    assert header.run["command"] == "select"
+    assert header.run["parent_run"]["command"] == "score"
+    assert verify(tmp_path / "s").ok
+
+
+def test_the_first_views_can_be_carried_alone(viewed: Path, tmp_path: Path, prune: Run) -> None:
+    base = ("select", viewed, "--keep", "0.25", "--labels", "raw")
+    prune(*base, "-o", tmp_path / "all")
+    prune(*base, "--views", 2, "-o", tmp_path / "two")
+    prune(*base, "--views", 1, "-o", tmp_path / "one")
+    targets = all_views(Manifest.open(tmp_path / "all"), "targets", 3)
+    two, one = Manifest.open(tmp_path / "two"), Manifest.open(tmp_path / "one")
+    assert np.array_equal(all_views(two, "targets", 2), targets[:, :2])
+    assert np.array_equal(all_views(one, "targets", 1), targets[:, :1])
+    assert (two.header.views.count, two.header.views.recipe, two.header.views.seed) == (2, "pad_crop_flip", 7)
+    assert (one.header.views.count, one.header.views.recipe) == (1, "eval")
+    assert one.header.labels.policy == "single"
+
+
+@pytest.mark.parametrize("policy", ["mean", "single"])
+def test_one_label_can_be_stored_for_all_views(viewed: Path, tmp_path: Path, prune: Run, policy: str) -> None:
+    prune("select", viewed, "--keep", "0.25", "--labels", "raw", "--policy", policy, "-o", tmp_path / "s")
+    manifest, selection = Manifest.open(viewed), Manifest.open(tmp_path / "s")
+    kept = np.flatnonzero(selection.selection().column("keep").to_numpy(zero_copy_only=False))
+    logits = all_views(manifest, "logits", 3)[kept].astype(np.float64)
+    expected = logits.mean(axis=1) if policy == "mean" else logits[:, 0]
+    assert np.array_equal(all_views(selection, "targets", 1)[:, 0], expected.astype(np.float16))
+    header = selection.header
+    assert (header.labels.policy, header.labels.views, header.views.count) == (policy, 1, 3)
+    assert not selection.has("targets/view-001")
+
+
+def test_the_largest_logits_alone_can_be_stored(viewed: Path, tmp_path: Path, prune: Run) -> None:
+    prune("select", viewed, "--keep", "0.25", "--labels", "raw", "-o", tmp_path / "full")
+    result = prune("select", viewed, "--keep", "0.25", "--labels", "raw", "--top-k", 4, "-o", tmp_path / "k")
+    assert "replay of 3 view(s), top-4 of 10 logits" in result.stdout
+    full, selection = Manifest.open(tmp_path / "full"), Manifest.open(tmp_path / "k")
+    label_n = Beton.open(full.beton_path).columns["label"]
+    words = []
+    for view in range(3):
+        [(_, dense)], [(_, stored)] = full.soft_labels("targets", view), selection.soft_labels("targets", view)
+        assert np.array_equal(stored.words(), top_k(dense, label_n, 4).words())
+        words.append(stored.words())
+    beton = Beton.open(selection.beton_path)
+    assert beton.target_shape == (3, 21)
+    assert np.array_equal(beton.targets(np.arange(beton.count)).view(np.int16), np.stack(words, axis=1))
+    assert selection.header.labels.top_k == 4
+    assert verify(tmp_path / "k").ok
+    shown = json.loads(prune("show", tmp_path / "k", "--json").stdout)
+    entries = [entry for entry in selection.header.files if entry.path.startswith("targets/")]
+    assert shown["bytes_a_sample_and_view"]["targets"] == round(sum(e.bytes for e in entries) / (3 * beton.count), 2)
+    assert shown["times"]["scoring_s"] > 0
+    assert shown["times"]["labelling_s"] == 0
+
+
+def test_views_scored_as_their_largest_logits_are_carried_as_such(tmp_path: Path, prune: Run) -> None:
+    prune("score", "demo:digits", *TEACHER, "--views", 2, "--top-k", 4, "-o", tmp_path / "m")
+    base = ("select", tmp_path / "m", "--keep", "0.25", "-o", tmp_path / "s")
+    assert "cannot be averaged" in prune(*base, "--policy", "mean", code=2).stderr
+    assert "the 4 largest" in prune(*base, "--top-k", 5, code=2).stderr
+    assert not (tmp_path / "s").exists()
+    prune(*base)
+    scored, selection = Manifest.open(tmp_path / "m"), Manifest.open(tmp_path / "s")
+    label_N = scored.samples().column("label").to_numpy()
+    [(ids, seen)] = scored.soft_labels("logits", 1)
+    assert np.array_equal(ids, np.arange(len(label_N)))
+    class_std = [seen.std_n[label_N == c].astype(np.float64).mean() for c in range(10)]
+    np.testing.assert_allclose(selection.header.labels.class_std, class_std, rtol=1e-12)
+    [(kept, targets)] = selection.soft_labels("targets", 1)
+    # All targets of a class have its std.
+    np.testing.assert_allclose(targets.std_n, np.array(class_std)[label_N[kept]], rtol=1e-6)
+    assert np.array_equal(targets.class_nK, seen.class_nK[kept])
+    assert "top-4 logits of each" in prune("show", tmp_path / "m").stdout
+
+
+def test_more_views_than_were_scored_are_refused_with_the_way_to_have_them(
+    viewed: Path, tmp_path: Path, prune: Run
+) -> None:
+    result = prune("select", viewed, "--keep", "0.25", "--views", 4, "-o", tmp_path / "s", code=2)
+    assert "holds logits of 3 view(s)" in result.stderr
+    assert "prune label --views 4" in result.stderr
+    assert "--views 0" in prune("select", viewed, "--keep", "0.25", "--views", 0, "-o", tmp_path / "s", code=2).stderr
 
 
 def test_a_dry_run_counts_and_writes_nothing(scored: Path, tmp_path: Path, prune: Run) -> None:

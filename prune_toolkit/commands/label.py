@@ -1,0 +1,180 @@
+"""`prune label`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.commands.options import (
+    FOLDER,
+    data_options,
+    dry_run_option,
+    json_option,
+    rank_options,
+    teacher_of,
+    teacher_options,
+    view_options,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from manifests.manifest import Manifest
+    from prune_toolkit.labelling import Trial
+    from prune_toolkit.selection.targets import TargetPlan
+    from trainer.views import ViewRecipe
+
+
+@click.command(name="label")
+@click.argument("selection", type=FOLDER, default="selection")
+@view_options(views=8)
+@click.option("--labels", help="What becomes of the logits: raw or reshape [default: the selection's].")
+@click.option("--policy", help="What is stored: replay, mean or single [default: replay; single with --views 1].")
+@teacher_options
+@click.option("--other-teacher", is_flag=True, help="Let a teacher label that is not the one that scored.")
+@click.option("--out", "-o", type=FOLDER, default="labelled", show_default=True, help="Folder of the new selection.")
+@click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
+@data_options
+@workers_option
+@click.option("--finish", is_flag=True, help="Label nothing; write the header if all parts are there.")
+@rank_options
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Run the teacher over many views of the samples that SELECTION keeps; write a selection with their labels.
+
+    The images are those of the selection's train.beton, or where they were scored, or --data. Views are drawn as the
+    selection's were, where it has more than one. A killed run goes on where it stopped; several processes share the
+    work as with `prune score`.
+
+    \b
+    prune label selection --teacher resnet32x4 --checkpoint teacher.safetensors
+    prune label selection --views 16 --policy mean --dry-run
+    """
+    from manifests.card import targets_text
+    from manifests.console import echo_json, format_bytes, note
+    from manifests.manifest import Manifest
+    from prune_toolkit.indexing import DataSpec
+    from prune_toolkit.labelling import LabelConfig, Labelling, trial, write_labels
+    from prune_toolkit.runs import Ranks
+
+    selection = Manifest.open(options["selection"])
+    _check_kind(selection)
+    header = selection.header
+    targets = _targets(options, selection)
+    card = header.teacher
+    if card is not None and not options["other_teacher"]:
+        # The teacher of the selection, shown images of the size it scored, needs no flag but its weights.
+        options["teacher"] = options["teacher"] or card.spec
+        options["image_size"] = options["image_size"] or card.preprocessing.image_px
+    teacher = teacher_of(options, selection.class_names)
+    config = LabelConfig(
+        out=options["out"],
+        recipe=_recipe(options, selection, teacher.preprocessing.image_px),
+        targets=targets,
+        labels=options["labels"] or ("raw" if header.labels is None else header.labels.transform),
+        other_teacher=options["other_teacher"],
+        beton=options["beton"],
+        data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
+        if _typed("data")
+        else None,
+        batch_size=options["batch_size"],
+        workers=options["workers"],
+        loader=options["loader"],
+        ranks=Ranks.resolve(options["rank"], options["world_size"]),
+        finish_only=options["finish"],
+    )
+    work = Labelling.of(config, teacher, selection)
+    if options["dry_run"]:
+        tried = trial(work)
+        echo_json(vars(tried)) if options["as_json"] else _echo_trial(tried, teacher.info.spec)
+        return
+    labelled = write_labels(work)
+    if labelled is None:
+        note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
+        return
+    labels, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
+    assert labels is not None
+    assert chosen is not None
+    size_bytes = 0 if beton is None else beton.stat().st_size
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": labelled.id,
+                "path": str(config.out),
+                "samples": chosen.count,
+                "labels": labels.model_dump(exclude={"class_std"}),
+                "views": None if labelled.header.views is None else labelled.header.views.model_dump(),
+                "beton_bytes": size_bytes,
+                "run": {name: value for name, value in labelled.header.run.items() if name != "parent_run"},
+            }
+        )
+        return
+    beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
+    click.echo(
+        f"{config.out}/: {chosen.count:,} samples x {targets.views} view(s) labelled by {teacher.info.spec}: "
+        f"{targets_text(labelled.header)}; {beton_text}; id {labelled.id[:12]}"
+    )
+    click.echo(f"next: train-student --manifest {config.out}")
+
+
+def _check_kind(selection: "Manifest") -> None:
+    from manifests.errors import UsageError
+
+    if selection.kind != "selection":
+        do = f"prune select {selection.path} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
+        raise UsageError(
+            f"{selection.path} is of kind {selection.kind}: labelling needs a selection",
+            hint=f"make one first: {do}",
+        )
+
+
+def _typed(option: str) -> bool:
+    """Whether a flag was typed: `data` of prune.toml is where the images were scored, and the manifest knows that."""
+    return click.get_current_context().get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
+
+
+def _targets(options: dict[str, Any], selection: "Manifest") -> "TargetPlan":
+    from manifests.errors import UsageError
+    from prune_toolkit.selection.targets import TargetPlan
+
+    views = options["views"]
+    if options["policy"] == "single":
+        if views > 1 and not _is_default("views"):
+            raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {views}, or --policy")
+        views = 1
+    return TargetPlan.resolve(options["policy"], views, options["top_k"], len(selection.class_names))
+
+
+def _recipe(options: dict[str, Any], selection: "Manifest", image_px: int) -> "ViewRecipe":
+    """The recipe asked for; what nobody asked for is as in the selection's own views, where it has any but view 0."""
+    from prune_toolkit.scoring.view_flags import view_recipe
+    from trainer.training_views import scored_recipe
+
+    views = selection.header.views
+    if views is not None and views.count > 1:
+        recipe = scored_recipe(views)
+        known = {
+            "augment": recipe.name,
+            "pad": recipe.pad_px,
+            "scale_min": recipe.scale_min,
+            "flip": recipe.flip,
+            "seed": recipe.seed,
+        }
+        options = {**options, **{name: value for name, value in known.items() if _is_default(name)}}
+    return view_recipe(options, image_px)
+
+
+def _is_default(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) == click.core.ParameterSource.DEFAULT
+
+
+def _echo_trial(tried: "Trial", spec: str) -> None:
+    from manifests.console import format_bytes, format_seconds
+
+    click.echo(
+        f"{tried.samples:,} samples x {tried.views} view(s), {tried.targets} target(s) each: "
+        f"{format_bytes(tried.label_bytes)} of labels"
+    )
+    click.echo(
+        f"{spec}: {tried.images_per_second:,.0f} images/s in a short trial, {tried.seconds_for_all / 3600:.2f} hours "
+        f"({format_seconds(tried.seconds_for_all)}) for the whole"
+    )

@@ -1,0 +1,194 @@
+"""What `prune label` was asked to do, and whether selection, teacher and images go together."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.header import Views
+from manifests.manifest import Manifest
+from manifests.parts import part_rows
+from prune_toolkit.indexing import DataSpec
+from prune_toolkit.runs import ALONE, Ranks
+from prune_toolkit.scoring.config import SCORE_TABLE
+from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
+from prune_toolkit.scoring.passes import score_views
+from prune_toolkit.scoring.view_flags import views_block
+from prune_toolkit.selection.labels import LABELS, LabelTransform
+from prune_toolkit.selection.targets import TargetPlan
+from trainer.teacher import Teacher
+from trainer.views import ViewRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What `prune label` was asked to do, the teacher and the selection apart."""
+
+    out: Path
+    recipe: ViewRecipe
+    targets: TargetPlan
+    labels: str
+    other_teacher: bool = False
+    beton: bool = True
+    data: DataSpec | None = None
+    batch_size: int = 256
+    workers: int = 1
+    loader: str = "auto"
+    ranks: Ranks = ALONE
+    finish_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+
+    def views(self, teacher: Teacher) -> Views:
+        """What the header says of the labelled views."""
+        return views_block(self.recipe, self.targets.views, teacher.preprocessing.image_px, None)
+
+    def resolved(self, teacher: Teacher, selection: Manifest) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        targets = self.targets
+        return {
+            "command": "label",
+            "parent": selection.id,
+            "teacher": teacher.info.spec,
+            "weights_sha256": teacher.weights_sha256,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "output_map": teacher.outputs,
+            "compute": teacher.compute(self.batch_size).model_dump(),
+            "views": self.views(teacher).model_dump(exclude_none=True),
+            "policy": targets.policy,
+            "top_k": targets.top_k,
+            "labels": self.labels,
+            "beton": self.beton,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """A labelling that can be done: the selection, its teacher, its images, and how logits become targets."""
+
+    config: LabelConfig
+    teacher: Teacher
+    selection: Manifest
+    images: ImagesAtHand
+    transform: LabelTransform
+    is_other: bool
+    """Whether another teacher than the one that scored gives the labels."""
+
+    @classmethod
+    def of(cls, config: LabelConfig, teacher: Teacher, selection: Manifest) -> "Labelling":
+        """Check that they go together; UsageError, MismatchError or InputError where they do not."""
+        if selection.header.selection is not None and not selection.header.selection.count:
+            raise InputError(f"{selection.path} keeps no sample: nothing to label", hint="select with a larger --keep")
+        difference = _difference(teacher, selection)
+        if difference is not None and not config.other_teacher:
+            raise MismatchError(
+                f"{selection.path} was scored otherwise: {difference}",
+                hint="name the teacher that scored with --teacher and --checkpoint; or take this one: --other-teacher",
+            )
+        is_other = difference is not None
+        return cls(
+            config=config,
+            teacher=teacher,
+            selection=selection,
+            images=_images_at_hand(selection, config.data),
+            transform=stored_transform(selection, config.labels, is_other=is_other),
+            is_other=is_other,
+        )
+
+    @cached_property
+    def keep_N(self) -> NDArray[np.bool_]:
+        """(N,) whether a sample of the data set is kept."""
+        keep_N: NDArray[np.bool_] = self.selection.selection().column("keep").to_numpy(zero_copy_only=False)
+        return keep_N
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that are made part by part; another teacher's scores of the kept samples tell how good it is."""
+        return [*self.config.targets.tables, *([SCORE_TABLE] if self.is_other else [])]
+
+    def kept(self, part: int) -> NDArray[np.int64]:
+        """Kept samples of one part."""
+        rows = part_rows(part, len(self.keep_N))
+        ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
+        return ids
+
+    def open_images(self) -> ImageReader:
+        """A reader of all views."""
+        return self.images.open(
+            self.teacher.preprocessing,
+            device=self.teacher.device,
+            workers=self.config.workers,
+            loader=self.config.loader,
+            recipe=self.config.recipe,
+            view_count=self.config.targets.read_views,
+        )
+
+    def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
+        """Logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
+        views, classes = self.config.targets.read_views, len(self.images.class_names)
+        if not len(ids):
+            return np.empty((0, views, classes), np.float16)
+        found, logits_nVC = score_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
+        if len(found) < len(ids):
+            missing = np.setdiff1d(ids, found)
+            key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
+            raise InputError(
+                f"{key} cannot be read any more ({len(missing):,} such samples here)",
+                hint="restore the images, or name a whole copy of them with --data",
+            )
+        return logits_nVC
+
+
+def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> LabelTransform:
+    """The label transform as it was fitted to all scored samples; UsageError when it was not, or to another teacher."""
+    method = LABELS[labels]
+    transform = method.make(len(selection.class_names))
+    if not method.needs_fit:
+        transform.finish()
+        return transform
+    block = selection.header.labels
+    if is_other:
+        raise UsageError(
+            f"--labels {labels} with another teacher: what it needs was measured on all samples, with the first one",
+            hint="take --labels raw; or score with the other teacher and select again",
+        )
+    if block is None or block.class_std is None or block.transform != labels:
+        raise UsageError(
+            f"{selection.path} was selected without --labels {labels}: what it needs was measured on no sample",
+            hint=f"take --labels raw, or select again with --labels {labels}",
+        )
+    transform.restore(np.array(block.class_std, np.float64))
+    return transform
+
+
+def _difference(teacher: Teacher, selection: Manifest) -> str | None:
+    """How this teacher, or what it is shown, differs from the selection's; None when it does not."""
+    card = selection.header.teacher
+    if card is None:
+        return "by no teacher that is known"
+    if card.weights_sha256 != teacher.weights_sha256:
+        return (
+            f"by {card.spec} with weights {card.weights_sha256[:12]}; "
+            f"this is {teacher.info.spec} with weights {teacher.weights_sha256[:12]}"
+        )
+    now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
+    differing = next((name for name in now if now[name] != then.get(name)), None)
+    return None if differing is None else f"with {differing} {then.get(differing)}; it is {now[differing]} now"
+
+
+def _images_at_hand(selection: Manifest, data: DataSpec | None) -> ImagesAtHand:
+    """The images named, else the selection's beton or the scored one, else the source that was scored."""
+    if data is not None:
+        label_N = selection.samples(["label"]).column("label").to_numpy().astype(np.int64)
+        return ImagesAtHand(class_names=selection.class_names, label_N=label_N, index=selection, spec=data)
+    images = ImagesAtHand.of_index(selection)
+    if images.beton_path is not None and images.spec is not None and not Path(images.beton_path).is_file():
+        images.beton_path = None
+    return images

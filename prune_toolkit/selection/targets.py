@@ -1,0 +1,155 @@
+"""From the logits of several views to the targets that are stored: one a view, one mean, or view 0's alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import UsageError
+from manifests.header import Policy, Views
+from manifests.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
+from manifests.top_k import SoftLabels, TopK, check_k, top_k, words_count
+from prune_toolkit.scoring.scores import check_finite
+from prune_toolkit.scoring.view_flags import check_view_count
+from prune_toolkit.selection.labels import DTYPE, Integers, LabelTransform
+
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetPlan:
+    """What is stored of the labels of some views."""
+
+    policy: Policy
+    views: int
+    """Labelled views, the evaluation view among them."""
+    top_k: int | None
+    class_count: int
+
+    @classmethod
+    def resolve(cls, policy: str | None, views: int, top_k: int | None, class_count: int) -> "TargetPlan":
+        """Check what was asked for; policy None is replay, or single where there is but one view; UsageError."""
+        check_view_count(views)
+        if top_k is not None:
+            check_k(top_k, class_count)
+        for known in POLICIES:
+            if known == (policy or ("single" if views == 1 else "replay")):
+                return cls(policy=known, views=views, top_k=top_k, class_count=class_count)
+        raise UsageError(f"unknown policy {policy!r}", hint=f"known: {', '.join(POLICIES)}")
+
+    @property
+    def read_views(self) -> int:
+        """Views whose logits are needed."""
+        return 1 if self.policy == "single" else self.views
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables of the manifest, one a stored target."""
+        return [f"targets/view-{view:03d}" for view in range(self.views if self.policy == "replay" else 1)]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(V, C), or (V, words) of the K largest: of a beton's target."""
+        return len(self.tables), self.class_count if self.top_k is None else words_count(self.top_k)
+
+
+def targets_of(
+    logits_nVC: NDArray[np.float16] | Sequence[TopK],
+    label_n: Integers,
+    sample_id_n: Ids,
+    transform: LabelTransform,
+    policy: Policy,
+    top_k: int | None,
+) -> list[SoftLabels]:
+    """Targets of n samples from the logits of V views, (n, V, C) or V times the K largest: one entry a stored target.
+
+    replay: V of them; mean: the mean over all V views of the transformed logits, rounded once; single: view 0's. The
+    K largest are taken last. UsageError for what the K largest do not give: a mean, or another K; InputError naming
+    the sample that has no target.
+    """
+    if not isinstance(logits_nVC, np.ndarray):
+        return _of_top_k(logits_nVC, label_n, sample_id_n, transform, policy, top_k)
+    if policy == "mean":
+        targets = [_mean(logits_nVC, label_n, sample_id_n, transform)]
+    else:
+        views = range(logits_nVC.shape[1] if policy == "replay" else 1)
+        targets = [transform.apply(logits_nVC[:, view], label_n, sample_id_n) for view in views]
+    return [_kept(target_nC, label_n, top_k) for target_nC in targets]
+
+
+def _mean(
+    logits_nVC: NDArray[np.float16], label_n: Integers, sample_id_n: Ids, transform: LabelTransform
+) -> NDArray[np.float16]:
+    exact = np.dtype(np.float64)
+    views = logits_nVC.shape[1]
+    sum_nC = transform.apply(logits_nVC[:, 0], label_n, sample_id_n, exact)
+    for view in range(1, views):
+        sum_nC += transform.apply(logits_nVC[:, view], label_n, sample_id_n, exact)
+    with np.errstate(over="ignore"):
+        mean_nC: NDArray[np.float16] = (sum_nC / views).astype(DTYPE)
+    check_finite(mean_nC, sample_id_n)
+    return mean_nC
+
+
+def _kept(target_nC: NDArray[Any], label_n: Integers, k: int | None) -> SoftLabels:
+    dense_nC: NDArray[np.float16] = np.asarray(target_nC, DTYPE)
+    return dense_nC if k is None else top_k(dense_nC, label_n, k)
+
+
+def _of_top_k(
+    views: Sequence[TopK],
+    label_n: Integers,
+    sample_id_n: Ids,
+    transform: LabelTransform,
+    policy: Policy,
+    k: int | None,
+) -> list[SoftLabels]:
+    check_stored_top_k(views[0].k, policy, len(views), k)
+    used = views if policy == "replay" else views[:1]
+    return [transform.apply_top_k(view, label_n, sample_id_n) for view in used]
+
+
+def check_stored_top_k(stored: int, policy: Policy, views: int, asked: int | None) -> None:
+    """UsageError for what cannot be made of views of which only the `stored` largest logits are there."""
+    if asked not in (None, stored):
+        raise UsageError(
+            f"--top-k {asked}: the {stored} largest logits of each view were scored, and these can be had",
+            hint=f"leave out --top-k, or have the kept samples labelled again: prune label --top-k {asked}",
+        )
+    if policy == "mean" and views > 1:
+        raise UsageError(
+            f"--policy mean: views of which only the {stored} largest logits were stored cannot be averaged",
+            hint="select with --policy single, then label the kept samples again: prune label --policy mean",
+        )
+
+
+def carried_views(views: Views, count: int) -> Views:
+    """The block of the first `count` of these views."""
+    if count == views.count:
+        return views
+    if count > 1:
+        return views.model_copy(update={"count": count})
+    return Views(recipe="eval", version=1, seed=0, count=1, image_px=views.image_px, top_k=views.top_k)
+
+
+def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: list[SoftLabels], digest: str) -> None:
+    """Write one part of every target table."""
+    for table, labels in zip(plan.tables, targets, strict=True):
+        write_part(out / part_path(table, part), soft_labels_table(ids, "target", labels), digest)
+
+
+def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[np.float16] | NDArray[np.int16]]:
+    """What a beton holds of each sample with targets, in order: `plan.shape` of float16, or of the K largest's words.
+
+    Of all views, one part of the `count` samples of the manifest is in memory at a time.
+    """
+    for part in range(part_count(count)):
+        views = []
+        for table in plan.tables:
+            _, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            views.append(labels.words() if isinstance(labels, TopK) else labels)
+        yield from np.stack(views, axis=1)
