@@ -20,7 +20,10 @@ CONFIG_NAME = "prune.toml"
 SHARED_OPTIONS = (
     "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
 )  # fmt: skip
-COMMANDS = ("index", "score", "select", "show", "list", "verify", "train-student")
+COMMANDS = ("index", "score", "select", "label", "export", "show", "list", "verify", "train-student")
+
+FOR_SCORING = {"train-student": ("teacher", "checkpoint")}
+"""Shared keys that would make a command another one: a teacher at the top scores, in the table it trains live."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
@@ -83,7 +86,8 @@ def _merged(
     for key in own:
         if _name(key) not in parameters:
             raise UsageError(f"{path}: [{command.name}] has no option {key!r}", hint=f"see: {usage} --help")
-    merged = {parameters[key]: value for key, value in shared.items() if key in parameters}
+    not_shared = FOR_SCORING.get(command.name or "", ())
+    merged = {parameters[key]: value for key, value in shared.items() if key in parameters and key not in not_shared}
     return merged | {parameters[_name(key)]: value for key, value in own.items()}
 
 

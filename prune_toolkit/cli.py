@@ -9,6 +9,8 @@ COMMANDS = {
     "index": "prune_toolkit.commands.index",
     "score": "prune_toolkit.commands.score",
     "select": "prune_toolkit.commands.select",
+    "label": "prune_toolkit.commands.label",
+    "export": "prune_toolkit.commands.export",
     "show": "prune_toolkit.commands.show",
     "list": "prune_toolkit.commands.list",
     "verify": "prune_toolkit.commands.verify",

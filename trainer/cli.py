@@ -59,30 +59,50 @@ def under(heading: str) -> Callable[..., Callable[[F], F]]:
     return option
 
 
-data, student, recipe = under("Data"), under("Student"), under("Recipe (defaults depend on --recipe)")
+def one_budget(epochs: int | None, steps: int | None, match_time: Path | None) -> dict[str, Any]:
+    """The one of these that was given; typed flags win over prune.toml, UsageError when two are left."""
+    values = {"epochs": epochs, "steps": steps, "match_time": match_time}
+    asked = [name for name, value in values.items() if value is not None]
+    source = click.get_current_context().get_parameter_source
+    typed = [name for name in asked if source(name) is click.core.ParameterSource.COMMANDLINE]
+    if len(typed or asked) > 1:
+        flags = [f"--{name.replace('_', '-')}" for name in typed or asked]
+        raise UsageError(f"{' and '.join(flags)} contradict each other", hint="give one of them")
+    if match_time is None or "match_time" not in (typed or asked):
+        return {name: values[name] for name in typed or asked}
+    from trainer.budget import training_seconds
+
+    return {"match_s": training_seconds(match_time)}
+
+
+data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Teacher")
+recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Budget")
 loss, machine, run = under("Loss"), under("Machine"), under("Run")
 
 
 @click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @data("--manifest", default="selection", show_default=True, metavar="DIR",
-      help="A selection; with --loss ce also an index that has a beton.")  # fmt: skip
+      help="A selection; with --teacher or --loss ce also an index that has a beton.")  # fmt: skip
 @data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
 @data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, where there are splits]")
 @data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
 @data("--label", metavar="NAME", help="Label column of --val, when there are several.")
 @data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
-@data("--augment", metavar="NAME",
-      help="replay (scored views), pad_crop_flip, resized_crop_flip, none.  [by labels and image size]")  # fmt: skip
-@data("--flip/--no-flip", default=None, help="Whether unscored views are mirrored at random.")
-@data("--pad", "pad_px", type=int, metavar="PX", help="Largest shift of pad_crop_flip.  [side / 8]")
-@data("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip.  [0.08]")
+@views("--policy", metavar="NAME",
+       help="replay (scored views, each with its label), mean or single (fresh views).  [by labels]")  # fmt: skip
+@views("--augment", metavar="NAME",
+       help="Fresh views: pad_crop_flip, resized_crop_flip, none.  [as scored, or by image size]")  # fmt: skip
+@views("--flip/--no-flip", default=None, help="Whether fresh views are mirrored at random.")
+@views("--pad", "pad_px", type=int, metavar="PX", help="Largest shift of pad_crop_flip.  [side / 8]")
+@views("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip.  [0.08]")
 @student("--student", metavar="SPEC",
          help="resnet8x4, torchvision/NAME, timm/NAME, module:callable or FILE.safetensors.  [by recipe]")  # fmt: skip
 @student("--weights", type=click.Path(path_type=Path, exists=True), metavar="FILE",
          help="Weights to start from.")  # fmt: skip
+@live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of stored labels; specs as --student.")
+@live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Its weights.")
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
         help="demo, cifar, imagenet, or auto: by image size.")  # fmt: skip
-@recipe("--epochs", type=int, help="Passes over the selected samples.")
 @recipe("--batch-size", type=int, metavar="N", help="Samples a step, over all ranks.")
 @recipe("--optimizer", metavar="NAME", help="sgd or adamw.")
 @recipe("--lr", type=float, help="Highest learning rate.")
@@ -95,6 +115,10 @@ loss, machine, run = under("Loss"), under("Machine"), under("Run")
 )
 @recipe("--gamma", type=float, help="Factor at a milestone.")
 @recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
+@budget("--epochs", type=int, help="Passes over the selected samples.  [by recipe]")
+@budget("--steps", type=int, metavar="N", help="Optimiser steps, whatever the number of samples.")
+@budget("--match-time", type=click.Path(path_type=Path), metavar="RUN",
+        help="As many steps as fit into the training time of that run.")  # fmt: skip
 @loss("--loss", metavar="NAME", help="kd (labels and stored targets) or ce (labels alone).  [kd]")
 @loss("--kd-weight", type=float, help="Share of the KD term, times kd_weight of the sample.  [0.9]")
 @loss("--temperature", type=float, help="T of the KD term.  [4]")
@@ -122,6 +146,8 @@ def train_student(
     classes: Path | None,
     label: str | None,
     weights: Path | None,
+    checkpoint: Path | None,
+    match_time: Path | None,
     recipe: str,
     device: str,
     loader: str,
@@ -132,34 +158,38 @@ def train_student(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Train a student from a selection with the labels its teacher left there; no teacher runs.
+    """Train a student from a selection with the labels its teacher left there; no teacher runs unless named.
 
     \b
     The bare form, from a folder with a selection:
       train-student --manifest selection --val photos
     A teacher, from labels alone:
       train-student --manifest index --loss ce --student resnet32x4 --val photos --out teacher
+    With a live teacher, to compare with:
+      train-student --manifest selection --teacher teacher/student.safetensors --out online
     On two GPUs:
       torchrun --nproc-per-node 2 --no-python train-student --manifest selection
     """
     from trainer.distributed import Ranks
     from trainer.order import batch_plan
-    from trainer.recipes import resolve
+    from trainer.recipes import TrainConfig, resolve
     from trainer.report import opening_lines, summary
     from trainer.task import open_task, open_validation
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
+    if checkpoint is not None and flags["teacher"] is None:
+        raise UsageError("--checkpoint holds the weights of a live teacher", hint="name it too: --teacher SPEC")
+    length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time)
     ranks = Ranks.from_environment()
     task = open_task(Path(manifest))
-    config = resolve(
-        task.published_loss
-        | {name: value for name, value in flags.items() if value is not None}
-        | {"weights": None if weights is None else str(weights)},
-        recipe=recipe,
-        image_px=task.image_px,
-        stored_views=task.beton.view_count,
-    )
+    given = task.published_loss | {name: value for name, value in flags.items() if value is not None}
+    given["weights"] = None if weights is None else str(weights)
+
+    def configure(**length: float | None) -> TrainConfig:
+        return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
+
+    config = configure(**length)
     task.check(config)
     validation = (
         None
@@ -168,15 +198,17 @@ def train_student(
     )
     plan = batch_plan(task.beton.count, config.batch_size, ranks.world_size)
     if ranks.is_main:
-        for line in opening_lines(task, config, plan):
+        for line in opening_lines(task, config, plan, matched=None if match_time is None else str(match_time)):
             note(line)
     if dry_run:
         if ranks.is_main:
             echo_json({**task.resolved(config, validation), **asdict(plan)})
         return
 
+    from trainer.budget import MatchTime
     from trainer.training import Machine, train
 
+    seconds = length.get("match_s")
     report = train(
         task,
         config,
@@ -184,6 +216,12 @@ def train_student(
         out=out,
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
+        checkpoint=checkpoint,
+        match=None
+        if seconds is None
+        else MatchTime(
+            run=str(match_time), seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)
+        ),
     )
     if not ranks.is_main:
         return

@@ -38,6 +38,11 @@ class EpochResult:
     compute_s: float
     images_per_s: float
 
+    @property
+    def training_s(self) -> float:
+        """Waiting and computing."""
+        return self.waiting_s + self.compute_s
+
 
 def train_epoch(
     student: Student,
@@ -47,9 +52,13 @@ def train_epoch(
     schedule: Schedule,
     epoch: int,
     ranks: Ranks,
+    target_of: Callable[[Batch], Tensor | None],
     on_batch: Callable[[int], None],
 ) -> EpochResult:
-    """Take one step a batch; InputError with epoch and step when a loss is not finite."""
+    """Take one step a batch; InputError with epoch and step when a loss is not finite.
+
+    target_of: the logits (n, C) a batch is taught with, stored or a live teacher's.
+    """
     loss_function = LOSSES[config.loss].function
     student.network.train()
     device = student.device
@@ -64,11 +73,12 @@ def train_epoch(
         waiting_s += time.perf_counter() - asked
         if batch is None:
             break
+        target = target_of(batch)
         with student.autocast():
             logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
             loss = loss_function(
                 logits,
-                batch.target,
+                target,
                 batch.label,
                 batch.weight,
                 batch.kd_weight,

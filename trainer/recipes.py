@@ -11,12 +11,12 @@ from manifests.errors import UsageError
 from manifests.registry import Registry
 from trainer.losses import LOSSES
 from trainer.models.info import SMALL_PX
+from trainer.order import batch_plan
 from trainer.schedules import SCHEDULES
-from trainer.views import VIEW_RECIPES
+from trainer.training_views import Stored, choose_policy, view_recipe
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("fp32", "bf16", "fp16")
-AUGMENTATIONS = ("replay", *VIEW_RECIPES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,11 @@ class TrainConfig:
     image_px: int
     """Side of the square the student sees, in training and evaluation."""
     epochs: int
-    """Passes over the samples of the beton: a fixed-epoch budget."""
+    """Passes over the samples of the beton; under `steps` the number of them begun."""
+    steps: int | None = None
+    """Optimiser steps whatever the number of samples; None is a budget of whole epochs."""
+    match_s: float | None = None
+    """Training time of the run that `steps` were measured to match."""
     batch_size: int
     """Samples an optimiser step, over all ranks."""
     optimizer: str = "sgd"
@@ -61,14 +65,20 @@ class TrainConfig:
     """T of the loss."""
     label_smoothing: float = 0.0
     """Smoothing of the cross-entropy term."""
+    policy: str | None
+    """What a view is taught with: replay, mean, single or online; None under a loss that looks at no targets."""
+    teacher: str | None = None
+    """Spec of the live teacher of policy online."""
+    teacher_weights: str | None = None
+    """sha256 of its weights."""
     augment: str
-    """replay (the scored views), pad_crop_flip, resized_crop_flip, or none (the evaluation view)."""
+    """pad_crop_flip, resized_crop_flip, or none (the evaluation view); under replay the recipe that was scored."""
     flip: bool = True
-    """Whether unscored views are mirrored at random."""
+    """Whether views are mirrored at random."""
     pad_px: int | None = None
-    """Largest shift of unscored pad_crop_flip views; None is an eighth of the side."""
+    """Largest shift of pad_crop_flip views; None is an eighth of the side."""
     scale_min: float = 0.08
-    """Smallest share of the image's area that an unscored resized_crop_flip view shows."""
+    """Smallest share of the image's area that a resized_crop_flip view shows."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True
@@ -88,7 +98,6 @@ class TrainConfig:
         _one_of("--schedule", self.schedule, SCHEDULES)
         _one_of("--optimizer", self.optimizer, OPTIMIZERS)
         _one_of("--precision", self.precision, PRECISIONS)
-        _one_of("--augment", self.augment, AUGMENTATIONS)
         for flag in ("epochs", "batch_size", "image_px", "eval_every"):
             _check(getattr(self, flag) >= 1, flag, getattr(self, flag), "at least 1")
         for flag in ("lr", "temperature", "gamma"):
@@ -114,6 +123,10 @@ class TrainConfig:
             raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
         if self.schedule == "step" and not self.milestones:
             raise UsageError("--schedule step needs milestones", hint="for example --milestones 30,60,90")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, as run.json holds them."""
@@ -166,34 +179,77 @@ RECIPES.add(
 )
 
 
-def resolve(flags: Mapping[str, Any], *, recipe: str, image_px: int, stored_views: int) -> TrainConfig:
+def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size: int = 1) -> TrainConfig:
     """Lay the flags that were given (not None) over a recipe; the result is complete and checked.
 
-    recipe may be `auto`; image_px is what the data calls for, stored_views the beton's V (0: no targets).
-    Milestones and warm-up keep their fraction of the run when only the epochs are given.
+    recipe may be `auto`. Milestones and warm-up keep their fraction of the run when only its length is given, in epochs
+    or steps.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    for name in ("policy", "augment"):
+        if given.get(name) == "auto":
+            del given[name]
     unknown = set(given) - {field.name for field in fields(TrainConfig)}
     if unknown:
         raise TypeError(f"no such configuration value: {', '.join(sorted(unknown))}")
-    side_px = given.setdefault("image_px", image_px)
-    small = side_px <= SMALL_PX
-    name = ("cifar" if small else "imagenet") if recipe == "auto" else recipe
+    side_px = given.setdefault("image_px", stored.image_px)
+    name = ("cifar" if side_px <= SMALL_PX else "imagenet") if recipe == "auto" else recipe
     values = RECIPES[name] | {"recipe": name} | given
-    scale = values["epochs"] / RECIPES[name]["epochs"]
+    length = values["epochs"]
+    if "steps" in given:
+        length = _length(given, values["batch_size"], stored.count, world_size)
+        values["epochs"] = math.ceil(length)
+    scale = length / RECIPES[name]["epochs"]
     if "milestones" not in given:
         values["milestones"] = tuple(milestone * scale for milestone in values.get("milestones", ()))
     if "warmup_epochs" not in given:
         values["warmup_epochs"] = values.get("warmup_epochs", 0.0) * scale
-    if values.get("augment", "auto") == "auto":
-        replay = values.get("loss", "kd") == "kd" and stored_views > 1
-        values["augment"] = "replay" if replay else "pad_crop_flip" if small else "resized_crop_flip"
-    if values["augment"] == "replay" and stored_views < 2:
+    elif "steps" in given:
+        what = f"below the {length:.4g} epochs of --steps {given['steps']}"
+        _check(given["warmup_epochs"] < length, "warmup_epochs", given["warmup_epochs"], what)
+    policy = _policy(given, values.get("loss", "kd"), stored)
+    views = view_recipe(
+        stored,
+        policy=policy,
+        image_px=side_px,
+        augment=given.get("augment"),
+        pad_px=given.get("pad_px"),
+        scale_min=given.get("scale_min"),
+        flip=given.get("flip", RECIPES[name].get("flip") if stored.scored is None else None),
+    )
+    shown = {"augment": views.name, "pad_px": views.pad_px, "scale_min": views.scale_min, "flip": views.flip}
+    return TrainConfig(**values | shown | {"policy": policy})
+
+
+def _length(given: Mapping[str, Any], batch_size: int, count: int, world_size: int) -> float:
+    """The epochs, not always whole, of a budget of steps."""
+    if "epochs" in given:
+        raise UsageError("--steps and --epochs contradict each other", hint="give one of them")
+    _check(given["steps"] >= 1, "steps", given["steps"], "at least 1")
+    _check(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    return float(given["steps"] / batch_plan(count, batch_size, world_size).steps_per_epoch)
+
+
+def _policy(given: Mapping[str, Any], loss: str, stored: Stored) -> str | None:
+    """The policy, which a live teacher sets; None under a loss that looks at no targets."""
+    _one_of("--loss", loss, LOSSES)
+    asked, teacher = given.get("policy"), given.get("teacher")
+    if not LOSSES[loss].needs_targets:
+        for flag, value in (("--teacher", teacher), ("--policy", asked)):
+            if value is not None:
+                raise UsageError(
+                    f"{flag} {value} and --loss {loss} contradict each other",
+                    hint=f"--loss {loss} learns from the labels alone; take --loss kd",
+                )
+        return None
+    if teacher is not None and asked not in (None, "online"):
         raise UsageError(
-            f"--augment replay needs stored labels of several views; this manifest has {stored_views}",
-            hint="score it with more views, or take --augment pad_crop_flip",
+            f"--teacher and --policy {asked} contradict each other: a live teacher labels what is shown",
+            hint="leave one of them out",
         )
-    return TrainConfig(**values)
+    if asked == "online" and teacher is None:
+        raise UsageError("--policy online needs a live teacher", hint="name it: --teacher SPEC --checkpoint FILE")
+    return "online" if teacher is not None else choose_policy(stored, asked, augment=given.get("augment"))
 
 
 def _one_of(flag: str, value: str, known: Any) -> None:

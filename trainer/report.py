@@ -8,38 +8,73 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from manifests.console import format_seconds
-from trainer.losses import LOSSES
+from trainer.label_times import label_times
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from manifests.header import Header
+    from trainer.budget import MatchTime
+    from trainer.lesson import Lesson
+    from trainer.models.info import ModelInfo
     from trainer.order import BatchPlan
     from trainer.recipes import TrainConfig
     from trainer.run_record import Row, State
-    from trainer.student import Student
     from trainer.task import Task, Validation
+    from trainer.teacher import Teacher
+    from trainer.training_views import Stored
 
 _PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "pyarrow", "pillow")
 
 
-def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan) -> list[str]:
-    """What a run is about to do: the data, the recipe, and what may surprise."""
+def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str | None = None) -> list[str]:
+    """What a run is about to do: the data, the recipe, what is taught; `matched` is the run whose time it takes."""
     manifest, selection = task.manifest, task.manifest.header.selection
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
+    per_epoch = f"{plan.steps_per_epoch} steps of {plan.batch_size}"
+    if matched is not None:
+        length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s"
+    elif config.steps is not None:
+        length = f"{config.steps:,} steps, {config.steps / plan.steps_per_epoch:.4g} epochs of {per_epoch}"
+    else:
+        length = f"{config.epochs} epochs x {per_epoch}"
     lines = [
         f"{manifest.path}: {manifest.kind} {manifest.id[:12]}, {task.beton.count:,} samples{chosen}",
-        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {config.epochs} epochs x "
-        f"{plan.steps_per_epoch} steps of {plan.batch_size} (a fixed-epoch budget), loss {config.loss}",
+        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, matched)}), "
+        f"loss {config.loss}",
+        taught(task.stored, config),
     ]
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} a step")
-    augmented = config.augment not in ("replay", "none")
-    if LOSSES[config.loss].needs_targets and augmented:
-        lines.append(
-            f"labels are those of view 0; {config.augment} shows crops that the teacher did not score "
-            "(--augment none: only what it scored)"
-        )
     return lines
+
+
+def budget(config: TrainConfig, matched: str | None) -> str:
+    """What was held fixed."""
+    if matched is not None:
+        return f"time of {matched}"
+    return "fixed epochs" if config.steps is None else "fixed steps"
+
+
+def taught(stored: Stored, config: TrainConfig) -> str:
+    """What a view is taught with, on one line."""
+    shown = "view 0" if config.augment == "none" else f"fresh views of {config.augment}"
+    if config.policy == "replay":
+        views = stored.view_count - 1
+        return (
+            f"replay: {views} training view{'s' if views > 1 else ''} of {config.augment}, each with its own label; "
+            f"a view comes back every {f'{views} epochs' if views > 1 else 'epoch'}"
+        )
+    if config.policy == "online":
+        return f"online: {shown}, labelled by {config.teacher} as they are shown"
+    if config.policy == "mean":
+        return f"mean: {shown}, the label is the mean over {max(stored.view_count, stored.scored_views)} stored views"
+    if config.policy is None:
+        return f"labels alone: {shown}"
+    if config.augment == "none":
+        return "single: view 0 with its own label"
+    return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
 def epoch_line(row: Row, epochs: int, best: Row | None) -> str:
@@ -60,25 +95,26 @@ def epoch_line(row: Row, epochs: int, best: Row | None) -> str:
 def run_report(
     task: Task,
     config: TrainConfig,
-    plan: BatchPlan,
-    student: Student,
+    lesson: Lesson,
     state: State,
     *,
     resolved: Mapping[str, Any],
+    teacher: Teacher | None,
     validation: Validation | None,
-    loader: str,
+    match: MatchTime | None,
 ) -> dict[str, Any]:
     """What run.json holds."""
     import torch
 
-    header = task.manifest.header
+    header, plan, student = task.manifest.header, lesson.plan, lesson.student
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)
         for name in ("waiting_for_data_s", "compute_s", "evaluation_s", "total_s")
     }
-    known_s = times["waiting_for_data_s"] + times["compute_s"] + times["evaluation_s"]
-    times["other_s"] = max(0.0, times["total_s"] - known_s)
-    images = plan.batch_size * plan.steps_per_epoch * config.epochs
+    training_s = times["waiting_for_data_s"] + times["compute_s"]
+    times["other_s"] = max(0.0, times["total_s"] - training_s - times["evaluation_s"])
+    times["training_s"] = training_s
+    times["images_per_s"] = plan.batch_size * lesson.steps / max(training_s, 1e-9)
     return {
         "config": dict(resolved),
         "manifest": {
@@ -89,23 +125,45 @@ def run_report(
             "keep": header.selection.keep_got if header.selection is not None else 1.0,
         },
         "validation": None if validation is None else {"data": validation.identity, "count": validation.count},
-        "student": {
-            "spec": student.info.spec,
-            "parameters": sum(parameter.numel() for parameter in student.model.parameters()),
-            "preprocessing": student.info.preprocessing.model_dump(),
+        "student": _network(student.info, student.model),
+        "teacher": None
+        if teacher is None
+        else {
+            **_network(teacher.info, teacher.module),
+            "weights_sha256": teacher.weights_sha256,
+            "dtype": teacher.dtype,
         },
+        "policy": config.policy,
         "samples": task.beton.count,
         "batch_size": plan.batch_size,
         "steps_per_epoch": plan.steps_per_epoch,
-        "budget": "fixed epochs",
-        "loader": loader,
+        "steps": lesson.steps,
+        "budget": budget(config, None if match is None else match.run),
+        "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
+        "loader": lesson.loader.kind,
         "device": device_name(student.device),
         "threads": torch.get_num_threads(),
         "world_size": plan.world_size,
         "versions": versions(),
-        "time": times | {"images_per_s": images / max(times["waiting_for_data_s"] + times["compute_s"], 1e-9)},
+        "time": times,
+        "labels_time": times_in_all(header, training_s),
         "last": _result(state.history[-1]),
         "best": _result(state.best),
+    }
+
+
+def times_in_all(header: Header, training_s: float) -> dict[str, float | None]:
+    """Seconds that went into the manifest, and with the training in all; None where a header does not say."""
+    labels = label_times(header)
+    known = [value for value in labels.values() if value is not None]
+    return labels | {"total_s": training_s + sum(known) if len(known) == len(labels) else None}
+
+
+def _network(info: ModelInfo, model: nn.Module) -> dict[str, Any]:
+    return {
+        "spec": info.spec,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "preprocessing": info.preprocessing.model_dump(),
     }
 
 
@@ -130,7 +188,7 @@ def device_name(device: torch.device) -> str:
 
 
 def summary(report: Mapping[str, Any], out: str) -> str:
-    """The end of a run for people, four lines."""
+    """The end of a run for people, a few lines."""
     manifest, times, last, best = (report[name] for name in ("manifest", "time", "last", "best"))
     learned = f"{report['samples']:,} samples of {manifest['kind']} {manifest['id'][:12]}"
     lines = [f"{report['student']['spec']} learned from {learned} in {format_seconds(times['total_s'])}"]
@@ -148,8 +206,20 @@ def summary(report: Mapping[str, Any], out: str) -> str:
             ("set-up and saving", "other_s"),
         )
     )
-    lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", f"  {out}/student.safetensors"]
+    lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
     return "\n".join(lines)
+
+
+def _costs(report: Mapping[str, Any]) -> str:
+    labels = report["labels_time"]
+    parts = [f"training {format_seconds(report['time']['training_s'])}"]
+    for name, what in (("scoring_s", "scoring"), ("selection_s", "selection"), ("labelling_s", "labelling")):
+        if labels[name] is None or labels[name] > 0:
+            parts.append(f"{what} {'?' if labels[name] is None else format_seconds(labels[name])}")
+    whole = "" if labels["total_s"] is None else f" = {format_seconds(labels['total_s'])}"
+    matched = report["matched"]
+    asked = "" if matched is None else f"; asked for {format_seconds(matched['asked_s'])} of training"
+    return f"  {' + '.join(parts)}{whole if len(parts) > 1 else ''}{asked}"
 
 
 def _result_line(name: str, result: Mapping[str, Any]) -> str:

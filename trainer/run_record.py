@@ -20,6 +20,8 @@ CHECKPOINT_FORMAT = 1
 LAST_NAME, BEST_NAME = "student.safetensors", "best.safetensors"
 CHECKPOINT_NAME, RUN_NAME = "checkpoint.pt", "run.json"
 JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
+BUDGET_NAME = "budget.json"
+"""Written by --match-time only: the steps its trial found."""
 NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME)
 
 Row = dict[str, float | int | None]
@@ -68,7 +70,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         if fresh:
-            for name in NAMES:
+            for name in (*NAMES, BUDGET_NAME):
                 (self.path / name).unlink(missing_ok=True)
         checkpoint = self.path / CHECKPOINT_NAME
         return self._read(checkpoint) if checkpoint.is_file() else State()

@@ -14,7 +14,8 @@ class Schedule:
     name: str
     lr: float
     """Highest learning rate."""
-    epochs: int
+    epochs: float
+    """Length of the run; not whole under a budget of steps."""
     steps_per_epoch: int
     warmup_epochs: float = 0.0
     """The rate rises linearly over these first epochs."""

@@ -45,6 +45,12 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", index)
 
 
+def check_precision(config: TrainConfig, device: torch.device) -> None:
+    """UsageError for autocast that a device cannot do."""
+    if config.precision == "fp16" and device.type != "cuda":
+        raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
+
+
 def set_tf32(config: TrainConfig, device: torch.device) -> None:
     """Allow or forbid TF32 on CUDA."""
     if device.type == "cuda":
@@ -109,8 +115,6 @@ def build_student(
     A network that starts from learned weights keeps their normalisation; a fresh one, and a module:callable of
     which nothing is known, takes the task's.
     """
-    if config.precision == "fp16" and device.type != "cuda":
-        raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
     torch.manual_seed(stream_seed(config.seed, Stream.INIT))
     model, built = build_model(
         config.student,

@@ -15,9 +15,11 @@ from manifests.beton import Beton
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import HEADER_NAME, Preprocessing
 from manifests.manifest import Manifest
+from manifests.top_k import words_count
 from trainer.losses import LOSSES
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
 from trainer.recipes import TrainConfig
+from trainer.training_views import Stored
 
 if TYPE_CHECKING:
     from manifests.sources.base import Source
@@ -50,6 +52,16 @@ class Task:
         sides = {int(side) for side in (*np.unique(self.beton.widths_N), *np.unique(self.beton.heights_N))}
         return sides.pop() if len(sides) == 1 and max(sides) <= SMALL_PX else 224
 
+    @cached_property
+    def stored(self) -> Stored:
+        """What there is of samples, views and labels."""
+        return Stored.of(
+            self.manifest.header,
+            count=self.beton.count,
+            image_px=self.image_px,
+            view_count=self.beton.view_count,
+        )
+
     @property
     def published_loss(self) -> dict[str, Any]:
         """kd_weight and temperature of the preset the selection was made with; flags win over them."""
@@ -72,7 +84,8 @@ class Task:
 
     def check(self, config: TrainConfig) -> None:
         """Refuse a configuration that this manifest cannot serve; UsageError or InputError."""
-        if LOSSES[config.loss].needs_targets and not self.beton.view_count:
+        stored_targets = LOSSES[config.loss].needs_targets and config.policy != "online"
+        if stored_targets and not self.beton.view_count:
             hint = (
                 "score it, then select: prune score, prune select"
                 if self.manifest.kind != "selection"
@@ -81,23 +94,18 @@ class Task:
             raise UsageError(
                 f"{self.manifest.path} (a manifest of kind {self.manifest.kind}) holds no targets, "
                 f"--loss {config.loss} needs them",
-                hint=f"{hint}; or learn from the labels alone: --loss ce",
+                hint=f"{hint}; or learn from a live teacher (--teacher) or from the labels alone (--loss ce)",
             )
         views = self.manifest.header.views
-        if config.augment == "replay" and views is None:
-            raise InputError(
-                f"{self.manifest.path}: targets of several views, but the header does not say which",
-                hint="select again from a scored manifest, or train with --augment none",
-            )
         if (
-            config.augment == "replay"
+            config.policy == "replay"
             and views is not None
             and views.recipe == "pad_crop_flip"
             and views.image_px != config.image_px
         ):
             raise UsageError(
                 f"the stored views are {views.image_px} px crops, --image-size {config.image_px} would show others",
-                hint="leave --image-size away, or take --augment pad_crop_flip or none",
+                hint="leave --image-size away, or take --policy single",
             )
 
 
@@ -111,9 +119,12 @@ def open_task(folder: Path) -> Task:
             hint=f"make one: {_WRITES_BETON[manifest.kind]}",
         )
     beton = Beton.open(path)
-    class_count = len(manifest.class_names)
-    if beton.view_count and beton.class_count != class_count:
+    class_count, labels = len(manifest.class_names), manifest.header.labels
+    top_k = None if labels is None else labels.top_k
+    if beton.view_count and top_k is None and beton.class_count != class_count:
         raise InputError(f"{path} holds targets of {beton.class_count} logits for {class_count} classes")
+    if beton.view_count and top_k is not None and beton.class_count != words_count(top_k):
+        raise InputError(f"{path} holds targets of {beton.class_count} words; {top_k} logits take {words_count(top_k)}")
     if missing := {"label", "view_id", "weight", "kd_weight"} - set(beton.columns):
         raise InputError(
             f"{path} lacks the field {sorted(missing)[0]}", hint=f"make one: {_WRITES_BETON[manifest.kind]}"

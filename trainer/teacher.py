@@ -75,6 +75,7 @@ def load_teacher(
     local_rank: int = 0,
     dtype: str | None = None,
     exact: bool = True,
+    channels_last: bool = True,
 ) -> Teacher:
     """Build a teacher for these classes and check that its outputs can be matched to them.
 
@@ -95,7 +96,8 @@ def load_teacher(
         # Reproducible bytes are worth more here than the last few images/s.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    module = module.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
     side = info.preprocessing.image_px
     try:
         with torch.inference_mode():

@@ -7,42 +7,31 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from manifests.console import Progress, note
+from trainer.budget import MatchTime, keep_steps, kept_steps, trial
 from trainer.checkpoint import save_student
 from trainer.distributed import Ranks, from_main, process_group
-from trainer.epoch import EpochResult, train_epoch
+from trainer.epoch import EpochResult
 from trainer.evaluation import Evaluator, loader_for
-from trainer.loading import EVALUATION, ViewLoader, open_loader
-from trainer.order import Stream, batch_plan, epoch_order, rank_rows, stream_seed
+from trainer.lesson import Lesson, Machine, live_teacher
+from trainer.loading import EVALUATION
 from trainer.report import epoch_line, run_report
 from trainer.run_record import BEST_NAME, LAST_NAME, Row, RunFolder, State
-from trainer.schedules import Schedule
-from trainer.student import build_student, choose_device, set_tf32, worker_count
-from trainer.training_views import TrainingViews
+from trainer.student import check_precision, choose_device
 
 if TYPE_CHECKING:
-    from manifests.beton import Beton
-    from manifests.sources.base import Source
     from trainer.metrics import Metrics
     from trainer.recipes import TrainConfig
     from trainer.task import Task, Validation
-    from trainer.views import ViewRecipe
+    from trainer.teacher import Teacher
 
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where and with what a run computes; no part of what it computes."""
-
-    device: str = "auto"
-    loader: str = "auto"
-    workers: int | None = None
+__all__ = ["Machine", "train"]
 
 
 def train(
@@ -53,36 +42,76 @@ def train(
     out: Path,
     machine: Machine | None = None,
     fresh: bool = False,
+    checkpoint: Path | None = None,
+    match: MatchTime | None = None,
 ) -> dict[str, Any]:
     """Train a student and return what run.json says; goes on where a run of the same configuration stopped.
 
-    Under torchrun this process is one of the ranks. UsageError when `out` holds another run, InputError when
-    the loss stops being finite, IncompleteError when another rank is lost.
+    checkpoint: weights of the live teacher, when `config` names one. match: take the time of another run; `config` is
+    then one without a number of steps. Under torchrun this process is one of the ranks. UsageError when `out` holds
+    another run, InputError when the loss stops being finite, IncompleteError when another rank is lost.
     """
     machine = machine or Machine()
     task.check(config)
     ranks = Ranks.from_environment()
     device = choose_device(machine.device, ranks)
-    folder = RunFolder(out, task.resolved(config, validation))
+    check_precision(config, device)
     with process_group(ranks, device):
+        teacher = live_teacher(task, config, checkpoint, device)
+        config = _identified(config, teacher)
+
+        def open_lesson(config: TrainConfig, state: State) -> Lesson:
+            return Lesson(task, config, teacher=teacher, machine=machine, ranks=ranks, device=device, state=state)
+
+        if match is not None:
+            folder = RunFolder(out, task.resolved(config, validation))
+            with_steps = _matched(match, folder, ranks, lambda: open_lesson(config, State()), fresh=fresh)
+            config, fresh = _identified(with_steps, teacher), False
+        folder = RunFolder(out, task.resolved(config, validation))
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
         if report is not None:
             if ranks.is_main:
                 note(f"{out} holds this run already, finished; --fresh trains it again")
             return report
-        with _Run(
+        run = _Run(
             task,
             config,
+            open_lesson=lambda: open_lesson(config, state),
+            teacher=teacher,
             validation=validation,
             machine=machine,
             ranks=ranks,
-            device=device,
             folder=folder,
             state=state,
-        ) as run:
+            match=match,
+        )
+        with run:
             while run.state.epochs_done < config.epochs:
                 run.epoch()
             return run.finish()
+
+
+def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
+    """The configuration with the teacher that was loaded, whatever its file was called."""
+    if teacher is None:
+        return config
+    return replace(config, teacher=teacher.info.spec, teacher_weights=teacher.weights_sha256)
+
+
+def _matched(
+    match: MatchTime, folder: RunFolder, ranks: Ranks, open_lesson: Callable[[], Lesson], *, fresh: bool
+) -> TrainConfig:
+    """The configuration with the steps that fit, from a trial or from the one that a stopped run made."""
+    steps = from_main(ranks, lambda: None if fresh else kept_steps(folder.path, folder.digest))
+    if steps is None:
+        from_main(ranks, lambda: folder.open(fresh=fresh))
+        with closing(open_lesson()) as lesson:
+            step_s = trial(lesson, ranks, match.seconds)
+        steps = max(1, int(match.seconds / step_s))
+        if ranks.is_main:
+            keep_steps(folder.path, folder.digest, steps, step_s)
+            note(f"a step takes {1000 * step_s:.3g} ms: {steps:,} of them fit into {match.seconds:.4g} s")
+    return match.configure(steps)
 
 
 class _Run:
@@ -93,41 +122,25 @@ class _Run:
         task: Task,
         config: TrainConfig,
         *,
+        open_lesson: Callable[[], Lesson],
+        teacher: Teacher | None,
         validation: Validation | None,
         machine: Machine,
         ranks: Ranks,
-        device: torch.device,
         folder: RunFolder,
         state: State,
+        match: MatchTime | None,
     ) -> None:
         self._clock = time.perf_counter()
         self.task, self.config, self.validation = task, config, validation
+        self.teacher, self.match = teacher, match
         self.ranks, self.folder, self.state = ranks, folder, state
-        self.plan = batch_plan(task.beton.count, config.batch_size, ranks.world_size)
-        self.schedule = Schedule(
-            name=config.schedule,
-            lr=config.lr,
-            epochs=config.epochs,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            warmup_epochs=config.warmup_epochs,
-            milestones=config.milestones,
-            gamma=config.gamma,
-        )
-        set_tf32(config, device)
-        self.student = build_student(
-            config,
-            class_names=task.class_names,
-            preprocessing=task.preprocessing(config.image_px),
-            state=state,
-            device=device,
-            ranks=ranks,
-        )
-        self.views = TrainingViews.of(task, config)
         self._opened = ExitStack()
+        self.lesson = lesson = self._opened.enter_context(closing(open_lesson()))
         try:
-            self.loader = self._open(task.beton, self.views.recipe, machine.loader, machine.workers)
             self.evaluator = self._evaluator(machine)
-            images = (config.epochs - state.epochs_done) * self.plan.steps_per_epoch * self.plan.batch_size
+            steps = lesson.steps - state.epochs_done * lesson.plan.steps_per_epoch
+            images = max(0, steps) * lesson.plan.batch_size
             self._progress = self._opened.enter_context(Progress(images, "training")) if ranks.is_main else None
         except BaseException:
             self._opened.close()
@@ -142,36 +155,12 @@ class _Run:
     def epoch(self) -> None:
         """Train one epoch, evaluate, and put both on record."""
         number = self.state.epochs_done
-        order_N = epoch_order(self.config.seed, number, self.task.beton.count)
-        rows_n = rank_rows(
-            order_N,
-            batch_size=self.plan.batch_size,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-        )
-        view_n, target_view_n = self.views.of_epoch(number, rows_n)
-        # Seeding every epoch, dropout needs no generator state in the checkpoint.
-        torch.manual_seed(stream_seed(self.config.seed, Stream.DROPOUT, number, self.ranks.rank))
-        trained = train_epoch(
-            self.student,
-            self.loader.batches(
-                rows_n,
-                view_n=view_n,
-                target_view_n=target_view_n,
-                batch_size=self.plan.rank_batch_size,
-                drop_last=True,
-            ),
-            config=self.config,
-            schedule=self.schedule,
-            epoch=number,
-            ranks=self.ranks,
-            on_batch=self._advance,
-        )
+        trained = self.lesson.epoch(number, steps=self._steps_of(number), on_batch=self._advance)
         started = time.perf_counter()
         metrics = self._evaluate(number)
         evaluation_s = time.perf_counter() - started
         row = self._row(number, trained, metrics, evaluation_s)
-        self.state = replace(self.state, history=[*self.state.history, row], **self.student.state())
+        self.state = replace(self.state, history=[*self.state.history, row], **self.lesson.student.state())
         if self.ranks.is_main:
             self._record(row)
 
@@ -180,12 +169,12 @@ class _Run:
         report = run_report(
             self.task,
             self.config,
-            self.plan,
-            self.student,
+            self.lesson,
             self.state,
             resolved=self.folder.resolved,
+            teacher=self.teacher,
             validation=self.validation,
-            loader=self.loader.kind,
+            match=self.match,
         )
         if self.ranks.is_main:
             self._save(LAST_NAME)
@@ -193,28 +182,23 @@ class _Run:
             return self.folder.finish(report)
         return report
 
-    def _open(self, data: Beton | Source, recipe: ViewRecipe, kind: str, workers: int | None) -> ViewLoader:
-        loader = open_loader(
-            data,
-            kind=kind,
-            recipe=recipe,
-            preprocessing=self.student.info.preprocessing,
-            workers=worker_count(workers, self.ranks),
-            device=self.student.device,
-        )
-        return self._opened.enter_context(closing(loader))
-
     def _evaluator(self, machine: Machine) -> Evaluator | None:
         if self.validation is None:
             return None
         kind = loader_for(self.validation, machine.loader, self.config.image_px)
+        loader = self._opened.enter_context(closing(self.lesson.open(self.validation.data, EVALUATION, kind)))
         return Evaluator(
             self.validation,
-            self._open(self.validation.data, EVALUATION, kind, machine.workers),
-            self.student,
+            loader,
+            self.lesson.student,
             ranks=self.ranks,
-            batch_size=self.plan.rank_batch_size,
+            batch_size=self.lesson.plan.rank_batch_size,
         )
+
+    def _steps_of(self, number: int) -> int:
+        """Steps of an epoch: the last one of a budget of steps is cut short."""
+        steps_per_epoch = self.lesson.plan.steps_per_epoch
+        return min(steps_per_epoch, self.lesson.steps - number * steps_per_epoch)
 
     def _evaluate(self, number: int) -> Metrics | None:
         is_due = (number + 1) % self.config.eval_every == 0 or number + 1 == self.config.epochs
@@ -227,10 +211,10 @@ class _Run:
     def _row(self, number: int, trained: EpochResult, metrics: Metrics | None, evaluation_s: float) -> Row:
         now = time.perf_counter()
         total_s, self._clock = now - self._clock, now
-        last_step = (number + 1) * self.plan.steps_per_epoch - 1
+        last_step = min((number + 1) * self.lesson.plan.steps_per_epoch, self.lesson.steps) - 1
         return {
             "epoch": number + 1,
-            "lr": self.schedule.learning_rate(last_step),
+            "lr": self.lesson.schedule.learning_rate(last_step),
             "train_loss": trained.loss,
             "train_top1": trained.top1,
             "val_top1": metrics.top1 if metrics is not None else None,
@@ -258,4 +242,5 @@ class _Run:
             "epoch": str(row["epoch"]),
             "val_top1": "" if row["val_top1"] is None else f"{row['val_top1']:.6f}",
         }
-        save_student(self.folder.path / name, self.student.model, self.student.info, facts)
+        student = self.lesson.student
+        save_student(self.folder.path / name, student.model, student.info, facts)

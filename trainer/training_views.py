@@ -1,58 +1,202 @@
-"""Which view of each sample an epoch shows, and which stored label goes with it."""
+"""Which view of each sample an epoch shows, and which stored label goes with it: the policies.
+
+replay: a scored view with its own label. mean: a fresh view with the mean label of the stored views. single: a fresh
+view with the label of view 0. online: a fresh view that a live teacher labels as it is shown.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.errors import InputError, UsageError
+from trainer.models.info import SMALL_PX
 from trainer.order import Stream, stream_seed
-from trainer.views import ViewRecipe, epoch_views
+from trainer.views import VIEW_RECIPES, ViewRecipe, default_pad_px, epoch_views
 
 if TYPE_CHECKING:
-    from manifests.header import Views
-    from trainer.recipes import TrainConfig
+    from manifests.header import Header, Views
     from trainer.task import Task
 
+POLICIES = ("replay", "mean", "single", "online")
+_FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}
 
-@dataclass(frozen=True)
-class TrainingViews:
-    """Views of a run: the scored ones with their own labels, or unscored ones with the label of view 0."""
 
-    recipe: ViewRecipe
-    view_id_N: NDArray[np.uint64]
-    stored_views: int
-    """Number of scored views that are replayed; 0 when none are."""
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a manifest and its beton hold of samples and labels, as far as a configuration depends on it."""
+
+    count: int = 0
+    """Samples of the beton."""
+    image_px: int = 224
+    """Side of the images when nobody asks for another."""
+    view_count: int = 0
+    """Targets stored a sample; 0 without targets."""
+    policy: str | None = None
+    """What one stored target is: the mean over the scored views, or view 0's own; None where nobody said."""
+    scored: ViewRecipe | None = None
+    """Recipe of the scored views from 1 on; None when only view 0 was scored."""
+    scored_views: int = 1
+    top_k: int | None = None
+    """Logits kept a target; None when all are."""
 
     @classmethod
-    def of(cls, task: Task, config: TrainConfig) -> TrainingViews:
-        """The views a configuration asks for; those the header tells of when they are replayed."""
-        view_id_N = task.beton.columns["view_id"]
-        scored = task.manifest.header.views
-        if config.augment == "replay" and scored is not None:
-            return cls(_scored_recipe(scored), view_id_N, task.beton.view_count)
-        recipe = ViewRecipe(
-            name=config.augment,
-            seed=stream_seed(config.seed, Stream.VIEWS),
-            pad_px=config.pad_px,
-            scale_min=config.scale_min,
-            flip=config.flip,
+    def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> Stored:
+        """From a header and what the beton says."""
+        views, labels = header.views, header.labels
+        many = views is not None and views.count > 1
+        return cls(
+            count=count,
+            image_px=image_px,
+            view_count=view_count,
+            policy=None if labels is None else labels.policy,
+            scored=scored_recipe(views) if views is not None and many else None,
+            scored_views=views.count if views is not None else 1,
+            top_k=None if labels is None else labels.top_k,
         )
-        return cls(recipe, view_id_N, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingViews:
+    """Views of a run and the labels that go with them."""
+
+    policy: str | None
+    """None when nobody looks at the labels."""
+    recipe: ViewRecipe
+    view_id_N: NDArray[np.uint64]
+    view_count: int
+    """Targets stored a sample."""
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        *,
+        policy: str | None,
+        augment: str | None = None,
+        seed: int = 0,
+        pad_px: int | None = None,
+        scale_min: float | None = None,
+        flip: bool | None = None,
+    ) -> TrainingViews:
+        """The views of a policy (`choose_policy` resolves auto); what is None is as the views were scored.
+
+        InputError when views are to be replayed and the header does not say which they are.
+        """
+        stored = task.stored
+        recipe = view_recipe(
+            stored,
+            policy=policy,
+            image_px=stored.image_px,
+            augment=augment,
+            seed=seed,
+            pad_px=pad_px,
+            scale_min=scale_min,
+            flip=flip,
+        )
+        return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
 
     def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """View number and stored label of each of these rows in an epoch counted from 0, both (n,)."""
-        if self.recipe.name == "none" and not self.stored_views:
-            view_0 = np.zeros(len(rows_n), np.int64)
-            return view_0, view_0
-        view_n = epoch_views(epoch, self.view_id_N[rows_n], self.stored_views)
-        return view_n, view_n if self.stored_views else np.zeros(len(rows_n), np.int64)
+        if self.policy == "replay":
+            view_n = epoch_views(epoch, self.view_id_N[rows_n], self.view_count)
+            return view_n, view_n
+        target_view_n = np.zeros(len(rows_n), np.int64)
+        if self.policy == "mean" and self.view_count > 1:
+            from trainer.loading import MEAN_VIEW
+
+            target_view_n[:] = MEAN_VIEW
+        if self.recipe.name == "none":
+            return np.zeros(len(rows_n), np.int64), target_view_n
+        return epoch_views(epoch, self.view_id_N[rows_n], 0), target_view_n
 
 
-def _scored_recipe(scored: Views) -> ViewRecipe:
+def choose_policy(stored: Stored, asked: str | None = None, *, augment: str | None = None) -> str:
+    """The policy that is meant, `asked` None or auto by what is stored; UsageError for one the labels do not serve.
+
+    auto: replay where several views are stored and no augmentation is asked for, else what one label stands for.
+    """
+    if asked is None or asked == "auto":
+        if stored.view_count > 1 and augment is None:
+            return "replay"
+        return "mean" if stored.policy == "mean" else "single"
+    if asked not in POLICIES:
+        raise UsageError(f"--policy {asked} is not known", hint=f"known: auto, {', '.join(POLICIES)}")
+    if asked == "replay" and stored.view_count < 2:
+        raise UsageError(
+            f"--policy replay needs stored labels of several views; this manifest has {stored.view_count}",
+            hint="label it with more: prune label SELECTION --views 8; or take --policy single",
+        )
+    if asked == "mean" and stored.view_count > 1 and stored.top_k is not None:
+        raise UsageError(
+            f"--policy mean: labels of {stored.top_k} logits a view cannot be averaged",
+            hint=f"let the mean be stored: prune label SELECTION --policy mean --top-k {stored.top_k}",
+        )
+    if stored.view_count == 1 and asked == "mean" and stored.policy != "mean":
+        raise UsageError(
+            "--policy mean: the one label stored is that of view 0",
+            hint="let the mean be stored: prune label SELECTION --policy mean; or take --policy single",
+        )
+    if stored.view_count == 1 and asked == "single" and stored.policy == "mean":
+        raise UsageError(
+            f"--policy single: the one label stored is the mean over {stored.scored_views} views",
+            hint="take --policy mean",
+        )
+    return asked
+
+
+def view_recipe(
+    stored: Stored,
+    *,
+    policy: str | None,
+    image_px: int,
+    augment: str | None = None,
+    seed: int = 0,
+    pad_px: int | None = None,
+    scale_min: float | None = None,
+    flip: bool | None = None,
+) -> ViewRecipe:
+    """The scored recipe itself under replay, else one of the run's own: like the scored one, or by image size.
+
+    seed is that of the run. UsageError when views are replayed and something else is asked for.
+    """
+    if augment is not None and augment not in VIEW_RECIPES:
+        raise UsageError(f"--augment {augment} is not known", hint=f"known: {', '.join(VIEW_RECIPES)}")
+    scored = stored.scored
+    changed: dict[str, Any] = {"name": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if policy == "replay":
+        if scored is None:
+            raise InputError(
+                "the stored labels are of several views, but the header does not say which",
+                hint="select again from a scored manifest, or take --policy single --augment none",
+            )
+        padded = scored if scored.pad_px is not None else replace(scored, pad_px=default_pad_px(image_px))
+        for name, value in changed.items():
+            if value != getattr(padded, name):
+                raise UsageError(
+                    f"{_FLAGS[name]} {value}: the views with labels of their own are {scored.name}"
+                    + ("" if name == "name" else f" with {getattr(padded, name)}"),
+                    hint="take --policy single or mean for augmentation that was not scored",
+                )
+        return scored
+    if scored is not None and augment in (None, scored.name):
+        start = scored
+    else:
+        start = ViewRecipe(name=augment or default_augmentation(image_px))
+    return replace(start, seed=stream_seed(seed, Stream.VIEWS), **changed)
+
+
+def default_augmentation(image_px: int) -> str:
+    """Shifts by a few pixels for small images, crops of all sizes for larger ones."""
+    return "pad_crop_flip" if image_px <= SMALL_PX else "resized_crop_flip"
+
+
+def scored_recipe(views: Views) -> ViewRecipe:
     """The recipe a header describes, with the parameters it names beside the typed fields."""
     known = {field.name for field in fields(ViewRecipe)} - {"name", "version", "seed"}
-    extra = {name: value for name, value in (scored.model_extra or {}).items() if name in known}
-    return ViewRecipe(name=scored.recipe, version=scored.version, seed=scored.seed, **extra)
+    extra = {name: value for name, value in (views.model_extra or {}).items() if name in known}
+    return ViewRecipe(name=views.recipe, version=views.version, seed=views.seed, **extra)

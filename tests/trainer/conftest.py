@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beton_support import jpeg_bytes, jpeg_image, raw_image
 
 from manifests.beton import BetonColumns, write_beton
 from manifests.header import (
@@ -17,8 +18,8 @@ from manifests.header import (
     Tool,
     Views,
 )
-from manifests.images import BetonImage
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry
+from manifests.top_k import top_k as largest
 
 CLASS_NAMES = ["blue", "green", "red"]
 NETWORKS = '''
@@ -27,6 +28,7 @@ NETWORKS = '''
 import os
 import time
 
+import torch
 from torch import nn
 
 
@@ -59,6 +61,16 @@ def fails_on_rank_one(num_classes):
 
 def ignores_num_classes(num_classes):
     return plain(7)
+
+
+def linear(num_classes):
+    """Always the same function of every pixel of an 8x8 image."""
+    layer = nn.Linear(192, num_classes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+        layer.bias.zero_()
+    return nn.Sequential(nn.Flatten(), layer)
 '''
 
 
@@ -81,7 +93,10 @@ def coloured(count: int, side_px: int, seed: int) -> tuple[np.ndarray, np.ndarra
 
 @pytest.fixture(scope="session")
 def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
-    """Write a selection (views > 0: with that many stored targets a sample) or an index with a beton."""
+    """Write a selection (views > 0: with that many stored targets a sample) or an index with a beton.
+
+    targets_NVC are noise around the label unless given; scored_views is the number the header tells of.
+    """
 
     def make(
         *,
@@ -92,6 +107,13 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
         class_names: list[str] = CLASS_NAMES,
         weighted: bool = False,
         beton: bool = True,
+        jpeg: bool = False,
+        augment: str = "pad_crop_flip",
+        targets_NVC: np.ndarray | None = None,
+        policy: str | None = None,
+        top_k: int | None = None,
+        scored_views: int | None = None,
+        run: dict[str, object] | None = None,
     ) -> Manifest:
         folder = tmp_path_factory.mktemp("manifest")
         pixels, label_N = coloured(count, side_px, seed)
@@ -104,17 +126,21 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
             weight_N=generator.uniform(0.5, 2, count) if weighted else np.ones(count),
             kd_weight_N=generator.uniform(0, 1, count) if weighted else np.ones(count),
         )
-        images = (BetonImage(mode=1, data=image.reshape(-1), width=side_px, height=side_px) for image in pixels)
-        targets_NVC = generator.normal(0, 1, (count, max(views, 1), len(class_names)))
-        targets_NVC[np.arange(count), :, label_N] += 4
+        images = (jpeg_image(jpeg_bytes(image)) if jpeg else raw_image(image) for image in pixels)
+        if targets_NVC is None:
+            targets_NVC = generator.normal(0, 1, (count, max(views, 1), len(class_names)))
+            targets_NVC[np.arange(count), :, label_N] += 4
+        stored = targets_NVC.astype(np.float16)
+        if top_k is not None:
+            stored = np.stack([largest(targets_NVC[:, view], label_N, top_k).words() for view in range(views)], axis=1)
         files = []
         if beton:
             write_beton(
                 folder / BETON_NAME,
                 images,
                 columns,
-                targets=targets_NVC.astype(np.float16) if views else None,
-                target_shape=(views, len(class_names)) if views else None,
+                targets=stored if views else None,
+                target_shape=stored.shape[1:] if views else None,
             )
             files = [file_entry(folder, BETON_NAME, count)]
         header = Header(
@@ -129,14 +155,24 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
             ),
             tool=Tool(name="prune-toolkit", version="0.0.0"),
             files=files,
-            **(_selection_blocks(count, side_px, views) if views else {}),
+            run=run or {},
+            **(_selection_blocks(count, side_px, views, policy, top_k, scored_views, augment) if views else {}),
         )
         return commit(folder, header)
 
     return make
 
 
-def _selection_blocks(count: int, side_px: int, views: int) -> dict[str, object]:
+def _selection_blocks(
+    count: int,
+    side_px: int,
+    views: int,
+    policy: str | None,
+    top_k: int | None,
+    scored_views: int | None,
+    augment: str,
+) -> dict[str, object]:
+    scored_views = scored_views or views
     return {
         "teacher": Teacher(
             spec="resnet8",
@@ -149,7 +185,12 @@ def _selection_blocks(count: int, side_px: int, views: int) -> dict[str, object]
             train_ece=0.0,
         ),
         "views": Views(
-            recipe="pad_crop_flip" if views > 1 else "none", version=1, seed=5, count=views, image_px=side_px
+            recipe=augment if scored_views > 1 else "eval",
+            version=1,
+            seed=5,
+            count=scored_views,
+            image_px=side_px,
+            **({"pad_px": 2, "scale_min": 0.3, "flip": True} if scored_views > 1 else {}),
         ),
         "selection": Selection(
             method="medium",
@@ -161,5 +202,5 @@ def _selection_blocks(count: int, side_px: int, views: int) -> dict[str, object]
             count=count,
             seed=0,
         ),
-        "labels": Labels(transform="raw", parameters={}, views=views),
+        "labels": Labels(transform="raw", parameters={}, views=views, policy=policy, top_k=top_k),
     }

@@ -11,6 +11,7 @@ from manifests.errors import UsageError
 from trainer.order import Stream, epoch_order, rank_rows, rank_share, stream_seed
 from trainer.recipes import RECIPES, TrainConfig, digest, resolve
 from trainer.schedules import SCHEDULES, Schedule
+from trainer.training_views import Stored
 
 
 def schedule(name, **values):
@@ -93,8 +94,9 @@ def test_each_validation_row_is_on_exactly_one_rank(count, world_size):
     assert np.array_equal(np.concatenate(shares), np.arange(count))
 
 
-def config(image_px=32, stored_views=1, recipe="auto", **flags):
-    return resolve(flags, recipe=recipe, image_px=image_px, stored_views=stored_views)
+def config(image_px=32, recipe="auto", count=640, **flags):
+    stored = Stored(count=count, image_px=image_px, view_count=1)
+    return resolve(flags, recipe=recipe, stored=stored)
 
 
 def test_recipe_cifar_is_the_published_one():
@@ -127,15 +129,7 @@ def test_image_size_decides_recipe_and_views():
     assert config(image_px=64).augment == "pad_crop_flip"
     assert config(image_px=65).augment == "resized_crop_flip"
     assert config(image_px=224, **{}).recipe == "imagenet"
-    assert resolve({"image_px": 48}, recipe="auto", image_px=224, stored_views=1).recipe == "cifar"
-
-
-def test_stored_views_are_replayed_under_kd_only():
-    assert config(stored_views=4).augment == "replay"
-    assert config(stored_views=4, loss="ce").augment == "pad_crop_flip"
-    assert config(stored_views=4, augment="none").augment == "none"
-    with pytest.raises(UsageError, match="needs stored labels of several views; this manifest has 1"):
-        config(augment="replay")
+    assert resolve({"image_px": 48}, recipe="auto", stored=Stored(image_px=224)).recipe == "cifar"
 
 
 def test_every_recipe_resolves():

@@ -87,7 +87,7 @@ def test_dry_run_prints_the_resolved_configuration_and_the_steps(selection, fold
     assert code == 0
     assert (plan["recipe"], plan["epochs"], plan["milestones"]) == ("cifar", 24, [15, 18, 21])
     assert (plan["steps_per_epoch"], plan["manifest"]) == (1, selection.id)
-    assert "labels are those of view 0" in err
+    assert "single: fresh views of pad_crop_flip that the teacher did not score, with the label of view 0" in err
 
 
 def test_flags_win_over_prune_toml_and_the_table_over_the_top(selection, folder, capsys):
@@ -100,6 +100,36 @@ def test_flags_win_over_prune_toml_and_the_table_over_the_top(selection, folder,
     plan = json.loads(out)
     assert (plan["student"], plan["seed"], plan["epochs"], plan["milestones"]) == ("resnet20", 5, 9, [2, 4.5])
     assert plan["weights"] is None
+
+
+def test_a_teacher_at_the_top_of_prune_toml_scores_and_one_in_the_table_trains_live(selection, folder, capsys):
+    toml = "teacher = 'resnet8'\ncheckpoint = 'teacher.pt'\n"
+    args = ("--manifest", selection.path, "--dry-run")
+    (folder / "prune.toml").write_text(toml)
+    code, out, err = call(*args, capsys=capsys)
+    assert code == 0, err
+    assert (json.loads(out)["policy"], json.loads(out)["teacher"]) == ("single", None)
+    (folder / "prune.toml").write_text(toml + "[train-student]\nteacher = 'resnet20'\n")
+    code, out, err = call(*args, capsys=capsys)
+    assert (json.loads(out)["policy"], json.loads(out)["teacher"]) == ("online", "resnet20")
+    assert "online: fresh views of pad_crop_flip, labelled by resnet20 as they are shown" in err
+    (folder / "prune.toml").write_text(toml)
+    _, out, _ = call(*args, "--teacher", "resnet32", capsys=capsys)
+    assert json.loads(out)["teacher"] == "resnet32"
+
+
+def test_a_typed_budget_wins_over_the_one_of_prune_toml_and_two_typed_ones_contradict(selection, folder, capsys):
+    args = ("--manifest", selection.path, "--batch-size", 16, "--dry-run")
+    (folder / "prune.toml").write_text("[train-student]\nepochs = 7\n")
+    code, out, err = call(*args, "--steps", 9, capsys=capsys)
+    assert code == 0, err
+    assert (json.loads(out)["steps"], json.loads(out)["epochs"]) == (9, 2)
+    assert "9 steps, 1.5 epochs of 6 steps of 16 (fixed steps)" in err
+    assert "7 epochs x 6 steps of 16 (fixed epochs)" in call(*args, capsys=capsys)[2]
+    code, _, err = call(*args, "--steps", 9, "--epochs", 2, capsys=capsys)
+    assert (code, "--epochs and --steps contradict each other" in err) == (2, True)
+    (folder / "prune.toml").write_text("[train-student]\nepochs = 7\nsteps = 3\n")
+    assert call(*args, capsys=capsys)[0] == 2
 
 
 def test_the_loss_of_the_selections_preset_is_taken_unless_a_flag_says_otherwise(make_manifest, folder, capsys):
@@ -139,6 +169,14 @@ def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finis
         (["--loss", "hinge"], 2, "--loss hinge is not known"),
         (["--device", "cuda:99"], 2, "--device"),
         (["--val", "nowhere"], 3, "no data at nowhere"),
+        (["--policy", "replay"], 2, "needs stored labels of several views; this manifest has 1"),
+        (["--policy", "mean"], 2, "prune label SELECTION --policy mean"),
+        (["--teacher", "resnet8", "--loss", "ce"], 2, "--teacher resnet8 and --loss ce contradict each other"),
+        (["--teacher", "resnet8", "--policy", "single"], 2, "--teacher and --policy single contradict each other"),
+        (["--teacher", "resnet9000"], 2, "resnet9000"),
+        (["--checkpoint", "teacher.pt"], 2, "name it too: --teacher SPEC"),
+        (["--match-time", "nowhere"], 3, "nowhere holds no run.json"),
+        (["--match-time", "nowhere", "--steps", "3"], 2, "--steps and --match-time contradict each other"),
     ],
 )
 def test_wrong_input_has_an_exit_code_and_one_message(args, code, message, selection, folder, capsys):
@@ -220,6 +258,35 @@ def test_two_ranks_train_the_student_of_one_process(selection, val, folder, caps
     assert [report["world_size"] for report in reports] == [2, 1]
     assert reports[0]["last"] == pytest.approx(reports[1]["last"], rel=1e-4)
     assert reports[0]["last"]["top1"] == reports[1]["last"]["top1"]
+
+
+def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, capsys):
+    args = ["--manifest", selection.path, "--student", "tiny_networks:plain", *QUICK]
+    assert call(*args, "--epochs", 5, "--out", "first", capsys=capsys)[0] == 0
+    report = json.loads((folder / "first" / "run.json").read_text())
+    report["time"] |= {"waiting_for_data_s": 0.1, "compute_s": 0.4}
+    (folder / "first" / "run.json").write_text(json.dumps(report))
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--match-time", "first", "--out", "second"]
+    done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "as many epochs of 6 steps of 16 as take 0.5 s (time of first)" in done.stderr
+    got = json.loads((folder / "second" / "run.json").read_text())
+    assert got["budget"] == "time of first"
+    assert got["matched"]["asked_s"] == 0.5
+    assert got["steps"] == json.loads((folder / "second" / "budget.json").read_text())["steps"] > 0
+
+
+def test_two_ranks_learn_from_a_live_teacher_what_one_process_does(selection, folder, capsys):
+    args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--teacher", "tiny_networks:linear"]
+    args += ["--epochs", 2, *QUICK]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--out", "ranks"]
+    done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert call(*args, "--out", "one", capsys=capsys)[0] == 0
+    two, one = (load_file(folder / name / "student.safetensors") for name in ("ranks", "one"))
+    assert max(float(np.abs(two[name] - one[name]).max()) for name in one) < 1e-5
 
 
 def test_a_rank_that_fails_does_not_leave_the_other_waiting(selection, folder, monkeypatch):

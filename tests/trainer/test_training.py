@@ -30,7 +30,7 @@ def tiny_networks(networks, monkeypatch):
 
 
 def configured(task, **flags):
-    return resolve(QUICK | flags, recipe="auto", image_px=task.image_px, stored_views=task.beton.view_count)
+    return resolve(QUICK | flags, recipe="auto", stored=task.stored)
 
 
 def run(manifest, out, *, val=None, machine=TORCH, fresh=False, **flags):
@@ -257,7 +257,8 @@ def test_validation_classes_are_matched_by_name(index, val, make_manifest, tmp_p
 
 def test_scored_views_are_replayed_from_end_to_end(make_manifest, val, tmp_path):
     manifest = make_manifest(count=96, views=3)
-    assert run(manifest, tmp_path, val=val, epochs=4)["config"]["augment"] == "replay"
+    config = run(manifest, tmp_path, val=val, epochs=4)["config"]
+    assert (config["policy"], config["augment"]) == ("replay", "pad_crop_flip")
 
 
 def test_padded_crops_are_replayed_at_the_scored_size_only(make_manifest, tmp_path):

@@ -2,47 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from manifests.errors import UsageError
 from trainer.evaluation import loader_for
-from trainer.order import Stream, batch_plan, stream_seed
-from trainer.recipes import resolve
+from trainer.order import batch_plan
 from trainer.run_record import RunFolder, State
-from trainer.task import open_task, open_validation
-from trainer.training_views import TrainingViews
-from trainer.views import epoch_views
-
-
-def configured(task, **flags):
-    return resolve(flags, recipe="auto", image_px=task.image_px, stored_views=task.beton.view_count)
-
-
-def test_replayed_views_go_with_their_own_labels(make_manifest):
-    task = open_task(make_manifest(count=30, views=4).path)
-    views = TrainingViews.of(task, configured(task))
-    assert (views.recipe.name, views.recipe.seed) == ("pad_crop_flip", 5)
-    rows = np.array([7, 3, 29])
-    seen = []
-    for epoch in range(3):
-        view_n, target_view_n = views.of_epoch(epoch, rows)
-        assert np.array_equal(view_n, target_view_n)
-        assert np.array_equal(view_n, epoch_views(epoch, task.beton.columns["view_id"][rows], 4))
-        seen.append(view_n)
-    assert np.array_equal(np.sort(np.stack(seen), axis=0), [[1, 1, 1], [2, 2, 2], [3, 3, 3]])
-
-
-def test_unscored_views_never_repeat_and_keep_the_label_of_view_0(make_manifest):
-    task = open_task(make_manifest(count=30, views=4).path)
-    views = TrainingViews.of(task, configured(task, augment="pad_crop_flip", seed=3))
-    assert views.recipe.seed == stream_seed(3, Stream.VIEWS)
-    for epoch in range(3):
-        view_n, target_view_n = views.of_epoch(epoch, np.arange(5))
-        assert set(view_n) == {1 + epoch}
-        assert set(target_view_n) == {0}
-    plain = TrainingViews.of(task, configured(task, augment="none"))
-    assert [set(part) for part in plain.of_epoch(2, np.arange(5))] == [{0}, {0}]
+from trainer.task import open_validation
 
 
 def test_fewer_samples_than_a_batch_are_one_batch():

@@ -1,0 +1,110 @@
+"""What several tests of training need: runs that are watched, and an oracle for a network that is one matrix."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.manifest import Manifest
+from manifests.registry import Registry
+from trainer import epoch as epoch_module
+from trainer.loading import open_loader
+from trainer.losses import LOSSES
+from trainer.recipes import resolve
+from trainer.student import Student
+from trainer.task import Task, open_task
+from trainer.training import Machine, train
+from trainer.views import ViewRecipe
+
+QUICK = {"student": "tiny_networks:plain", "batch_size": 16, "lr": 1e-6, "schedule": "constant"}
+
+
+@dataclass
+class Step:
+    """What one optimiser step was taught."""
+
+    images: np.ndarray
+    """(n, 3, S, S) uint8 as the student got them."""
+    target: np.ndarray | None
+    """(n, C) as they reached the loss."""
+    kd_weight: np.ndarray
+    temperature: float
+
+
+@dataclass
+class Watch:
+    """Every step of every run while it is watched."""
+
+    steps: list[Step] = field(default_factory=list)
+
+
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch, loss: str = "kd") -> Iterator[Watch]:
+    """Note the images a student is shown and the targets that reach its loss."""
+    watch, shown = Watch(), []
+    normalise, entry = epoch_module.normalise, LOSSES[loss]
+
+    def seen(images: torch.Tensor, *args: Any) -> torch.Tensor:
+        shown.append(images.cpu().numpy().copy())
+        return normalise(images, *args)
+
+    def function(logits: Any, target: Any, label: Any, weight: Any, kd_weight: Any, **options: Any) -> torch.Tensor:
+        got = None if target is None else target.cpu().numpy().copy()
+        watch.steps.append(Step(shown.pop(), got, kd_weight.cpu().numpy().copy(), options["temperature"]))
+        return entry.function(logits, target, label, weight, kd_weight, **options)
+
+    losses: Registry[Any] = Registry("loss")
+    for name, known in LOSSES.items():
+        losses.add(name, replace(known, function=function) if name == loss else known)
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch_module, "normalise", seen)
+        patch.setattr(epoch_module, "LOSSES", losses)
+        yield watch
+
+
+def trained(
+    manifest: Manifest, out: Path, *, loader: str = "torch", workers: int = 1, **options: Any
+) -> dict[str, Any]:
+    """Train quickly on the CPU; options of `train`, and flags."""
+    task = open_task(manifest.path)
+    of_train = {name: options.pop(name) for name in ("fresh", "checkpoint", "match") if name in options}
+    config = resolve(QUICK | options, recipe="auto", stored=task.stored)
+    machine = Machine(device="cpu", loader=loader, workers=workers)
+    return train(task, config, validation=None, out=out, machine=machine, **of_train)
+
+
+@contextmanager
+def stopped_at(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[None]:
+    """Let training be interrupted at that optimiser step, counted from 1."""
+    left, step = iter(range(count, 0, -1)), Student.step
+
+    def stepped(self: Student, loss: torch.Tensor, learning_rate: float) -> None:
+        if next(left) == 1:
+            raise KeyboardInterrupt
+        step(self, loss, learning_rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "step", stepped)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def drawn(task: Task, recipe: ViewRecipe, view: int) -> np.ndarray:
+    """One view of every image, (N, 3, S, S) uint8."""
+    loader = open_loader(task.beton, kind="torch", recipe=recipe, preprocessing=task.preprocessing(task.image_px))
+    rows = np.arange(task.beton.count)
+    [batch] = loader.batches(rows, view_n=view, target_view_n=0, batch_size=len(rows))
+    return batch.images.numpy()
+
+
+def linear_logits(images: np.ndarray, module: torch.nn.Module, mean: Any, std: Any) -> np.ndarray:
+    """What tiny_networks:linear says of uint8 images, in float64; (n, C)."""
+    layer = module[1]
+    mean, std = (np.asarray(values, np.float64)[:, None, None] for values in (mean, std))
+    pixels = ((images.astype(np.float64) / 255 - mean) / std).reshape(len(images), -1)
+    return pixels @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()

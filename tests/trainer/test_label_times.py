@@ -1,0 +1,48 @@
+"""What labels cost, from the chain of run blocks in a header."""
+
+import pytest
+from trainer_support import trained
+
+from manifests.header import DataSet, Header, Tool
+from trainer.label_times import label_times
+from trainer.report import summary
+
+DATA = DataSet(name="d", source="folder", count=1, readable=1, class_names=["a"], fingerprint="f")
+SCORED = {"command": "score", "seconds": 40.0}
+SELECTED = {"command": "select", "seconds": 2.0, "parent_run": SCORED}
+LABELLED = {"command": "label", "seconds": 10.0, "parent_run": SELECTED}
+OLD = {"seconds": 2.0, "parent_run": {"seconds": 40.0, "images_per_second": 9.0}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "scoring_s", "selection_s", "labelling_s"),
+    [
+        ("selection", LABELLED, 40, 2, 10),
+        ("selection", SELECTED, 40, 2, 0),
+        ("selection", OLD, 40, 2, 0),
+        ("scores", SCORED, 40, 0, 0),
+        ("scores", {"seconds": 40.0}, 40, 0, 0),
+        ("index", {"seconds": 3.0}, 0, 0, 0),
+        ("index", {}, 0, 0, 0),
+        ("selection", {}, None, None, None),
+        ("selection", {"command": "select", "seconds": 2.0}, None, 2, None),
+        ("selection", {"command": "select", "parent_run": SCORED}, 40, None, 0),
+        ("selection", {"command": "label", "seconds": 3.0, "parent_run": LABELLED}, 40, 2, 13),
+        ("selection", {"command": "label", "seconds": 3.0, "parent_run": "?"}, None, None, 3),
+    ],
+)
+def test_each_command_of_the_chain_is_counted_under_its_name(kind, run, scoring_s, selection_s, labelling_s):
+    header = Header(kind=kind, data=DATA, tool=Tool(name="t", version="0"), run=run)
+    assert label_times(header) == {"scoring_s": scoring_s, "selection_s": selection_s, "labelling_s": labelling_s}
+
+
+@pytest.mark.parametrize(("run", "known", "line"), [
+    (LABELLED, True, " + scoring 40 s + selection 2 s + labelling 10 s = "),
+    ({}, False, " + scoring ? + selection ? + labelling ?\n"),
+])  # fmt: skip
+def test_a_run_says_what_it_took_in_all(make_manifest, networks, monkeypatch, tmp_path, run, known, line):
+    monkeypatch.syspath_prepend(str(networks))
+    report = trained(make_manifest(count=30, views=1, run=run), tmp_path, epochs=1)
+    total_s = report["labels_time"]["total_s"]
+    assert total_s == (pytest.approx(report["time"]["training_s"] + 52) if known else None)
+    assert line in summary(report, "run")
