@@ -1,0 +1,384 @@
+"""`prune export`: numbers, lists and trees, against the folder they came from and torchvision's reading of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from beton_support import jpeg_bytes, smooth
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from manifests.errors import InputError
+from manifests.manifest import Manifest
+from manifests.sources import open_source
+from prune_toolkit.export import image_folder_order, tree_paths
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+CHILD = (sys.executable, "-m", "prune_toolkit")
+KILL_AT = (sys.executable, str(Path(__file__).parents[1] / "support" / "kill_at.py"))
+TEACHER = ("--teacher", "teachers:linear", "--image-size", 8)
+
+
+def make_photos(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), count: int = 12) -> Path:
+    """JPEG, PNG and WebP files in class folders, a few of them one folder deeper, and one that is no image."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (root / name / "+more").mkdir(parents=True)
+        for row in range(count):
+            pixels = smooth(generator, 12 + row, 10 + label)
+            if row % 3 == 0:
+                (root / name / f"{row:02d}.jpeg").write_bytes(jpeg_bytes(pixels))
+            else:
+                path = root / name / ("+more" if row % 4 == 1 else "") / f"{row:02d}.{('png', 'webp')[row % 3 - 1]}"
+                Image.fromarray(pixels).save(path, lossless=True)
+    (root / classes[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    return root
+
+
+def select(prune: Run, data: object, folder: Path, *options: object) -> Path:
+    prune("score", data, *TEACHER, "-o", folder / "manifest")
+    prune("select", folder / "manifest", "--keep", "0.5", "-o", folder / "selection", *options)
+    return folder / "selection"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def selection(photos: Path, tmp_path_factory: pytest.TempPathFactory, prune: Run) -> Path:
+    return select(prune, photos, tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, prune: Run) -> Path:
+    return select(prune, "demo:digits", tmp_path_factory.mktemp("digits"))
+
+
+def kept_keys(selection: Path) -> list[str]:
+    table = Manifest.open(selection).selection().to_pandas()
+    keys = Manifest.open(selection).samples().to_pandas().key
+    return [key for key, keep in zip(keys, table.keep, strict=True) if keep]
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_indices_are_the_sample_ids_of_what_is_kept(selection: Path, tmp_path: Path, prune: Run) -> None:
+    result = json.loads(prune("export", selection, "--indices", tmp_path / "i.npy", "--json").stdout)
+    prune("export", selection, "--indices", tmp_path / "i.txt")
+    indices = np.load(tmp_path / "i.npy")
+    table = Manifest.open(selection).selection().to_pandas()
+    assert indices.dtype == np.int64
+    assert indices.tolist() == table.sample_id[table.keep].tolist()
+    assert (tmp_path / "i.txt").read_text().split() == [str(index) for index in indices]
+    assert result["count"] == len(indices) == 12
+    assert result["id"] == Manifest.open(selection).id
+
+
+def test_indices_of_a_plain_folder_are_positions_in_torchvisions_image_folder(tmp_path: Path, prune: Run) -> None:
+    root = make_photos(tmp_path / "photos" / "train")
+    for folder in root.iterdir():
+        for file in (folder / "+more").iterdir():
+            file.rename(folder / file.name)
+        (folder / "+more").rmdir()
+    selection = select(prune, root.parent, tmp_path)
+    result = prune("export", selection, "--indices", tmp_path / "i.npy", "--json")
+    assert json.loads(result.stdout)["imagefolder_positions"] is True
+    assert result.stderr == ""
+    listed = [f"train/{Path(path).relative_to(root).as_posix()}" for path, _ in ImageFolder(root).samples]
+    assert [listed[index] for index in np.load(tmp_path / "i.npy")] == kept_keys(selection)
+
+
+@pytest.mark.parametrize("names", [("cat", "cat-big"), ("cat 2", "cat"), ("cat", "cat2"), ("a", "a+b"), ("Z", "é")])
+def test_the_order_of_image_folder_is_told_from_the_keys_alone(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        for file in ("x.png", "y.JPG", "é.png"):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "train" / name / file).touch()
+    source = open_source(str(tmp_path), split="train")
+    listed = [str(Path(path).relative_to(tmp_path)) for path, _ in ImageFolder(tmp_path / "train").samples]
+    assert image_folder_order(source.keys, "train") == (listed == source.keys)
+    assert (listed == source.keys) == (names in (("cat", "cat2"), ("Z", "é")))
+
+
+@pytest.mark.parametrize(
+    ("files", "same"),
+    [
+        (("a/1.png", "a/2.png"), True),
+        (("a/1/x.png", "a/2/x.png"), True),
+        (("a/2.png", "a/1/x.png"), False),
+        (("a/1.png", "a/2/x.png"), True),
+        (("a/1/x.png", "a/1/y/x.png", "a/1-b/x.png"), False),
+        (("a/1.png", "a/2.gif"), False),
+    ],
+)
+def test_folders_in_class_folders_come_after_the_files_beside_them(
+    tmp_path: Path, files: tuple[str, ...], same: bool
+) -> None:
+    for file in (*files, "b/1.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    source = open_source(str(tmp_path))
+    listed = [str(Path(path).relative_to(tmp_path)) for path, _ in ImageFolder(tmp_path).samples]
+    assert image_folder_order(source.keys, None) == (listed == source.keys) == same
+
+
+def test_a_folder_that_image_folder_orders_otherwise_is_told(selection: Path, tmp_path: Path, prune: Run) -> None:
+    result = prune("export", selection, "--indices", tmp_path / "i.npy", "--json")
+    assert "not positions in torchvision's ImageFolder" in result.stderr
+    assert json.loads(result.stdout)["imagefolder_positions"] is False
+
+
+def test_indices_of_a_row_source_are_row_numbers(digits: Path, tmp_path: Path, prune: Run) -> None:
+    result = prune("export", digits, "--indices", tmp_path / "i.npy", "--json")
+    assert json.loads(result.stdout)["imagefolder_positions"] is None
+    assert [f"train/{index:08d}" for index in np.load(tmp_path / "i.npy")] == kept_keys(digits)
+
+
+def test_the_file_list_packs_the_kept_files_with_tar(selection: Path, photos: Path, tmp_path: Path, prune: Run) -> None:
+    prune("export", selection, "--filelist", tmp_path / "list.txt")
+    piped = prune("export", selection, "--filelist", "-", launcher=CHILD)
+    assert piped.stdout == (tmp_path / "list.txt").read_text()
+    assert piped.stdout.splitlines() == kept_keys(selection)
+    subprocess.run(["tar", "-cf", tmp_path / "a.tar", "-T", tmp_path / "list.txt"], cwd=photos, check=True)
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xf", tmp_path / "a.tar", "-C", tmp_path / "out"], check=True)
+    assert sorted(files_below(tmp_path / "out")) == sorted(kept_keys(selection))
+
+
+def test_no_form_imports_torch(selection: Path, tmp_path: Path) -> None:
+    for form in (("--indices", "i.npy"), ("--filelist", "f.txt"), ("--imagefolder", "tree")):
+        code = (
+            "import sys\nfrom prune_toolkit.cli import main\n"
+            f"sys.argv[1:] = ['export', {str(selection)!r}, {form[0]!r}, {form[1]!r}]\n"
+            "try:\n    main()\nfinally:\n    assert not {'torch', 'ffcv'} & set(sys.modules)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_key_of_two_lines_is_refused(tmp_path: Path, prune: Run) -> None:
+    root = make_photos(tmp_path / "photos")
+    for file in list(root.rglob("*.*")):
+        file.rename(file.with_name(f"two\nlines {file.name}"))
+    selection = select(prune, root, tmp_path)
+    result = prune("export", selection, "--filelist", tmp_path / "list.txt", code=3)
+    assert "holds a line break" in result.stderr
+    assert not (tmp_path / "list.txt").exists()
+    prune("export", selection, "--imagefolder", tmp_path / "tree")
+    assert sorted(files_below(tmp_path / "tree")) == sorted(kept_keys(selection))
+
+
+def test_the_image_folder_is_hard_links_into_the_folder(
+    selection: Path, photos: Path, tmp_path: Path, prune: Run
+) -> None:
+    result = json.loads(prune("export", selection, "--imagefolder", tmp_path / "tree", "--json").stdout)
+    found = files_below(tmp_path / "tree")
+    assert sorted(found) == sorted(kept_keys(selection))
+    assert all(path.samefile(photos / key) and path.stat().st_nlink > 1 for key, path in found.items())
+    assert (result["linked"], result["written"], result["bytes"], result["classes"]) == (12, 0, 0, 2)
+    assert len(ImageFolder(tmp_path / "tree").samples) == 12
+    assert list(tmp_path.iterdir()) == [tmp_path / "tree"]
+
+
+def test_with_copy_the_files_are_independent(selection: Path, photos: Path, tmp_path: Path, prune: Run) -> None:
+    (tmp_path / "tree").mkdir()
+    prune("export", selection, "--imagefolder", tmp_path / "tree", "--copy")
+    found = files_below(tmp_path / "tree")
+    assert sorted(found) == sorted(kept_keys(selection))
+    for key, path in found.items():
+        assert path.stat().st_nlink == 1
+        assert path.read_bytes() == (photos / key).read_bytes()
+
+
+def test_files_are_copied_where_links_are_refused(
+    selection: Path, photos: Path, tmp_path: Path, prune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    result = json.loads(prune("export", selection, "--imagefolder", tmp_path / "tree", "--json").stdout)
+    found = files_below(tmp_path / "tree")
+    assert (result["linked"], result["written"]) == (0, 12)
+    assert result["bytes"] == sum(path.stat().st_size for path in found.values())
+    assert all(path.read_bytes() == (photos / key).read_bytes() for key, path in found.items())
+
+
+def test_links_are_made_to_the_file_behind_a_relative_symbolic_link(tmp_path: Path, prune: Run) -> None:
+    root = make_photos(tmp_path / "photos")
+    (tmp_path / "store").mkdir()
+    for number, file in enumerate(sorted(root.rglob("*.*"))):
+        file.rename(tmp_path / "store" / str(number))
+        file.symlink_to(os.path.relpath(tmp_path / "store" / str(number), file.parent))
+    selection = select(prune, root, tmp_path)
+    prune("export", selection, "--imagefolder", tmp_path / "elsewhere" / "deep" / "tree")
+    found = files_below(tmp_path / "elsewhere" / "deep" / "tree")
+    assert len(found) == 12
+    assert all(not path.is_symlink() and path.samefile(root / key) for key, path in found.items())
+
+
+def test_class_folders_may_be_named_otherwise(selection: Path, tmp_path: Path, prune: Run) -> None:
+    (tmp_path / "names.txt").write_text("Felis catus\nCanis familiaris\n")
+    result = prune("export", selection, "--imagefolder", tmp_path / "tree", "--classes", tmp_path / "names.txt")
+    assert "2 of 2 get another label" in result.stderr
+    wanted = [key.replace("cat/", "Felis catus/").replace("dog/", "Canis familiaris/") for key in kept_keys(selection)]
+    assert sorted(files_below(tmp_path / "tree")) == sorted(wanted)
+    (tmp_path / "names.txt").write_text("one\n")
+    prune("export", selection, "--imagefolder", tmp_path / "t", "--classes", tmp_path / "names.txt", code=2)
+
+
+@pytest.mark.parametrize("bad", ["T-shirt/top", "..", ".hidden", "a\\b", " x", "x" * 256, "tab\there"])
+def test_a_class_name_that_is_no_safe_folder_name_is_refused(
+    selection: Path, tmp_path: Path, prune: Run, bad: str
+) -> None:
+    (tmp_path / "names.json").write_text(json.dumps(["fine", bad]))
+    result = prune(
+        "export", selection, "--imagefolder", tmp_path / "tree", "--classes", tmp_path / "names.json", code=2
+    )
+    assert "no safe name of a folder" in result.stderr
+    assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.parametrize("key", ["cat/../../x.png", "cat/./x.png", "cat//x.png", "x.png", "cat/a\0b.png"])
+def test_a_key_that_leads_out_of_its_class_folder_is_refused(selection: Path, key: str) -> None:
+    samples = pa.table({"label": [0, 0], "key": ["cat/fine.png", key]})
+    with pytest.raises(InputError, match="no path of an image in a class folder"):
+        tree_paths(Manifest.open(selection), samples, ["cat", "dog"])
+
+
+def test_pixels_become_png_files_with_the_same_pixels(digits: Path, tmp_path: Path, prune: Run) -> None:
+    result = json.loads(prune("export", digits, "--imagefolder", tmp_path / "tree", "--json").stdout)
+    source = open_source("demo:digits")
+    row_of_key = {key: row for row, key in enumerate(source.keys)}
+    found = files_below(tmp_path / "tree")
+    assert result["written"] == len(found) == len(kept_keys(digits)) == 649
+    for key in kept_keys(digits):
+        row = row_of_key[key]
+        with Image.open(found[f"{source.labels_N[row]}/{key.removeprefix('train/')}.png"]) as picture:
+            assert picture.mode == "L"
+            np.testing.assert_array_equal(picture, source.read([row])[0].array.reshape(8, 8))
+
+
+def test_encoded_rows_keep_their_bytes_and_get_the_suffix_of_their_content(
+    photos: Path, tmp_path: Path, prune: Run
+) -> None:
+    files = sorted(path for path in photos.rglob("*.*") if path.name != "broken.jpg")
+    table = pa.table(
+        {
+            "image": [{"bytes": path.read_bytes()} for path in files],
+            "label": [int("dog" in path.parts) for path in files],
+        }
+    )
+    (tmp_path / "rows").mkdir()
+    pq.write_table(table, tmp_path / "rows" / "train-00000.parquet")
+    selection = select(prune, tmp_path / "rows", tmp_path)
+    prune("export", selection, "--imagefolder", tmp_path / "tree")
+    wanted = {}
+    for key in kept_keys(selection):
+        row = int(key.removeprefix("train/"))
+        suffix = files[row].suffix.replace("jpeg", "jpg")
+        wanted[f"{table['label'][row].as_py()}/{row:08d}{suffix}"] = files[row].read_bytes()
+    assert {name: path.read_bytes() for name, path in files_below(tmp_path / "tree").items()} == wanted
+    assert {Path(name).suffix for name in wanted} == {".jpg", ".png", ".webp"}
+
+
+def test_without_the_source_the_images_come_from_the_beton(photos: Path, tmp_path: Path, prune: Run) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    selection = select(prune, tmp_path / "photos", tmp_path)
+    shutil.rmtree(tmp_path / "photos")
+    result = prune("export", selection, "--imagefolder", tmp_path / "tree")
+    assert "taking the images from" in result.stderr
+    found = files_below(tmp_path / "tree")
+    as_written = {key: key if key.endswith(("jpeg", "png")) else f"{key}.png" for key in kept_keys(selection)}
+    assert sorted(found) == sorted(as_written.values())
+    for key, name in as_written.items():
+        if key.endswith("jpeg"):
+            assert found[name].read_bytes() == (photos / key).read_bytes()
+        else:
+            with Image.open(found[name]) as picture, Image.open(photos / key) as original:
+                assert picture.format == "PNG"
+                np.testing.assert_array_equal(picture, original.convert("RGB"))
+    prune("export", selection, "--imagefolder", tmp_path / "again", "--data", tmp_path / "photos", code=3)
+    (tmp_path / "moved").mkdir()
+    shutil.copytree(photos, tmp_path / "moved" / "pictures")
+    prune("export", selection, "--imagefolder", tmp_path / "again", "--data", tmp_path / "moved" / "pictures")
+    assert sorted(files_below(tmp_path / "again")) == sorted(kept_keys(selection))
+    with (selection / "train.beton").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\7")
+    result = prune("export", selection, "--imagefolder", tmp_path / "altered", code=3)
+    assert "was altered" in result.stderr
+    assert not (tmp_path / "altered").exists()
+    (selection / "train.beton").unlink()
+    (selection / "local.json").unlink()
+    assert "--data" in prune("export", selection, "--imagefolder", tmp_path / "nowhere", code=3).stderr
+
+
+def test_the_first_altered_image_is_named_and_nothing_is_left(photos: Path, tmp_path: Path, prune: Run) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    selection = select(prune, tmp_path / "photos", tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    altered = kept_keys(selection)[3:6]
+    for key in altered:
+        with (tmp_path / "photos" / key).open("ab") as stream:
+            stream.write(b"\0")
+    for extra in ((), ("--copy",)):
+        result = prune("export", selection, "--imagefolder", tmp_path / "tree", *extra, code=4)
+        assert f"{altered[0]} was altered since it was indexed" in result.stderr
+    (tmp_path / "photos" / altered[0]).unlink()
+    assert altered[0] in prune("export", selection, "--imagefolder", tmp_path / "tree", code=4).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_is_there_already_is_not_touched(selection: Path, tmp_path: Path, prune: Run) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name, form in (
+        ("full", "--imagefolder"),
+        ("full/mine", "--imagefolder"),
+        ("dangling", "--imagefolder"),
+        ("full/mine", "--filelist"),
+    ):
+        assert "is there already" in prune("export", selection, form, tmp_path / name, code=2).stderr
+    (tmp_path / "i.npy").write_text("mine")
+    prune("export", selection, "--indices", tmp_path / "i.npy", code=2)
+    assert (tmp_path / "i.npy").read_text() == (tmp_path / "full" / "mine").read_text() == "mine"
+
+
+def test_exactly_one_form_is_asked_for_and_only_of_a_selection(selection: Path, tmp_path: Path, prune: Run) -> None:
+    list_, tree = ("--filelist", tmp_path / "l"), ("--imagefolder", tmp_path / "t")
+    for arguments, said in (
+        ((), "exactly one"),
+        ((*list_, *tree), "exactly one"),
+        ((*list_, "--copy"), "--copy has no meaning"),
+        (("--indices", tmp_path / "i.csv"), ".npy or .txt"),
+        (("--filelist", "-", "--json"), "both write to stdout"),
+    ):
+        assert said in prune("export", selection, *arguments, code=2).stderr
+    assert "of kind scores" in prune("export", selection.parent / "manifest", *list_, code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_half_way_it_leaves_no_folder_of_that_name(selection: Path, tmp_path: Path, prune: Run) -> None:
+    # The rename of the finished folder is the only one there is.
+    result = subprocess.run(
+        [*KILL_AT, "1", "export", selection, "--imagefolder", tmp_path / "tree"], capture_output=True, check=False
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".tree.incomplete"]
+    prune("export", selection, "--imagefolder", tmp_path / "tree")
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+    assert sorted(files_below(tmp_path / "tree")) == sorted(kept_keys(selection))
