@@ -20,11 +20,11 @@ DATA = "demo:digits"
 
 @dataclass(frozen=True)
 class Arm:
-    """One student: its row in the table, the selection it learns from, and its loss."""
+    """One student: its row in the table, its run's folder, the manifest it learns from, and its loss."""
 
     title: str
     folder: str
-    selection: str
+    manifest: str
     train: str = ""
 
 
@@ -34,11 +34,12 @@ SELECTIONS = {
     "random": "--keep 0.5 --selector random --labels raw",
 }
 ARMS = (
-    Arm("all data + KD", "kd-full", "full"),
-    Arm("medium 50 % + reshape + KD", "kd-medium", "medium"),
-    Arm("random 50 % + KD", "kd-random", "random"),
-    Arm("random 50 %, no KD", "ce-random", "random", "--loss ce"),
-    Arm("all data, no KD", "ce-full", "full", "--loss ce"),
+    Arm("all data + KD", "kd-full", "selection-full"),
+    Arm("medium 50 % + reshape + KD", "kd-medium", "selection-medium"),
+    Arm("random 50 % + KD", "kd-random", "selection-random"),
+    Arm("random 50 % + KD, 8 views", "kd-views", "labelled-random"),
+    Arm("random 50 %, no KD", "ce-random", "selection-random", "--loss ce"),
+    Arm("all data, no KD", "ce-full", "selection-full", "--loss ce"),
 )
 
 
@@ -70,7 +71,7 @@ def row(title: str, folder: Path) -> tuple[str, ...]:
 @click.command(name="demo")
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
 def demo(folder: Path) -> None:
-    """Teacher, scores, selections and five students on scikit-learn's digits, into FOLDER."""
+    """Teacher, scores, selections, labels and six students on scikit-learn's digits, into FOLDER."""
     start = time.monotonic()
     teacher = folder / "teacher" / "student.safetensors"
     val = f"--val {DATA}"
@@ -79,9 +80,10 @@ def demo(folder: Path) -> None:
     run(f"prune score {folder}/index --teacher {teacher} {val} -o {folder}/manifest")
     for name, flags in SELECTIONS.items():
         run(f"prune select {folder}/manifest {flags} -o {folder}/selection-{name}")
+    run(f"prune label {folder}/selection-random --teacher {teacher} --views 8 --no-flip -o {folder}/labelled-random")
     for arm in ARMS:
         run(
-            f"train-student --manifest {folder}/selection-{arm.selection} --recipe demo {arm.train} {val} "
+            f"train-student --manifest {folder}/{arm.manifest} --recipe demo {arm.train} {val} "
             f"-o {folder}/{arm.folder}".replace("  ", " ")
         )
     click.echo()
