@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t for a two-sided 95 % interval, by degrees of freedom."""
+from scipy.stats import t
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def paired_interval(values: Sequence[float], baseline: Sequence[float]) -> str:
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     if len(differences) < 2:
         return f"{differences[0]:+.2f}"
-    half = T_975[len(differences) - 1] * statistics.stdev(differences) / math.sqrt(len(differences))
+    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
     return f"{statistics.mean(differences):+.2f} ± {half:.2f}"
 
 

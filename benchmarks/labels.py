@@ -5,7 +5,8 @@
 
 From a random pool of the training images the teacher scores 16 views, weakly and strongly augmented; students learn
 from all of the pool and from a random half: labels alone, online teacher, `single`, `mean`, `replay` of 2, 4, 8 and 16
-views. One table of top-1 on the test split (last epoch) and of seconds; runs that are there are not repeated.
+views. One table of top-1 on the test split (last epoch) and of seconds. Runs that are there are not repeated: give each
+student and pool a folder OUT of its own.
 """
 
 import platform

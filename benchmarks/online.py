@@ -65,11 +65,14 @@ def main(
         )
         teacher = out / "teacher" / "student.safetensors"
     run(f"prune score {out}/index --teacher {teacher} -o {out}/scores")
-    train = f"train-student {val} --student {student} --epochs {epochs} {train_flags}"
+    train = f"train-student {val} --student {student} {train_flags}"
+    run(f"prune select {out}/scores --keep 1 --selector random --labels raw -o {out}/all")
+    # Whoever trains first in a process loads kernels and compiles.
+    run(f"{train} --manifest {out}/all --steps 20 --teacher {teacher} {augment} -o {out}/warm-up")
     arms: dict[str, list[Path]] = {"online, all data": []}
     for seed in range(seeds):
         folder = out / f"online-{seed}"
-        run(f"{train} --manifest {out}/index --teacher {teacher} {augment} --seed {seed} -o {folder}")
+        run(f"{train} --manifest {out}/all --teacher {teacher} {augment} --epochs {epochs} --seed {seed} -o {folder}")
         arms["online, all data"].append(folder)
         for keep in keeps.split(","):
             folder = out / f"stored-{keep}-{seed}"
@@ -77,7 +80,7 @@ def main(
                 f"prune select {out}/scores --keep {keep} --selector random --labels raw --seed {seed} -o {folder}-kept"
             )
             run(f"prune label {folder}-kept --views {views} --teacher {teacher} {augment} -o {folder}-labelled")
-            run(f"{train} --manifest {folder}-labelled --policy replay --seed {seed} -o {folder}")
+            run(f"{train} --manifest {folder}-labelled --policy replay --epochs {epochs} --seed {seed} -o {folder}")
             arms.setdefault(f"stored, keep {keep}", []).append(folder)
     report(out, arms, f"{data}, {teacher} -> {student}, {epochs} epochs, {views} views, n = {seeds}")
 
@@ -93,10 +96,10 @@ def curve(folder: Path) -> Curve:
 
 
 def labels_seconds(run_report: dict[str, Any]) -> float:
-    """What the stored labels cost: scoring and labelling; nothing for a live teacher."""
-    if run_report["config"]["policy"] == "online":
+    """What the stored labels cost: scoring, selection with its beton, and labelling; nothing for a live teacher."""
+    if run_report["policy"] == "online":
         return 0.0
-    return sum(run_report["labels_time"][name] or 0.0 for name in ("scoring_s", "labelling_s"))
+    return sum(float(run_report["labels_time"][name]) for name in ("scoring_s", "selection_s", "labelling_s"))
 
 
 def report(out: Path, arms: dict[str, list[Path]], title: str) -> None:

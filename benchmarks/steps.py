@@ -4,9 +4,10 @@
     python benchmarks/steps.py --pair cifar       cifar: resnet32x4 -> resnet8x4, 32 px, batch 64
                                                   imagenet: resnet34 -> resnet18, 224 px, batch 16
 
-All three are `train_epoch`, the loop of train-student, turn by turn in one process on one student: fed by the FFCV
-loader with a teacher beside it; fed by the loader with stored labels of replayed views; and with batches and labels
-that lie in memory. Images are random, 32x32 raw, or photographs as JPEG (noise where ../shared/data is absent).
+All arms are `train_epoch`, the loop of train-student, turn by turn in one process on one student: with batches and
+labels that lie in memory; fed by the FFCV loader without labels (cross-entropy); fed by it with stored labels of
+replayed views; and fed by it with a teacher beside the student. Images are random, 32x32 raw, or photographs as JPEG
+(noise where ../shared/data is absent).
 """
 
 import argparse
@@ -15,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ from manifests.header import Preprocessing
 from trainer.distributed import Ranks
 from trainer.epoch import train_epoch
 from trainer.loading import Batch, open_loader
-from trainer.recipes import resolve
+from trainer.recipes import TrainConfig, resolve
 from trainer.run_record import State
 from trainer.schedules import Schedule
-from trainer.student import build_student, choose_device
+from trainer.student import build_student, choose_device, set_tf32
 from trainer.teacher import load_teacher
 from trainer.training_views import Stored
 from trainer.views import ViewRecipe, epoch_views
@@ -60,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=PAIRS, help="one pair only")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="a round and arm; fewer where a step takes seconds")
+    parser.add_argument("--steps", type=int, default=10, help="of a round, in every arm")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
     arguments = parser.parse_args()
@@ -102,8 +103,6 @@ def arms_of(
     """The three arms, the student alone first."""
     ranks = Ranks()
     device = choose_device(device_name, ranks)
-    if pair.image_px > 64 and device.type == "cpu":
-        steps = max(2, steps // 4)
     beton = with_targets(pair, folder, pair.batch_size * steps)
     recipe = ViewRecipe(name=pair.recipe)
     config = resolve(
@@ -119,6 +118,7 @@ def arms_of(
         pair.teacher, list(names), image_px=pair.image_px, device=str(device), dtype=dtype, exact=False
     )
     loader = open_loader(beton, recipe=recipe, preprocessing=sizes, device=device)
+    set_tf32(config, device)
     schedule = Schedule(name="constant", lr=1e-4, epochs=1, steps_per_epoch=steps)
     row_n = np.random.default_rng(0).permutation(beton.count)
     view_n = epoch_views(0, beton.columns["view_id"][row_n], VIEWS)
@@ -128,11 +128,13 @@ def arms_of(
 
     in_memory = list(batches())
 
-    def epoch(of: Iterable[Batch], target_of: Callable[[Batch], torch.Tensor | None]) -> object:
+    def epoch(
+        of: Iterable[Batch], target_of: Callable[[Batch], torch.Tensor | None], recipe: TrainConfig = config
+    ) -> object:
         return train_epoch(
             student,
             of,
-            config=config,
+            config=recipe,
             schedule=schedule,
             epoch=0,
             ranks=ranks,
@@ -146,6 +148,7 @@ def arms_of(
     return (
         {
             "student alone, labels in memory": lambda: epoch(in_memory, stored),
+            f"no labels, {loader.kind} loader": lambda: epoch(batches(), lambda _: None, replace(config, loss="ce")),
             f"stored labels, {loader.kind} loader": lambda: epoch(batches(), stored),
             f"live teacher, {loader.kind} loader": lambda: epoch(batches(), lambda batch: teacher(batch.images)),
         },

@@ -49,11 +49,11 @@ def main(
     chosen_T = temperatures.split(",")
     work = [
         Job(
-            folder(out, name, temperature, seed),
+            folder(out, name, temperature, epochs, seed),
             (
                 f"train-student --manifest {out}/selection-{name} --val {val} --student {student} --recipe cifar "
                 f"--schedule cosine --epochs {epochs} --eval-every {epochs} --workers 1 --seed {seed} "
-                f"--temperature {temperature} -o {folder(out, name, temperature, seed)}",
+                f"--temperature {temperature} -o {folder(out, name, temperature, epochs, seed)}",
             ),
         )
         for seed in range(seeds)
@@ -63,7 +63,7 @@ def main(
     run_jobs(work, jobs)
     top1 = {
         (name, temperature): [
-            100 * report_of(folder(out, name, temperature, seed))["last"]["top1"] for seed in range(seeds)
+            100 * report_of(folder(out, name, temperature, epochs, seed))["last"]["top1"] for seed in range(seeds)
         ]
         for name in names
         for temperature in chosen_T
@@ -86,8 +86,8 @@ def main(
     print(markdown(header, rows))
 
 
-def folder(out: Path, name: str, temperature: str, seed: int) -> Path:
-    return out / "runs" / f"{name}-T{temperature}-{seed}"
+def folder(out: Path, name: str, temperature: str, epochs: int, seed: int) -> Path:
+    return out / "runs" / f"{name}-T{temperature}-{epochs}-{seed}"
 
 
 if __name__ == "__main__":
