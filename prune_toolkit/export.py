@@ -19,7 +19,7 @@ from manifests.console import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.files import atomic_file, sha256_file, write_atomic
 from manifests.identity import content_hash
-from manifests.images import Encoded, ImageProblem, RawImage
+from manifests.images import MODE_JPEG, Encoded, ImageProblem, RawImage
 from manifests.manifest import BETON_NAME, Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import BetonSource
@@ -29,17 +29,9 @@ from prune_toolkit.reading import map_images
 
 MAX_NAME_BYTES = 255
 _MAGIC = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG": "png",
-    b"RIFF": "webp",
-    b"BM": "bmp",
-    b"II": "tif",
-    b"MM": "tif",
-    b"GIF8": "gif",
-    b"P2": "pgm",
-    b"P5": "pgm",
-    b"P": "ppm",
-}
+    b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"II": "tif", b"MM": "tif",
+    b"GIF8": "gif", b"P2": "pgm", b"P5": "pgm", b"P": "ppm",
+}  # fmt: skip
 
 
 def kept_samples(manifest: Manifest) -> pa.Table:
@@ -55,9 +47,10 @@ def kept_samples(manifest: Manifest) -> pa.Table:
     return samples.filter(selection.column("keep"))
 
 
-def refuse_existing(path: Path) -> None:
-    """UsageError when something is there already; an empty folder is nothing."""
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+def refuse_existing(path: Path, *, folder: bool = False) -> None:
+    """UsageError when something is there already; where a folder is wanted, an empty one is nothing."""
+    is_empty_folder = folder and path.is_dir() and not any(path.iterdir())
+    if path.is_symlink() or (path.exists() and not is_empty_folder):
         raise UsageError(f"{path} is there already", hint="exports are never changed: name another, or delete this one")
 
 
@@ -208,8 +201,10 @@ def write_tree(
     """Write each image at its path below `out`, all or nothing; files of a folder as hard links unless `copy`.
 
     Encoded images keep their bytes, pixels become PNG; a suffix is added where the path has none that says so.
-    MismatchError at the first image, in the order given, that is not what was indexed.
+    MismatchError at the first image, in the order given, that is not what was indexed; InputError when two of a beton
+    would get one name.
     """
+    _check_names(paths, keys, images)
     source, tree = images.source, Tree()
     place = {row: position for position, row in enumerate(images.rows)}
     files = source.root if isinstance(source, FolderSource) else None
@@ -244,6 +239,22 @@ def write_tree(
     return tree
 
 
+def _check_names(paths: Sequence[str], keys: Sequence[str], images: Images) -> None:
+    """Refuse a.webp beside a.webp.png: only a beton holds pixels, which get a suffix, under the names of files."""
+    if not isinstance(images.source, BetonSource):
+        return
+    is_jpeg_n = images.source.beton.modes_N[images.rows] == MODE_JPEG
+    key_of: dict[Path, str] = {}
+    for path, key, is_jpeg in zip(paths, keys, is_jpeg_n.tolist(), strict=True):
+        name = _with_suffix(Path(path), "jpg" if is_jpeg else "png")
+        if other := key_of.get(name):
+            raise InputError(
+                f"{other} and {key} would both be written as {name}: {images.source.name} holds pixels, not the files",
+                hint="name the folder of the files with --data",
+            )
+        key_of[name] = key
+
+
 def _linked(file: Path, target: Path) -> bool:
     """Whether a hard link could be made; not where the file system cannot, or is another."""
     try:
@@ -275,7 +286,7 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 @contextmanager
 def _renamed_when_done(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all went well, and is removed when not."""
-    refuse_existing(out)
+    refuse_existing(out, folder=True)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.incomplete")

@@ -34,6 +34,8 @@ class LabelConfig:
     targets: TargetPlan
     labels: str
     other_teacher: bool = False
+    teacher_licence: str | None = None
+    """Of another teacher; that of the first one is in the selection."""
     beton: bool = True
     data: DataSpec | None = None
     batch_size: int = 256
@@ -49,24 +51,6 @@ class LabelConfig:
     def views(self, teacher: Teacher) -> Views:
         """What the header says of the labelled views."""
         return views_block(self.recipe, self.targets.views, teacher.preprocessing.image_px, None)
-
-    def resolved(self, teacher: Teacher, selection: Manifest) -> dict[str, Any]:
-        """What the result depends on, without paths."""
-        targets = self.targets
-        return {
-            "command": "label",
-            "parent": selection.id,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(self.batch_size).model_dump(),
-            "views": self.views(teacher).model_dump(exclude_none=True),
-            "policy": targets.policy,
-            "top_k": targets.top_k,
-            "labels": self.labels,
-            "beton": self.beton,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +81,34 @@ class Labelling:
             config=config,
             teacher=teacher,
             selection=selection,
-            images=_images_at_hand(selection, config.data),
+            images=ImagesAtHand.of_index(selection, config.data),
             transform=stored_transform(selection, config.labels, is_other=is_other),
             is_other=is_other,
         )
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        config, teacher, targets = self.config, self.teacher, self.config.targets
+        # Without these, a labelling is configured as it was before there were any.
+        sometimes = {
+            "teacher_licence": config.teacher_licence if self.is_other else None,
+            "max_side": self.images.max_side,
+        }
+        return {
+            "command": "label",
+            "parent": self.selection.id,
+            "teacher": teacher.info.spec,
+            "weights_sha256": teacher.weights_sha256,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "output_map": teacher.outputs,
+            "compute": teacher.compute(config.batch_size).model_dump(),
+            "views": config.views(teacher).model_dump(exclude_none=True),
+            "policy": targets.policy,
+            "top_k": targets.top_k,
+            "labels": config.labels,
+            "beton": config.beton,
+            **{name: value for name, value in sometimes.items() if value is not None},
+        }
 
     @cached_property
     def keep_N(self) -> NDArray[np.bool_]:
@@ -164,7 +172,14 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
             f"{selection.path} was selected without --labels {labels}: what it needs was measured on no sample",
             hint=f"take --labels raw, or select again with --labels {labels}",
         )
-    transform.restore(np.array(block.class_std, np.float64))
+    class_std_C = np.array(block.class_std, np.float64)
+    if len(class_std_C) != len(selection.class_names) or not (np.isfinite(class_std_C) & (class_std_C >= 0)).all():
+        raise InputError(
+            f"{selection.path}: labels.class_std is not one number of 0 or more for each of the "
+            f"{len(selection.class_names)} classes",
+            hint="select again, or take --labels raw",
+        )
+    transform.restore(class_std_C)
     return transform
 
 
@@ -181,14 +196,3 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
     now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
     differing = next((name for name in now if now[name] != then.get(name)), None)
     return None if differing is None else f"with {differing} {then.get(differing)}; it is {now[differing]} now"
-
-
-def _images_at_hand(selection: Manifest, data: DataSpec | None) -> ImagesAtHand:
-    """The images named, else the selection's beton or the scored one, else the source that was scored."""
-    if data is not None:
-        label_N = selection.samples(["label"]).column("label").to_numpy().astype(np.int64)
-        return ImagesAtHand(class_names=selection.class_names, label_N=label_N, index=selection, spec=data)
-    images = ImagesAtHand.of_index(selection)
-    if images.beton_path is not None and images.spec is not None and not Path(images.beton_path).is_file():
-        images.beton_path = None
-    return images

@@ -16,8 +16,12 @@ from manifests.console import Progress
 from manifests.errors import InputError, MismatchError
 from manifests.identity import content_hash
 from manifests.images import BetonImage, ImageProblem, RawImage, beton_form
+from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from prune_toolkit.reading import map_images
+
+ROW_BYTES = 120
+"""What a beton holds of a sample beside its image and its target."""
 
 
 def write_train_beton(
@@ -60,15 +64,40 @@ def _counted(images: Iterator[BetonImage], progress: Progress) -> Iterator[Beton
         progress.advance(1)
 
 
+def beton_at_hand(manifest: Manifest) -> Path | None:
+    """A manifest's own beton, or the scored one that local.json remembers, if either is still there."""
+    path = manifest.beton_path or manifest.local.get("beton")
+    return Path(path) if path is not None and Path(path).is_file() else None
+
+
+def beton_bytes(samples: pa.Table, beton: Beton | None, target_shape: tuple[int, int]) -> int:
+    """About how large a train.beton of `samples` will be: from the beton that is copied, or from their source."""
+    if beton is None:
+        images = int(samples.column("size_bytes").to_numpy().sum())
+    else:
+        row_of_id = np.searchsorted(beton.columns["sample_id"], samples.column("sample_id").to_numpy())
+        images = int(beton.image_size_N[np.minimum(row_of_id, beton.count - 1)].sum())
+    return images + len(samples) * (2 * int(np.prod(target_shape)) + ROW_BYTES)
+
+
 def _from_beton(beton: Beton, samples: pa.Table) -> Iterator[BetonImage]:
-    """Stored regions as they are; rows are found by sample_id."""
-    if "sample_id" not in beton.columns:
-        raise InputError(f"{beton.path} has no sample_id field: it is not a beton of an index")
+    """Stored regions as they are."""
+    for row in beton_rows(beton, samples).tolist():
+        yield beton.image(row)
+
+
+def beton_rows(beton: Beton, samples: pa.Table) -> NDArray[np.int64]:
+    """(n,) rows of a beton that hold these samples, found by sample_id.
+
+    MismatchError when one is missing, or is another image by its view_id; InputError for a beton without these fields.
+    """
+    if not {"sample_id", "view_id"} <= beton.columns.keys():
+        raise InputError(f"{beton.path} has no sample_id and view_id fields: it is not a beton of an index")
     ids_N = beton.columns["sample_id"]
     order_N = np.argsort(ids_N, kind="stable")
     wanted_n = samples.column("sample_id").to_numpy()
     position_n = np.minimum(np.searchsorted(ids_N[order_N], wanted_n), beton.count - 1)
-    row_n = order_N[position_n]
+    row_n: NDArray[np.int64] = order_N[position_n]
     missing = np.flatnonzero(ids_N[row_n] != wanted_n)
     view_ids_differ = np.flatnonzero(beton.columns["view_id"][row_n] != samples.column("view_id").to_numpy())
     for wrong, what in ((missing, "is not in"), (view_ids_differ, "is another image in")):
@@ -77,8 +106,7 @@ def _from_beton(beton: Beton, samples: pa.Table) -> Iterator[BetonImage]:
             raise MismatchError(
                 f"{key} {what} {beton.path} ({len(wrong):,} such samples)", hint="name the images with --data"
             )
-    for row in row_n.tolist():
-        yield beton.image(row)
+    return row_n
 
 
 def _from_source(source: Source, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:

@@ -1,21 +1,25 @@
 """Work on a manifest part by part: who does which parts, what is done already, who writes the header.
 
-Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits.
+Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits. Several may: their
+headers differ in `run` alone, and the first one stays.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.card import write_card
+from manifests.console import note
 from manifests.errors import UsageError
 from manifests.files import write_atomic
-from manifests.header import HEADER_NAME, Tool
-from manifests.manifest import Manifest
-from manifests.parts import part_count, part_is_valid, part_path
+from manifests.header import HEADER_NAME, Header, Tool
+from manifests.manifest import Manifest, commit
+from manifests.parts import config_digest, part_count, part_is_valid, part_path
 
 TIMES = ".times"
 
@@ -62,7 +66,61 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         raise UsageError(f"the environment says {name}={environment[name]!r}: not a number") from None
 
 
-def missing_parts(folder: Path, tables: list[str], parts: range, digest: str) -> Iterator[int]:
+@dataclass(frozen=True, kw_only=True)
+class PartWork:
+    """A manifest that is made part by part, by one process or several."""
+
+    out: Path
+    config: Mapping[str, Any]
+    """What the result depends on, without paths."""
+    count: int
+    """Samples of the data set."""
+    tables: Sequence[str]
+    """Tables a part is made of; it is done when it has them all."""
+    make: Callable[[list[int], str], None]
+    """Writes some parts with a digest of the configuration, and `note_time`s each before its last table."""
+    finish: Callable[[float, float], Header]
+    """Writes what is not of a part and describes it all: seconds of the parts, when this process began (monotonic)."""
+    parent: Manifest | None = None
+    linked: Sequence[str] = ()
+    """Tables taken from the parent as they are."""
+    ranks: Ranks = ALONE
+    finish_only: bool = False
+
+    def run(self) -> Manifest | None:
+        """Do this process's share, and commit when all is there; None when other ranks still work on their parts."""
+        if done := finished(self.out, self.config):
+            note(f"{self.out} is finished already")
+            return done
+        start, digest, everything = time.monotonic(), config_digest(self.config), ALONE.parts(self.count)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.parent is not None:
+            for table in self.linked:
+                self.parent.link_table(table, self.out)
+        mine = [] if self.finish_only else list(self._missing(self.ranks.parts(self.count), digest))
+        if mine:
+            self.make(mine, digest)
+        if left := list(self._missing(everything, digest)):
+            note(f"{len(left)} of {len(everything)} parts are not there yet")
+            return None
+        # Another rank may find all parts there too. Who commits clears the times, so they are read before looking
+        # whether somebody has: either they are whole, or the header is there.
+        parts_s = total_seconds(self.out)
+        if done := finished(self.out, self.config):
+            return done
+        header = self.finish(parts_s, start)
+        write_card(self.out, header)
+        if done := finished(self.out, self.config):
+            return done
+        manifest = commit(self.out, header)
+        clear_times(self.out)
+        return manifest
+
+    def _missing(self, parts: range, digest: str) -> Iterator[int]:
+        return missing_parts(self.out, self.tables, parts, digest)
+
+
+def missing_parts(folder: Path, tables: Sequence[str], parts: range, digest: str) -> Iterator[int]:
     """Parts of which some table is not there or does not hold."""
     for part in parts:
         if not all(part_is_valid(folder / part_path(table, part), digest) for table in tables):

@@ -53,6 +53,18 @@ def training_seconds(run: Path) -> float:
     return seconds
 
 
+def asked_seconds(run: Path, out: Path) -> float:
+    """`training_seconds` of a run; once it is gone, what they were when the run in `out` was begun."""
+    if not (run / RUN_NAME).is_file():
+        try:
+            content = json.loads((out / BUDGET_NAME).read_bytes())
+            if content["run"] == str(run):
+                return float(content["asked_s"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return training_seconds(run)
+
+
 def kept_steps(out: Path, digest: str) -> int | None:
     """The steps that a trial of this configuration found for the run in `out`; None before there was one."""
     try:
@@ -62,9 +74,10 @@ def kept_steps(out: Path, digest: str) -> int | None:
         return None
 
 
-def keep_steps(out: Path, digest: str, steps: int, seconds_a_step: float) -> None:
+def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_a_step: float) -> None:
     """Write what a trial found, so that the run goes on with it whatever stops it."""
-    content = {"digest": digest, "steps": steps, "seconds_a_step": seconds_a_step}
+    asked = {"run": match.run, "asked_s": match.seconds}
+    content = {"digest": digest, **asked, "steps": steps, "seconds_a_step": seconds_a_step}
     write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -81,10 +94,13 @@ def trial(lesson: Lesson, ranks: Ranks, seconds: float) -> float:
 
 
 def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> int:
-    """How many steps a trial times, from a first guess of what one takes."""
+    """How many steps a trial times, from a first guess of what one takes: part of an epoch, or whole ones."""
     wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_a_step, 1e-9))
     steps = min(max(MIN_STEPS, wanted), MAX_STEPS)
-    return steps if steps < steps_per_epoch else math.ceil(steps / steps_per_epoch) * steps_per_epoch
+    if steps < steps_per_epoch:
+        return steps
+    whole = steps // steps_per_epoch * steps_per_epoch
+    return whole if whole >= MIN_STEPS else whole + steps_per_epoch
 
 
 def _take(lesson: Lesson, steps: int, first_epoch: int) -> float:

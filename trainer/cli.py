@@ -59,8 +59,11 @@ def under(heading: str) -> Callable[..., Callable[[F], F]]:
     return option
 
 
-def one_budget(epochs: int | None, steps: int | None, match_time: Path | None) -> dict[str, Any]:
-    """The one of these that was given; typed flags win over prune.toml, UsageError when two are left."""
+def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, out: Path | None) -> dict[str, Any]:
+    """The one of these that was given; typed flags win over prune.toml, UsageError when two are left.
+
+    out: where a run that matches a time may have been begun; None when it is to start over.
+    """
     values = {"epochs": epochs, "steps": steps, "match_time": match_time}
     asked = [name for name, value in values.items() if value is not None]
     source = click.get_current_context().get_parameter_source
@@ -70,9 +73,9 @@ def one_budget(epochs: int | None, steps: int | None, match_time: Path | None) -
         raise UsageError(f"{' and '.join(flags)} contradict each other", hint="give one of them")
     if match_time is None or "match_time" not in (typed or asked):
         return {name: values[name] for name in typed or asked}
-    from trainer.budget import training_seconds
+    from trainer.budget import asked_seconds, training_seconds
 
-    return {"match_s": training_seconds(match_time)}
+    return {"match_s": training_seconds(match_time) if out is None else asked_seconds(match_time, out)}
 
 
 data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Teacher")
@@ -180,7 +183,9 @@ def train_student(
         raise UsageError("--fresh and --dry-run contradict each other")
     if checkpoint is not None and flags["teacher"] is None:
         raise UsageError("--checkpoint holds the weights of a live teacher", hint="name it too: --teacher SPEC")
-    length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time)
+    length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time, None if fresh else out)
+    seconds = length.get("match_s")
+    matched = None if seconds is None else str(match_time)
     ranks = Ranks.from_environment()
     task = open_task(Path(manifest))
     given = task.published_loss | {name: value for name, value in flags.items() if value is not None}
@@ -198,17 +203,20 @@ def train_student(
     )
     plan = batch_plan(task.beton.count, config.batch_size, ranks.world_size)
     if ranks.is_main:
-        for line in opening_lines(task, config, plan, matched=None if match_time is None else str(match_time)):
+        for line in opening_lines(task, config, plan, matched=matched):
             note(line)
     if dry_run:
         if ranks.is_main:
-            echo_json({**task.resolved(config, validation), **asdict(plan)})
+            resolved = task.resolved(config, validation)
+            if seconds is not None:
+                scaled = [name for name in ("milestones", "warmup_epochs") if name not in given and resolved[name]]
+                resolved |= dict.fromkeys(["steps", "epochs", *scaled])
+            echo_json({**resolved, **asdict(plan)})
         return
 
     from trainer.budget import MatchTime
     from trainer.training import Machine, train
 
-    seconds = length.get("match_s")
     report = train(
         task,
         config,
@@ -218,10 +226,8 @@ def train_student(
         fresh=fresh,
         checkpoint=checkpoint,
         match=None
-        if seconds is None
-        else MatchTime(
-            run=str(match_time), seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)
-        ),
+        if seconds is None or matched is None
+        else MatchTime(run=matched, seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)),
     )
     if not ranks.is_main:
         return

@@ -26,7 +26,7 @@ from trainer.loading import normalise as normalised
 from trainer.soft_labels import dense_logits
 from trainer.task import Task, open_task
 from trainer.torch_loader import ViewDataset
-from trainer.training_views import TrainingViews, choose_policy
+from trainer.training_views import Asked, TrainingViews, choose_policy
 
 Item = tuple[Tensor, int, Tensor, np.float32, np.float32]
 """Image, label, target, weight, kd_weight; float32 scalars, so that a collated batch holds float32."""
@@ -38,12 +38,14 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
 
     An item is (image, label, target, weight, kd_weight): image float32 (3, S, S), normalised as the teacher saw it, or
     uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. All is as
-    `train-student` shows it for the same policy, augmentation, seed and epoch.
+    `train-student` shows it for the same policy, seed and epoch, where augment, pad_px, scale_min and flip come to the
+    same there; run.json names them, and the recipe `demo` has flip=False of its own.
 
     policy: replay, mean or single; auto is what the stored labels are for; none shows the labels alone, with targets
     and kd_weight 0, so that the distillation loss is the cross-entropy. augment: pad_crop_flip, resized_crop_flip or
-    none, for views that were not scored; None is as scored, or by image size. temperature: at which targets of the K
-    largest logits are made whole, the T of the loss; full ones are the same at any.
+    none, for views that were not scored; pad_px (of pad_crop_flip), scale_min (of resized_crop_flip) and flip are its
+    parameters; None is as scored, or by image size. temperature: at which targets of the K largest logits are made
+    whole, the T of the loss; full ones are the same at any.
 
     Samplers, worker processes (forked or spawned, persistent or not) and DistributedSampler work as with any dataset.
     UsageError for a policy that the stored labels do not serve, InputError for an image that cannot be decoded.
@@ -55,6 +57,9 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         *,
         policy: str = "auto",
         augment: str | None = None,
+        pad_px: int | None = None,
+        scale_min: float | None = None,
+        flip: bool | None = None,
         seed: int = 0,
         normalise: bool = True,
         temperature: float = 1.0,
@@ -67,7 +72,8 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         """What an evaluation view is, and the normalisation: for the transforms of a validation set."""
         self.policy = None if policy == LABELS_ALONE else _policy(task, policy, augment)
         """replay, mean or single; None without targets."""
-        self._views = TrainingViews.of(task, policy=self.policy, augment=augment, seed=seed)
+        asked: Asked = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
+        self._views = TrainingViews.of(task, policy=self.policy, seed=seed, **asked)
         self._columns = RowColumns(task.beton, None)
         self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)
         self._top_k, self._temperature, self._normalise = task.stored.top_k, temperature, normalise

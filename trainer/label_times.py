@@ -1,4 +1,4 @@
-"""What the labels of a manifest cost, from the times that the headers behind it left in its own."""
+"""What the labels of a manifest cost, from the times that the headers behind it left in its own; what a run used."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def label_times(header: Header) -> dict[str, float | None]:
         block = parent if isinstance(parent, dict) else {}
     is_whole = all(found[command] for command in _NEEDED[header.kind])
     return {name: _sum(found[command], 0.0 if is_whole else None) for command, name in _NAMES.items()}
+
+
+def used_times(header: Header, *, stored_labels: bool) -> list[str]:
+    """Which of `label_times` a run made use of: all for stored labels, else those that chose its samples by a score."""
+    if stored_labels:
+        return list(_NAMES.values())
+    chosen = header.selection
+    return ["scoring_s", "selection_s"] if chosen is not None and chosen.score and chosen.keep_got < 1 else []
 
 
 def _seconds(block: Mapping[str, Any]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -97,13 +97,20 @@ class Lesson:
         self._views = TrainingViews.of(
             task,
             policy=config.policy,
-            augment=config.augment,
             seed=config.seed,
+            augment=config.augment,
             pad_px=config.pad_px,
             scale_min=config.scale_min,
             flip=config.flip,
         )
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
+        try:
+            # Compilation and the start of worker processes are no part of any time that is told.
+            for _ in self._batches(state.epochs_done, steps=1):
+                pass
+        except BaseException:
+            self.close()
+            raise
 
     def open(self, data: Beton | Source, recipe: ViewRecipe, kind: str) -> ViewLoader:
         """A loader of images as this student takes them."""
@@ -122,28 +129,28 @@ class Lesson:
 
     def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None]) -> EpochResult:
         """Take the first `steps` steps of an epoch."""
-        config, plan, ranks = self._config, self.plan, self._ranks
-        order_N = epoch_order(config.seed, number, self._task.beton.count)
-        rows_n = rank_rows(order_N, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
-        rows_n = rows_n[: steps * plan.rank_batch_size]
-        view_n, target_view_n = self._views.of_epoch(number, rows_n)
+        config, ranks = self._config, self._ranks
         # Seeding every epoch, dropout needs no generator state in the checkpoint.
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         return train_epoch(
             self.student,
-            self.loader.batches(
-                rows_n,
-                view_n=view_n,
-                target_view_n=target_view_n,
-                batch_size=plan.rank_batch_size,
-                drop_last=True,
-            ),
+            self._batches(number, steps),
             config=config,
             schedule=self.schedule,
             epoch=number,
             ranks=ranks,
             target_of=self._target_of,
             on_batch=on_batch,
+        )
+
+    def _batches(self, number: int, steps: int) -> Iterator[Batch]:
+        plan, ranks = self.plan, self._ranks
+        order_N = epoch_order(self._config.seed, number, self._task.beton.count)
+        rows_n = rank_rows(order_N, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        rows_n = rows_n[: steps * plan.rank_batch_size]
+        view_n, target_view_n = self._views.of_epoch(number, rows_n)
+        return self.loader.batches(
+            rows_n, view_n=view_n, target_view_n=target_view_n, batch_size=plan.rank_batch_size, drop_last=True
         )
 
     def _target_of(self, batch: Batch) -> Tensor | None:

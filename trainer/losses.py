@@ -29,7 +29,7 @@ class Loss:
 
     function: LossFunction
     needs_targets: bool
-    """Whether the beton has to hold stored teacher logits."""
+    """Whether there have to be teacher logits: stored in the beton, or of a live teacher."""
     formula: str
     source: str
 

@@ -109,12 +109,10 @@ class TrainConfig:
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _check(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "in [0, 1]")
         _check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
-        _check(
-            self.warmup_epochs < self.epochs,
-            "warmup_epochs",
-            self.warmup_epochs,
-            f"below --epochs {self.epochs}",
-        )
+        # Before its trial a run that matches a time has no length.
+        is_open = self.match_s is not None and self.steps is None
+        shorter = is_open or self.warmup_epochs < self.epochs
+        _check(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
         ordered = tuple(sorted(self.milestones))
         _check(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
         _check(0 < self.scale_min <= 1, "scale_min", self.scale_min, "in (0, 1]")
@@ -205,7 +203,9 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size
     if "warmup_epochs" not in given:
         values["warmup_epochs"] = values.get("warmup_epochs", 0.0) * scale
     elif "steps" in given:
-        what = f"below the {length:.4g} epochs of --steps {given['steps']}"
+        match_s, of = given.get("match_s"), f"of --steps {given['steps']}"
+        of = of if match_s is None else f"that fit into the {match_s:.4g} s of --match-time"
+        what = f"below the {length:.4g} epochs {of}"
         _check(given["warmup_epochs"] < length, "warmup_epochs", given["warmup_epochs"], what)
     policy = _policy(given, values.get("loss", "kd"), stored)
     views = view_recipe(

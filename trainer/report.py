@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from manifests.console import format_seconds
-from trainer.label_times import label_times
+from trainer.label_times import label_times, used_times
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
     per_epoch = f"{plan.steps_per_epoch} steps of {plan.batch_size}"
     if matched is not None:
-        length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s"
+        length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s, found by a trial"
     elif config.steps is not None:
         length = f"{config.steps:,} steps, {config.steps / plan.steps_per_epoch:.4g} epochs of {per_epoch}"
     else:
@@ -146,17 +146,21 @@ def run_report(
         "world_size": plan.world_size,
         "versions": versions(),
         "time": times,
-        "labels_time": times_in_all(header, training_s),
+        "labels_time": times_in_all(header, config.policy, training_s * plan.world_size),
         "last": _result(state.history[-1]),
         "best": _result(state.best),
     }
 
 
-def times_in_all(header: Header, training_s: float) -> dict[str, float | None]:
-    """Seconds that went into the manifest, and with the training in all; None where a header does not say."""
+def times_in_all(header: Header, policy: str | None, training_s: float) -> dict[str, Any]:
+    """Seconds that went into the manifest, which of them the run used, and these with the training in all.
+
+    All are sums over processes, training_s too; None where a header does not say.
+    """
     labels = label_times(header)
-    known = [value for value in labels.values() if value is not None]
-    return labels | {"total_s": training_s + sum(known) if len(known) == len(labels) else None}
+    used = used_times(header, stored_labels=policy not in (None, "online"))
+    known = [seconds for name in used if (seconds := labels[name]) is not None]
+    return {**labels, "used": used, "total_s": training_s + sum(known) if len(known) == len(used) else None}
 
 
 def _network(info: ModelInfo, model: nn.Module) -> dict[str, Any]:
@@ -211,15 +215,16 @@ def summary(report: Mapping[str, Any], out: str) -> str:
 
 
 def _costs(report: Mapping[str, Any]) -> str:
-    labels = report["labels_time"]
-    parts = [f"training {format_seconds(report['time']['training_s'])}"]
-    for name, what in (("scoring_s", "scoring"), ("selection_s", "selection"), ("labelling_s", "labelling")):
+    labels, ranks = report["labels_time"], report["world_size"]
+    times = f" x {ranks} ranks" if ranks > 1 else ""
+    parts = [f"training {format_seconds(report['time']['training_s'])}{times}"]
+    for name in labels["used"]:
         if labels[name] is None or labels[name] > 0:
-            parts.append(f"{what} {'?' if labels[name] is None else format_seconds(labels[name])}")
+            parts.append(f"{name.removesuffix('_s')} {'?' if labels[name] is None else format_seconds(labels[name])}")
     whole = "" if labels["total_s"] is None else f" = {format_seconds(labels['total_s'])}"
     matched = report["matched"]
     asked = "" if matched is None else f"; asked for {format_seconds(matched['asked_s'])} of training"
-    return f"  {' + '.join(parts)}{whole if len(parts) > 1 else ''}{asked}"
+    return f"  {' + '.join(parts)}{whole if len(parts) > 1 or ranks > 1 else ''}{asked}"
 
 
 def _result_line(name: str, result: Mapping[str, Any]) -> str:

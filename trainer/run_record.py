@@ -22,7 +22,7 @@ CHECKPOINT_NAME, RUN_NAME = "checkpoint.pt", "run.json"
 JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
 BUDGET_NAME = "budget.json"
 """Written by --match-time only: the steps its trial found."""
-NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME)
+NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
 
 Row = dict[str, float | int | None]
 """One epoch; a value is None in epochs that were not evaluated."""
@@ -70,7 +70,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         if fresh:
-            for name in (*NAMES, BUDGET_NAME):
+            for name in NAMES:
                 (self.path / name).unlink(missing_ok=True)
         checkpoint = self.path / CHECKPOINT_NAME
         return self._read(checkpoint) if checkpoint.is_file() else State()

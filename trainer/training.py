@@ -108,9 +108,11 @@ def _matched(
         with closing(open_lesson()) as lesson:
             step_s = trial(lesson, ranks, match.seconds)
         steps = max(1, int(match.seconds / step_s))
+        config = match.configure(steps)
         if ranks.is_main:
-            keep_steps(folder.path, folder.digest, steps, step_s)
+            keep_steps(folder.path, folder.digest, match, steps, step_s)
             note(f"a step takes {1000 * step_s:.3g} ms: {steps:,} of them fit into {match.seconds:.4g} s")
+        return config
     return match.configure(steps)
 
 

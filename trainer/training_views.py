@@ -7,7 +7,7 @@ view with the label of view 0. online: a fresh view that a live teacher labels a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,15 @@ POLICIES = ("replay", "mean", "single", "online")
 _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}
 
 
+class Asked(TypedDict, total=False):
+    """What is asked of the views; what is None or missing is as they were scored, or by image size."""
+
+    augment: str | None
+    pad_px: int | None
+    scale_min: float | None
+    flip: bool | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """What a manifest and its beton hold of samples and labels, as far as a configuration depends on it."""
@@ -38,8 +47,9 @@ class Stored:
     policy: str | None = None
     """What one stored target is: the mean over the scored views, or view 0's own; None where nobody said."""
     scored: ViewRecipe | None = None
-    """Recipe of the scored views from 1 on; None when only view 0 was scored."""
+    """How the header says views from 1 on are drawn, stored or not; None where it names no recipe."""
     scored_views: int = 1
+    """Views that were scored, view 0 among them."""
     top_k: int | None = None
     """Logits kept a target; None when all are."""
 
@@ -47,13 +57,12 @@ class Stored:
     def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> Stored:
         """From a header and what the beton says."""
         views, labels = header.views, header.labels
-        many = views is not None and views.count > 1
         return cls(
             count=count,
             image_px=image_px,
             view_count=view_count,
             policy=None if labels is None else labels.policy,
-            scored=scored_recipe(views) if views is not None and many else None,
+            scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
             scored_views=views.count if views is not None else 1,
             top_k=None if labels is None else labels.top_k,
         )
@@ -71,32 +80,13 @@ class TrainingViews:
     """Targets stored a sample."""
 
     @classmethod
-    def of(
-        cls,
-        task: Task,
-        *,
-        policy: str | None,
-        augment: str | None = None,
-        seed: int = 0,
-        pad_px: int | None = None,
-        scale_min: float | None = None,
-        flip: bool | None = None,
-    ) -> TrainingViews:
-        """The views of a policy (`choose_policy` resolves auto); what is None is as the views were scored.
+    def of(cls, task: Task, *, policy: str | None, seed: int = 0, **asked: Unpack[Asked]) -> TrainingViews:
+        """The views of a policy; `choose_policy` resolves auto.
 
         InputError when views are to be replayed and the header does not say which they are.
         """
         stored = task.stored
-        recipe = view_recipe(
-            stored,
-            policy=policy,
-            image_px=stored.image_px,
-            augment=augment,
-            seed=seed,
-            pad_px=pad_px,
-            scale_min=scale_min,
-            flip=flip,
-        )
+        recipe = view_recipe(stored, policy=policy, image_px=stored.image_px, seed=seed, **asked)
         return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
 
     def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -117,10 +107,12 @@ class TrainingViews:
 def choose_policy(stored: Stored, asked: str | None = None, *, augment: str | None = None) -> str:
     """The policy that is meant, `asked` None or auto by what is stored; UsageError for one the labels do not serve.
 
-    auto: replay where several views are stored and no augmentation is asked for, else what one label stands for.
+    auto: replay where several views are stored and no augmentation but theirs is asked for, else what one label
+    stands for.
     """
     if asked is None or asked == "auto":
-        if stored.view_count > 1 and augment is None:
+        is_as_scored = augment is None or (stored.scored is not None and augment == stored.scored.name)
+        if stored.view_count > 1 and is_as_scored:
             return "replay"
         return "mean" if stored.policy == "mean" else "single"
     if asked not in POLICIES:
@@ -149,25 +141,21 @@ def choose_policy(stored: Stored, asked: str | None = None, *, augment: str | No
 
 
 def view_recipe(
-    stored: Stored,
-    *,
-    policy: str | None,
-    image_px: int,
-    augment: str | None = None,
-    seed: int = 0,
-    pad_px: int | None = None,
-    scale_min: float | None = None,
-    flip: bool | None = None,
+    stored: Stored, *, policy: str | None, image_px: int, seed: int = 0, **asked: Unpack[Asked]
 ) -> ViewRecipe:
     """The scored recipe itself under replay, else one of the run's own: like the scored one, or by image size.
 
     seed is that of the run. UsageError when views are replayed and something else is asked for.
     """
+    augment, scored = asked.get("augment"), stored.scored
+    changed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if augment is not None and augment not in VIEW_RECIPES:
-        raise UsageError(f"--augment {augment} is not known", hint=f"known: {', '.join(VIEW_RECIPES)}")
-    scored = stored.scored
-    changed: dict[str, Any] = {"name": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
-    changed = {name: value for name, value in changed.items() if value is not None}
+        raise UsageError(
+            f"--augment {augment} is not known",
+            hint=f"known: {', '.join(VIEW_RECIPES)}; the scored views themselves are --policy replay",
+        )
+    if augment is not None:
+        changed["name"] = changed.pop("augment")
     if policy == "replay":
         if scored is None:
             raise InputError(

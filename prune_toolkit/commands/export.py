@@ -1,6 +1,7 @@
 """`prune export`."""
 
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,8 @@ def command(**options: Any) -> None:
     forms = [name for name in ("indices", "filelist", "imagefolder") if options[name] is not None]
     if len(forms) != 1:
         raise UsageError("say what to write: exactly one of --indices F, --filelist F and --imagefolder DIR")
-    if options["copy"] and forms != ["imagefolder"]:
-        raise UsageError(f"--copy has no meaning for --{forms[0]}", hint="it belongs to --imagefolder")
+    if forms != ["imagefolder"] and (unused := [name for name in _OF_IMAGEFOLDER if _is_typed(name)]):
+        raise UsageError(f"--{unused[0]} has no meaning for --{forms[0]}", hint="it belongs to --imagefolder")
     manifest = Manifest.open(options["selection"])
     samples = kept_samples(manifest)
     path: Path = options[forms[0]]
@@ -94,15 +95,15 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
     from prune_toolkit.export import images_at_hand, refuse_existing, tree_paths, write_tree
     from prune_toolkit.indexing import DataSpec
 
-    given = click.get_current_context().get_parameter_source("data")
     data = None
-    # As in `select`: `data` of prune.toml is where the images were scored; only a flag overrides what is remembered.
-    if options["data"] is not None and given == click.core.ParameterSource.COMMANDLINE:
+    if _is_typed("data") or _is_in_own_table("data"):
         data = DataSpec(data=options["data"], split=options["split"], label=options["label"])
+    elif unused := [name for name in ("split", "label") if _is_typed(name)]:
+        raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
     names = tuple(manifest.class_names) if options["classes"] is None else read_class_names(options["classes"])
     if len(names) != len(manifest.class_names):
         raise UsageError(f"--classes names {len(names)} classes, {manifest.path} has {len(manifest.class_names)}")
-    refuse_existing(path)
+    refuse_existing(path, folder=True)
     paths = tree_paths(manifest, samples, names)
     tree = write_tree(
         path,
@@ -127,6 +128,19 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
     return facts, told
 
 
+def _is_typed(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _is_in_own_table(name: str) -> bool:
+    """Whether [export] of prune.toml has it; `data` at its top is only where the images were scored."""
+    from manifests.config import CONFIG_NAME
+
+    path = Path(CONFIG_NAME)
+    return path.is_file() and name in tomllib.loads(path.read_text("utf-8")).get("export", {})
+
+
+_OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")
 _WRITERS: dict[str, Callable[[Path, "Manifest", "pa.Table", dict[str, Any]], Written]] = {
     "indices": _indices,
     "filelist": _filelist,

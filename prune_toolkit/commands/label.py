@@ -6,6 +6,7 @@ import click
 
 from prune_toolkit.commands.options import (
     FOLDER,
+    asked_for,
     data_options,
     dry_run_option,
     json_option,
@@ -17,8 +18,8 @@ from prune_toolkit.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from manifests.header import Header
     from manifests.manifest import Manifest
-    from prune_toolkit.labelling import Trial
     from prune_toolkit.selection.targets import TargetPlan
     from trainer.views import ViewRecipe
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 @click.command(name="label")
 @click.argument("selection", type=FOLDER, default="selection")
 @view_options(views=8)
-@click.option("--labels", help="What becomes of the logits: raw or reshape [default: the selection's].")
+@click.option(
+    "--labels", help="What becomes of the logits: raw or reshape [default: the selection's; raw with --other-teacher]."
+)
 @click.option("--policy", help="What is stored: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options
 @click.option("--other-teacher", is_flag=True, help="Let a teacher label that is not the one that scored.")
+@click.option("--teacher-licence", help="Licence of the weights of --other-teacher, recorded in the manifest.")
 @click.option("--out", "-o", type=FOLDER, default="labelled", show_default=True, help="Folder of the new selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
@@ -58,6 +62,7 @@ def command(**options: Any) -> None:
 
     selection = Manifest.open(options["selection"])
     _check_kind(selection)
+    _check_licence(options)
     header = selection.header
     targets = _targets(options, selection)
     card = header.teacher
@@ -68,10 +73,11 @@ def command(**options: Any) -> None:
     teacher = teacher_of(options, selection.class_names)
     config = LabelConfig(
         out=options["out"],
-        recipe=_recipe(options, selection, teacher.preprocessing.image_px),
+        recipe=_recipe(options, selection, targets.views, teacher.preprocessing.image_px),
         targets=targets,
-        labels=options["labels"] or ("raw" if header.labels is None else header.labels.transform),
+        labels=options["labels"] or _labels(options, header),
         other_teacher=options["other_teacher"],
+        teacher_licence=options["teacher_licence"],
         beton=options["beton"],
         data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
         if _typed("data")
@@ -85,7 +91,7 @@ def command(**options: Any) -> None:
     work = Labelling.of(config, teacher, selection)
     if options["dry_run"]:
         tried = trial(work)
-        echo_json(vars(tried)) if options["as_json"] else _echo_trial(tried, teacher.info.spec)
+        echo_json(tried) if options["as_json"] else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
         return
     labelled = write_labels(work)
     if labelled is None:
@@ -127,6 +133,21 @@ def _check_kind(selection: "Manifest") -> None:
         )
 
 
+def _check_licence(options: dict[str, Any]) -> None:
+    from manifests.errors import UsageError
+
+    if options["teacher_licence"] is not None and not options["other_teacher"]:
+        raise UsageError(
+            "--teacher-licence: the selection has its teacher's licence",
+            hint="give it to prune score; here it goes with --other-teacher",
+        )
+
+
+def _labels(options: dict[str, Any], header: "Header") -> str:
+    """The selection's transform; raw for another teacher, with whom nothing was fitted."""
+    return "raw" if options["other_teacher"] or header.labels is None else header.labels.transform
+
+
 def _typed(option: str) -> bool:
     """Whether a flag was typed: `data` of prune.toml is where the images were scored, and the manifest knows that."""
     return click.get_current_context().get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
@@ -138,19 +159,19 @@ def _targets(options: dict[str, Any], selection: "Manifest") -> "TargetPlan":
 
     views = options["views"]
     if options["policy"] == "single":
-        if views > 1 and not _is_default("views"):
+        if views > 1 and "views" in asked_for():
             raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {views}, or --policy")
         views = 1
     return TargetPlan.resolve(options["policy"], views, options["top_k"], len(selection.class_names))
 
 
-def _recipe(options: dict[str, Any], selection: "Manifest", image_px: int) -> "ViewRecipe":
-    """The recipe asked for; what nobody asked for is as in the selection's own views, where it has any but view 0."""
-    from prune_toolkit.scoring.view_flags import view_recipe
+def _recipe(options: dict[str, Any], selection: "Manifest", view_count: int, image_px: int) -> "ViewRecipe":
+    """The recipe asked for; what nobody asked for is as the selection's views are drawn, where it says how."""
+    from prune_toolkit.scoring.view_flags import recipe_or_none
     from trainer.training_views import scored_recipe
 
-    views = selection.header.views
-    if views is not None and views.count > 1:
+    views, asked, options = selection.header.views, asked_for(), {**options, "views": view_count}
+    if views is not None and views.recipe != "eval":
         recipe = scored_recipe(views)
         known = {
             "augment": recipe.name,
@@ -159,22 +180,19 @@ def _recipe(options: dict[str, Any], selection: "Manifest", image_px: int) -> "V
             "flip": recipe.flip,
             "seed": recipe.seed,
         }
-        options = {**options, **{name: value for name, value in known.items() if _is_default(name)}}
-    return view_recipe(options, image_px)
+        options |= {name: value for name, value in known.items() if name not in asked}
+        asked |= known.keys()
+    return recipe_or_none(options, image_px, asked=asked)
 
 
-def _is_default(option: str) -> bool:
-    return click.get_current_context().get_parameter_source(option) == click.core.ParameterSource.DEFAULT
-
-
-def _echo_trial(tried: "Trial", spec: str) -> None:
+def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:
     from manifests.console import format_bytes, format_seconds
 
     click.echo(
-        f"{tried.samples:,} samples x {tried.views} view(s), {tried.targets} target(s) each: "
-        f"{format_bytes(tried.label_bytes)} of labels"
+        f"{tried['samples']:,} samples x {tried['views']} view(s), {tried['targets']} target(s) each: about "
+        f"{format_bytes(tried['bytes'])} of {'targets' if bare else 'targets and train.beton, images included'}"
     )
     click.echo(
-        f"{spec}: {tried.images_per_second:,.0f} images/s in a short trial, {tried.seconds_for_all / 3600:.2f} hours "
-        f"({format_seconds(tried.seconds_for_all)}) for the whole"
+        f"{spec}, a short trial: {tried['images_per_second']:,.0f} images/s, "
+        f"{format_seconds(tried['seconds'])} ({tried['hours']:.2f} hours) for all"
     )

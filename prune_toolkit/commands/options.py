@@ -14,6 +14,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
 
 
+def asked_for() -> set[str]:
+    """Names of the running command's options that were typed, or are in prune.toml."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
+
+
 def data_options(command: F) -> F:
     """--data, --split, --classes, --label: which images, and how to read them."""
     for option in (

@@ -7,6 +7,7 @@ import click
 
 from prune_toolkit.commands.options import (
     FOLDER,
+    asked_for,
     check_teacher_named,
     data_options,
     dry_run_option,
@@ -66,7 +67,7 @@ def command(**options: Any) -> None:
     from prune_toolkit.scoring.config import ScoreConfig
     from prune_toolkit.scoring.passes import build_scores
     from prune_toolkit.scoring.preview import preview
-    from prune_toolkit.scoring.view_flags import view_recipe
+    from prune_toolkit.scoring.view_flags import recipe_or_none
 
     check_teacher_named(options)
     images = _images(options)
@@ -82,7 +83,7 @@ def command(**options: Any) -> None:
         name=options["name"],
         licence=options["licence"],
         teacher_licence=options["teacher_licence"],
-        recipe=view_recipe(options, teacher.preprocessing.image_px),
+        recipe=recipe_or_none(options, teacher.preprocessing.image_px, asked=asked_for()),
         view_count=options["views"],
         top_k=options["top_k"],
         score_views=options["score_views"],
@@ -168,7 +169,7 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
     import numpy as np
 
     from prune_toolkit.runs import ALONE
-    from prune_toolkit.scoring.preview import logits_bytes, seconds_for, trial_rate
+    from prune_toolkit.scoring.preview import bytes_on_disk, costs, trial_rate
 
     config.resolved(teacher, images, None)
     ids = images.readable(np.arange(images.count))
@@ -184,9 +185,7 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
         "dtype": teacher.dtype,
         "views": config.views(teacher).model_dump(exclude_none=True),
         "parts": len(ALONE.parts(images.count)),
-        "logits_bytes": logits_bytes(config, images),
-        "images_per_second": round(rate, 1),
-        "hours": round(seconds_for(config, images.count, rate) / 3600, 4),
+        **costs(images.count * config.view_count, rate, bytes_on_disk(config, images)),
         "out": str(config.out),
     }
 
@@ -202,10 +201,10 @@ def _echo_plan(plan: dict[str, Any]) -> None:
     if views["count"] > 1:
         click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
     kept = f"the {views['top_k']} largest " if "top_k" in views else ""
-    click.echo(f"{plan['parts']} parts, {format_bytes(plan['logits_bytes'])} of {kept}logits into {plan['out']}/")
+    click.echo(f"{plan['parts']} parts, {format_bytes(plan['bytes'])} of {kept}logits and scores into {plan['out']}/")
     click.echo(
         f"a short trial: {plan['images_per_second']:,.0f} images/s, "
-        f"{format_seconds(plan['hours'] * 3600)} ({plan['hours']:.2f} hours) for all"
+        f"{format_seconds(plan['seconds'])} ({plan['hours']:.2f} hours) for all"
     )
 
 

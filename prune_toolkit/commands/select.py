@@ -1,6 +1,5 @@
 """`prune select`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -111,10 +110,10 @@ def command(**options: Any) -> None:
 def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
     from manifests.beton import Beton
     from manifests.console import echo_json, echo_table, format_bytes
+    from prune_toolkit.materialise import beton_at_hand
 
-    path = plan.parent.beton_path or plan.parent.local.get("beton")
-    beton = Beton.open(path) if path is not None and Path(path).is_file() else None
-    size_bytes = plan.beton_bytes(beton)
+    path = beton_at_hand(plan.parent)
+    size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
     steps = plan.count // batch_size
     if as_json:
         echo_json(

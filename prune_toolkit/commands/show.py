@@ -108,7 +108,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
 
 def _views_text(views: "Views") -> str:
     kept = "" if views.top_k is None else f", top-{views.top_k} logits of each"
-    if views.count == 1:
+    if views.recipe == "eval":
         return f"1, the evaluation view{kept}"
     extra = views.model_extra or {}
     how = {
@@ -116,7 +116,10 @@ def _views_text(views: "Views") -> str:
         "resized_crop_flip": f"areas from {extra.get('scale_min')}",
     }.get(views.recipe, f"version {views.version}")
     mirrored = "" if extra.get("flip", True) else ", not mirrored"
-    return f"{views.count}: the evaluation view and {views.recipe} ({how}{mirrored}), seed {views.seed}{kept}"
+    drawn = f"{views.recipe} ({how}{mirrored})"
+    if views.count == 1:
+        return f"1, the evaluation view{kept}; others are drawn by {drawn}"
+    return f"{views.count}: the evaluation view and {drawn}, seed {views.seed}{kept}"
 
 
 def _bytes_a_vector(manifest: "Manifest") -> dict[str, float]:

@@ -83,9 +83,10 @@ class ScoreConfig:
         }
         if self.top_k is not None:
             check_k(self.top_k, len(images.class_names))
-        if self.view_count > 1 or self.top_k is not None:
-            # One view and all its logits: parts of older versions stay valid.
-            resolved["views"] = self.views(teacher).model_dump(exclude_none=True)
+        views = self.views(teacher)
+        if views.recipe != "eval" or self.top_k is not None:
+            # One view, no recipe and all its logits: parts of older versions stay valid.
+            resolved["views"] = views.model_dump(exclude_none=True)
             resolved["score_views"] = views_text(self.scored_views)
         return resolved
 

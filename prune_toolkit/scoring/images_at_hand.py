@@ -13,10 +13,11 @@ from manifests.beton import Beton
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import Preprocessing
 from manifests.identity import HASH_BYTES, view_ids
-from manifests.images import ImageProblem, RawImage
+from manifests.images import ImageProblem, RawImage, beton_form
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from prune_toolkit.indexing import DataSpec, SampleFacts, examine, listing_digest
+from prune_toolkit.materialise import beton_at_hand, beton_rows
 from prune_toolkit.reading import BLOCK_ROWS, map_images
 from trainer.loading import EVALUATION, ViewLoader, image_views, open_loader
 from trainer.teacher import as_tensor
@@ -34,26 +35,29 @@ class ImagesAtHand:
     index: Manifest | None = None
     spec: DataSpec | None = None
     beton_path: str | None = None
+    max_side: int | None = None
+    """Longer side to which images of the source are shrunk, where the beton they stand in for holds them so."""
     facts: dict[int, SampleFacts] = field(default_factory=dict)
-    """What reading a source found out about each image, by sample_id."""
+    """What reading a source without an index found out about each image, by sample_id."""
 
     @classmethod
-    def of_index(cls, index: Manifest) -> "ImagesAtHand":
-        """The images of an index (or of any manifest): its beton, or the source named in its local.json."""
-        samples = index.samples(["label", "problem"])
-        beton = index.beton_path or index.local.get("beton")
-        spec = DataSpec.from_local(index.local)
+    def of_index(cls, index: Manifest, data: DataSpec | None = None) -> "ImagesAtHand":
+        """The images of an index (or of any manifest): `data`, or its beton, or the source named in its local.json."""
+        beton = None if data is not None else beton_at_hand(index)
+        spec = data or DataSpec.from_local(index.local)
         if beton is None and spec is None:
             raise InputError(
                 f"{index.path} has no beton and does not know where its images are",
                 hint="name the images instead of the manifest with --data",
             )
+        config = index.header.config
         return cls(
             class_names=index.class_names,
-            label_N=samples.column("label").to_numpy().astype(np.int64),
+            label_N=index.samples(["label"]).column("label").to_numpy().astype(np.int64),
             index=index,
             spec=spec,
             beton_path=None if beton is None else str(beton),
+            max_side=config.get("max_side") if config.get("beton") else None,
         )
 
     @classmethod
@@ -93,12 +97,6 @@ class ImagesAtHand:
         readable: NDArray[np.int64] = ids[~problem[ids]]
         return readable
 
-    def view_ids(self, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """What fixes the crops of some samples, as the index wrote it down."""
-        assert self.samples is not None
-        stored_N: NDArray[np.uint64] = self.samples.column("view_id").to_numpy()
-        return stored_N[ids]
-
     def open(
         self,
         preprocessing: Preprocessing,
@@ -119,18 +117,12 @@ class ImagesAtHand:
                 preprocessing=preprocessing,
                 workers=workers,
                 device=device,
-                view_id_N=self._view_ids_of(beton),
             )
-            return BetonReader(beton, view_loader, view_count)
+            assert self.samples is not None
+            return BetonReader(beton, self.samples, view_loader, view_count)
         if loader == "ffcv":
             raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
         return SourceReader(self, preprocessing, device, workers, recipe, view_count)
-
-    def _view_ids_of(self, beton: Beton) -> NDArray[np.uint64]:
-        """The view id of every row of a beton; rows that are no sample of the index have one that nobody asks for."""
-        ids = beton.columns["sample_id"]
-        known = (ids >= 0) & (ids < self.count)
-        return np.where(known, self.view_ids(np.where(known, ids, 0)), np.uint64(0))
 
 
 class ImageReader:
@@ -158,19 +150,14 @@ def samples_a_batch(batch_size: int, view_count: int) -> int:
 class BetonReader(ImageReader):
     """Through the training loaders, from a beton."""
 
-    def __init__(self, beton: Beton, loader: ViewLoader, view_count: int) -> None:
-        self.loader, self.view_count = loader, view_count
+    def __init__(self, beton: Beton, samples: pa.Table, loader: ViewLoader, view_count: int) -> None:
+        self.beton, self.loader, self.view_count = beton, loader, view_count
+        self.samples = samples.select(["sample_id", "key", "view_id"])
         self.name = loader.kind
-        ids_N = beton.columns["sample_id"]
-        self._order_N = np.argsort(ids_N, kind="stable")
-        self._sorted_N = ids_N[self._order_N]
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Rows are found by sample_id; every one must be there."""
-        position = np.minimum(np.searchsorted(self._sorted_N, ids), len(self._sorted_N) - 1)
-        if (self._sorted_N[position] != ids).any():
-            raise MismatchError("the beton does not hold every readable sample of the index", hint="write it again")
-        rows = np.repeat(self._order_N[position], self.view_count)
+        """Every sample must be in the beton, with the view_id that the samples table has; MismatchError."""
+        rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_a_batch(batch_size, self.view_count)
         for batch in self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count):
@@ -213,13 +200,15 @@ class SourceReader(ImageReader):
             if missing:
                 raise MismatchError(f"{len(missing):,} indexed samples are gone; the first: {missing[0]}", hint=_AGAIN)
             rows = [row_of_key[key] for key in keys]
-            view_id_of_row = dict(zip(rows, self.images.view_ids(ids).tolist(), strict=True))
+            view_ids = samples.column("view_id").take(pa.array(ids)).to_pylist()
+            view_id_of_row = dict(zip(rows, view_ids, strict=True))
 
         def work(row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
             facts, pixels = examine(image)
             if pixels is None:
                 return facts, None
             view_id = view_id_of_row[row] if samples is not None else _view_id(facts)
+            pixels = _as_stored(image, pixels, self.images.max_side)
             return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, self.view_count)
 
         # As many views wait in blocks as images do when there is one view of each.
@@ -229,10 +218,11 @@ class SourceReader(ImageReader):
         held_ids: list[int] = []
         held: list[NDArray[np.uint8]] = []
         for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
-            if samples is not None and facts.content_hash != samples.column("content_hash")[sample_id].as_py():
+            if samples is None:
+                self.images.facts[sample_id] = facts
+            elif facts.content_hash != samples.column("content_hash")[sample_id].as_py():
                 key = samples.column("key")[sample_id].as_py()
                 raise MismatchError(f"{key} was altered since it was indexed", hint=_AGAIN)
-            self.images.facts[sample_id] = facts
             if views is None:
                 continue
             held_ids.append(sample_id)
@@ -242,6 +232,15 @@ class SourceReader(ImageReader):
                 held_ids, held = [], []
         if held:
             yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
+
+
+def _as_stored(image: RawImage | ImageProblem, pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
+    """Pixels of a readable image as a beton of this --max-side holds them."""
+    if max_side is None or max(pixels.shape[:2]) <= max_side or isinstance(image, ImageProblem):
+        return pixels
+    stored = beton_form(image, max_side)
+    shrunk: NDArray[np.uint8] = stored.data.reshape(stored.height, stored.width, 3)
+    return shrunk
 
 
 def _view_id(facts: SampleFacts) -> int:

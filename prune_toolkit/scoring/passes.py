@@ -7,30 +7,22 @@ part.
 
 import os
 import time
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.card import write_card
 from manifests.console import Progress, note
 from manifests.errors import InputError
 from manifests.header import Header, ScoreSpec
 from manifests.header import Teacher as TeacherCard
-from manifests.manifest import Manifest, commit, part_entries, write_local
-from manifests.parts import (
-    config_digest,
-    part_path,
-    part_rows,
-    read_part,
-    soft_labels_of,
-    soft_labels_table,
-    write_part,
-)
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.parts import part_path, part_rows, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.top_k import TopK, top_k
 from prune_toolkit.indexing import data_block, read_samples, samples_table, warn_problems
-from prune_toolkit.runs import ALONE, clear_times, finished, missing_parts, note_time, tool, total_seconds
+from prune_toolkit.runs import ALONE, PartWork, note_time, tool
 from prune_toolkit.scoring.config import SCORE_SET, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores, mean_scores
@@ -53,7 +45,7 @@ def score_views(
     The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
     first sample whose logits are not finite or leave the range of float16.
     """
-    seen, found = [np.empty(0, np.int64)], []
+    done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
     for batch_ids, images in reader.batches(ids, batch_size):
         logits = teacher.logits(images)
         shown_ids = np.repeat(batch_ids, view_count)
@@ -64,45 +56,43 @@ def score_views(
                 f"sample {shown_ids[row]}: a logit of {np.abs(logits[row]).max():.3g} does not fit float16",
                 hint="is the checkpoint sound, and the preprocessing the teacher's own?",
             )
-        seen.append(batch_ids)
-        found.append(logits.astype(np.float16).reshape(len(batch_ids), view_count, -1))
+        if not done:
+            found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
+        rows = slice(done, done + len(batch_ids))
+        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
+        done = rows.stop
         progress.advance(len(images))
-    return np.concatenate(seen), np.concatenate(found) if found else np.empty((0, view_count, 0), np.float16)
+    return seen[:done], found[:done]
 
 
 def build_scores(
     config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, val: ImagesAtHand | None = None
 ) -> Manifest | None:
     """Write a scored manifest; None when other ranks still work on their parts."""
+    indexed = images.index is not None
+
+    def make(parts: list[int], digest: str) -> None:
+        shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
+        with (
+            closing(config.open(teacher, images)) as reader,
+            Progress(shown, f"scoring with {teacher.info.spec}") as progress,
+        ):
+            for part in parts:
+                _score_part(config, teacher, images, reader, part, digest, progress)
+
     resolved = config.resolved(teacher, images, val)
-    if done := finished(config.out, resolved):
-        note(f"{config.out} is finished already")
-        clear_times(config.out)
-        return done
-    start = time.monotonic()
-    digest, count = config_digest(resolved), images.count
-    config.out.mkdir(parents=True, exist_ok=True)
-    tables = [*config.logits_tables, SCORE_TABLE]
-    if images.index is None:
-        tables = ["samples", *tables]
-    else:
-        images.index.link_table("samples", config.out)
-    mine = [] if config.finish_only else list(missing_parts(config.out, tables, config.ranks.parts(count), digest))
-    if mine:
-        reader = config.open(teacher, images)
-        shown = sum(len(part_rows(part, count)) for part in mine) * config.view_count
-        try:
-            with Progress(shown, f"scoring with {teacher.info.spec}") as progress:
-                for part in mine:
-                    _score_part(config, teacher, images, reader, part, digest, progress)
-        finally:
-            reader.close()
-    left = list(missing_parts(config.out, tables, ALONE.parts(count), digest))
-    if left:
-        note(f"{len(left)} of {len(ALONE.parts(count))} parts are not there yet")
-        return None
-    # Another rank that found all parts there may have been faster; it has the times.
-    return finished(config.out, resolved) or _commit(config, teacher, images, val, resolved, start)
+    return PartWork(
+        out=config.out,
+        config=resolved,
+        count=images.count,
+        tables=[*([] if indexed else ["samples"]), *config.logits_tables, SCORE_TABLE],
+        make=make,
+        finish=lambda parts_s, start: _finish(config, teacher, images, val, resolved, parts_s, start),
+        parent=images.index,
+        linked=["samples"],
+        ranks=config.ranks,
+        finish_only=config.finish_only,
+    ).run()
 
 
 def _score_part(
@@ -146,16 +136,16 @@ def _calibration(config: ScoreConfig, images: ImagesAtHand) -> Calibration:
     return calibration
 
 
-def _commit(
+def _finish(
     config: ScoreConfig,
     teacher: Teacher,
     images: ImagesAtHand,
     val: ImagesAtHand | None,
     resolved: dict[str, Any],
+    parts_s: float,
     start: float,
-) -> Manifest:
+) -> Header:
     calibration = _calibration(config, images)
-    warn_about_teacher(calibration.top1, len(images.class_names))
     if images.index is None:
         samples = read_samples(config.out, images.count)
         warn_problems(samples)
@@ -167,57 +157,77 @@ def _commit(
         data, local = images.index.header.data, dict(images.index.local)
         if images.beton_path is not None:
             local["beton"] = os.path.realpath(images.beton_path)
-    preprocessing = teacher.preprocessing
-    header = Header(
+    card = teacher_card(
+        teacher,
+        calibration,
+        class_count=len(images.class_names),
+        val_top1=None if val is None else validation_top1(config, teacher, val),
+        licence=config.teacher_licence,
+    )
+    write_local(config.out, local)
+    return Header(
         kind="scores",
         data=data,
-        teacher=TeacherCard(
-            spec=teacher.info.spec,
-            weights_sha256=teacher.weights_sha256,
-            parameters=teacher.parameters,
-            preprocessing=preprocessing,
-            output_map=teacher.outputs,
-            train_top1=calibration.top1,
-            train_ece=calibration.ece,
-            val_top1=None if val is None else validation_top1(config, teacher, val),
-            licence=config.teacher_licence,
-        ),
+        teacher=card,
         compute=teacher.compute(config.batch_size),
         views=config.views(teacher),
-        scores=[
-            ScoreSpec(
-                set=SCORE_SET,
-                name=score.name,
-                formula=score.formula,
-                source=score.source,
-                harder=score.harder,
-                views=None if config.view_count == 1 else views_text(config.scored_views),
-            )
-            for score in SCORES.values()
-        ],
+        scores=score_specs(None if config.view_count == 1 else views_text(config.scored_views)),
         parents=[] if images.index is None else [images.index.id],
         tool=tool(),
         config=resolved,
         files=part_entries(config.out, ["samples", *config.logits_tables, SCORE_TABLE], images.count),
-        run=_run_block(config, calibration.count, start),
+        run=_run_block(config, calibration.count, parts_s, start),
     )
-    write_local(config.out, local)
-    write_card(config.out, header)
-    manifest = commit(config.out, header)
-    clear_times(config.out)
-    return manifest
 
 
-def _run_block(config: ScoreConfig, readable: int, start: float) -> dict[str, Any]:
+def _run_block(config: ScoreConfig, readable: int, parts_s: float, start: float) -> dict[str, Any]:
     """Seconds of all processes together and of this one, from `start`; images are samples times views."""
-    seconds, images = total_seconds(config.out), readable * config.view_count
+    images = readable * config.view_count
     return {
         "command": "score",
-        "seconds": seconds,
+        "seconds": parts_s,
         "wall": round(time.monotonic() - start, 3),
         "images": images,
-        "images_per_second": round(images / seconds, 1) if seconds else 0.0,
+        "images_per_second": round(images / parts_s, 1) if parts_s else 0.0,
     }
+
+
+def score_specs(views: str | None = None) -> list[ScoreSpec]:
+    """What a header says of the scores; `views` are those they are the mean over, where there is more than one."""
+    return [
+        ScoreSpec(
+            set=SCORE_SET,
+            name=score.name,
+            formula=score.formula,
+            source=score.source,
+            harder=score.harder,
+            views=views,
+        )
+        for score in SCORES.values()
+    ]
+
+
+def teacher_card(
+    teacher: Teacher,
+    calibration: Calibration,
+    *,
+    class_count: int,
+    val_top1: float | None = None,
+    licence: str | None = None,
+) -> TeacherCard:
+    """What a header says of a teacher that did so well on the images; warns of one near chance."""
+    warn_about_teacher(calibration.top1, class_count)
+    return TeacherCard(
+        spec=teacher.info.spec,
+        weights_sha256=teacher.weights_sha256,
+        parameters=teacher.parameters,
+        preprocessing=teacher.preprocessing,
+        output_map=teacher.outputs,
+        train_top1=calibration.top1,
+        train_ece=calibration.ece,
+        val_top1=val_top1,
+        licence=licence,
+    )
 
 
 def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:

@@ -71,20 +71,26 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
         ],
         preprocessing=teacher.preprocessing.model_dump(),
         images_per_second=rate,
-        seconds_for_all=seconds_for(config, images.count, rate),
-        bytes_for_all=logits_bytes(config, images) + images.count * (4 * len(SCORES) + SAMPLE_BYTES),
+        seconds_for_all=images.count * config.view_count / rate if rate else 0.0,
+        bytes_for_all=bytes_on_disk(config, images),
     )
 
 
-def logits_bytes(config: ScoreConfig, images: ImagesAtHand) -> int:
-    """Bytes of the logits of all views of all samples."""
+def bytes_on_disk(config: ScoreConfig, images: ImagesAtHand) -> int:
+    """About the size of the manifest: the logits of all views of all samples, their scores, and `samples`."""
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
-    return images.count * config.view_count * words * 2
+    return images.count * (config.view_count * words * 2 + 4 * len(SCORES) + SAMPLE_BYTES)
 
 
-def seconds_for(config: ScoreConfig, count: int, images_per_second: float) -> float:
-    """Seconds that all views of `count` samples take at a rate; 0 when the rate is not known."""
-    return count * config.view_count / images_per_second if images_per_second else 0.0
+def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, float]:
+    """What every dry run tells, with these keys; no time at all when the rate is not known."""
+    seconds = images / images_per_second if images_per_second else 0.0
+    return {
+        "bytes": size_bytes,
+        "images_per_second": round(images_per_second, 1),
+        "seconds": round(seconds, 2),
+        "hours": round(seconds / 3600, 4),
+    }
 
 
 def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int) -> float:

@@ -1,6 +1,6 @@
 """From the flags that ask for views to a recipe, and from a recipe to what a header says of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from manifests.errors import UsageError
@@ -10,6 +10,12 @@ from trainer.views import ViewRecipe, default_pad_px
 
 MOST_VIEWS = 1000
 """Views are numbered with three digits on disk."""
+RECIPE_FLAGS = ("augment", "pad", "scale_min", "flip")
+_PARAMETERS = {
+    "pad_crop_flip": ("pad_px",),
+    "resized_crop_flip": ("scale_min", "scale_max", "ratio_min", "ratio_max"),
+}
+"""What a recipe looks at beside flip: nothing else is recorded, so equal views have equal ids."""
 
 
 def view_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
@@ -52,11 +58,21 @@ def views_text(views: range) -> str:
     return str(views.start) if len(views) == 1 else f"{views.start}-{views.stop - 1}"
 
 
+def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collection[str]) -> ViewRecipe:
+    """`view_recipe` for several views, or where flags that make a recipe were `asked` for; else the recipe `none`.
+
+    A seed asks for nothing: it is of the stored views, and view 0 has none.
+    """
+    if options["views"] == 1 and not set(RECIPE_FLAGS) & set(asked):
+        return ViewRecipe()
+    return view_recipe(options, image_px)
+
+
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None) -> Views:
-    """What a header says of `count` stored views; a single one is the evaluation view, whatever the recipe."""
-    if count == 1:
+    """What a header says of `count` stored views, and of how views from 1 on are drawn, stored or fresh ones."""
+    if count == 1 and recipe.name == "none":
         return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k)
-    names = ("pad_px", "scale_min", "scale_max", "ratio_min", "ratio_max", "flip")
+    names = (*_PARAMETERS.get(recipe.name, ()), "flip")
     parameters = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
     return Views(
         recipe=recipe.name,

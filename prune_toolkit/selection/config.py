@@ -8,6 +8,7 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.indexing import DataSpec
+from prune_toolkit.materialise import beton_at_hand
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.quotas import QUOTAS, parse_keep
 from prune_toolkit.selection.selectors import SELECTORS
@@ -91,6 +92,10 @@ class SelectConfig:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
         return plan
 
+    def _copies_beton(self, parent: Manifest) -> bool:
+        """Whether images are copied from a beton as they are, and not read from their source."""
+        return self.data is None and beton_at_hand(parent) is not None
+
     def resolved(self, parent: Manifest) -> dict[str, Any]:
         """Every choice made, without paths."""
         preset = PRESETS.get(self.preset or "")
@@ -112,7 +117,7 @@ class SelectConfig:
             "loss": dict(preset.loss) if preset else {},
             "seed": self.seed,
             "beton": self.beton,
-            "max_side": self.max_side,
+            "max_side": self.max_side if self.beton and not self._copies_beton(parent) else None,
             **self._resolved_targets(parent),
         }
 

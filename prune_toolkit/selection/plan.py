@@ -8,8 +8,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.beton import Beton
+from manifests.console import note
 from manifests.errors import InputError, UsageError
 from manifests.manifest import Manifest
+from prune_toolkit.materialise import beton_bytes
 from prune_toolkit.selection.config import SelectConfig
 from prune_toolkit.selection.quotas import parse_keep
 from prune_toolkit.selection.selectors import UNREADABLE, Choice, Pool, choose
@@ -52,13 +54,7 @@ class Plan:
 
     def beton_bytes(self, beton: Beton | None) -> int:
         """About how large train.beton will be, in bytes."""
-        kept = self.samples.filter(pa.array(self.keep_N))
-        if beton is None:
-            images = int(kept.column("size_bytes").to_numpy().sum())
-        else:
-            row_of_id = np.searchsorted(beton.columns["sample_id"], kept.column("sample_id").to_numpy())
-            images = int(beton.image_size_N[np.minimum(row_of_id, beton.count - 1)].sum())
-        return images + self.count * (2 * int(np.prod(self.targets.shape)) + 120)
+        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape)
 
 
 def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
@@ -96,16 +92,36 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     keep_N[readable_N] = choice.keep_N
     reason_N = np.full(len(samples), choice.reasons[UNREADABLE], object)
     reason_N[readable_N] = np.array(choice.reasons, object)[choice.reason_N]
+    targets = config.targets(parent)
+    _check_same_pixels(config, resolved["max_side"], targets, samples.filter(pa.array(keep_N)))
     return Plan(
         parent=parent,
         resolved=resolved,
-        targets=config.targets(parent),
+        targets=targets,
         samples=samples,
         readable_N=readable_N,
         keep_N=keep_N,
         reason_N=reason_N,
         choice=choice,
     )
+
+
+def _check_same_pixels(config: SelectConfig, max_side: int | None, targets: TargetPlan, kept: pa.Table) -> None:
+    """UsageError where labels of views would go with other pixels than the teacher saw; `max_side` is what shrinks."""
+    if max_side is None:
+        if config.max_side is not None and config.beton:
+            note("--max-side shrinks nothing here: images of a beton are copied as they are")
+        return
+    large = sum((np.maximum(kept.column("width"), kept.column("height")) > max_side).tolist())
+    if not large:
+        return
+    shrunk = f"--max-side {max_side} shrinks {large:,} images"
+    if targets.policy == "replay":
+        raise UsageError(
+            f"{shrunk}, so the {targets.views} scored views would show other pixels than the teacher labelled",
+            hint="shrink before scoring: prune index --beton --max-side; or store one label: --policy single",
+        )
+    note(f"{shrunk}; the teacher saw them whole")
 
 
 def _hash_matrix(hashes: pa.Array) -> NDArray[np.uint8]:

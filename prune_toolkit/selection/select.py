@@ -18,7 +18,7 @@ from manifests.parts import SELECTION_SCHEMA, config_digest, part_count, part_pa
 from manifests.sources.base import Source
 from manifests.top_k import SoftLabels, TopK
 from prune_toolkit.indexing import DataSpec
-from prune_toolkit.materialise import write_train_beton
+from prune_toolkit.materialise import beton_at_hand, write_train_beton
 from prune_toolkit.runs import finished, tool
 from prune_toolkit.selection.config import PRESETS, Preset, SelectConfig
 from prune_toolkit.selection.labels import LABELS, LabelTransform
@@ -51,7 +51,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             plan.samples.filter(pa.array(plan.keep_N)),
             images=images,
             workers=config.workers,
-            max_side=config.max_side,
+            max_side=plan.resolved["max_side"],
             targets=beton_targets(out, plan.targets, count),
             target_shape=plan.targets.shape,
         )
@@ -99,8 +99,7 @@ def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
     """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
     if data is not None:
         return data.open()
-    beton = parent.beton_path or parent.local.get("beton")
-    if beton is not None and Path(beton).is_file():
+    if beton := beton_at_hand(parent):
         return Beton.open(beton)
     spec = DataSpec.from_local(parent.local)
     if spec is None:

@@ -128,12 +128,8 @@ def check_stored_top_k(stored: int, policy: Policy, views: int, asked: int | Non
 
 
 def carried_views(views: Views, count: int) -> Views:
-    """The block of the first `count` of these views."""
-    if count == views.count:
-        return views
-    if count > 1:
-        return views.model_copy(update={"count": count})
-    return Views(recipe="eval", version=1, seed=0, count=1, image_px=views.image_px, top_k=views.top_k)
+    """The block of the first `count` of these views; the recipe stays, for fresh views are drawn by it too."""
+    return views.model_copy(update={"count": count})
 
 
 def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: list[SoftLabels], digest: str) -> None:

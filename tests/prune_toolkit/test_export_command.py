@@ -326,6 +326,38 @@ def test_without_the_source_the_images_come_from_the_beton(photos: Path, tmp_pat
     assert "--data" in prune("export", selection, "--imagefolder", tmp_path / "nowhere", code=3).stderr
 
 
+def test_only_data_of_its_own_table_in_prune_toml_is_where_the_images_are_now(
+    photos: Path, tmp_path: Path, prune: Run
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    selection = select(prune, tmp_path / "photos", tmp_path)
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    (tmp_path / "prune.toml").write_text(f"data = '{moved}'\n[export]\ncopy = true\n")
+    assert "taking the images from" in prune("export", selection, "--imagefolder", "beton", cwd=tmp_path).stderr
+    prune("export", selection, "--filelist", "list.txt", cwd=tmp_path)
+    (tmp_path / "prune.toml").write_text(f"data = 'nowhere'\n[export]\ndata = '{moved}'\n")
+    prune("export", selection, "--imagefolder", "tree", cwd=tmp_path)
+    assert all(path.samefile(moved / key) for key, path in files_below(tmp_path / "tree").items())
+
+
+def test_pixels_of_a_beton_that_would_get_the_name_of_another_image_are_refused(tmp_path: Path, prune: Run) -> None:
+    root = make_photos(tmp_path / "photos")
+    twins = [file.with_name(f"{file.name}.png") for file in sorted(root.rglob("*.webp"))]
+    for twin in twins:
+        Image.fromarray(smooth(np.random.default_rng(1), 9, 9)).save(twin)
+    prune("score", root, *TEACHER, "-o", tmp_path / "manifest")
+    prune("select", tmp_path / "manifest", "--keep", "1", "-o", tmp_path / "selection")
+    root.rename(tmp_path / "moved")
+    arguments = ("export", tmp_path / "selection", "--imagefolder", tmp_path / "tree")
+    stderr = prune(*arguments, code=3).stderr
+    first = twins[0].relative_to(root).as_posix()
+    assert f"{first.removesuffix('.png')} and {first} would both be written as {first}" in stderr
+    assert "--data" in stderr
+    assert not list(tmp_path.glob("*tree*"))
+    prune(*arguments, "--data", tmp_path / "moved")
+    assert len(files_below(tmp_path / "tree")) == 24 + len(twins)
+
+
 def test_the_first_altered_image_is_named_and_nothing_is_left(photos: Path, tmp_path: Path, prune: Run) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     selection = select(prune, tmp_path / "photos", tmp_path)
@@ -353,6 +385,10 @@ def test_what_is_there_already_is_not_touched(selection: Path, tmp_path: Path, p
         ("full/mine", "--filelist"),
     ):
         assert "is there already" in prune("export", selection, form, tmp_path / name, code=2).stderr
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.npy").mkdir()
+    for form, name in (("--filelist", "empty"), ("--indices", "empty.npy")):
+        assert "is there already" in prune("export", selection, form, tmp_path / name, code=2).stderr
     (tmp_path / "i.npy").write_text("mine")
     prune("export", selection, "--indices", tmp_path / "i.npy", code=2)
     assert (tmp_path / "i.npy").read_text() == (tmp_path / "full" / "mine").read_text() == "mine"
@@ -363,7 +399,11 @@ def test_exactly_one_form_is_asked_for_and_only_of_a_selection(selection: Path, 
     for arguments, said in (
         ((), "exactly one"),
         ((*list_, *tree), "exactly one"),
-        ((*list_, "--copy"), "--copy has no meaning"),
+        ((*list_, "--copy"), "--copy has no meaning for --filelist"),
+        (("--indices", tmp_path / "i.npy", "--data", tmp_path), "--data has no meaning for --indices"),
+        ((*list_, "--classes", "names.txt"), "--classes has no meaning"),
+        ((*tree, "--split", "train"), "--split says how to read --data"),
+        ((*tree, "--label", "fine"), "--label says how to read --data"),
         (("--indices", tmp_path / "i.csv"), ".npy or .txt"),
         (("--filelist", "-", "--json"), "both write to stdout"),
     ):

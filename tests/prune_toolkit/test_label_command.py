@@ -22,6 +22,8 @@ from manifests.top_k import top_k
 from manifests.verify import verify
 from trainer.loading import open_loader
 from trainer.resample import draw_view
+from trainer.task import open_task
+from trainer.training_views import TrainingViews
 from trainer.views import ViewRecipe, plan_views
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -188,7 +190,12 @@ def test_two_ranks_give_the_bytes_of_one(
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     assert tree_bytes(out) == tree_bytes(labelled)
-    assert Manifest.open(out).id == Manifest.open(labelled).id
+    manifest = Manifest.open(out)
+    assert manifest.id == Manifest.open(labelled).id
+    run = manifest.header.run
+    assert run["images_per_second"] > 0  # 0 where the times of the parts were lost
+    assert run["seconds"] >= run["images"] / run["images_per_second"] * 0.99
+    assert not (out / ".times").exists()
 
 
 def test_finish_only_commits(selection: Path, labelled: Path, tmp_path: Path, prune: Run) -> None:
@@ -259,6 +266,7 @@ def test_one_label_can_be_stored_for_all_views(small: Path, tmp_path: Path, prun
         labels = manifest.header.labels
         assert (labels.policy, labels.views, labels.top_k) == (name, 1, k)
         assert manifest.header.views.count == views
+        assert manifest.header.views.recipe == ("eval" if name == "single" else "pad_crop_flip")
     assert "view 0 alone" in prune(*base, "--policy", "single", "--views", 2, "-o", tmp_path / "x", code=2).stderr
     assert "policy" in prune(*base, "--policy", "often", "-o", tmp_path / "x", code=2).stderr
 
@@ -268,15 +276,18 @@ def test_another_teacher_labels_only_when_that_is_meant(small: Path, tmp_path: P
     refused = prune(*base, "-o", tmp_path / "l", cwd=small, code=4)
     assert "was scored otherwise: by teachers:linear with weights" in refused.stderr
     assert "--other-teacher" in refused.stderr
-    refused = prune(*base, "--other-teacher", "-o", tmp_path / "l", cwd=small, code=2)
+    refused = prune(*base, "--other-teacher", "--labels", "reshape", "-o", tmp_path / "l", cwd=small, code=2)
     assert "take --labels raw" in refused.stderr
+    licence = ("--teacher-licence", "MIT")
+    assert "--other-teacher" in prune(*base, *licence, "-o", tmp_path / "l", cwd=small, code=2).stderr
     assert not (tmp_path / "l").exists()
-    prune(*base, "--other-teacher", "--labels", "raw", "-o", tmp_path / "l", cwd=small)
+    prune(*base, "--other-teacher", *licence, "-o", tmp_path / "l", cwd=small)
     manifest = Manifest.open(tmp_path / "l")
     ids, targets = targets_of(tmp_path / "l", 2)
     label_n = manifest.samples().column("label").to_numpy()[ids]
     card = manifest.header.teacher
-    assert (card.spec, card.parameters, card.val_top1) == ("others:brightness", 10, None)
+    assert (card.spec, card.parameters, card.val_top1, card.licence) == ("others:brightness", 10, None, "MIT")
+    assert (manifest.header.labels.transform, manifest.header.config["teacher_licence"]) == ("raw", "MIT")
     assert card.train_top1 == (targets[:, 0].argmax(axis=1) == label_n).mean()
     assert np.array_equal(manifest.scores().column("sample_id").to_numpy(), ids)
     assert verify(tmp_path / "l").ok
@@ -303,13 +314,58 @@ def test_a_dry_run_tells_bytes_and_hours_and_writes_nothing(small: Path, tmp_pat
     kept = Manifest.open(small / "selection").header.selection.count
     tried = json.loads(prune(*base, "--views", 4, "--top-k", 3, "--json").stdout)
     assert (tried["samples"], tried["views"], tried["targets"]) == (kept, 4, 4)
-    assert tried["label_bytes"] == kept * 4 * (2 * 3 + 13) * 2
+    targets_bytes = kept * 4 * (2 * 3 + 13) * 2
+    # Once as tables, once in the beton, where 64 pixels and 120 bytes of a sample go with them.
+    assert tried["bytes"] == 2 * targets_bytes + kept * (8 * 8 * 3 + 120)
+    assert json.loads(prune(*base, "--views", 4, "--top-k", 3, "--no-beton", "--json").stdout)["bytes"] == targets_bytes
     assert tried["images_per_second"] > 0
-    assert tried["seconds_for_all"] == pytest.approx(kept * 4 / tried["images_per_second"])
+    assert tried["seconds"] == pytest.approx(kept * 4 / tried["images_per_second"], rel=0.1, abs=0.01)
+    assert tried["hours"] == pytest.approx(tried["seconds"] / 3600, abs=1e-4)
     result = prune(*base, "--policy", "mean")
     assert f"{kept} samples x 8 view(s), 1 target(s) each" in result.stdout
     assert "hours" in result.stdout
     assert not (tmp_path / "l").exists()
+
+
+def fresh_views(selection: Path) -> ViewRecipe:
+    """How `train-student` would draw the views that were not scored."""
+    task = open_task(selection)
+    return TrainingViews.of(task, policy="single").recipe
+
+
+def test_fresh_views_are_drawn_as_was_asked_for_in_scoring_though_one_view_is_left(tmp_path: Path, prune: Run) -> None:
+    drawn = ("--no-flip", "--pad", 2)
+    prune("score", "demo:digits", *TEACHER, "--views", 4, *drawn, "-o", tmp_path / "m")
+    for name, flags in {"all": (), "one": ("--views", 1)}.items():
+        prune("select", tmp_path / "m", "--keep", "0.2", *flags, "-o", tmp_path / name)
+        prune("label", tmp_path / name, "--threads", 1, "--policy", "single", "-o", tmp_path / f"single-{name}")
+        prune("label", tmp_path / name, "--threads", 1, "--views", 1, "--flip", "-o", tmp_path / f"flip-{name}")
+        stored = open_task(tmp_path / f"single-{name}").stored
+        assert (stored.view_count, stored.scored_views, stored.policy) == (1, 1, "single")
+        assert (stored.scored.name, stored.scored.flip, stored.scored.pad_px) == ("pad_crop_flip", False, 2)
+        assert fresh_views(tmp_path / f"flip-{name}").flip
+    for path in ("one", "single-all", "single-one"):
+        assert not fresh_views(tmp_path / path).flip
+    prune("score", "demo:digits", *TEACHER, *drawn, "-o", tmp_path / "m1")
+    prune("select", tmp_path / "m1", "--keep", "0.2", "-o", tmp_path / "s1")
+    prune("label", tmp_path / "s1", "--threads", 1, "--views", 2, "-o", tmp_path / "l1")
+    assert Manifest.open(tmp_path / "m1").header.config["views"]["flip"] is False
+    for path in ("s1", "l1"):
+        assert (fresh_views(tmp_path / path).flip, fresh_views(tmp_path / path).pad_px) == (False, 2)
+    shown = prune("show", tmp_path / "s1").stdout
+    assert "1, the evaluation view; others are drawn by pad_crop_flip (padded by 2 px, not mirrored)" in shown
+
+
+@pytest.mark.parametrize("class_std", [[1.0] * 9, [1.0] * 9 + [-1.0]])
+def test_class_means_that_cannot_be_are_refused(
+    small: Path, tmp_path: Path, prune: Run, class_std: list[float]
+) -> None:
+    shutil.copytree(small / "selection", tmp_path / "s")
+    header = json.loads((tmp_path / "s" / "manifest.json").read_bytes())
+    header["labels"]["class_std"] = class_std
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(header))
+    refused = prune("label", tmp_path / "s", *TEACHER, "-o", tmp_path / "l", code=3)
+    assert "class_std is not one number of 0 or more for each of the 10 classes" in refused.stderr
 
 
 @pytest.fixture
@@ -339,6 +395,20 @@ def test_without_a_beton_the_images_are_read_where_they_were_scored_or_where_dat
     prune("label", photos / "two", *TEACHER, "--views", 2, "-o", photos / "three")
     first, third = targets_of(photos / "one", 2)[1], targets_of(photos / "three", 2)[1]
     np.testing.assert_allclose(first.astype(float), third.astype(float), rtol=2**-9, atol=1e-4)
+
+
+def test_images_that_the_selection_shrank_are_shrunk_alike_when_read_again(photos: Path, prune: Run) -> None:
+    prune("select", photos / "manifest", "--keep", 1, "--max-side", 9, "-o", photos / "shrunk")
+    base = ("label", photos / "shrunk", *TEACHER, "--views", 3)
+    prune(*base, "-o", photos / "of_beton")
+    prune(*base, "--data", photos / "photos", "-o", photos / "of_source")
+    beton, source = (Manifest.open(photos / name) for name in ("of_beton", "of_source"))
+    assert beton.header.config["max_side"] == 9
+    assert beton.id == source.id
+    assert (photos / "of_beton" / "train.beton").read_bytes() == (photos / "of_source" / "train.beton").read_bytes()
+    prune("label", photos / "selection", *TEACHER, "--views", 3, "-o", photos / "whole")
+    whole, shrunk = (targets_of(photos / name, 3)[1] for name in ("whole", "of_source"))
+    assert not np.allclose(whole.astype(float), shrunk.astype(float), rtol=1e-2)
 
 
 def test_an_image_that_is_gone_or_altered_is_named(photos: Path, prune: Run) -> None:

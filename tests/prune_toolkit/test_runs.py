@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UsageError
-from prune_toolkit.runs import Ranks, clear_times, note_time, total_seconds
+from manifests.header import DataSet, Header, Tool
+from manifests.manifest import Manifest
+from prune_toolkit.runs import PartWork, Ranks, clear_times, note_time, total_seconds
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
@@ -48,3 +50,57 @@ def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:
     clear_times(tmp_path)
     clear_times(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def header_of(seconds: float) -> Header:
+    return Header(
+        kind="index",
+        data=DataSet(name="d", source="folder", count=0, readable=0, class_names=["a"], fingerprint="f"),
+        tool=Tool(name="t", version="1"),
+        config={},
+        files=[],
+        run={"seconds": seconds},
+    )
+
+
+@pytest.mark.parametrize("when", ["before it finishes", "while it finishes"])
+def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_times(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def finish(parts_s: float, _start: float) -> Header:
+        found.append(parts_s)
+        if when == "while it finishes" and len(found) == 1:
+            other()
+        return header_of(parts_s)
+
+    def other() -> None:
+        assert work.run() is not None
+        assert not (tmp_path / ".times").exists()
+
+    def slow(out: Path) -> float:
+        total = total_seconds(out)
+        if when == "before it finishes":
+            monkeypatch.setattr("prune_toolkit.runs.total_seconds", total_seconds)
+            other()
+        return total
+
+    work = PartWork(out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=finish)
+    note_time(tmp_path, 0, 2.0)
+    note_time(tmp_path, 1, 3.0)
+    monkeypatch.setattr("prune_toolkit.runs.total_seconds", slow)
+    done = work.run()
+    assert done is not None
+    assert done.header.run["seconds"] == Manifest.open(tmp_path).header.run["seconds"] == 5.0
+    assert set(found) == {5.0}
+
+
+def test_times_are_left_to_the_rank_that_commits(tmp_path: Path) -> None:
+    work = PartWork(
+        out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=lambda s, _: header_of(s)
+    )
+    assert work.run() is not None
+    note_time(tmp_path, 0, 2.0)
+    assert work.run() is not None
+    assert total_seconds(tmp_path) == 2.0

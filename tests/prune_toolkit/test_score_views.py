@@ -19,12 +19,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tests_support import tree_bytes, write_idx
 
+from manifests.beton import Beton
+from manifests.errors import MismatchError
 from manifests.header import Preprocessing, Views
 from manifests.manifest import Manifest
 from manifests.sources import open_source
 from manifests.top_k import TopK, top_k, words_count
+from prune_toolkit.materialise import beton_rows
 from prune_toolkit.scoring.images_at_hand import ImagesAtHand
-from prune_toolkit.scoring.view_flags import view_recipe, views_block
+from prune_toolkit.scoring.view_flags import recipe_or_none, view_recipe, views_block
 from trainer.resample import draw_view
 from trainer.training_views import scored_recipe
 from trainer.views import ViewRecipe, plan_views
@@ -134,10 +137,6 @@ def test_the_header_tells_recipe_views_and_times(scored: Manifest) -> None:
         "count": 3,
         "image_px": 8,
         "pad_px": 2,
-        "scale_min": 0.08,
-        "scale_max": 1.0,
-        "ratio_min": 0.75,
-        "ratio_max": pytest.approx(4 / 3),
         "flip": True,
     }
     assert {score.views for score in header.scores} == {"1-2"}
@@ -150,7 +149,7 @@ def test_the_header_tells_recipe_views_and_times(scored: Manifest) -> None:
 
 
 def test_one_view_with_all_logits_is_configured_as_ever(digits: Path, tmp_path: Path, prune: Run) -> None:
-    prune("score", digits, *TEACHER, "-o", tmp_path / "m")
+    prune("score", digits, *TEACHER, "--seed", 5, "-o", tmp_path / "m")
     header = Manifest.open(tmp_path / "m").header
     assert not {"views", "score_views", "top_k"} & header.config.keys()
     assert header.views == Views(recipe="eval", version=1, seed=0, count=1, image_px=8)
@@ -290,15 +289,17 @@ def test_a_batch_holds_all_views_of_as_many_samples_as_fit(
 def test_a_dry_run_tells_bytes_speed_and_hours_and_writes_nothing(digits: Path, tmp_path: Path, prune: Run) -> None:
     arguments = ("score", digits, *TEACHER, "--views", 4, "--dry-run", "-o", tmp_path / "m")
     plan = json.loads(prune(*arguments, "--json").stdout)
-    assert plan["logits_bytes"] == COUNT * 4 * 10 * 2
+    rest = COUNT * (120 + 4 * 7)  # a row of samples, and seven scores
+    assert plan["bytes"] == COUNT * 4 * 10 * 2 + rest
     assert (plan["parts"], plan["views"]["count"], plan["views"]["pad_px"]) == (2, 4, 1)
     assert plan["images_per_second"] > 0
-    assert plan["hours"] == pytest.approx(COUNT * 4 / plan["images_per_second"] / 3600, rel=0.1, abs=1e-4)
+    assert plan["seconds"] == pytest.approx(COUNT * 4 / plan["images_per_second"], rel=0.1, abs=0.01)
+    assert plan["hours"] == pytest.approx(plan["seconds"] / 3600, abs=1e-4)
     plan = json.loads(prune(*arguments, "--top-k", 3, "--json").stdout)
-    assert plan["logits_bytes"] == COUNT * 4 * words_count(3) * 2
+    assert plan["bytes"] == COUNT * 4 * words_count(3) * 2 + rest
     told = prune(*arguments, "--top-k", 3).stdout
     assert "views: 4 of each sample, pad_crop_flip from 1 on, seed 0" in told
-    assert "of the 3 largest logits" in told
+    assert "of the 3 largest logits and scores" in told
     assert "hours) for all" in told
     assert not (tmp_path / "m").exists()
 
@@ -341,7 +342,53 @@ def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
     block = views_block(large, 5, 224, 10)
     assert (block.count, block.top_k, block.scale_min, block.flip) == (5, 10, 0.2, False)
     assert "pad_px" not in block.model_dump()
-    assert views_block(large, 1, 224, None) == Views(recipe="eval", version=1, seed=0, count=1, image_px=224)
+    assert views_block(ViewRecipe(), 1, 224, None) == Views(recipe="eval", version=1, seed=0, count=1, image_px=224)
+
+
+@pytest.mark.parametrize(("name", "idle"), [("pad_crop_flip", "scale_min"), ("resized_crop_flip", "pad")])
+def test_flags_that_a_recipe_does_not_look_at_change_no_id(name: str, idle: str) -> None:
+    flags = {"augment": name, "pad": 3, "scale_min": 0.2, "flip": True, "seed": 7}
+    other = {**flags, idle: {"scale_min": 0.5, "pad": 1}[idle]}
+    block = views_block(view_recipe(flags, 32), 4, 32, None)
+    assert views_block(view_recipe(other, 32), 4, 32, None) == block
+    assert {"scale_min": "scale_min", "pad": "pad_px"}[idle] not in block.model_dump()
+    assert scored_recipe(block).name == name
+
+
+def test_asking_for_a_recipe_records_it_with_one_view_too() -> None:
+    flags = {"views": 1, "augment": "auto", "pad": None, "scale_min": 0.08, "flip": False, "seed": 7}
+    assert recipe_or_none(flags, 32, asked=["seed", "top_k"]) == ViewRecipe()
+    recipe = recipe_or_none(flags, 32, asked=["flip"])
+    block = views_block(recipe, 1, 32, None)
+    assert (block.recipe, block.count, block.pad_px, block.flip, block.seed) == ("pad_crop_flip", 1, 4, False, 7)
+    assert scored_recipe(block) == recipe
+
+
+def test_a_beton_of_other_images_is_refused_before_the_teacher_runs(photos: Path, tmp_path: Path, prune: Run) -> None:
+    prune("index", photos, "--beton", "-o", tmp_path / "index")
+    beton, samples = Beton.open(tmp_path / "index" / "train.beton"), tmp_path / "index" / "samples"
+    table = pq.read_table(samples / "part-00000.parquet")
+    assert np.array_equal(beton_rows(beton, table.filter(table["problem"].is_null())), np.arange(31))
+    other_ids = pa.array(table["view_id"].to_numpy() + np.uint64(1))
+    images = ImagesAtHand.of_index(Manifest.open(tmp_path / "index"))
+    images.__dict__["samples"] = table.set_column(5, "view_id", other_ids)
+    reader = images.open(PREPROCESSING, device=torch.device("cpu"), workers=1, loader="torch")
+    with pytest.raises(MismatchError, match="is another image in"):
+        next(reader.batches(images.readable(np.arange(images.count)), 8))
+    reader.close()
+
+
+def test_where_the_beton_is_gone_the_images_are_read_as_it_held_them(photos: Path, tmp_path: Path, prune: Run) -> None:
+    flags = ("--views", 3, "--augment", "resized_crop_flip")
+    prune("index", photos, "--beton", "--max-side", 48, "-o", tmp_path / "index")
+    prune("score", tmp_path / "index", *TEACHER, *flags, "-o", tmp_path / "m")
+    (tmp_path / "index" / "train.beton").unlink()
+    prune("score", tmp_path / "index", *TEACHER, *flags, "-o", tmp_path / "again")
+    prune("score", photos, *TEACHER, *flags, "--index", tmp_path / "none", "-o", tmp_path / "whole")
+    first, again, whole = (Manifest.open(tmp_path / name) for name in ("m", "again", "whole"))
+    for view in range(3):
+        assert np.array_equal(logits(first, view), logits(again, view))
+        assert not np.array_equal(logits(first, view), logits(whole, view))
 
 
 def test_the_recipe_of_a_header_is_the_one_that_was_scored(scored: Manifest) -> None:

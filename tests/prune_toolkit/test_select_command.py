@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests_support import tree_bytes
 
 from manifests.beton import Beton
@@ -175,7 +176,7 @@ def test_the_first_views_can_be_carried_alone(viewed: Path, tmp_path: Path, prun
     assert np.array_equal(all_views(two, "targets", 2), targets[:, :2])
     assert np.array_equal(all_views(one, "targets", 1), targets[:, :1])
     assert (two.header.views.count, two.header.views.recipe, two.header.views.seed) == (2, "pad_crop_flip", 7)
-    assert (one.header.views.count, one.header.views.recipe) == (1, "eval")
+    assert (one.header.views.count, one.header.views.recipe) == (1, "pad_crop_flip")
     assert one.header.labels.policy == "single"
 
 
@@ -306,3 +307,29 @@ def test_a_part_that_was_altered_is_never_used(scored: Path, tmp_path: Path, pru
 def test_images_that_changed_since_scoring_are_a_mismatch(scored: Path, tmp_path: Path, prune: Run) -> None:
     result = prune("select", scored, "--keep", "0.5", "--data", "demo:digits", "-o", tmp_path / "s", code=4)
     assert "are not in" in result.stderr or "was altered" in result.stderr
+
+
+def test_shrinking_after_scoring_is_refused_where_labels_are_of_the_very_pixels(tmp_path: Path, prune: Run) -> None:
+    generator = np.random.default_rng(0)
+    for row in range(12):
+        path = tmp_path / "photos" / "ab"[row % 2] / f"{row:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (10, 12, 3), np.uint8)).save(path)
+    prune("score", tmp_path / "photos", *TEACHER, "--views", 2, "-o", tmp_path / "m")
+    base = ("select", tmp_path / "m", "--keep", 1)
+    for mode in ((), ("--dry-run",)):
+        refused = prune(*base, "--max-side", 9, *mode, "-o", tmp_path / "s", code=2).stderr
+        assert "--max-side 9 shrinks 12 images" in refused
+        assert "prune index --beton --max-side" in refused
+    assert not (tmp_path / "s").exists()
+    assert "shrinks" not in prune(*base, "--max-side", 12, "-o", tmp_path / "fits").stderr
+    single = prune(*base, "--max-side", 9, "--policy", "single", "-o", tmp_path / "single")
+    assert "the teacher saw them whole" in single.stderr
+    assert set(Beton.open(tmp_path / "single" / "train.beton").widths_N) == {9}
+    # What was shrunk before scoring is copied as it is.
+    prune("index", tmp_path / "photos", "--beton", "--max-side", 9, "-o", tmp_path / "index")
+    prune("score", tmp_path / "index", *TEACHER, "--views", 2, "-o", tmp_path / "m9")
+    copied = prune("select", tmp_path / "m9", "--keep", 1, "--max-side", 8, "-o", tmp_path / "copied")
+    assert "copied as they are" in copied.stderr
+    assert set(Beton.open(tmp_path / "copied" / "train.beton").widths_N) == {9}
+    assert Manifest.open(tmp_path / "copied").header.config["max_side"] is None

@@ -2,19 +2,24 @@
 
 import json
 import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from trainer_support import stopped_at, trained
 
 from manifests.errors import InputError, UsageError
 from trainer import training
-from trainer.budget import MAX_STEPS, MIN_STEPS, MatchTime, timed_steps, training_seconds
+from trainer.budget import MAX_STEPS, MIN_STEPS, MatchTime, asked_seconds, timed_steps, training_seconds
 from trainer.recipes import resolve
 from trainer.student import Student
 from trainer.task import open_task
+from trainer.torch_loader import TorchLoader
 from trainer.training_views import Stored
 
 STORED = Stored(count=100, image_px=32, view_count=1)
@@ -70,11 +75,21 @@ def test_milestones_and_warm_up_keep_their_fraction_of_the_steps():
         ({"steps": 0}, "--steps must be at least 1, not 0"),
         ({"steps": 9, "epochs": 2}, "--steps and --epochs contradict each other"),
         ({"steps": 9, "warmup_epochs": 0.9}, "--warmup-epochs must be below the 0.9 epochs of --steps 9"),
+        (
+            {"match_s": 12.5, "steps": 9, "warmup_epochs": 0.9},
+            r"--warmup-epochs must be below the 0\.9 epochs that fit into the 12\.5 s of --match-time, not 0\.9",
+        ),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
         config(**flags)
+
+
+def test_before_its_trial_a_run_that_matches_a_time_has_no_length_to_warm_up_in():
+    assert config(match_s=9.0, warmup_epochs=300.0).warmup_epochs == 300
+    with pytest.raises(UsageError, match="--warmup-epochs must be below --epochs 240, not 300"):
+        config(warmup_epochs=300.0)
 
 
 @pytest.mark.parametrize("schedule", [{"schedule": "cosine", "warmup_epochs": 0.5}, {"schedule": "step"}])
@@ -123,10 +138,10 @@ def test_a_stopped_run_of_steps_goes_on_to_equal_weights(selection, count, tmp_p
     assert files[0] == files[1]
 
 
-def matching(selection, out, seconds, **options):
+def matching(selection, out, seconds, flags=None, **options):
     """A run that takes the time of another one, as train-student sets it up."""
     task = open_task(selection.path)
-    flags = {"batch_size": 16, "schedule": "constant", "match_s": seconds} | DROPOUT
+    flags = {"batch_size": 16, "schedule": "constant", "match_s": seconds} | DROPOUT | (flags or {})
     match = MatchTime(
         run="other",
         seconds=seconds,
@@ -170,12 +185,46 @@ def test_a_stopped_run_keeps_the_steps_it_found(selection, tmp_path, monkeypatch
     assert matching(selection, tmp_path / "stopped", 0.3, fresh=True)["steps"] == 15
 
 
+def test_the_steps_are_those_that_a_known_time_a_step_leaves(selection, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_SECONDS_A_STEP", "0.05")
+    report = matching(selection, tmp_path, 1.5)
+    # 30 sleeps of 50 ms; what else a step does is milliseconds.
+    assert 18 <= report["steps"] <= 30
+    assert 0.05 * report["steps"] <= report["matched"]["got_s"] <= 1.5 * 1.5
+
+
+def test_a_run_goes_on_when_the_one_it_matches_is_gone(selection, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.01)
+    matching(selection, tmp_path / "out", 0.2)
+    assert asked_seconds(Path("other"), tmp_path / "out") == 0.2
+    with pytest.raises(InputError, match=r"another holds no run\.json"):
+        asked_seconds(Path("another"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"other holds no run\.json"):
+        asked_seconds(Path("other"), tmp_path)
+
+
+def test_steps_that_the_configuration_refuses_are_not_kept(selection, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.1)
+    with pytest.raises(UsageError, match=r"below the 0\.3333 epochs that fit into the 0\.2 s of --match-time, not 300"):
+        matching(selection, tmp_path, 0.2, {"warmup_epochs": 300.0})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_trial_times_a_part_of_the_budget_and_whole_epochs_where_they_are_short():
     assert timed_steps(1000, 0.1, 5000) == 200
     assert timed_steps(100, 0.1, 5000) == 50
-    assert timed_steps(100, 0.1, 30) == 60
+    assert timed_steps(100, 0.1, 30) == 30
     assert timed_steps(1e-3, 0.1, 5000) == MIN_STEPS
-    assert timed_steps(1e9, 1e-6, 10**6) == MAX_STEPS
+    assert timed_steps(1e-3, 0.1, 6) == 12
+    assert timed_steps(1e9, 1e-6, 10**6) == timed_steps(1e9, 1e-6, MAX_STEPS) == MAX_STEPS
+    assert timed_steps(1e9, 1e-6, 600) == 600
+
+
+@given(seconds=st.floats(1e-3, 1e6), step_s=st.floats(1e-6, 1e3), steps_per_epoch=st.integers(1, 10**5))
+def test_a_trial_is_never_longer_than_it_may_be(seconds, step_s, steps_per_epoch):
+    steps = timed_steps(seconds, step_s, steps_per_epoch)
+    assert MIN_STEPS <= steps <= MAX_STEPS
+    assert steps < steps_per_epoch or steps % steps_per_epoch == 0
 
 
 def test_the_time_of_a_run_is_waiting_and_computing(selection, tmp_path):
@@ -183,6 +232,38 @@ def test_the_time_of_a_run_is_waiting_and_computing(selection, tmp_path):
     times = report["time"]
     assert times["training_s"] == times["waiting_for_data_s"] + times["compute_s"]
     assert training_seconds(tmp_path) == times["training_s"]
+
+
+def test_the_start_of_the_loader_is_in_no_training_time(selection, tmp_path, monkeypatch):
+    batches, calls = TorchLoader.batches, []
+
+    def slow_at_first(self, rows_n, **options):
+        calls.append(len(rows_n))
+        if len(calls) == 1:
+            time.sleep(1)
+        yield from batches(self, rows_n, **options)
+
+    monkeypatch.setattr(TorchLoader, "batches", slow_at_first)
+    report = trained(selection, tmp_path, epochs=1)
+    assert calls == [16, 96]
+    assert report["time"]["waiting_for_data_s"] < 1 <= report["time"]["other_s"]
+
+
+def test_a_loader_that_fails_at_its_first_batch_is_closed(selection, tmp_path, monkeypatch):
+    closed = []
+
+    def failing(self, rows_n, **options):
+        raise InputError("no image")
+        yield
+
+    def close(self):
+        closed.append(self)
+
+    monkeypatch.setattr(TorchLoader, "batches", failing)
+    monkeypatch.setattr(TorchLoader, "close", close)
+    with pytest.raises(InputError, match="no image"):
+        trained(selection, tmp_path, epochs=1)
+    assert len(closed) == 1
 
 
 def test_a_run_that_does_not_say_its_time_is_refused_with_the_next_step(tmp_path):

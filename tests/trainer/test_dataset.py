@@ -79,10 +79,13 @@ class Shown:
     kd_weight: float
 
 
-def shown_by_train_student(manifest, networks, out, monkeypatch, **flags) -> dict[tuple[int, int], Shown]:
+def shown_by_train_student(
+    manifest, networks, out, monkeypatch, recipe="auto", **flags
+) -> dict[tuple[int, int], Shown]:
     """Run train-student on the torch loader, and record its batches by (epoch, row)."""
     seen: dict[tuple[int, int], Shown] = {}
-    batches, epochs = TorchLoader.batches, iter(range(100))
+    # Its first pass is one batch of epoch 0 that nobody learns from.
+    batches, epochs = TorchLoader.batches, iter([0, *range(100)])
 
     def recorded(self, *arguments, **options):
         epoch = next(epochs)
@@ -98,7 +101,7 @@ def shown_by_train_student(manifest, networks, out, monkeypatch, **flags) -> dic
     monkeypatch.syspath_prepend(str(networks))
     monkeypatch.setattr(TorchLoader, "batches", recorded)
     task = open_task(manifest.path)
-    config = resolve(QUICK | flags, recipe="auto", stored=task.stored)
+    config = resolve(QUICK | flags, recipe=recipe, stored=task.stored)
     train(task, config, validation=None, out=out, machine=Machine(device="cpu", loader="torch"))
     monkeypatch.undo()
     return seen
@@ -114,6 +117,14 @@ CASES = [
         {"policy": "mean", "augment": "resized_crop_flip"},
         {"policy": "mean", "augment": "resized_crop_flip"},
     ),
+    ("replayed", {"augment": "pad_crop_flip", "pad_px": 2}, {"augment": "pad_crop_flip", "pad_px": 2, "flip": True}),
+    (
+        "replayed",
+        {"policy": "single", "augment": "resized_crop_flip", "scale_min": 0.7, "flip": False},
+        {"policy": "single", "augment": "resized_crop_flip", "scale_min": 0.7, "flip": False},
+    ),
+    ("single", {"recipe": "demo"}, {"flip": False}),
+    ("single", {"pad_px": 3, "flip": True}, {"pad_px": 3}),
     ("single", {"seed": 3}, {"seed": 3}),
     ("single", {"augment": "resized_crop_flip"}, {"augment": "resized_crop_flip"}),
     ("k_largest", {"temperature": 2.0}, {"temperature": 2.0}),
@@ -137,6 +148,14 @@ def test_an_item_is_bit_for_bit_what_train_student_shows_of_it(
         assert (label, weight, kd_weight) == (wanted.label, wanted.weight, wanted.kd_weight)
     assert (image.dtype, image.shape) == (torch.float32, (3, 8, 8))
     assert (target.dtype, target.shape) == (torch.float32, (3,))
+
+
+def test_views_that_were_not_scored_are_not_replayed(replayed) -> None:
+    assert PrunedDataset(replayed.path, augment="pad_crop_flip", pad_px=2).policy == "replay"
+    assert PrunedDataset(replayed.path, augment="resized_crop_flip").policy == "single"
+    for other in ({"pad_px": 1}, {"flip": False}, {"policy": "replay", "augment": "none"}):
+        with pytest.raises(UsageError, match="the views with labels of their own are pad_crop_flip"):
+            PrunedDataset(replayed.path, **other)
 
 
 def test_each_policy_teaches_the_label_it_names(replayed) -> None:

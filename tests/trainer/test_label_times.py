@@ -3,9 +3,9 @@
 import pytest
 from trainer_support import trained
 
-from manifests.header import DataSet, Header, Tool
-from trainer.label_times import label_times
-from trainer.report import summary
+from manifests.header import DataSet, Header, Selection, Tool
+from trainer.label_times import label_times, used_times
+from trainer.report import summary, times_in_all
 
 DATA = DataSet(name="d", source="folder", count=1, readable=1, class_names=["a"], fingerprint="f")
 SCORED = {"command": "score", "seconds": 40.0}
@@ -34,6 +34,40 @@ OLD = {"seconds": 2.0, "parent_run": {"seconds": 40.0, "images_per_second": 9.0}
 def test_each_command_of_the_chain_is_counted_under_its_name(kind, run, scoring_s, selection_s, labelling_s):
     header = Header(kind=kind, data=DATA, tool=Tool(name="t", version="0"), run=run)
     assert label_times(header) == {"scoring_s": scoring_s, "selection_s": selection_s, "labelling_s": labelling_s}
+
+
+CHOSEN = Selection(
+    method="medium", parameters={}, score="loss", quota="", keep_asked="0.5", keep_got=0.5, count=1, seed=0
+)
+ALL = ["scoring_s", "selection_s", "labelling_s"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "stored_labels", "used"),
+    [
+        (CHOSEN, True, ALL),
+        (CHOSEN, False, ALL[:2]),
+        (CHOSEN.model_copy(update={"score": None}), True, ALL),
+        (CHOSEN.model_copy(update={"score": None}), False, []),
+        (CHOSEN.model_copy(update={"keep_got": 1.0}), False, []),
+        (None, False, []),
+    ],
+)
+def test_without_stored_labels_a_run_used_only_what_chose_its_samples_by_a_score(selection, stored_labels, used):
+    header = Header(kind="selection", data=DATA, tool=Tool(name="t", version="0"), run=LABELLED, selection=selection)
+    assert used_times(header, stored_labels=stored_labels) == used
+    for policy in ("replay", "mean", "single") if stored_labels else ("online", None):
+        times = times_in_all(header, policy, 100)
+        assert times["used"] == used
+        assert times["total_s"] == 100 + sum({"scoring_s": 40, "selection_s": 2, "labelling_s": 10}[n] for n in used)
+
+
+def test_on_many_ranks_training_counts_in_all_of_them(make_manifest, networks, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(networks))
+    report = trained(make_manifest(count=30, views=1, run=LABELLED), tmp_path, epochs=1)
+    report["world_size"], report["time"]["training_s"] = 4, 30.0
+    report["labels_time"]["total_s"] = 172.0
+    assert "training 30 s x 4 ranks + scoring 40 s + selection 2 s + labelling 10 s = 2 min 52 s" in summary(report, "")
 
 
 @pytest.mark.parametrize(("run", "known", "line"), [

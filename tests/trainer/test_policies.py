@@ -32,7 +32,10 @@ def config(stored, **flags):
     ("stored", "augment", "policy"),
     [
         (REPLAYED, None, "replay"),
+        (REPLAYED, "resized_crop_flip", "replay"),
         (REPLAYED, "pad_crop_flip", "single"),
+        (REPLAYED, "none", "single"),
+        (replace(REPLAYED, policy="mean"), "none", "mean"),
         (replace(REPLAYED, policy=None), None, "replay"),
         (MEAN, None, "mean"),
         (MEAN, "none", "mean"),
@@ -41,7 +44,7 @@ def config(stored, **flags):
         (OLD, "none", "single"),
     ],
 )
-def test_the_policy_is_that_of_the_stored_labels_unless_augmentation_is_asked_for(stored, augment, policy):
+def test_the_policy_is_that_of_the_stored_labels_unless_other_augmentation_is_asked_for(stored, augment, policy):
     assert choose_policy(stored, "auto", augment=augment) == choose_policy(stored, augment=augment) == policy
     assert config(stored, augment=augment).policy == policy
 
@@ -114,7 +117,8 @@ def test_without_scored_views_the_image_size_and_the_recipe_decide():
 def test_replayed_views_are_the_scored_ones_and_nothing_else():
     got = config(REPLAYED)
     assert (got.augment, got.scale_min, got.flip) == ("resized_crop_flip", 0.3, False)
-    assert config(REPLAYED, policy="replay", augment="resized_crop_flip", scale_min=0.3) == got
+    same = {"augment": "resized_crop_flip", "scale_min": 0.3, "flip": False}
+    assert config(REPLAYED, policy="replay", **same) == config(REPLAYED, **same) == got
     for flags, message in [
         ({"augment": "pad_crop_flip"}, "--augment pad_crop_flip: the views with labels of their own are resized_crop"),
         ({"scale_min": 0.2}, "--scale-min 0.2: the views .* are resized_crop_flip with 0.3"),
@@ -137,7 +141,8 @@ def test_labels_of_views_that_the_header_does_not_tell_of_are_not_replayed():
 def test_augmentations_there_are_not_are_refused():
     with pytest.raises(UsageError, match="--augment replay is not known") as caught:
         config(REPLAYED, augment="replay")
-    assert caught.value.hint == "known: pad_crop_flip, resized_crop_flip, none"
+    assert caught.value.hint.startswith("known: pad_crop_flip, resized_crop_flip, none; ")
+    assert caught.value.hint.endswith("--policy replay")
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained, watched
 
 from manifests.errors import UsageError
 from manifests.identity import mix64
 from manifests.top_k import top_k
+from trainer import torch_loader
 from trainer.loading import ffcv_available, open_loader
 from trainer.models.build import build_model
 from trainer.models.info import CIFAR_MEAN, CIFAR_STD
@@ -172,9 +174,19 @@ def test_the_stored_label_is_the_teachers_of_every_batch(make_manifest, loader, 
     with watched(monkeypatch) as watch:
         trained(manifest, tmp_path / "whole", loader=loader, workers=1, epochs=4)
     images, target = agree(watch, 4 * STEPS)
+    monkeypatch.setattr(torch_loader, "PROCESS_ROWS", 1)
+    processes, opened = [], DataLoader.__init__
+
+    def counted(self, *args, num_workers=0, **options):
+        processes.append(num_workers)
+        opened(self, *args, num_workers=num_workers, **options)
+
+    monkeypatch.setattr(DataLoader, "__init__", counted)
     with watched(monkeypatch) as watch:
         trained(manifest, tmp_path / "two", loader=loader, workers=2, epochs=4)
     again = agree(watch, 4 * STEPS)
+    if loader == "torch":
+        assert (processes[0] > 0) == (kind == "jpeg")
     assert np.array_equal(images, again[0])
     assert np.array_equal(target, again[1])
 
@@ -220,6 +232,7 @@ from trainer_support import linear_logits
 module, _ = build_model("tiny_networks:linear", class_count=3, image_px=8)
 normalise, kd = epoch.normalise, losses.LOSSES["kd"]
 shown, count = [], [0]
+stop_at = int(os.environ.get("STOP_AT", "-1"))
 
 def seen(images, *rest):
     shown.append(images.numpy().copy())
@@ -229,6 +242,8 @@ def function(logits, target, *rest, **options):
     want = linear_logits(shown.pop(), module, [0.5] * 3, [0.25] * 3)
     np.testing.assert_allclose(target.numpy(), want, rtol=2e-3, atol=2e-2)
     count[0] += len(target)
+    if count[0] == stop_at:
+        raise KeyboardInterrupt
     return kd.function(logits, target, *rest, **options)
 
 epoch.normalise = seen
@@ -241,17 +256,36 @@ finally:
 """
 
 
-def test_two_real_ranks_are_taught_the_labels_of_what_they_see(make_manifest, networks, tmp_path, monkeypatch):
-    manifest, _, _ = labelled(make_manifest, "raw", "pad_crop_flip")
+@pytest.mark.parametrize(
+    ("kind", "augment", "loader", "stop_at"),
+    # In the second step of the second epoch, after so many samples on either rank.
+    [("raw", "pad_crop_flip", "torch", COUNT // 2 + BATCH), ("jpeg", "resized_crop_flip", "ffcv", None)],
+    indirect=["loader"],
+)
+def test_two_real_ranks_are_taught_the_labels_of_what_they_see(
+    make_manifest, networks, kind, augment, loader, stop_at, tmp_path, monkeypatch
+):
+    manifest, _, _ = labelled(make_manifest, kind, augment)
     (tmp_path / "check.py").write_text(CHECK)
     support = [path for path in sys.path if path.endswith("support")]
     monkeypatch.setenv("PYTHONPATH", ":".join([str(networks), *support]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    flags = ["--manifest", manifest.path, "--student", QUICK["student"], "--epochs", 3, "--batch-size", BATCH]
-    flags += ["--lr", "1e-6", "--device", "cpu", "--loader", "torch"]
+    flags = ["--manifest", manifest.path, "--student", QUICK["student"], "--epochs", EPOCHS, "--batch-size", BATCH]
+    flags += ["--lr", "1e-6", "--device", "cpu", "--loader", loader, "--workers", "1"]
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "check.py"]
-    done = subprocess.run(
-        [*ranks, *map(str, flags)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"checked-{rank}").read_text() for rank in (0, 1)] == [str(3 * COUNT // 2)] * 2
+
+    def checked(*, is_stopped):
+        """How many samples each rank was taught."""
+        done = subprocess.run(
+            [*ranks, *map(str, flags)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (done.returncode != 0) == is_stopped, done.stderr
+        return [int((tmp_path / f"checked-{rank}").read_text()) for rank in (0, 1)]
+
+    epochs_left = EPOCHS
+    if stop_at is not None:
+        with monkeypatch.context() as patch:
+            patch.setenv("STOP_AT", str(stop_at))
+            assert checked(is_stopped=True) == [stop_at] * 2
+        epochs_left -= 1
+    assert checked(is_stopped=False) == [epochs_left * COUNT // 2] * 2

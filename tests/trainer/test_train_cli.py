@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from manifests.console import run_cli
+from trainer import training
 from trainer.cli import train_student
 from trainer.student import Student
 
@@ -132,6 +133,48 @@ def test_a_typed_budget_wins_over_the_one_of_prune_toml_and_two_typed_ones_contr
     assert call(*args, capsys=capsys)[0] == 2
 
 
+def other_run(folder, seconds=0.5):
+    (folder / "other").mkdir()
+    times = {"waiting_for_data_s": 0, "compute_s": seconds}
+    (folder / "other" / "run.json").write_text(json.dumps({"time": times}))
+
+
+def test_another_budget_wins_over_the_match_time_of_prune_toml(selection, folder, capsys):
+    args = ("--manifest", selection.path, "--batch-size", 16, "--dry-run")
+    other_run(folder)
+    (folder / "prune.toml").write_text("[train-student]\nmatch-time = 'other'\n")
+    assert "take 0.5 s, found by a trial (time of other)" in call(*args, capsys=capsys)[2]
+    for flag, said in (("--steps", "12 steps, 2 epochs of"), ("--epochs", "12 epochs x 6 steps")):
+        code, out, err = call(*args, flag, 12, capsys=capsys)
+        assert (code, said in err) == (0, True), err
+        assert json.loads(out)["match_s"] is None
+
+
+def test_what_a_trial_finds_is_null_in_a_dry_run(selection, folder, capsys):
+    other_run(folder)
+    args = ("--manifest", selection.path, "--match-time", "other", "--dry-run")
+    plan = json.loads(call(*args, capsys=capsys)[1])
+    assert [plan[name] for name in ("steps", "epochs", "milestones", "warmup_epochs")] == [None, None, None, 0]
+    assert (plan["match_s"], plan["steps_per_epoch"]) == (0.5, 1)
+    plan = json.loads(call(*args, "--milestones", "2,3", "--warmup-epochs", 1, capsys=capsys)[1])
+    assert (plan["steps"], plan["epochs"], plan["milestones"], plan["warmup_epochs"]) == (None, None, [2, 3], 1)
+
+
+def test_a_stopped_run_goes_on_when_the_one_whose_time_it_takes_is_gone(selection, folder, capsys, monkeypatch):
+    other_run(folder, seconds=0.3)
+    args = ["--manifest", selection.path, "--student", "tiny_networks:plain", *QUICK, "--match-time", "other"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.02)
+        signal_at_step(patch, 9, signal.SIGTERM)
+        assert call(*args, capsys=capsys)[0] == 5
+    (folder / "other" / "run.json").unlink()
+    code, out, err = call(*args, "--json", capsys=capsys)
+    assert code == 0, err
+    assert (json.loads(out)["steps"], json.loads(out)["matched"]["asked_s"]) == (15, 0.3)
+    assert "finished" in call(*args, capsys=capsys)[2]
+    assert call(*args, "--fresh", capsys=capsys)[0] == 3
+
+
 def test_the_loss_of_the_selections_preset_is_taken_unless_a_flag_says_otherwise(make_manifest, folder, capsys):
     preset = make_manifest(count=40, views=1)
     path = preset.path / "manifest.json"
@@ -175,6 +218,7 @@ def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finis
         (["--teacher", "resnet8", "--policy", "single"], 2, "--teacher and --policy single contradict each other"),
         (["--teacher", "resnet9000"], 2, "resnet9000"),
         (["--checkpoint", "teacher.pt"], 2, "name it too: --teacher SPEC"),
+        (["--augment", "replay"], 2, "the scored views themselves are --policy replay"),
         (["--match-time", "nowhere"], 3, "nowhere holds no run.json"),
         (["--match-time", "nowhere", "--steps", "3"], 2, "--steps and --match-time contradict each other"),
     ],
@@ -270,7 +314,7 @@ def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, ca
     ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--match-time", "first", "--out", "second"]
     done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "as many epochs of 6 steps of 16 as take 0.5 s (time of first)" in done.stderr
+    assert "as many epochs of 6 steps of 16 as take 0.5 s, found by a trial (time of first)" in done.stderr
     got = json.loads((folder / "second" / "run.json").read_text())
     assert got["budget"] == "time of first"
     assert got["matched"]["asked_s"] == 0.5
