@@ -22,8 +22,10 @@ SHARED_OPTIONS = (
 )  # fmt: skip
 COMMANDS = ("index", "score", "select", "label", "export", "show", "list", "verify", "train-student")
 
-FOR_SCORING = {"train-student": ("teacher", "checkpoint")}
-"""Shared keys that would make a command another one: a teacher at the top scores, in the table it trains live."""
+_IMAGES = ("data", "split", "classes")
+FROM_OWN_TABLE = {"train-student": ("teacher", "checkpoint"), "select": _IMAGES, "label": _IMAGES, "export": _IMAGES}
+"""Shared keys that mean something else to a command: a teacher at the top scores, in the table it trains live; data at
+the top is what is scored, in the table it stands in for the images that the manifest knows."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
@@ -86,7 +88,7 @@ def _merged(
     for key in own:
         if _name(key) not in parameters:
             raise UsageError(f"{path}: [{command.name}] has no option {key!r}", hint=f"see: {usage} --help")
-    not_shared = FOR_SCORING.get(command.name or "", ())
+    not_shared = FROM_OWN_TABLE.get(command.name or "", ())
     merged = {parameters[key]: value for key, value in shared.items() if key in parameters and key not in not_shared}
     return merged | {parameters[_name(key)]: value for key, value in own.items()}
 

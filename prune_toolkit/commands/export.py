@@ -1,7 +1,6 @@
 """`prune export`."""
 
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +95,7 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
     from prune_toolkit.indexing import DataSpec
 
     data = None
-    if _is_typed("data") or _is_in_own_table("data"):
+    if options["data"] is not None:
         data = DataSpec(data=options["data"], split=options["split"], label=options["label"])
     elif unused := [name for name in ("split", "label") if _is_typed(name)]:
         raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
@@ -130,14 +129,6 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
 
 def _is_typed(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _is_in_own_table(name: str) -> bool:
-    """Whether [export] of prune.toml has it; `data` at its top is only where the images were scored."""
-    from manifests.config import CONFIG_NAME
-
-    path = Path(CONFIG_NAME)
-    return path.is_file() and name in tomllib.loads(path.read_text("utf-8")).get("export", {})
 
 
 _OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")

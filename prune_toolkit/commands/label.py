@@ -80,7 +80,7 @@ def command(**options: Any) -> None:
         teacher_licence=options["teacher_licence"],
         beton=options["beton"],
         data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
-        if _typed("data")
+        if options["data"] is not None
         else None,
         batch_size=options["batch_size"],
         workers=options["workers"],
@@ -146,11 +146,6 @@ def _check_licence(options: dict[str, Any]) -> None:
 def _labels(options: dict[str, Any], header: "Header") -> str:
     """The selection's transform; raw for another teacher, with whom nothing was fitted."""
     return "raw" if options["other_teacher"] or header.labels is None else header.labels.transform
-
-
-def _typed(option: str) -> bool:
-    """Whether a flag was typed: `data` of prune.toml is where the images were scored, and the manifest knows that."""
-    return click.get_current_context().get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
 
 
 def _targets(options: dict[str, Any], selection: "Manifest") -> "TargetPlan":

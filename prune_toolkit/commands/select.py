@@ -54,9 +54,6 @@ def command(**options: Any) -> None:
     from prune_toolkit.indexing import DataSpec
     from prune_toolkit.selection.select import SelectConfig, plan_selection, write_selection
 
-    given = click.get_current_context().get_parameter_source("data")
-    # `data` of prune.toml is where the images were scored; only a flag overrides what the manifest remembers.
-    use_data = options["data"] is not None and given == click.core.ParameterSource.COMMANDLINE
     config = SelectConfig(
         keep=options["keep"],
         out=options["out"],
@@ -72,7 +69,7 @@ def command(**options: Any) -> None:
         seed=options["seed"],
         beton=options["beton"],
         data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
-        if use_data
+        if options["data"] is not None
         else None,
         max_side=options["max_side"],
         workers=options["workers"],
