@@ -18,10 +18,10 @@ from manifests.manifest import BETON_NAME, Manifest, file_entry, part_entries, w
 from manifests.parts import part_path, read_part, write_part
 from prune_toolkit.label_task import LabelConfig, Labelling
 from prune_toolkit.materialise import beton_bytes, write_train_beton
-from prune_toolkit.runs import ALONE, PartWork, note_time, tool
+from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
 from prune_toolkit.scoring.config import SCORE_TABLE
 from prune_toolkit.scoring.images_at_hand import ImageReader
-from prune_toolkit.scoring.passes import score_specs, teacher_card
+from prune_toolkit.scoring.passes import run_facts, score_specs, teacher_card, training_hits
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.scores import SCORES, Calibration, compute_scores
 from prune_toolkit.selection.select import images_of
@@ -50,7 +50,7 @@ def write_labels(work: Labelling) -> Manifest | None:
         count=work.selection.header.data.count,
         tables=work.tables,
         make=make,
-        finish=lambda parts_s, start: _finish(work, resolved, parts_s, start),
+        finish=lambda parts, start: _finish(work, resolved, parts, start),
         parent=work.selection,
         linked=["samples", "selection"],
         ranks=config.ranks,
@@ -70,11 +70,11 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     labels = targets_of(logits_nVC, label_n, ids, work.transform, targets.policy, targets.top_k)
     # Before the tables that make the part valid: a part that is done has its time.
-    note_time(out, part, time.monotonic() - start)
+    note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_targets(out, targets, part, ids, labels, digest)
 
 
-def _finish(work: Labelling, resolved: dict[str, Any], parts_s: float, start: float) -> Header:
+def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
     """Write train.beton and the header; all of it but labels and teacher is the selection's."""
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
@@ -116,22 +116,15 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts_s: float, start: fl
         tool=tool(),
         config=resolved,
         files=files,
-        run=_run_block(work, parts_s, start, finish_start),
+        run=_run_block(work, parts, start, finish_start),
     )
 
 
-def _run_block(work: Labelling, parts_s: float, start: float, finish_start: float) -> dict[str, Any]:
-    """Seconds of all processes together, train.beton's included; images are samples times views."""
-    now = time.monotonic()
-    images = int(work.keep_N.sum()) * work.config.targets.read_views
-    return {
-        "command": "label",
-        "seconds": round(parts_s + now - finish_start, 3),
-        "wall": round(now - start, 3),
-        "images": images,
-        "images_per_second": round(images / parts_s, 1) if parts_s else 0.0,
-        "parent_run": work.selection.header.run,
-    }
+def _run_block(work: Labelling, parts: Totals, start: float, finish_start: float) -> dict[str, Any]:
+    """As of scoring; seconds are those of writing train.beton, too."""
+    facts = run_facts(parts, int(work.keep_N.sum()), work.config.targets.read_views, start)
+    facts["seconds"] = round(parts.seconds + time.monotonic() - finish_start, 3)
+    return {"command": "label", **facts, "parent_run": work.selection.header.run}
 
 
 def _card(work: Labelling) -> TeacherCard:

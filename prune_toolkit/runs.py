@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from manifests.card import write_card
 from manifests.console import note
@@ -79,8 +79,8 @@ class PartWork:
     """Tables a part is made of; it is done when it has them all."""
     make: Callable[[list[int], str], None]
     """Writes some parts with a digest of the configuration, and `note_time`s each before its last table."""
-    finish: Callable[[float, float], Header]
-    """Writes what is not of a part and describes it all: seconds of the parts, when this process began (monotonic)."""
+    finish: Callable[["Totals", float], Header]
+    """Writes what is not of a part and describes it all: totals of the parts, when this process began (monotonic)."""
     parent: Manifest | None = None
     linked: Sequence[str] = ()
     """Tables taken from the parent as they are."""
@@ -105,10 +105,10 @@ class PartWork:
             return None
         # Another rank may find all parts there too. Who commits clears the times, so they are read before looking
         # whether somebody has: either they are whole, or the header is there.
-        parts_s = total_seconds(self.out)
+        parts = totals(self.out, len(everything))
         if done := finished(self.out, self.config):
             return done
-        header = self.finish(parts_s, start)
+        header = self.finish(parts, start)
         write_card(self.out, header)
         if done := finished(self.out, self.config):
             return done
@@ -150,20 +150,31 @@ def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
     return manifest
 
 
-def note_time(out: Path, part: int, seconds: float) -> None:
-    """Keep how long a part took beside the parts, until the header sums them up."""
-    write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps({"seconds": round(seconds, 3)}).encode())
+class Totals(NamedTuple):
+    """Of all parts, whichever process made them."""
+
+    seconds: float
+    hits: int | None
+    """Training views of which the teacher's largest logit is the label's; None where not every part tells."""
 
 
-def total_seconds(out: Path) -> float:
-    """Seconds that all processes together have spent on the parts; a time that cannot be read counts nothing."""
-    total = 0.0
+def note_time(out: Path, part: int, seconds: float, hits: int = 0) -> None:
+    """Keep how long a part took, and what the teacher got right, beside the parts until the header sums them up."""
+    content = {"seconds": round(seconds, 3), "hits": hits}
+    write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps(content).encode())
+
+
+def totals(out: Path, parts: int) -> Totals:
+    """What `note_time` kept of so many parts, summed up; what cannot be read takes no time."""
+    seconds, hits = 0.0, []
     for path in (out / TIMES).glob("part-*.json"):
         try:
-            total += float(json.loads(path.read_bytes())["seconds"])
+            content = json.loads(path.read_bytes())
+            seconds += float(content["seconds"])
+            hits.append(int(content["hits"]))
         except (OSError, ValueError, TypeError, LookupError):
             continue
-    return round(total, 3)
+    return Totals(round(seconds, 3), sum(hits) if len(hits) == parts else None)
 
 
 def clear_times(out: Path) -> None:

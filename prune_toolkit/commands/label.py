@@ -59,6 +59,7 @@ def command(**options: Any) -> None:
     from prune_toolkit.indexing import DataSpec
     from prune_toolkit.labelling import LabelConfig, Labelling, trial, write_labels
     from prune_toolkit.runs import Ranks
+    from prune_toolkit.scoring.passes import views_text_of
 
     selection = Manifest.open(options["selection"])
     _check_kind(selection)
@@ -114,10 +115,12 @@ def command(**options: Any) -> None:
             }
         )
         return
+    assert labelled.header.teacher is not None
+    views_text = views_text_of(labelled.header.run, labelled.header.teacher.train_top1)
     beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
     click.echo(
-        f"{config.out}/: {chosen.count:,} samples x {targets.views} view(s) labelled by {teacher.info.spec}: "
-        f"{targets_text(labelled.header)}; {beton_text}; id {labelled.id[:12]}"
+        f"{config.out}/: {chosen.count:,} samples x {targets.views} view(s) labelled by {teacher.info.spec}"
+        f"{views_text}: {targets_text(labelled.header)}; {beton_text}; id {labelled.id[:12]}"
     )
     click.echo(f"next: train-student --manifest {config.out}")
 

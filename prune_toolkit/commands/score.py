@@ -65,7 +65,7 @@ def command(**options: Any) -> None:
     from manifests.console import echo_json, note
     from prune_toolkit.runs import Ranks
     from prune_toolkit.scoring.config import ScoreConfig
-    from prune_toolkit.scoring.passes import build_scores
+    from prune_toolkit.scoring.passes import build_scores, views_text_of
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.view_flags import recipe_or_none
 
@@ -105,10 +105,11 @@ def command(**options: Any) -> None:
     if options["as_json"]:
         echo_json({"id": manifest.id, "path": str(config.out), "teacher": card.model_dump(), "run": run})
         return
+    views_text = views_text_of(run, card.train_top1)
     val_text = "" if card.val_top1 is None else f", {100 * card.val_top1:.2f} % on validation"
     click.echo(
         f"{config.out}/: {manifest.header.data.readable:,} samples scored by {card.spec}: "
-        f"top-1 {100 * card.train_top1:.2f} % on these images{val_text}, ECE {card.train_ece:.4f}; "
+        f"top-1 {100 * card.train_top1:.2f} % on these images{views_text}{val_text}, ECE {card.train_ece:.4f}; "
         f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
     )
     click.echo(f"next: prune select {config.out} --keep 0.5")

@@ -7,6 +7,7 @@ part.
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -22,13 +23,16 @@ from manifests.manifest import Manifest, part_entries, write_local
 from manifests.parts import part_path, part_rows, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.top_k import TopK, top_k
 from prune_toolkit.indexing import data_block, read_samples, samples_table, warn_problems
-from prune_toolkit.runs import ALONE, PartWork, note_time, tool
+from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
 from prune_toolkit.scoring.config import SCORE_SET, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores, mean_scores
 from prune_toolkit.scoring.view_flags import views_text
 from trainer.teacher import Teacher
 
+WEAK_ON_VIEWS = 0.85
+"""A teacher that keeps less of its top-1 on training views is warned about. One that kept 81 % taught worse than labels
+alone, one that kept 95 % as well as live (docs/benchmarks.md)."""
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -87,7 +91,7 @@ def build_scores(
         count=images.count,
         tables=[*([] if indexed else ["samples"]), *config.logits_tables, SCORE_TABLE],
         make=make,
-        finish=lambda parts_s, start: _finish(config, teacher, images, val, resolved, parts_s, start),
+        finish=lambda parts, start: _finish(config, teacher, images, val, resolved, parts, start),
         parent=images.index,
         linked=["samples"],
         ranks=config.ranks,
@@ -120,7 +124,7 @@ def _score_part(
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
     score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
     # Before the last table, which makes the part valid: a part that is done has its time.
-    note_time(config.out, part, time.monotonic() - start)
+    note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
 
 
@@ -142,7 +146,7 @@ def _finish(
     images: ImagesAtHand,
     val: ImagesAtHand | None,
     resolved: dict[str, Any],
-    parts_s: float,
+    parts: Totals,
     start: float,
 ) -> Header:
     calibration = _calibration(config, images)
@@ -176,19 +180,28 @@ def _finish(
         tool=tool(),
         config=resolved,
         files=part_entries(config.out, ["samples", *config.logits_tables, SCORE_TABLE], images.count),
-        run=_run_block(config, calibration.count, parts_s, start),
+        run={"command": "score", **run_facts(parts, calibration.count, config.view_count, start)},
     )
 
 
-def _run_block(config: ScoreConfig, readable: int, parts_s: float, start: float) -> dict[str, Any]:
-    """Seconds of all processes together and of this one, from `start`; images are samples times views."""
-    images = readable * config.view_count
+def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:
+    """Training views, those from 1 on, of which the largest logit is the label's; logits (n, V, C)."""
+    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum()) if logits_nVC.shape[1] > 1 else 0
+
+
+def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
+    """The run block: seconds of all processes together and of this one, from `start`; images are samples times views.
+
+    views_top1, the teacher's top-1 on the training views, tells whether it knows this augmentation.
+    """
+    images, training_views = samples * view_count, samples * (view_count - 1)
+    known = parts.hits is not None and training_views > 0
     return {
-        "command": "score",
-        "seconds": parts_s,
+        "seconds": parts.seconds,
         "wall": round(time.monotonic() - start, 3),
         "images": images,
-        "images_per_second": round(images / parts_s, 1) if parts_s else 0.0,
+        "images_per_second": round(images / parts.seconds, 1) if parts.seconds else 0.0,
+        "views_top1": round((parts.hits or 0) / training_views, 6) if known else None,
     }
 
 
@@ -243,6 +256,20 @@ def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) ->
     scores = compute_scores(logits_nVC[:, 0], val.label_N[found], ["confidence", "correct"])
     calibration.add(scores["confidence"], scores["correct"])
     return calibration.top1
+
+
+def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
+    """The teacher's top-1 on the training views, in words; a warning where it is much lower than on view 0."""
+    views_top1 = run.get("views_top1")
+    if views_top1 is None:
+        return ""
+    if views_top1 < WEAK_ON_VIEWS * train_top1:
+        note(
+            f"warning: the teacher is right on {100 * train_top1:.2f} % of the images and on {100 * views_top1:.2f} % "
+            "of their training views: it hardly knows this augmentation, and its labels of it may teach less than "
+            "that of view 0\n  take the augmentation it was trained with (--augment), or --policy single"
+        )
+    return f", right on {100 * views_top1:.2f} % of their training views"
 
 
 def warn_about_teacher(train_top1: float, class_count: int) -> None:

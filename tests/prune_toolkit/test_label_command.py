@@ -64,7 +64,8 @@ def labelled(selection: Path, tmp_path_factory: pytest.TempPathFactory, prune: R
     """The manifest of an undisturbed run."""
     out = tmp_path_factory.mktemp("labelled") / "labelled"
     result = prune("label", selection, *TEACHER, "--views", VIEWS, "--labels", "raw", "--seed", 5, "-o", out)
-    assert "2,000 samples x 3 view(s) labelled by teachers:linear: raw, replay of 3 view(s)" in result.stdout
+    assert "2,000 samples x 3 view(s) labelled by teachers:linear, right on " in result.stdout
+    assert "% of their training views: raw, replay of 3 view(s)" in result.stdout
     assert f"next: train-student --manifest {out}" in result.stdout
     return out
 

@@ -7,7 +7,7 @@ import pytest
 from manifests.errors import UsageError
 from manifests.header import DataSet, Header, Tool
 from manifests.manifest import Manifest
-from prune_toolkit.runs import PartWork, Ranks, clear_times, note_time, total_seconds
+from prune_toolkit.runs import PartWork, Ranks, Totals, clear_times, note_time, totals
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
@@ -41,12 +41,13 @@ def test_a_rank_that_is_no_number_is_refused() -> None:
 
 
 def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:
-    assert total_seconds(tmp_path) == 0
+    assert totals(tmp_path, 0) == (0, 0)
     note_time(tmp_path, 0, 1.25)
-    note_time(tmp_path, 3, 2.5)
+    note_time(tmp_path, 3, 2.5, hits=7)
     note_time(tmp_path, 0, 1.5)  # the part was made again
     (tmp_path / ".times" / "part-00009.json").write_text("half a fi")
-    assert total_seconds(tmp_path) == 4.0
+    assert totals(tmp_path, 2) == (4.0, 7)
+    assert totals(tmp_path, 3) == (4.0, None)
     clear_times(tmp_path)
     clear_times(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -69,27 +70,27 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
 ) -> None:
     found = []
 
-    def finish(parts_s: float, _start: float) -> Header:
-        found.append(parts_s)
+    def finish(parts: Totals, _start: float) -> Header:
+        found.append(parts.seconds)
         if when == "while it finishes" and len(found) == 1:
             other()
-        return header_of(parts_s)
+        return header_of(parts.seconds)
 
     def other() -> None:
         assert work.run() is not None
         assert not (tmp_path / ".times").exists()
 
-    def slow(out: Path) -> float:
-        total = total_seconds(out)
+    def slow(out: Path, parts: int) -> Totals:
+        total = totals(out, parts)
         if when == "before it finishes":
-            monkeypatch.setattr("prune_toolkit.runs.total_seconds", total_seconds)
+            monkeypatch.setattr("prune_toolkit.runs.totals", totals)
             other()
         return total
 
     work = PartWork(out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=finish)
     note_time(tmp_path, 0, 2.0)
     note_time(tmp_path, 1, 3.0)
-    monkeypatch.setattr("prune_toolkit.runs.total_seconds", slow)
+    monkeypatch.setattr("prune_toolkit.runs.totals", slow)
     done = work.run()
     assert done is not None
     assert done.header.run["seconds"] == Manifest.open(tmp_path).header.run["seconds"] == 5.0
@@ -98,9 +99,14 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
 
 def test_times_are_left_to_the_rank_that_commits(tmp_path: Path) -> None:
     work = PartWork(
-        out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=lambda s, _: header_of(s)
+        out=tmp_path,
+        config={},
+        count=0,
+        tables=[],
+        make=lambda _parts, _digest: None,
+        finish=lambda t, _: header_of(t.seconds),
     )
     assert work.run() is not None
     note_time(tmp_path, 0, 2.0)
     assert work.run() is not None
-    assert total_seconds(tmp_path) == 2.0
+    assert totals(tmp_path, 0).seconds == 2.0

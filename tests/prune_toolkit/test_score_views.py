@@ -27,6 +27,7 @@ from manifests.sources import open_source
 from manifests.top_k import TopK, top_k, words_count
 from prune_toolkit.materialise import beton_rows
 from prune_toolkit.scoring.images_at_hand import ImagesAtHand
+from prune_toolkit.scoring.passes import views_text_of
 from prune_toolkit.scoring.view_flags import recipe_or_none, view_recipe, views_block
 from trainer.resample import draw_view
 from trainer.training_views import scored_recipe
@@ -393,3 +394,19 @@ def test_where_the_beton_is_gone_the_images_are_read_as_it_held_them(photos: Pat
 
 def test_the_recipe_of_a_header_is_the_one_that_was_scored(scored: Manifest) -> None:
     assert scored_recipe(scored.header.views) == ViewRecipe(name="pad_crop_flip", seed=5, pad_px=2)
+
+
+def test_the_teachers_top1_on_the_training_views_is_told(scored: Manifest, kept: Manifest, prune: Run) -> None:
+    label_N = scored.samples().column("label").to_numpy()
+    hits = [logits(scored, view).argmax(axis=1) == label_N for view in (1, 2)]
+    for manifest in (scored, kept):
+        assert manifest.header.run["views_top1"] == pytest.approx(np.mean(hits), abs=1e-6)
+
+
+@pytest.mark.parametrize(("views_top1", "warned"), [(0.45, True), (0.55, False)])
+def test_a_teacher_that_does_not_know_the_augmentation_is_warned_about(
+    capsys: pytest.CaptureFixture[str], views_top1: float, warned: bool
+) -> None:
+    assert views_text_of({}, 0.57) == ""
+    assert f"{100 * views_top1:.2f} %" in views_text_of({"views_top1": views_top1}, 0.57)
+    assert ("hardly knows this augmentation" in capsys.readouterr().err) == warned
