@@ -20,6 +20,7 @@ from manifests.files import write_atomic
 from manifests.top_k import SoftLabels, TopK
 
 PART_ROWS = 8192
+CLASS_COLUMN = ["class.list.element"]
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
@@ -122,12 +123,13 @@ def write_part(path: Path, table: pa.Table, digest: str) -> None:
     table = table.replace_schema_metadata(metadata)
     has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in table.schema)
     sink = pa.BufferOutputStream()
-    # Logits are noise to a compressor (10 % at best) and cost reading time; everything else shrinks well.
+    # Logits are noise to a compressor (10 % at best) and cost reading time; everything else shrinks well. Parquet keeps
+    # a uint16 in four bytes, but the number of a dictionary entry in as many bits as it needs.
     pq.write_table(
         table,
         sink,
         compression="none" if has_vectors else "zstd",
-        use_dictionary=not has_vectors,
+        use_dictionary=CLASS_COLUMN if has_vectors else True,
         write_statistics=not has_vectors,
         write_page_checksum=True,
     )

@@ -323,3 +323,14 @@ def test_columns_can_be_chosen_and_a_wrong_name_is_told(tmp_path: Path) -> None:
     assert read_part(tmp_path / "part", columns=["keep"]).column_names == ["keep"]
     with pytest.raises(InputError, match="kept"):
         read_part(tmp_path / "part", columns=["kept"])
+
+
+def test_a_third_of_the_logits_takes_less_than_all_of_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    logits_nC = generator.normal(0, 3, (2000, 100)).astype(np.float16)
+    kept = top_k(logits_nC, generator.integers(0, 100, 2000), 32)
+    for name, labels in (("all", logits_nC), ("kept", kept)):
+        write_part(tmp_path / name, soft_labels_table(np.arange(2000), "logits", labels), "digest")
+    # 7 bits a class of 100, and not the four bytes that Parquet gives a uint16.
+    bound = 2000 * (32 * 7 / 8 + 32 * 2 + 16 + 2 + 4 + 4 + 8) * 1.1
+    assert (tmp_path / "kept").stat().st_size < bound < (tmp_path / "all").stat().st_size
