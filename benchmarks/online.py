@@ -18,6 +18,7 @@ from typing import Any
 import click
 from _study import history_of, make_networks_importable, markdown, mean_and_deviation, report_of
 
+from manifests.manifest import Manifest
 from prune_toolkit.demo import run
 
 Curve = tuple[list[float], list[float], float]
@@ -33,6 +34,7 @@ Curve = tuple[list[float], list[float], float]
 @click.option("--student", default="resnet8")
 @click.option("--epochs", default=4)
 @click.option("--keep", "keeps", default="0.3,0.5,0.7,1")
+@click.option("--longer", type=int, help="Epochs of a further arm that learns from all data with stored labels.")
 @click.option("--views", default=16, help="Stored views of what was kept.")
 @click.option("--augment", default="--augment pad_crop_flip")
 @click.option("--seeds", default=1)
@@ -47,6 +49,7 @@ def main(
     student: str,
     epochs: int,
     keeps: str,
+    longer: int | None,
     views: int,
     augment: str,
     seeds: int,
@@ -76,13 +79,23 @@ def main(
         arms["online, all data"].append(folder)
         for keep in keeps.split(","):
             folder = out / f"stored-{keep}-{seed}"
-            run(
-                f"prune select {out}/scores --keep {keep} --selector random --labels raw --seed {seed} -o {folder}-kept"
-            )
+            select = f"prune select {out}/scores --keep {keep} --selector random --labels raw --seed {seed}"
+            run(f"{select} -o {folder}-kept")
             run(f"prune label {folder}-kept --views {views} --teacher {teacher} {augment} -o {folder}-labelled")
-            run(f"{train} --manifest {folder}-labelled --policy replay --epochs {epochs} --seed {seed} -o {folder}")
+            stored = f"{train} --manifest {folder}-labelled --policy replay --seed {seed}"
+            run(f"{stored} --epochs {epochs} -o {folder}")
             arms.setdefault(f"stored, keep {keep}", []).append(folder)
-    report(out, arms, f"{data}, {teacher} -> {student}, {epochs} epochs, {views} views, n = {seeds}")
+            if longer is not None and float(keep) == 1:
+                run(f"{stored} --epochs {longer} -o {folder}-longer")
+                arms.setdefault(f"stored, keep {keep}, {longer} epochs", []).append(Path(f"{folder}-longer"))
+    title = f"{Path(data).name}: {teacher_name(out)} -> {student}, {epochs} epochs, {views} views, n = {seeds}"
+    report(out, arms, title)
+
+
+def teacher_name(out: Path) -> str:
+    """As the scored manifest has it."""
+    card = Manifest.open(out / "scores").header.teacher
+    return "no teacher" if card is None else card.spec
 
 
 def curve(folder: Path) -> Curve:
