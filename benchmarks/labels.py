@@ -156,16 +156,16 @@ def report(out: Path, arms: list[Arm], cells: list[tuple[int, str, str]], seeds:
         f"\n{data}, {platform.machine()}, {jobs} runs at once of one thread each; last epoch, fixed epochs, n = {seeds}"
     )
     titles = [f"{augment}, keep {keep}, {epochs} epochs" for epochs, augment, keep in cells]
-    accuracy, seconds = [], []
+    rows = []
     for arm in arms:
-        reports = [
-            [report_of(job(out, arm, epochs, augment, keep, seed, "").folder) for seed in range(seeds)]
-            for epochs, augment, keep in cells
-        ]
-        accuracy.append([arm.name, *(mean_and_deviation([100 * r["last"]["top1"] for r in cell]) for cell in reports)])
-        seconds.append([arm.name, *(f"{statistics.median(r['time']['training_s'] for r in c):.0f}" for c in reports)])
-    print("\ntop-1, mean ± sd\n\n" + markdown(["arm", *titles], accuracy))
-    print("\ntraining seconds, median\n\n" + markdown(["arm", *titles], seconds))
+        row = [arm.name]
+        for epochs, augment, keep in cells:
+            reports = [report_of(job(out, arm, epochs, augment, keep, seed, "").folder) for seed in range(seeds)]
+            seconds = statistics.median(report["time"]["training_s"] for report in reports)
+            top1 = mean_and_deviation([100 * report["last"]["top1"] for report in reports])
+            row.append(f"{top1}, {seconds:.0f} s")
+        rows.append(row)
+    print("top-1, mean ± sd, and training seconds, median\n\n" + markdown(["arm", *titles], rows))
     for augment in dict.fromkeys(augment for _, augment, _ in cells):
         scored = Manifest.open(out / f"scores-{augment}").header
         assert scored.views is not None
