@@ -106,7 +106,7 @@ class Manifest:
         if size_bytes != entry.bytes:
             raise InputError(
                 f"{path} has {size_bytes:,} bytes, the header says {entry.bytes:,}: truncated or replaced",
-                hint="write it again: prune index --beton, or prune select",
+                hint="write it again: prune index --beton, prune select or prune label",
             )
         return path
 

@@ -7,6 +7,7 @@ import click
 from prune_toolkit.commands.options import (
     FOLDER,
     asked_for,
+    data_of,
     data_options,
     dry_run_option,
     json_option,
@@ -56,7 +57,6 @@ def command(**options: Any) -> None:
     from manifests.card import targets_text
     from manifests.console import echo_json, format_bytes, note
     from manifests.manifest import Manifest
-    from prune_toolkit.indexing import DataSpec
     from prune_toolkit.labelling import LabelConfig, Labelling, trial, write_labels
     from prune_toolkit.runs import Ranks
     from prune_toolkit.scoring.passes import views_text_of
@@ -80,9 +80,7 @@ def command(**options: Any) -> None:
         other_teacher=options["other_teacher"],
         teacher_licence=options["teacher_licence"],
         beton=options["beton"],
-        data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
-        if options["data"] is not None
-        else None,
+        data=data_of(options),
         batch_size=options["batch_size"],
         workers=options["workers"],
         loader=options["loader"],

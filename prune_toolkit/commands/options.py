@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from prune_toolkit.indexing import DataSpec
     from trainer.teacher import Teacher
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +35,15 @@ def data_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def data_of(options: dict[str, Any]) -> "DataSpec | None":
+    """The images that `data_options` name, None where they name none."""
+    from prune_toolkit.indexing import DataSpec
+
+    if options["data"] is None:
+        return None
+    return DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
 
 
 def teacher_options(command: F) -> F:

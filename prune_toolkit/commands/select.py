@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, data_options, dry_run_option, json_option, workers_option
+from prune_toolkit.commands.options import FOLDER, data_of, data_options, dry_run_option, json_option, workers_option
 
 if TYPE_CHECKING:
     from prune_toolkit.selection.select import Plan
@@ -51,7 +51,6 @@ def command(**options: Any) -> None:
     from manifests.card import targets_text
     from manifests.console import echo_json, format_bytes
     from manifests.manifest import Manifest
-    from prune_toolkit.indexing import DataSpec
     from prune_toolkit.selection.select import SelectConfig, plan_selection, write_selection
 
     config = SelectConfig(
@@ -68,9 +67,7 @@ def command(**options: Any) -> None:
         preset=options["preset"],
         seed=options["seed"],
         beton=options["beton"],
-        data=DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
-        if options["data"] is not None
-        else None,
+        data=data_of(options),
         max_side=options["max_side"],
         workers=options["workers"],
     )
