@@ -16,6 +16,40 @@ from typing import Any
 
 from scipy.stats import t
 
+AUGMENTATIONS = {"weak": "--augment pad_crop_flip", "strong": "--augment resized_crop_flip --scale-min 0.25"}
+
+
+def pool_and_teacher(
+    data: str, out: Path, pool: int | None, teacher: Path | None, teacher_epochs: int, index_flags: str
+) -> tuple[Path, Path]:
+    """An index of the training images, or of a random pool of them, and a teacher: trained on all where none is named.
+
+    The index has a beton, and so has that of the test images at out/val. Steps whose result is there are skipped.
+    """
+    from manifests.manifest import Manifest
+    from prune_toolkit.demo import run
+
+    run(f"prune index {data} --beton -o {out}/all {index_flags}")
+    run(f"prune index {data} --split test --beton -o {out}/val {index_flags}")
+    if teacher is None:
+        run(
+            f"train-student --manifest {out}/all --loss ce --student resnet20 --epochs {teacher_epochs} --lr 0.1 "
+            f"--batch-size 128 --nesterov --schedule cosine {AUGMENTATIONS['strong']} --val {out}/val -o {out}/teacher"
+        )
+        teacher = out / "teacher" / "student.safetensors"
+    if pool is None:
+        return out / "all", teacher
+    everything = Manifest.open(out / "all")
+    run(f"prune score {everything.path} --teacher {teacher} -o {out}/all-scores")
+    run(
+        f"prune select {out}/all-scores --keep {pool}/{everything.header.data.readable} --selector random --labels raw "
+        f"--seed 1000 -o {out}/pool-images"
+    )
+    names = out / "names.txt"
+    names.write_text("\n".join(everything.class_names))
+    run(f"prune index {out}/pool-images/train.beton --classes {names} --beton -o {out}/pool")
+    return out / "pool", teacher
+
 
 @dataclass(frozen=True)
 class Job:

@@ -18,12 +18,19 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import click
-from _study import Job, make_networks_importable, markdown, mean_and_deviation, report_of, run_jobs
+from _study import (
+    AUGMENTATIONS,
+    Job,
+    make_networks_importable,
+    markdown,
+    mean_and_deviation,
+    pool_and_teacher,
+    report_of,
+    run_jobs,
+)
 
 from manifests.manifest import Manifest
 from prune_toolkit.demo import run
-
-AUGMENTATIONS = {"weak": "--augment pad_crop_flip", "strong": "--augment resized_crop_flip --scale-min 0.25"}
 
 
 @dataclass(frozen=True)
@@ -93,26 +100,7 @@ def prepare(
     augments: list[str],
 ) -> Path:
     """Teacher, pool and scored manifests; every step is skipped where its result is there."""
-    run(f"prune index {data} --beton -o {out}/all {index_flags}")
-    run(f"prune index {data} --split test --beton -o {out}/val {index_flags}")
-    if teacher is None:
-        run(
-            f"train-student --manifest {out}/all --loss ce --student resnet20 --epochs {teacher_epochs} --lr 0.1 "
-            f"--batch-size 128 --nesterov --schedule cosine {AUGMENTATIONS['strong']} --val {out}/val -o {out}/teacher"
-        )
-        teacher = out / "teacher" / "student.safetensors"
-    source = out / "all"
-    if pool is not None:
-        count = Manifest.open(source).header.data.readable
-        run(f"prune score {source} --teacher {teacher} -o {out}/all-scores")
-        run(
-            f"prune select {out}/all-scores --keep {pool}/{count} --selector random --labels raw --seed 1000 "
-            f"-o {out}/pool-images"
-        )
-        source = out / "pool"
-        names = out / "names.txt"
-        names.write_text("\n".join(Manifest.open(out / "all").class_names))
-        run(f"prune index {out}/pool-images/train.beton --classes {names} --beton -o {source}")
+    source, teacher = pool_and_teacher(data, out, pool, teacher, teacher_epochs, index_flags)
     for augment in augments:
         run(
             f"prune score {source} --teacher {teacher} --views {view_count} {AUGMENTATIONS[augment]} --val {out}/val "
