@@ -169,6 +169,12 @@ class Progress:
                 flush=True,
             )
 
+    def shorten(self, count: int) -> None:
+        """Tell that `count` of them need not be done."""
+        self.total -= count
+        if self._bar is not None:
+            self._bar.update(self._task, total=self.total)
+
     def rate(self, now: float | None = None) -> float:
         """Units a second so far."""
         elapsed = (now or time.monotonic()) - self._start

@@ -10,16 +10,17 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from manifests.errors import InputError
 from manifests.files import write_atomic
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
 HEADER_NAME = "manifest.json"
 MAX_HEADER_BYTES = 256 << 20
 _VERSION = re.compile(r"(?P<major>[0-9]{1,9})\.[0-9]{1,9}")
 _AGAIN = "fetch or make the manifest again"
+_SELECTION_1_2 = ("per_class_min", "without", "distill")
 
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
@@ -99,6 +100,14 @@ class Views(Block):
     """Logits stored a view, the largest, with what manifests/top_k.py keeps beside them; None when all are."""
 
 
+class Features(Block):
+    """Which activations of the teacher are stored, of view 0."""
+
+    layer: str
+    """The linear layer that makes the logits, by its name in the network; its input is what is stored."""
+    width: int
+
+
 class ScoreSpec(Block):
     """One column of a score set, and which end of it is harder."""
 
@@ -109,6 +118,15 @@ class ScoreSpec(Block):
     harder: Harder
     views: str | None = None
     """Views the score is the mean over, such as 0, 1-7 or 0-7; None where one view is stored."""
+
+
+class Distill(Block):
+    """Which share of the kept samples is distilled; the others learn from their labels alone."""
+
+    fraction: str
+    by: str
+    """The score whose easy end it is, or random."""
+    count: int
 
 
 class Selection(Block):
@@ -124,6 +142,12 @@ class Selection(Block):
     count: int
     seed: int
     preset: str | None = None
+    per_class_min: int | None = None
+    """Samples that every class keeps at least, or all it has."""
+    without: str | None = None
+    """Id of the selection whose samples were left out beforehand."""
+    distill: Distill | None = None
+    """None where all kept samples are distilled."""
 
 
 class Labels(Block):
@@ -160,12 +184,14 @@ class Tool(Block):
 class Header(Block):
     """Everything a manifest says about itself; see docs/manifest-format.md."""
 
-    schema_version: str = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
+    schema_version: str = f"{SCHEMA_MAJOR}.1"
+    """Of a new header the first version that has all of its fields, so that what needs no new one keeps its id."""
     kind: Kind
     data: DataSet
     teacher: Teacher | None = None
     compute: Compute | None = None
     views: Views | None = None
+    features: Features | None = None
     scores: list[ScoreSpec] = []
     selection: Selection | None = None
     labels: Labels | None = None
@@ -177,6 +203,13 @@ class Header(Block):
     run: dict[str, Any] = {}
     """Times, throughput, host, processes: in no id."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _least_version(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "schema_version" not in fields and _needs_1_2(fields):
+            return {"schema_version": "1.2", **fields}
+        return fields
+
     @property
     def id(self) -> str:
         """Hexadecimal sha256 of the canonical JSON without `run`."""
@@ -185,6 +218,15 @@ class Header(Block):
     def file(self, path: str) -> FileEntry | None:
         """The entry of one file, None when the manifest does not have it."""
         return next((entry for entry in self.files if entry.path == path), None)
+
+
+def _needs_1_2(fields: dict[str, Any]) -> bool:
+    """Whether a header has a field that version 1.1 does not know."""
+    chosen = fields.get("selection")
+    if isinstance(chosen, Selection):
+        chosen = chosen.model_dump()
+    is_new = isinstance(chosen, dict) and any(chosen.get(name) is not None for name in _SELECTION_1_2)
+    return is_new or fields.get("features") is not None
 
 
 def canonical_json(header: Header) -> str:

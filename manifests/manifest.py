@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
 from manifests.header import FileEntry, Header, read_header, write_header
-from manifests.parts import part_count, part_path, read_part, soft_labels_of
+from manifests.parts import part_count, part_path, read_part, soft_labels_of, vectors_of
 from manifests.top_k import SoftLabels, TopK
 
 BETON_NAME = "train.beton"
@@ -84,6 +84,11 @@ class Manifest:
         """
         return _dense(self.soft_labels("logits", view))
 
+    def features(self, view: int = 0) -> Vectors:
+        """Stream (sample_id (n,), features (n, D) float16) of `prune score --features`, one part at a time."""
+        entries = self._require(f"features/view-{view:03d}")
+        return (vectors_of(read_part(self.path / entry.path, entry.sha256), "features") for entry in entries)
+
     def targets(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, as `logits` does."""
         return _dense(self.soft_labels("targets", view))
@@ -136,7 +141,8 @@ class Manifest:
         if not entries:
             raise InputError(
                 f"{self.path} (a manifest of kind {self.kind}) holds no {table}",
-                hint="prune score writes scores and logits, prune select writes selection and targets",
+                hint="prune score writes scores and logits, prune score --features features as well, "
+                "prune select writes selection and targets",
             )
         return entries
 

@@ -141,12 +141,23 @@ def part_is_valid(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
     try:
-        table = _parse(path.read_bytes(), None)
-        content = _content_digest(table)
+        return is_whole(_parse(path.read_bytes(), None), digest)
     except UNREADABLE:
         return False
+
+
+def is_whole(table: pa.Table, digest: str) -> bool:
+    """Whether a part as it was read, all columns of it, was made by this configuration and holds what was written."""
     metadata = table.schema.metadata or {}
-    return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == content.encode()
+    return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == _content_digest(table).encode()
+
+
+def part_content(path: Path) -> str:
+    """The digest of its content that a part carries, without reading that; InputError where there is none."""
+    try:
+        return str((pq.read_metadata(path).metadata or {})[CONTENT_KEY].decode())
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=_AGAIN) from None
 
 
 def read_part(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:

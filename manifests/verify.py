@@ -126,6 +126,7 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     counts = {
         "logits": header.views.count if header.kind == "scores" and header.views is not None else 0,
         "targets": 0 if header.labels is None else header.labels.views,
+        "features": 0 if header.features is None else 1,
     }
     for kind, count in counts.items():
         found = sum(table.startswith(f"{kind}/view-") for table in stored)

@@ -246,6 +246,21 @@ def test_a_short_run_off_a_terminal_is_silent(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
+def test_work_that_falls_away_is_neither_done_nor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stream = Clock(monkeypatch), io.StringIO()
+    with Progress(100, "training", stream=stream) as progress:
+        progress.shorten(60)
+        clock.now += 11
+        progress.advance(22)
+    assert stream.getvalue().splitlines() == ["training: 22 of 40 images, 2 images/s, 9 s left"]
+    assert progress.rate() == pytest.approx(2)
+    terminal = Terminal()
+    with Progress(5, "training", stream=terminal) as progress:
+        progress.shorten(2)
+        progress.advance(3)
+    assert "3/3" in terminal.getvalue()
+
+
 def test_progress_past_its_total_and_of_nothing_does_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, stream = Clock(monkeypatch), io.StringIO()
     with Progress(0, "scoring", stream=stream) as progress:

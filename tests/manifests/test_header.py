@@ -13,9 +13,12 @@ from manifests.errors import InputError
 from manifests.header import (
     HEADER_NAME,
     DataSet,
+    Distill,
+    Features,
     FileEntry,
     Header,
     Preprocessing,
+    Selection,
     Tool,
     canonical_json,
     read_header,
@@ -106,6 +109,27 @@ def test_free_values_and_the_id_survive_writing_and_reading(scratch: Path, confi
     back = read_header(scratch)
     assert back.config == config
     assert back.id == original.id
+
+
+def test_a_header_has_the_first_version_that_knows_its_fields(tmp_path: Path) -> None:
+    chosen = {"method": "random", "parameters": {}, "quota": "none", "keep_asked": "1", "keep_got": 1.0, "count": 1}
+    chosen |= {"seed": 0}
+    distill = {"fraction": "1/2", "by": "loss", "count": 1}
+    assert header(selection=Selection(**chosen)).schema_version == "1.1"
+    for changes in (
+        {"features": Features(layer="fc", width=64)},
+        {"selection": Selection(**chosen, distill=Distill(**distill))},
+        {"selection": chosen | {"distill": distill}},
+        {"selection": Selection(**chosen, without="a" * 64)},
+        {"selection": Selection(**chosen, per_class_min=3)},
+    ):
+        made = header(**changes)
+        assert made.schema_version == "1.2"
+        write_header(tmp_path, made)
+        assert read_header(tmp_path).id == made.id
+    # What was written stays as it was written.
+    written(tmp_path, features={"layer": "fc", "width": 64})
+    assert read_header(tmp_path).schema_version == "1.1"
 
 
 def test_an_unknown_field_of_a_later_minor_version_is_kept_and_in_the_id(tmp_path: Path) -> None:
