@@ -25,8 +25,11 @@ PUBLISHED = {
     "wrn_16_2": (703_284, 83),
     "wrn_40_1": (569_780, 226),
     "wrn_40_2": (2_255_156, 227),
+    "vgg8": (3_965_028, 37),
+    "vgg13": (9_462_180, 72),
+    "mobilenetv2": (812_836, 320),
 }
-SMALLEST = ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2"]
+FEATURES = {"resnet8": 64, "resnet8x4": 256, "wrn_16_1": 64, "wrn_16_2": 128, "vgg8": 512, "mobilenetv2": 1280}
 
 
 def small(name: str, classes: int = 10) -> SmallImageNet:
@@ -44,7 +47,7 @@ def test_the_registry_holds_the_published_family_and_facts_of_each():
 def test_the_registry_is_read_without_torch():
     code = "import sys, trainer.models.registry as r; print(len(r.MODELS), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["13", "False"]
+    assert done.stdout.split() == ["16", "False"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -71,24 +74,24 @@ def test_parameters_carry_the_names_of_published_checkpoints():
     assert "block1.layer.0.convShortcut.weight" not in small("wrn_16_1").state_dict()
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", FEATURES)
 def test_logits_are_the_head_of_the_features(name):
     network = small(name).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         features_nD = network.features(images)
-        assert features_nD.shape == (3, network.fc.in_features)
+        assert features_nD.shape == (3, FEATURES[name])
         assert torch.equal(network.head(features_nD), network(images))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "mobilenetv2"])
 def test_images_of_any_size_give_logits(name):
     network = small(name, 7).eval()
     with torch.no_grad():
         assert [network(torch.zeros(2, 3, h, w)).shape for h, w in ((4, 4), (28, 28), (65, 31))] == [(2, 7)] * 3
 
 
-@pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2"])
+@pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2", "vgg8", "mobilenetv2"])
 def test_channels_last_changes_no_result_and_stays_channels_last(name):
     network = small(name).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -96,13 +99,14 @@ def test_channels_last_changes_no_result_and_stays_channels_last(name):
         expected = network(images)
         network.to(memory_format=torch.channels_last)
         seen = []
-        network.bn1.register_forward_hook(lambda _, __, out: seen.append(out))
+        last_norm = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)][-1]
+        last_norm.register_forward_hook(lambda _, __, out: seen.append(out))
         got = network(images.to(memory_format=torch.channels_last))
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(got, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_2"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_2", "vgg8", "mobilenetv2"])
 def test_every_parameter_gets_a_finite_gradient(name):
     network = small(name)
     network(torch.randn(4, 3, 32, 32)).square().mean().backward()

@@ -1,4 +1,4 @@
-"""Residual networks for small images, as the distillation literature trains them.
+"""Residual networks for small images, as the distillation literature trains them; plain.py has those without `fc`.
 
 ResNet is the three-stage network of He et al. 2016 (section 4.2) with a 1x1 projection where the shape changes;
 WideResNet is the pre-activation network of Zagoruyko and Komodakis 2016. Parameter names are those of
@@ -15,7 +15,7 @@ def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) ->
     return nn.Conv2d(width_in, width_out, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """Kaiming-normal convolutions over the fan-out, batch norms at identity."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
@@ -26,9 +26,7 @@ def _initialise(network: nn.Module) -> None:
 
 
 class SmallImageNet(nn.Module):
-    """A trunk that ends in pooled features, and one linear head `fc`."""
-
-    fc: nn.Linear
+    """A trunk that ends in pooled features, and one linear head, named as published checkpoints name it."""
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (n, D) of images (n, 3, H, W)."""
@@ -36,7 +34,7 @@ class SmallImageNet(nn.Module):
 
     def head(self, features_nD: Tensor) -> Tensor:
         """Logits (n, C) of penultimate features (n, D)."""
-        return cast(Tensor, self.fc(features_nD))
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, C) of images (n, 3, H, W); any H and W from 4 pixels on."""
@@ -80,7 +78,7 @@ class ResNet(SmallImageNet):
         self.layer2 = self._stage(stages[0], stages[1], blocks, stride=2)
         self.layer3 = self._stage(stages[1], stages[2], blocks, stride=2)
         self.fc = nn.Linear(stages[2], class_count)
-        _initialise(self)
+        initialise(self)
 
     @staticmethod
     def _stage(width_in: int, width_out: int, blocks: int, *, stride: int) -> nn.Sequential:
@@ -92,6 +90,10 @@ class ResNet(SmallImageNet):
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def head(self, features_nD: Tensor) -> Tensor:
+        """Logits (n, C) by `fc`."""
+        return cast(Tensor, self.fc(features_nD))
 
 
 class PreActivationBlock(nn.Module):
@@ -147,7 +149,7 @@ class WideResNet(SmallImageNet):
         self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], class_count)
-        _initialise(self)
+        initialise(self)
         nn.init.zeros_(self.fc.bias)
 
     def features(self, images: Tensor) -> Tensor:
@@ -155,3 +157,7 @@ class WideResNet(SmallImageNet):
         x = self.block3(self.block2(self.block1(self.conv1(images))))
         x = F.relu(self.bn1(x), inplace=True)
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def head(self, features_nD: Tensor) -> Tensor:
+        """Logits (n, C) by `fc`."""
+        return cast(Tensor, self.fc(features_nD))
