@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,25 @@ def epoch_list(value: Any) -> tuple[float, ...]:
         raise click.BadParameter(f"{value!r} is not a list of epochs such as 150,180,210") from None
 
 
+def option_list(value: Any) -> dict[str, float]:
+    """Options of a loss with commas between: alpha=1,beta=8; a table in prune.toml."""
+    try:
+        pairs = value.items() if isinstance(value, dict) else (part.split("=") for part in value.split(","))
+        return {name.strip(): float(number) for name, number in pairs}
+    except (AttributeError, TypeError, ValueError):
+        raise click.BadParameter(f"{value!r} is not a list of options such as alpha=1,beta=8") from None
+
+
+def share(value: Any) -> float:
+    """A number, a fraction or a percentage: 0.3, 1/3, 30%."""
+    text = str(value).strip()
+    number, of = text.removesuffix("%").strip(), 100 if text.endswith("%") else 1
+    try:
+        return float(Fraction(number) / of) if "/" in number else float(number) / of
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(f"{value!r} is not a share such as 0.3, 1/3 or 30%") from None
+
+
 def under(heading: str) -> Callable[..., Callable[[F], F]]:
     """A click.option whose help stands under `heading`."""
 
@@ -81,6 +101,7 @@ def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, o
 data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Teacher")
 recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Budget")
 loss, machine, run = under("Loss"), under("Machine"), under("Run")
+dynamic = under("What an epoch shows, and what is recorded of it")
 
 
 @click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,9 +143,24 @@ loss, machine, run = under("Loss"), under("Machine"), under("Run")
 @budget("--steps", type=int, metavar="N", help="Optimiser steps, whatever the number of samples.")
 @budget("--match-time", type=click.Path(path_type=Path), metavar="RUN",
         help="As many steps as fit into the training time of that run.")  # fmt: skip
-@loss("--loss", metavar="NAME", help="kd (labels and stored targets) or ce (labels alone).  [kd]")
-@loss("--kd-weight", type=float, help="Share of the KD term, times kd_weight of the sample.  [0.9]")
-@loss("--temperature", type=float, help="T of the KD term.  [4]")
+@dynamic("--dynamic", metavar="NAME",
+         help="Choose anew each epoch: infobatch (leaves learned samples out), rs2 (random ones).")  # fmt: skip
+@dynamic("--keep", type=share, metavar="R", help="Share of the samples an epoch of rs2 shows: 0.3, 1/3 or 30%.")
+@dynamic("--prune-ratio", type=share, metavar="P",
+         help="Of infobatch: how likely a sample of loss below the mean is left out.  [0.5]")  # fmt: skip
+@dynamic("--anneal", type=share, metavar="R", help="Of infobatch: share of last epochs that show all.  [0.125]")
+@dynamic("--record-dynamics", is_flag=True, default=None,
+         help="Write each epoch what the student makes of every sample: `prune score --dynamics`.")  # fmt: skip
+@dynamic("--record-grand", type=int, metavar="E", help="Gradient norms too, in the first E epochs; slow.  [0]")
+@loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): prune list losses.  [kd]")
+@loss("--kd-weight", type=float, help="Weight of the KD term, times kd_weight of the sample.  [by loss; kd: 0.9]")
+@loss("--ce-weight", type=float, help="Weight of the cross-entropy.  [by loss; kd: what the KD term leaves of 1]")
+@loss("--temperature", type=float, help="T of the KD term.  [by loss; kd: 4]")
+@loss("--kd-warmup-epochs", type=float, help="Epochs in which the KD term rises to its weight.  [by loss; kd: 0]")
+@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...", help="The loss's own: alpha=1,beta=8.  [by loss]")
+@loss("--revise", "revise_eta", type=float, metavar="ETA",
+      help="Revise the labels so that the true class leads; 0 is off.  [as selected]")  # fmt: skip
+@loss("--revise-scope", metavar="SCOPE", help="Which labels: wrong or all.  [as selected, or all]")
 @loss("--label-smoothing", type=float, help="Smoothing of the cross-entropy term.  [0]")
 @machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
@@ -174,7 +210,7 @@ def train_student(
       torchrun --nproc-per-node 2 --no-python train-student --manifest selection
     """
     from trainer.distributed import Ranks
-    from trainer.order import batch_plan
+    from trainer.losses.settings import under_flags
     from trainer.recipes import TrainConfig, resolve
     from trainer.report import opening_lines, summary
     from trainer.task import open_task, open_validation
@@ -188,7 +224,7 @@ def train_student(
     matched = None if seconds is None else str(match_time)
     ranks = Ranks.from_environment()
     task = open_task(Path(manifest))
-    given = task.published_loss | {name: value for name, value in flags.items() if value is not None}
+    given = under_flags(task.published_loss, flags)
     given["weights"] = None if weights is None else str(weights)
 
     def configure(**length: float | None) -> TrainConfig:
@@ -201,7 +237,7 @@ def train_student(
         if val is None
         else open_validation(val, split=val_split, class_names=task.class_names, classes=classes, label=label)
     )
-    plan = batch_plan(task.beton.count, config.batch_size, ranks.world_size)
+    plan = config.plan(task.beton.count, ranks.world_size)
     if ranks.is_main:
         for line in opening_lines(task, config, plan, matched=matched):
             note(line)
@@ -209,7 +245,8 @@ def train_student(
         if ranks.is_main:
             resolved = task.resolved(config, validation)
             if seconds is not None:
-                scaled = [name for name in ("milestones", "warmup_epochs") if name not in given and resolved[name]]
+                of_epochs = ("milestones", "warmup_epochs", "kd_warmup_epochs")
+                scaled = [name for name in of_epochs if name not in given and resolved[name]]
                 resolved |= dict.fromkeys(["steps", "epochs", *scaled])
             echo_json({**resolved, **asdict(plan)})
         return

@@ -23,6 +23,7 @@ from torch import Tensor
 from manifests.errors import PruneError, UsageError
 from trainer.loading import RowColumns
 from trainer.loading import normalise as normalised
+from trainer.revision import revise
 from trainer.soft_labels import dense_logits
 from trainer.task import Task, open_task
 from trainer.torch_loader import ViewDataset
@@ -44,8 +45,11 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
     policy: replay, mean or single; auto is what the stored labels are for; none shows the labels alone, with targets
     and kd_weight 0, so that the distillation loss is the cross-entropy. augment: pad_crop_flip, resized_crop_flip or
     none, for views that were not scored; pad_px (of pad_crop_flip), scale_min (of resized_crop_flip) and flip are its
-    parameters; None is as scored, or by image size. temperature: at which targets of the K largest logits are made
-    whole, the T of the loss; full ones are the same at any.
+    parameters; None is as scored, or by image size. temperature: the T of the loss, at which targets of the K largest
+    logits are made whole (None is 1; full ones are the same at any) and labels are revised, where they were selected to
+    be: then it has to be given, unless a preset said it. Revised targets are logits that a softmax at this T makes the
+    revised label. Of the K largest the label's own logit is told too, as for losses of train-student that look at it;
+    its loss `kd` leaves a label that is not among them to the even rest.
 
     Samplers, worker processes (forked or spawned, persistent or not) and DistributedSampler work as with any dataset.
     UsageError for a policy that the stored labels do not serve, InputError for an image that cannot be decoded.
@@ -62,9 +66,9 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         flip: bool | None = None,
         seed: int = 0,
         normalise: bool = True,
-        temperature: float = 1.0,
+        temperature: float | None = None,
     ) -> None:
-        if not (math.isfinite(temperature) and temperature > 0):
+        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
             raise UsageError(f"the temperature must be above 0, not {temperature}")
         task = open_task(Path(manifest))
         self.class_names = task.class_names
@@ -76,7 +80,17 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         self._views = TrainingViews.of(task, policy=self.policy, seed=seed, **asked)
         self._columns = RowColumns(task.beton, None)
         self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)
-        self._top_k, self._temperature, self._normalise = task.stored.top_k, temperature, normalise
+        published = task.published_loss
+        eta = published.get("revise_eta") if self.policy is not None else None
+        temperature = published.get("temperature") if temperature is None and eta is not None else temperature
+        if temperature is None and eta is not None:
+            raise UsageError(
+                f"the labels of {task.manifest.path} are revised at the temperature of the loss",
+                hint="give it: PrunedDataset(..., temperature=4.0)",
+            )
+        self._revision = None if eta is None else (float(eta), str(published["revise_scope"]))
+        self._temperature = 1.0 if temperature is None else temperature
+        self._top_k, self._normalise = task.stored.top_k, normalise
         # In shared memory, where worker processes that live longer than an epoch see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -109,7 +123,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         if self.policy is None or stored is None:
             target_nC, kd_weight_n = torch.zeros(len(rows_n), class_count), np.zeros_like(kd_weight_n)
         else:
-            target_nC = dense_logits(stored, self._top_k, class_count, self._temperature).float()
+            target_nC = self._targets(stored, torch.from_numpy(self._columns.label_N[rows_n].astype(np.int64)))
         if self._normalise:
             images = normalised(images, self.preprocessing)
         return list(
@@ -122,6 +136,15 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
                 strict=True,
             )
         )
+
+    def _targets(self, stored: Tensor, label_n: Tensor) -> Tensor:
+        class_count, temperature = len(self.class_names), self._temperature
+        # Which loss comes is not known here, and some look at the label's logit by itself: it is always the stored one.
+        target_nC = dense_logits(stored, self._top_k, class_count, temperature, label_n)
+        if self._revision is None:
+            return target_nC.float()
+        eta, scope = self._revision
+        return revise(target_nC, label_n, eta=eta, temperature=temperature, scope=scope)
 
     def _rows(self, indices: Sequence[int]) -> NDArray[np.int64]:
         rows_n = np.asarray(indices, np.int64)

@@ -108,6 +108,22 @@ def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def gather_batches(ranks: Ranks, values_nK: torch.Tensor, rank_batch_size: int) -> torch.Tensor:
+    """Rows (n, K) of every rank, the same number on each, in the order of the global batches, on every rank.
+
+    n is a multiple of rank_batch_size, a rank's share of a batch; the answer is (world_size * n, K).
+    """
+    if ranks.world_size == 1:
+        return values_nK
+    import torch
+    import torch.distributed as dist
+
+    parts = [torch.empty_like(values_nK) for _ in range(ranks.world_size)]
+    dist.all_gather(parts, values_nK.contiguous())
+    batches = [part.reshape(-1, rank_batch_size, values_nK.shape[1]) for part in parts]
+    return torch.stack(batches, dim=1).reshape(-1, values_nK.shape[1])
+
+
 def share_buffers(ranks: Ranks, model: torch.nn.Module) -> None:
     """Give every rank the buffers of rank 0 (BatchNorm's running statistics differ between ranks)."""
     if ranks.world_size > 1:

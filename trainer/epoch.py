@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from manifests.errors import InputError
 from trainer.distributed import Ranks, sum_over_ranks
 from trainer.loading import normalise
-from trainer.losses import LOSSES
+from trainer.losses import sample_losses
 
 if TYPE_CHECKING:
     from trainer.loading import Batch
@@ -30,9 +32,14 @@ class EpochResult:
     """What one epoch of training came to, over all ranks; times are of this rank."""
 
     loss: float
-    """Mean training loss."""
+    """Mean training loss; where some samples count for others, the mean over all they stand for."""
     top1: float
     """Fraction of the augmented training images the student got right while it learned."""
+    steps: int
+    samples: int
+    """Images shown, over all ranks."""
+    learning_rate: float
+    """Of the last step."""
     waiting_s: float
     """Time in which the next batch was not there yet."""
     compute_s: float
@@ -54,43 +61,55 @@ def train_epoch(
     ranks: Ranks,
     target_of: Callable[[Batch], Tensor | None],
     on_batch: Callable[[int], None],
+    scale_N: NDArray[np.float32] | None = None,
+    observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> EpochResult:
     """Take one step a batch; InputError with epoch and step when a loss is not finite.
 
-    target_of: the logits (n, C) a batch is taught with, stored or a live teacher's.
+    target_of: the logits (n, C) a batch is taught with, stored or a live teacher's. scale_N: (N,) factor of each
+    row's loss. observe: gets each batch with the student's logits (n, C) and the losses (n,) before weight and scale.
     """
-    loss_function = LOSSES[config.loss].function
     student.network.train()
     device = student.device
     losses: list[Tensor] = []
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
     waiting_s, started = 0.0, time.perf_counter()
     iterator = iter(batches)
     first_step = step = epoch * schedule.steps_per_epoch
+    rate = 0.0
     while True:
         asked = time.perf_counter()
         batch = next(iterator, None)
         waiting_s += time.perf_counter() - asked
         if batch is None:
             break
-        target = target_of(batch)
+        target, weight = target_of(batch), batch.weight
+        stands_for: Tensor | None = None
+        if scale_N is not None:
+            scale = torch.from_numpy(scale_N[batch.rows]).to(device)
+            weight, stands_for = weight * scale, scale.sum()
         with student.autocast():
             logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
-            loss = loss_function(
+            loss_n = sample_losses(
+                config,
                 logits,
                 target,
-                batch.label,
-                batch.weight,
-                batch.kd_weight,
-                alpha=config.kd_weight,
-                temperature=config.temperature,
-                label_smoothing=config.label_smoothing,
+                label=batch.label,
+                weight=weight,
+                kd_weight=batch.kd_weight,
+                epoch=epoch,
             )
-        student.step(loss, schedule.learning_rate(step))
+            loss = (weight * loss_n).mean()
+        rate = schedule.learning_rate(step)
+        student.step(loss, rate)
+        if observe is not None:
+            observe(batch, logits.detach(), loss_n.detach())
         losses.append(loss.detach())
         hits = (logits.detach().argmax(dim=1) == batch.label).sum()
         count = len(batch.label)
-        sums += torch.stack([losses[-1].double() * count, hits.double(), hits.new_tensor(count).double()])
+        shown = hits.new_tensor(count).double()
+        stands_for = shown if stands_for is None else stands_for.double()
+        sums += torch.stack([losses[-1].double() * count, hits.double(), shown, stands_for])
         step += 1
         on_batch(count * ranks.world_size)
         if len(losses) == CHECK_STEPS:
@@ -100,10 +119,13 @@ def train_epoch(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elapsed_s = time.perf_counter() - started
-    loss_sum, hit_sum, count_sum = sum_over_ranks(ranks, sums).tolist()
+    loss_sum, hit_sum, count_sum, all_sum = sum_over_ranks(ranks, sums).tolist()
     return EpochResult(
-        loss=loss_sum / count_sum,
+        loss=loss_sum / all_sum,
         top1=hit_sum / count_sum,
+        steps=step - first_step,
+        samples=int(count_sum),
+        learning_rate=rate,
         waiting_s=waiting_s,
         compute_s=elapsed_s - waiting_s,
         images_per_s=count_sum / elapsed_s,

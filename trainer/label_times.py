@@ -1,4 +1,4 @@
-"""What the labels of a manifest cost, from the times that the headers behind it left in its own; what a run used."""
+"""What a manifest cost before training, from the times that the headers behind it left in its own; what a run used."""
 
 from __future__ import annotations
 
@@ -7,39 +7,68 @@ from typing import Any
 
 from manifests.header import Header
 
-_NAMES = {"score": "scoring_s", "select": "selection_s", "label": "labelling_s"}
+_NAMES = {"score": "scoring_s", "merge": "scoring_s", "select": "selection_s", "label": "labelling_s"}
+DYNAMICS = "dynamics"
 _MADE_BY = {"index": "index", "scores": "score", "selection": "select"}
 _NEEDED = {"index": (), "scores": ("score",), "selection": ("score", "select")}
 
 
 def label_times(header: Header) -> dict[str, float | None]:
-    """Seconds of scoring, selection and labelling, summed over all their processes.
+    """Seconds of recording dynamics, of scoring, selection and labelling, summed over all their processes.
 
-    None where the header does not say; 0 for what nobody did.
+    None where the header does not say; 0 for what nobody did, and for dynamics that no sample was chosen by. A manifest
+    merged of several teachers' took the scoring of each.
     """
-    found: dict[str, list[float | None]] = {command: [] for command in _NAMES}
+    found: dict[str, list[float | None]] = {name: [] for name in _NAMES.values()}
     # Selections of before there was a command were made from scores.
-    unnamed, block = _MADE_BY[header.kind], header.run
-    while block:
+    blocks, commands, recorded = [(_MADE_BY[header.kind], header.run)], set(), list[float | None]()
+    while blocks:
+        unnamed, block = blocks.pop()
         command = block.get("command", unnamed)
-        if command in found:
-            found[command].append(_seconds(block))
-        unnamed, parent = "score", block.get("parent_run")
-        block = parent if isinstance(parent, dict) else {}
-    is_whole = all(found[command] for command in _NEEDED[header.kind])
-    return {name: _sum(found[command], 0.0 if is_whole else None) for command, name in _NAMES.items()}
+        if command in _NAMES:
+            found[_NAMES[command]].append(_number(block, "seconds"))
+            commands.add(command)
+        if command == "select" and DYNAMICS in _chosen_by(block):
+            recorded.append(_number(block, "dynamics_seconds"))
+        blocks += [("score", parent) for parent in _parents(block)]
+    is_whole = set(_NEEDED[header.kind]) <= commands
+    nothing = 0.0 if is_whole else None
+    return {"dynamics_s": _sum(recorded, 0.0)} | {name: _sum(seconds, nothing) for name, seconds in found.items()}
 
 
 def used_times(header: Header, *, stored_labels: bool) -> list[str]:
-    """Which of `label_times` a run made use of: all for stored labels, else those that chose its samples by a score."""
+    """Which of `label_times` a run made use of: all for stored labels, else what its samples were chosen by."""
     if stored_labels:
-        return list(_NAMES.values())
+        return ["dynamics_s", *dict.fromkeys(_NAMES.values())]
     chosen = header.selection
-    return ["scoring_s", "selection_s"] if chosen is not None and chosen.score and chosen.keep_got < 1 else []
+    if chosen is None or chosen.keep_got == 1:
+        return []
+    blocks = [header.run]
+    while blocks and blocks[0].get("command") == "label":
+        blocks = _parents(blocks[0])
+    # Selections of before this was noted were chosen by a score of the teacher's or by none.
+    by = _chosen_by(blocks[0]) if blocks and "chosen_by" in blocks[0] else {"teacher"} if chosen.score else set()
+    used = [("dynamics_s", DYNAMICS in by), ("scoring_s", bool(by - {DYNAMICS})), ("selection_s", bool(by))]
+    return [name for name, is_used in used if is_used]
 
 
-def _seconds(block: Mapping[str, Any]) -> float | None:
-    seconds = block.get("seconds")
+def _chosen_by(block: Mapping[str, Any]) -> set[str]:
+    """What a selection looked at: sets of scores, features, logits."""
+    found = block.get("chosen_by")
+    return {str(name) for name in found} if isinstance(found, list) else set()
+
+
+def _parents(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs behind a run: one, or of a merge several, of which an empty one is a time that is not known."""
+    several = block.get("parent_runs")
+    if isinstance(several, list):
+        return [parent for parent in several if isinstance(parent, dict)]
+    parent = block.get("parent_run")
+    return [parent] if isinstance(parent, dict) and parent else []
+
+
+def _number(block: Mapping[str, Any], name: str) -> float | None:
+    seconds = block.get(name)
     return float(seconds) if isinstance(seconds, (int, float)) else None
 
 

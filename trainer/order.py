@@ -16,6 +16,7 @@ class Stream(IntEnum):
     ORDER = 2
     VIEWS = 3
     DROPOUT = 4
+    PRUNE = 5
 
 
 def stream_seed(seed: int, stream: Stream, *words: int) -> int:
@@ -24,10 +25,14 @@ def stream_seed(seed: int, stream: Stream, *words: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
+def stream_generator(seed: int, stream: Stream, *words: int) -> np.random.Generator:
+    """The generator of one stream of `seed`; `words` are an epoch."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stream, *words])))
+
+
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The permutation of `count` rows that one epoch shows; (count,) int64."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, Stream.ORDER, epoch])))
-    return generator.permutation(count).astype(np.int64)
+    return stream_generator(seed, Stream.ORDER, epoch).permutation(count).astype(np.int64)
 
 
 def rank_rows(order_N: NDArray[np.int64], *, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:

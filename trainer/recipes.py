@@ -4,14 +4,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from manifests.errors import UsageError
 from manifests.registry import Registry
+from trainer.dynamic import check_dynamic, dynamic_values, epoch_samples
 from trainer.losses import LOSSES
+from trainer.losses.settings import check_loss, published_values
 from trainer.models.info import SMALL_PX
-from trainer.order import batch_plan
+from trainer.order import BatchPlan, batch_plan
 from trainer.schedules import SCHEDULES
 from trainer.training_views import Stored, choose_policy, view_recipe
 
@@ -58,11 +60,21 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     loss: str = "kd"
-    """kd or ce."""
+    """kd, dkd, lskd, lskd-dkd, dist or ce."""
     kd_weight: float = 0.9
     """alpha of the loss; times kd_weight_i of the sample."""
+    ce_weight: float | None = None
+    """Weight of the cross-entropy term; None is what the KD term leaves, 1 - kd_weight * kd_weight_i."""
     temperature: float = 4.0
     """T of the loss."""
+    kd_warmup_epochs: float = 0.0
+    """Epochs over which the KD term rises linearly to its weight."""
+    loss_options: Mapping[str, float] = field(default_factory=dict)
+    """The loss's own parameters, all of them."""
+    revise_eta: float | None = None
+    """Labels are revised with this eta in (0, 1); None leaves them."""
+    revise_scope: str = "all"
+    """Which labels are revised: wrong (the teacher's top-1 is another class) or all."""
     label_smoothing: float = 0.0
     """Smoothing of the cross-entropy term."""
     policy: str | None
@@ -79,6 +91,18 @@ class TrainConfig:
     """Largest shift of pad_crop_flip views; None is an eighth of the side."""
     scale_min: float = 0.08
     """Smallest share of the image's area that a resized_crop_flip view shows."""
+    dynamic: str | None = None
+    """infobatch or rs2: what is shown is chosen anew each epoch; None is everything."""
+    keep: float | None = None
+    """Share of the samples that an epoch of rs2 shows."""
+    prune_ratio: float | None = None
+    """Probability with which infobatch drops a sample whose last loss is below the mean."""
+    anneal: float | None = None
+    """Share of the epochs, the last ones, in which infobatch shows everything."""
+    record_dynamics: bool = False
+    """Whether probability, margin, correctness and EL2N of every sample are written each epoch."""
+    record_grand: int = 0
+    """Epochs, the first ones, at whose end the norm of each sample's gradient is recorded too."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True
@@ -90,7 +114,7 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     seed: int = 0
-    """Seed of the streams init, order, views and dropout."""
+    """Seed of the streams init, order, views, dropout and prune."""
 
     def __post_init__(self) -> None:
         """Refuse values no run can have, naming the flag."""
@@ -107,7 +131,6 @@ class TrainConfig:
             value = getattr(self, flag)
             _check(math.isfinite(value) and value >= 0, flag, value, "0 or more")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
-        _check(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "in [0, 1]")
         _check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         # Before its trial a run that matches a time has no length.
         is_open = self.match_s is not None and self.steps is None
@@ -117,13 +140,21 @@ class TrainConfig:
         _check(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
         _check(0 < self.scale_min <= 1, "scale_min", self.scale_min, "in (0, 1]")
         _check(self.pad_px is None or self.pad_px >= 0, "pad", self.pad_px, "0 or more")
+        # What a loss needs may be a share of the run: a run of no length is named first.
+        check_loss(self)
+        check_dynamic(vars(self))
+        _check(self.record_grand >= 0, "record_grand", self.record_grand, "0 or more")
         if self.nesterov and self.momentum == 0:
             raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
         if self.schedule == "step" and not self.milestones:
             raise UsageError("--schedule step needs milestones", hint="for example --milestones 30,60,90")
 
+    def plan(self, count: int, world_size: int) -> BatchPlan:
+        """How an epoch over `count` samples is cut into batches; UsageError when ranks cannot share them."""
+        return batch_plan(epoch_samples(count, self.keep), self.batch_size, world_size)
+
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimiser steps of the whole run; infobatch takes fewer."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     def as_dict(self) -> dict[str, Any]:
@@ -192,10 +223,10 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size
         raise TypeError(f"no such configuration value: {', '.join(sorted(unknown))}")
     side_px = given.setdefault("image_px", stored.image_px)
     name = ("cifar" if side_px <= SMALL_PX else "imagenet") if recipe == "auto" else recipe
-    values = RECIPES[name] | {"recipe": name} | given
+    values = RECIPES[name] | {"recipe": name} | given | dynamic_values(given)
     length = values["epochs"]
     if "steps" in given:
-        length = _length(given, values["batch_size"], stored.count, world_size)
+        length = _length(given, values["batch_size"], epoch_samples(stored.count, values.get("keep")), world_size)
         values["epochs"] = math.ceil(length)
     scale = length / RECIPES[name]["epochs"]
     if "milestones" not in given:
@@ -207,7 +238,9 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size
         of = of if match_s is None else f"that fit into the {match_s:.4g} s of --match-time"
         what = f"below the {length:.4g} epochs {of}"
         _check(given["warmup_epochs"] < length, "warmup_epochs", given["warmup_epochs"], what)
+    values["record_dynamics"] = bool(values.get("record_dynamics") or values.get("record_grand"))
     policy = _policy(given, values.get("loss", "kd"), stored)
+    values |= published_values(given, epochs=length)
     views = view_recipe(
         stored,
         policy=policy,

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from manifests.console import format_seconds
+from trainer.dynamic import DYNAMIC, full_epochs
 from trainer.label_times import label_times, used_times
+from trainer.losses.settings import described
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,8 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
     """What a run is about to do: the data, the recipe, what is taught; `matched` is the run whose time it takes."""
     manifest, selection = task.manifest, task.manifest.header.selection
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
-    per_epoch = f"{plan.steps_per_epoch} steps of {plan.batch_size}"
+    is_fixed = _has_fixed_steps(config)
+    per_epoch = f"{'' if is_fixed else 'at most '}{plan.steps_per_epoch} steps of {plan.batch_size}"
     if matched is not None:
         length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s, found by a trial"
     elif config.steps is not None:
@@ -42,12 +45,40 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
     lines = [
         f"{manifest.path}: {manifest.kind} {manifest.id[:12]}, {task.beton.count:,} samples{chosen}",
         f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, matched)}), "
-        f"loss {config.loss}",
+        f"loss {described(config)}",
         taught(task.stored, config),
     ]
+    if config.revise_eta is not None:
+        which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
+        lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
+    if config.dynamic is not None:
+        lines.append(chosen_anew(config, plan, task.beton.count))
+    if config.record_dynamics:
+        norms = f", in the first {config.record_grand} gradient norms too" if config.record_grand else ""
+        lines.append(f"dynamics of all samples are recorded each epoch{norms}")
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} a step")
     return lines
+
+
+def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
+    """What a dynamic arm shows, on one line."""
+    assert config.dynamic is not None
+    if config.prune_ratio is not None and config.anneal is not None:
+        last = full_epochs(config.epochs, config.anneal)
+        full = "" if not last else "; the last epoch shows all" if last == 1 else f"; the last {last} epochs show all"
+        return (
+            f"{config.dynamic}: from epoch 2 a sample whose last loss is below the mean is left out with probability "
+            f"{config.prune_ratio:g}, or counts {1 / (1 - config.prune_ratio):.3g} times{full}"
+        )
+    if config.keep is not None:
+        shown = plan.steps_per_epoch * plan.batch_size
+        return f"{config.dynamic}: {shown:,} of {count:,} samples an epoch, other ones each time until all were shown"
+    return f"{config.dynamic}: {DYNAMIC[config.dynamic].formula}"
+
+
+def _has_fixed_steps(config: TrainConfig) -> bool:
+    return config.dynamic is None or DYNAMIC[config.dynamic].has_fixed_steps
 
 
 def budget(config: TrainConfig, matched: str | None) -> str:
@@ -77,14 +108,17 @@ def taught(stored: Stored, config: TrainConfig) -> str:
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
-def epoch_line(row: Row, epochs: int, best: Row | None) -> str:
+def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan) -> str:
     """One epoch on one line."""
+    epochs = config.epochs
     parts = [
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
         f"lr {row['lr']:.4g}",
         f"loss {row['train_loss']:.4f}",
         f"train top-1 {_percent(row['train_top1'])}",
     ]
+    if not _has_fixed_steps(config):
+        parts.insert(1, f"steps {row['steps']:>{len(str(plan.steps_per_epoch))}}/{plan.steps_per_epoch}")
     if row["val_top1"] is not None and best is not None:
         parts.append(f"val top-1 {_percent(row['val_top1'])} top-5 {_percent(row['val_top5'])}")
         parts.append(f"best {_percent(best['val_top1'])} ({best['epoch']})")
@@ -109,12 +143,13 @@ def run_report(
     header, plan, student = task.manifest.header, lesson.plan, lesson.student
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)
-        for name in ("waiting_for_data_s", "compute_s", "evaluation_s", "total_s")
+        for name in ("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s")
     }
+    steps, samples_shown = (sum(int(row[name] or 0) for row in state.history) for name in ("steps", "samples_shown"))
     training_s = times["waiting_for_data_s"] + times["compute_s"]
-    times["other_s"] = max(0.0, times["total_s"] - training_s - times["evaluation_s"])
+    times["other_s"] = max(0.0, times["total_s"] - training_s - times["recording_s"] - times["evaluation_s"])
     times["training_s"] = training_s
-    times["images_per_s"] = plan.batch_size * lesson.steps / max(training_s, 1e-9)
+    times["images_per_s"] = samples_shown / max(training_s, 1e-9)
     return {
         "config": dict(resolved),
         "manifest": {
@@ -137,7 +172,13 @@ def run_report(
         "samples": task.beton.count,
         "batch_size": plan.batch_size,
         "steps_per_epoch": plan.steps_per_epoch,
-        "steps": lesson.steps,
+        "steps": steps,
+        "steps_at_most": lesson.steps,
+        "samples_shown": samples_shown,
+        "dynamic": config.dynamic,
+        "recorded": None
+        if not config.record_dynamics
+        else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
         "budget": budget(config, None if match is None else match.run),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": lesson.loader.kind,
@@ -196,6 +237,12 @@ def summary(report: Mapping[str, Any], out: str) -> str:
     manifest, times, last, best = (report[name] for name in ("manifest", "time", "last", "best"))
     learned = f"{report['samples']:,} samples of {manifest['kind']} {manifest['id'][:12]}"
     lines = [f"{report['student']['spec']} learned from {learned} in {format_seconds(times['total_s'])}"]
+    if report["dynamic"] is not None:
+        at_most = report["steps_at_most"]
+        share = f", {100 * report['steps'] / at_most:.0f} % of {at_most:,}" if report["steps"] < at_most else ""
+        lines.append(
+            f"  {report['dynamic']}: {report['samples_shown']:,} images shown in {report['steps']:,} steps{share}"
+        )
     if best is not None:
         lines += [_result_line("last", last), _result_line("best", best)]
     else:
@@ -206,9 +253,11 @@ def summary(report: Mapping[str, Any], out: str) -> str:
         for what, name in (
             ("waiting for data", "waiting_for_data_s"),
             ("compute", "compute_s"),
+            ("recording", "recording_s"),
             ("evaluation", "evaluation_s"),
             ("set-up and saving", "other_s"),
         )
+        if times[name] or name != "recording_s"
     )
     lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
     return "\n".join(lines)

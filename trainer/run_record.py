@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manifests.dynamics import remove_dynamics
 from manifests.errors import InputError, UsageError
 from manifests.files import atomic_file, remove_temporaries, write_atomic
 from manifests.header import HEADER_NAME
@@ -37,6 +38,8 @@ class State:
     """State dicts; None before the first epoch."""
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
+    losses: Any = None
+    """(N,) float32 tensor of the last loss of each row, for dynamic arms that look at it; nan where there is none."""
 
     @property
     def epochs_done(self) -> int:
@@ -72,6 +75,7 @@ class RunFolder:
         if fresh:
             for name in NAMES:
                 (self.path / name).unlink(missing_ok=True)
+            remove_dynamics(self.path)
         checkpoint = self.path / CHECKPOINT_NAME
         return self._read(checkpoint) if checkpoint.is_file() else State()
 
@@ -95,6 +99,7 @@ class RunFolder:
             known = content["format"] == CHECKPOINT_FORMAT
             resolved = json.loads(content["resolved"])
             state = State(**{name: content[name] for name in ("history", "model", "optimizer", "scaler")})
+            state.losses = content.get("losses")
         except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
@@ -118,6 +123,7 @@ class RunFolder:
             "model": state.model,
             "optimizer": state.optimizer,
             "scaler": state.scaler,
+            "losses": state.losses,
         }
         # torch.save turns a full disk into a RuntimeError; in memory it cannot meet one.
         buffer = io.BytesIO()

@@ -17,6 +17,7 @@ from manifests.header import HEADER_NAME, Preprocessing
 from manifests.manifest import Manifest
 from manifests.top_k import words_count
 from trainer.losses import LOSSES
+from trainer.losses.settings import FIELDS
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
 from trainer.recipes import TrainConfig
 from trainer.training_views import Stored
@@ -24,6 +25,8 @@ from trainer.training_views import Stored
 if TYPE_CHECKING:
     from manifests.sources.base import Source
 
+REVISE = "revise"
+"""The label transform that is applied here and not where it was asked for: it depends on the temperature."""
 _WRITES_BETON = {
     "index": "prune index DATA --beton",
     "scores": "prune select --keep 1.0",
@@ -64,10 +67,22 @@ class Task:
 
     @property
     def published_loss(self) -> dict[str, Any]:
-        """kd_weight and temperature of the preset the selection was made with; flags win over them."""
+        """Loss and weights of the preset a selection was made with, and its revision of labels; flags win over them.
+
+        InputError when the header lacks what a revision takes.
+        """
         labels = self.manifest.header.labels
-        published: dict[str, Any] = {} if labels is None else labels.parameters.get("loss", {})
-        return {name: value for name, value in published.items() if name in ("kd_weight", "temperature")}
+        if labels is None:
+            return {}
+        preset: dict[str, Any] = labels.parameters.get("loss", {})
+        known = {name: value for name, value in preset.items() if name in ("loss", *FIELDS)}
+        if labels.transform == REVISE:
+            if missing := {"eta", "scope"} - set(labels.parameters):
+                raise InputError(
+                    f"{self.manifest.path}: its labels are to be revised, without a value of {min(missing)}"
+                )
+            known |= {"revise_eta": labels.parameters["eta"], "revise_scope": labels.parameters["scope"]}
+        return known
 
     def preprocessing(self, image_px: int) -> Preprocessing:
         """The evaluation view at a size: the teacher's where there is one, so that its labels fit the pixels."""
@@ -95,6 +110,12 @@ class Task:
                 f"{self.manifest.path} (a manifest of kind {self.manifest.kind}) holds no targets, "
                 f"--loss {config.loss} needs them",
                 hint=f"{hint}; or learn from a live teacher (--teacher) or from the labels alone (--loss ce)",
+            )
+        if stored_targets and LOSSES[config.loss].standardises and self.stored.top_k is not None:
+            raise UsageError(
+                f"--loss {config.loss} standardises all {len(self.class_names)} logits of a label; "
+                f"{self.manifest.path} holds the {self.stored.top_k} largest",
+                hint="store all of them (leave --top-k away), learn from a live teacher (--teacher), or take --loss kd",
             )
         views = self.manifest.header.views
         if (

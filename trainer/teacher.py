@@ -1,9 +1,11 @@
 """A frozen teacher, for scoring and live beside a student: uint8 images in, logits of the data's classes out."""
 
 import platform
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,18 @@ from trainer.loading import normalise
 from trainer.models.build import ModelInfo, build_model, output_map, parameter_count
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class FeatureLayer(NamedTuple):
+    """The linear layer that makes a network's logits; its input is the penultimate features."""
+
+    name: str
+    module: torch.nn.Linear
+
+    @property
+    def width(self) -> int:
+        """Features of an image."""
+        return self.module.in_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +66,45 @@ class Teacher:
         """As calling it, on the CPU as an array."""
         array: NDArray[np.float32] = self(images).cpu().numpy()
         return array
+
+    @cached_property
+    def feature_layer(self) -> FeatureLayer:
+        """The last linear layer whose output is the network's, in a pass of noise; UsageError where there is none."""
+        side = self.preprocessing.image_px
+        noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        layers = [
+            FeatureLayer(name, module)
+            for name, module in self.module.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
+        made: dict[str, torch.Tensor] = {}
+        with ExitStack() as hooks, torch.inference_mode():
+            for layer in layers:
+                keep = partial(_keep_output, made, layer.name)
+                hooks.callback(layer.module.register_forward_hook(keep).remove)
+            outputs = self.module(noise)
+        for layer in reversed(layers):
+            output = made.get(layer.name)
+            # Of a broken network nan is nan, too: its features are found and refused by their values.
+            if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
+                return layer
+        raise UsageError(
+            f"teacher {self.info.spec} has no linear layer that makes its {outputs.shape[-1]} outputs, "
+            "so it has no penultimate features",
+            hint="score without --features, or take a teacher that ends in a linear layer, nothing after it",
+        )
+
+    @torch.inference_mode()
+    def logits_and_features(self, images: torch.Tensor) -> tuple[NDArray[np.float32], torch.Tensor]:
+        """As `logits`, and the features (n, D) of the same pass, on the teacher's device."""
+        seen: list[torch.Tensor] = []
+        layer = self.feature_layer
+        hook = layer.module.register_forward_pre_hook(lambda _module, inputs: seen.extend(inputs[:1]))
+        try:
+            logits = self.logits(images)
+        finally:
+            hook.remove()
+        return logits, seen[-1].float()
 
     def compute(self, batch_size: int) -> Compute:
         """What the bytes of the logits depend on beside data and weights."""
@@ -129,6 +182,10 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: no CUDA device is available here", hint="use --device cpu")
     return resolved
+
+
+def _keep_output(made: dict[str, torch.Tensor], name: str, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    made[name] = output
 
 
 _CPU = torch.device("cpu")

@@ -21,6 +21,7 @@ from trainer.epoch import EpochResult
 from trainer.evaluation import Evaluator, loader_for
 from trainer.lesson import Lesson, Machine, live_teacher
 from trainer.loading import EVALUATION
+from trainer.recording import Recorder
 from trainer.report import epoch_line, run_report
 from trainer.run_record import BEST_NAME, LAST_NAME, Row, RunFolder, State
 from trainer.student import check_precision, choose_device
@@ -141,8 +142,9 @@ class _Run:
         self.lesson = lesson = self._opened.enter_context(closing(open_lesson()))
         try:
             self.evaluator = self._evaluator(machine)
-            steps = lesson.steps - state.epochs_done * lesson.plan.steps_per_epoch
-            images = max(0, steps) * lesson.plan.batch_size
+            self.recorder = self._recorder()
+            steps = max(0, lesson.steps - state.epochs_done * lesson.plan.steps_per_epoch)
+            images = steps * lesson.plan.batch_size
             self._progress = self._opened.enter_context(Progress(images, "training")) if ranks.is_main else None
         except BaseException:
             self._opened.close()
@@ -156,13 +158,17 @@ class _Run:
 
     def epoch(self) -> None:
         """Train one epoch, evaluate, and put both on record."""
-        number = self.state.epochs_done
-        trained = self.lesson.epoch(number, steps=self._steps_of(number), on_batch=self._advance)
+        number, lesson = self.state.epochs_done, self.lesson
+        steps = self._steps_of(number)
+        trained = lesson.epoch(number, steps=steps, on_batch=self._advance)
+        if self._progress is not None:
+            self._progress.shorten(steps * lesson.plan.batch_size - trained.samples)
+        recording_s = self._record_dynamics(number)
         started = time.perf_counter()
         metrics = self._evaluate(number)
-        evaluation_s = time.perf_counter() - started
-        row = self._row(number, trained, metrics, evaluation_s)
-        self.state = replace(self.state, history=[*self.state.history, row], **self.lesson.student.state())
+        row = self._row(number, trained, metrics, recording_s, time.perf_counter() - started)
+        history = [*self.state.history, row]
+        self.state = replace(self.state, history=history, losses=lesson.losses, **lesson.student.state())
         if self.ranks.is_main:
             self._record(row)
 
@@ -197,8 +203,20 @@ class _Run:
             batch_size=self.lesson.plan.rank_batch_size,
         )
 
+    def _recorder(self) -> Recorder | None:
+        if not self.config.record_dynamics:
+            return None
+        return Recorder(
+            self.task,
+            self.config,
+            self.lesson,
+            ranks=self.ranks,
+            folder=self.folder,
+            epochs_done=self.state.epochs_done,
+        )
+
     def _steps_of(self, number: int) -> int:
-        """Steps of an epoch: the last one of a budget of steps is cut short."""
+        """Steps of an epoch at most: the last one of a budget of steps is cut short, infobatch leaves samples out."""
         steps_per_epoch = self.lesson.plan.steps_per_epoch
         return min(steps_per_epoch, self.lesson.steps - number * steps_per_epoch)
 
@@ -206,17 +224,28 @@ class _Run:
         is_due = (number + 1) % self.config.eval_every == 0 or number + 1 == self.config.epochs
         return self.evaluator() if self.evaluator is not None and is_due else None
 
+    def _record_dynamics(self, number: int) -> float:
+        """The seconds it takes, 0 where nothing is recorded."""
+        if self.recorder is None:
+            return 0.0
+        started = time.perf_counter()
+        self.recorder(number)
+        return time.perf_counter() - started
+
     def _advance(self, count: int) -> None:
         if self._progress is not None:
             self._progress.advance(count)
 
-    def _row(self, number: int, trained: EpochResult, metrics: Metrics | None, evaluation_s: float) -> Row:
+    def _row(
+        self, number: int, trained: EpochResult, metrics: Metrics | None, recording_s: float, evaluation_s: float
+    ) -> Row:
         now = time.perf_counter()
         total_s, self._clock = now - self._clock, now
-        last_step = min((number + 1) * self.lesson.plan.steps_per_epoch, self.lesson.steps) - 1
         return {
             "epoch": number + 1,
-            "lr": self.lesson.schedule.learning_rate(last_step),
+            "steps": trained.steps,
+            "samples_shown": trained.samples,
+            "lr": trained.learning_rate,
             "train_loss": trained.loss,
             "train_top1": trained.top1,
             "val_top1": metrics.top1 if metrics is not None else None,
@@ -225,6 +254,7 @@ class _Run:
             "images_per_s": trained.images_per_s,
             "waiting_for_data_s": trained.waiting_s,
             "compute_s": trained.compute_s,
+            "recording_s": recording_s,
             "evaluation_s": evaluation_s,
             "total_s": total_s,
         }
@@ -234,7 +264,7 @@ class _Run:
         if self.state.best is row:
             self._save(BEST_NAME)
         self.folder.record(self.state)
-        note(epoch_line(row, self.config.epochs, self.state.best))
+        note(epoch_line(row, self.config, self.state.best, self.lesson.plan))
 
     def _save(self, name: str) -> None:
         row = self.state.history[-1]

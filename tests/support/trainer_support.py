@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from manifests.manifest import Manifest
-from manifests.registry import Registry
 from trainer import epoch as epoch_module
 from trainer.loading import open_loader
 from trainer.losses import LOSSES
@@ -58,12 +57,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, loss: str = "kd") -> Iterator[Watch
         watch.steps.append(Step(shown.pop(), got, kd_weight.cpu().numpy().copy(), options["temperature"]))
         return entry.function(logits, target, label, weight, kd_weight, **options)
 
-    losses: Registry[Any] = Registry("loss")
-    for name, known in LOSSES.items():
-        losses.add(name, replace(known, function=function) if name == loss else known)
     with monkeypatch.context() as patch:
         patch.setattr(epoch_module, "normalise", seen)
-        patch.setattr(epoch_module, "LOSSES", losses)
+        patch.setitem(LOSSES._entries, loss, replace(entry, function=function))
         yield watch
 
 

@@ -18,7 +18,7 @@ from manifests.manifest import BETON_NAME, Manifest, commit, file_entry
 from manifests.top_k import top_k, words_count
 from trainer import PrunedDataset, distillation_loss
 from trainer.loading import normalise
-from trainer.losses import cross_entropy_loss
+from trainer.losses import LOSSES
 from trainer.recipes import resolve
 from trainer.soft_labels import dense_logits
 from trainer.task import open_task
@@ -91,7 +91,8 @@ def shown_by_train_student(
         epoch = next(epochs)
         for batch in batches(self, *arguments, **options):
             images = normalise(batch.images, task.preprocessing(task.image_px))
-            target = dense_logits(batch.target, task.stored.top_k, 3, config.temperature).float()
+            label = batch.label if LOSSES[config.loss].needs_label_logit else None
+            target = dense_logits(batch.target, task.stored.top_k, 3, config.temperature, label).float()
             for position, row in enumerate(batch.rows.tolist()):
                 one = (batch.label[position].item(), target[position])
                 weights = (batch.weight[position].item(), batch.kd_weight[position].item())
@@ -127,8 +128,12 @@ CASES = [
     ("single", {"pad_px": 3, "flip": True}, {"pad_px": 3}),
     ("single", {"seed": 3}, {"seed": 3}),
     ("single", {"augment": "resized_crop_flip"}, {"augment": "resized_crop_flip"}),
-    ("k_largest", {"temperature": 2.0}, {"temperature": 2.0}),
-    ("k_largest", {"temperature": 3.0, "policy": "single"}, {"temperature": 3.0, "policy": "single"}),
+    ("k_largest", {"temperature": 2.0, "loss": "dkd"}, {"temperature": 2.0}),
+    (
+        "k_largest",
+        {"temperature": 3.0, "policy": "single", "loss": "dkd"},
+        {"temperature": 3.0, "policy": "single"},
+    ),
 ]
 
 
@@ -182,6 +187,29 @@ def test_targets_of_the_k_largest_have_the_probabilities_of_all_at_their_tempera
             wanted, got = (torch.softmax(data[row][2].double() / temperature, dim=0) for data in (full, kept))
             # One class of three is not kept, so that the remainder is all its own.
             torch.testing.assert_close(got, wanted, rtol=0, atol=2e-6)
+
+
+def test_the_label_among_the_even_rest_has_its_own_logit(make_manifest) -> None:
+    """As losses that look at it need; plain KD then knows more of the teacher, not less."""
+    names = [f"class{number}" for number in range(9)]
+    names[:3] = ["blue", "green", "red"]
+    labelled = {"views": 1, "class_names": names, "targets_NVC": np.random.default_rng(0).normal(0, 2, (48, 1, 9))}
+    full, kept = (
+        PrunedDataset(make_manifest(count=48, top_k=top_k, **labelled).path, temperature=4.0) for top_k in (None, 2)
+    )
+    divergences = []
+    for row in range(48):
+        wanted, got = full[row][2], kept[row][2]
+        label = full[row][1]
+        assert got[label] == wanted[label]
+        words = kept._drawn.__getitems__(kept._columns.check(np.array([row]), 0, 0, kept._views.recipe))[1]
+        even = dense_logits(words, 2, 9, 4.0)[0]
+        log_p = torch.log_softmax(wanted.double() / 4, dim=0)
+        divergences.append([float((log_p.exp() * (log_p - torch.log_softmax(one.double() / 4, dim=0))).sum())
+                            for one in (got, even)])  # fmt: skip
+    told, even = np.array(divergences).T
+    assert (told <= even + 1e-5).all()
+    assert told.mean() < 0.9 * even.mean()
 
 
 def test_pixels_are_uint8_on_demand_and_normalised_as_the_manifest_says(replayed) -> None:
@@ -301,7 +329,8 @@ def test_without_targets_policy_none_shows_labels_and_the_loss_is_the_cross_entr
         student = images.mean(dim=(2, 3))
         both = (student, target, label, weight, kd_weight)
         loss = distillation_loss(*both, alpha=0.9, temperature=4.0)
-        torch.testing.assert_close(loss, cross_entropy_loss(*both))
+        ce_n = torch.nn.functional.cross_entropy(student, label, reduction="none")
+        torch.testing.assert_close(loss, (weight * ce_n).mean())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ DATA = DataSet(name="d", source="folder", count=1, readable=1, class_names=["a"]
 SCORED = {"command": "score", "seconds": 40.0}
 SELECTED = {"command": "select", "seconds": 2.0, "parent_run": SCORED}
 LABELLED = {"command": "label", "seconds": 10.0, "parent_run": SELECTED}
+OTHER = {"command": "score", "seconds": 5.0}
+MERGED = {"command": "merge", "seconds": 1.0, "parent_runs": [SCORED, OTHER]}
 OLD = {"seconds": 2.0, "parent_run": {"seconds": 40.0, "images_per_second": 9.0}}
 
 
@@ -28,25 +30,30 @@ OLD = {"seconds": 2.0, "parent_run": {"seconds": 40.0, "images_per_second": 9.0}
         ("selection", {"command": "select", "seconds": 2.0}, None, 2, None),
         ("selection", {"command": "select", "parent_run": SCORED}, 40, None, 0),
         ("selection", {"command": "label", "seconds": 3.0, "parent_run": LABELLED}, 40, 2, 13),
+        ("scores", MERGED, 46, 0, 0),
+        ("scores", {"command": "merge", "seconds": 2.0, "parent_runs": [MERGED, OTHER]}, 53, 0, 0),
+        ("scores", {"command": "merge", "seconds": 1.0, "parent_runs": [SCORED, {}]}, None, 0, 0),
+        ("selection", {"command": "select", "seconds": 2.0, "parent_run": MERGED}, 46, 2, 0),
         ("selection", {"command": "label", "seconds": 3.0, "parent_run": "?"}, None, None, 3),
     ],
 )
 def test_each_command_of_the_chain_is_counted_under_its_name(kind, run, scoring_s, selection_s, labelling_s):
     header = Header(kind=kind, data=DATA, tool=Tool(name="t", version="0"), run=run)
-    assert label_times(header) == {"scoring_s": scoring_s, "selection_s": selection_s, "labelling_s": labelling_s}
+    spent = {"scoring_s": scoring_s, "selection_s": selection_s, "labelling_s": labelling_s}
+    assert label_times(header) == {"dynamics_s": 0, **spent}
 
 
 CHOSEN = Selection(
     method="medium", parameters={}, score="loss", quota="", keep_asked="0.5", keep_got=0.5, count=1, seed=0
 )
-ALL = ["scoring_s", "selection_s", "labelling_s"]
+ALL = ["dynamics_s", "scoring_s", "selection_s", "labelling_s"]
 
 
 @pytest.mark.parametrize(
     ("selection", "stored_labels", "used"),
     [
         (CHOSEN, True, ALL),
-        (CHOSEN, False, ALL[:2]),
+        (CHOSEN, False, ["scoring_s", "selection_s"]),
         (CHOSEN.model_copy(update={"score": None}), True, ALL),
         (CHOSEN.model_copy(update={"score": None}), False, []),
         (CHOSEN.model_copy(update={"keep_got": 1.0}), False, []),
@@ -59,7 +66,30 @@ def test_without_stored_labels_a_run_used_only_what_chose_its_samples_by_a_score
     for policy in ("replay", "mean", "single") if stored_labels else ("online", None):
         times = times_in_all(header, policy, 100)
         assert times["used"] == used
-        assert times["total_s"] == 100 + sum({"scoring_s": 40, "selection_s": 2, "labelling_s": 10}[n] for n in used)
+        spent = {"dynamics_s": 0, "scoring_s": 40, "selection_s": 2, "labelling_s": 10}
+        assert times["total_s"] == 100 + sum(spent[name] for name in used)
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "used", "seconds"),
+    [
+        ([], [], 0),
+        (["teacher"], ["scoring_s", "selection_s"], 42),
+        (["features"], ["scoring_s", "selection_s"], 42),
+        (["dynamics"], ["dynamics_s", "selection_s"], 302),
+        (["dynamics", "teacher"], ["dynamics_s", "scoring_s", "selection_s"], 342),
+    ],
+)
+def test_labels_alone_pay_for_what_chose_the_samples(chosen_by, used, seconds):
+    selected = SELECTED | {"chosen_by": chosen_by, **({"dynamics_seconds": 300.0} if "dynamics" in chosen_by else {})}
+    for run in (selected, {"command": "label", "seconds": 10.0, "parent_run": selected}):
+        header = Header(kind="selection", data=DATA, tool=Tool(name="t", version="0"), run=run, selection=CHOSEN)
+        assert used_times(header, stored_labels=False) == used
+        assert times_in_all(header, None, 0)["total_s"] == seconds
+        dynamics_s = 300 if "dynamics" in chosen_by else 0
+        assert label_times(header)["dynamics_s"] == dynamics_s
+        labelled_s = 10 if run is not selected else 0
+        assert times_in_all(header, "single", 0)["total_s"] == 42 + dynamics_s + labelled_s
 
 
 def test_on_many_ranks_training_counts_in_all_of_them(make_manifest, networks, monkeypatch, tmp_path):

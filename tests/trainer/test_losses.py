@@ -1,4 +1,4 @@
-"""The loss of DESIGN against hand-worked numbers, scipy in float64, torch's own terms and finite differences."""
+"""KD and cross-entropy against hand-worked numbers, scipy in float64, torch's own terms and finite differences."""
 
 import subprocess
 import sys
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from torch.nn import functional as F
 
-from trainer.losses import LOSSES, cross_entropy_loss, distillation_loss
+from trainer.losses import LOSSES, distillation_loss, sample_losses
+from trainer.recipes import resolve
+from trainer.training_views import Stored
 
 
 def numpy_loss(student, target, label, weight, kd_weight, *, alpha, temperature, smoothing):
@@ -95,7 +97,7 @@ def test_a_sample_with_kd_weight_zero_is_taught_by_its_label_alone():
     got = distillation_loss(
         student, target, label, weight, torch.zeros(5, dtype=torch.float64), alpha=0.9, temperature=4.0
     )
-    assert torch.equal(got, cross_entropy_loss(student, None, label, weight, torch.ones(5)))
+    assert torch.equal(got, (weight * F.cross_entropy(student, label, reduction="none")).mean())
 
 
 def test_gradients_hold_against_finite_differences():
@@ -130,7 +132,56 @@ def test_stored_float16_targets_and_bfloat16_students_are_computed_in_float32():
     assert float(got) == pytest.approx(float(exact), rel=1e-5)
 
 
+def losses_of(name, *, epoch=0, rows=5, **flags):
+    """sample_losses of the example, (n,), as a run with these flags has them."""
+    config = resolve({"loss": name} | flags, recipe="cifar", stored=Stored(count=64, view_count=1))
+    student, target, label, weight, kd_weight = example(rows)
+    return sample_losses(config, student, target, label=label, weight=weight, kd_weight=kd_weight, epoch=epoch)
+
+
+def test_the_loss_of_each_sample_makes_the_scalar_when_weighted():
+    student, target, label, weight, kd_weight = example()
+    want = distillation_loss(student, target, label, weight, kd_weight, alpha=0.7, temperature=3.0, label_smoothing=0.1)
+    got_n = losses_of("kd", kd_weight=0.7, temperature=3.0, label_smoothing=0.1)
+    assert got_n.shape == (5,)
+    torch.testing.assert_close((weight * got_n).mean(), want)
+
+
+def test_with_a_weight_of_its_own_the_cross_entropy_does_not_depend_on_the_kd_weight():
+    student, target, label, _, kd_weight = example()
+    ce_n = F.cross_entropy(student, label, reduction="none")
+    kl_n = F.kl_div(F.log_softmax(student / 2, 1), F.softmax(target / 2, 1), reduction="none").sum(1)
+    got_n = losses_of("kd", ce_weight=0.5, kd_weight=3.0, temperature=2.0)
+    torch.testing.assert_close(got_n, 0.5 * ce_n + 3 * kd_weight * 4 * kl_n)
+
+
+def test_the_exported_loss_takes_a_weight_of_the_cross_entropy_too():
+    student, target, label, weight, kd_weight = example()
+    values = {"ce_weight": 1.0, "kd_weight": 1.0, "temperature": 4.0}
+    config = resolve(values, recipe="cifar", stored=Stored(count=64, view_count=1))
+    loss_n = sample_losses(config, student, target, label=label, weight=weight, kd_weight=kd_weight, epoch=0)
+    batch = (student, target, label, weight, kd_weight)
+    got = distillation_loss(*batch, alpha=1.0, temperature=4.0, ce_weight=1.0)
+    torch.testing.assert_close(got, (weight * loss_n).mean())
+    assert not torch.isclose(got, distillation_loss(*batch, alpha=1.0, temperature=4.0))
+
+
+def test_the_kd_term_rises_linearly_over_its_warm_up():
+    ce_n, whole_n = losses_of("kd", ce_weight=1.0, kd_weight=0.0), losses_of("kd", ce_weight=1.0)
+    for epoch, share in ((0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (9, 1.0)):
+        got_n = losses_of("kd", ce_weight=1.0, kd_warmup_epochs=4.0, epoch=epoch)
+        torch.testing.assert_close(got_n - ce_n, share * (whole_n - ce_n))
+
+
+def test_labels_alone_are_cross_entropy_and_look_at_no_target():
+    student, _, label, weight, _ = example()
+    config = resolve({"loss": "ce", "label_smoothing": 0.1}, recipe="cifar", stored=Stored(count=64))
+    got_n = sample_losses(config, student, None, label=label, weight=weight, kd_weight=weight, epoch=0)
+    torch.testing.assert_close(got_n, F.cross_entropy(student, label, reduction="none", label_smoothing=0.1))
+
+
 def test_the_registry_states_what_each_loss_needs_and_needs_no_torch_to_be_listed():
-    assert {name: loss.needs_targets for name, loss in LOSSES.items()} == {"kd": True, "ce": False}
-    code = "import sys, trainer.losses, trainer.recipes; sys.exit('torch' in sys.modules)"
+    needs = {name: loss.needs_targets for name, loss in LOSSES.items()}
+    assert needs == {"ce": False, "kd": True, "dkd": True, "lskd": True, "lskd-dkd": True, "dist": True}
+    code = "import sys, trainer.losses, trainer.losses.settings, trainer.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

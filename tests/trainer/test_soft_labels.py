@@ -55,3 +55,42 @@ def test_full_logits_are_given_back_as_they_are():
     assert dense_logits(target, None, 5, 4.0) is target
     with pytest.raises(ValueError, match="17 words a row expected for 2 classes, not 5"):
         dense_logits(target, 2, 5, 4.0)
+
+
+@given(
+    classes=st.integers(3, 60),
+    kept=st.floats(0, 1),
+    temperature=st.sampled_from(TEMPERATURES),
+    spread=st.floats(0.1, 6),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_label_has_its_own_probability_also_where_it_is_not_kept(classes, kept, temperature, spread, seed):
+    k, generator = 1 + int(kept * (classes - 2)), np.random.default_rng(seed)
+    logits_nC = generator.normal(0, spread, (9, classes)).astype(np.float16)
+    label_n = generator.integers(0, classes, 9)
+    stored = top_k(logits_nC, label_n, k)
+    words = as_loaders_bring_them(stored.words())
+    got = dense_logits(words, k, classes, temperature, torch.from_numpy(label_n))
+    assert got.dtype == torch.float32
+    ours, want = (softmax(values.astype(np.float64) / temperature, axis=1) for values in (got.numpy(), logits_nC))
+    rows, kept_nK = np.arange(9), stored.class_nK.astype(np.int64)
+    np.testing.assert_allclose(ours[rows, label_n], want[rows, label_n], rtol=2e-5, atol=1e-9)
+    np.testing.assert_allclose(np.take_along_axis(ours, kept_nK, 1), np.take_along_axis(want, kept_nK, 1), rtol=2e-5)
+    # What is left of the tail is even.
+    for row in rows:
+        others = np.setdiff1d(np.arange(classes), [*kept_nK[row], label_n[row]])
+        assert len(set(got[row, others].tolist())) <= 1
+    # Where the label is kept it makes no difference.
+    plain = dense_logits(words, k, classes, temperature)
+    is_kept = torch.from_numpy((kept_nK == label_n[:, None]).any(axis=1))
+    assert torch.equal(got[is_kept], plain[is_kept])
+
+
+def test_a_label_that_is_nearly_all_of_the_tail_leaves_finite_logits():
+    logits_nC = np.array([[9.0, 8.0, -60_000.0, -60_000.0]])
+    words = as_loaders_bring_them(top_k(logits_nC, np.array([1]), 1).words())
+    for temperature in (0.3, *TEMPERATURES, 20.0):
+        got = dense_logits(words, 1, 4, temperature, torch.tensor([1]))
+        assert torch.isfinite(got).all()
+        assert got[0, :2].tolist() == [9.0, 8.0]

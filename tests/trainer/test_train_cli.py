@@ -103,6 +103,34 @@ def test_flags_win_over_prune_toml_and_the_table_over_the_top(selection, folder,
     assert plan["weights"] is None
 
 
+def test_flags_of_the_loss_and_of_revision_are_read(selection, folder, capsys):
+    base = ("--manifest", selection.path, "--epochs", 24, "--dry-run")
+    code, out, err = call(*base, "--loss", "dkd", "--loss-options", "beta=2", "--revise", 0.5, capsys=capsys)
+    assert code == 0, err
+    plan = json.loads(out)
+    assert (plan["kd_weight"], plan["ce_weight"], plan["kd_warmup_epochs"]) == (1, 1, 2)
+    assert plan["loss_options"] == {"alpha": 1, "beta": 2}
+    assert (plan["revise_eta"], plan["revise_scope"]) == (0.5, "all")
+    assert "loss dkd (kd 1, ce 1, T 4, alpha 1, beta 2, warm-up 2 epochs)" in err
+    assert "labels are revised at T 4, eta 0.5: all of them" in err
+
+    (folder / "prune.toml").write_text(
+        "[train-student]\nloss = 'dist'\nce_weight = 0.5\nloss_options = {gamma = 3}\n"
+        "revise = 0.7\nrevise_scope = 'wrong'\n"
+    )
+    code, out, err = call(*base, "--kd-warmup-epochs", 1.5, capsys=capsys)
+    assert code == 0, err
+    plan = json.loads(out)
+    assert (plan["loss"], plan["ce_weight"], plan["kd_warmup_epochs"]) == ("dist", 0.5, 1.5)
+    assert plan["loss_options"] == {"beta": 2, "gamma": 3}
+    assert (plan["revise_eta"], plan["revise_scope"]) == (0.7, "wrong")
+    assert "eta 0.7: wrong ones" in err
+
+    code, out, err = call(*base, "--loss-options", "beta", capsys=capsys)
+    assert code == 2
+    assert "is not a list of options such as alpha=1,beta=8" in err
+
+
 def test_a_teacher_at_the_top_of_prune_toml_scores_and_one_in_the_table_trains_live(selection, folder, capsys):
     toml = "teacher = 'resnet8'\ncheckpoint = 'teacher.pt'\n"
     args = ("--manifest", selection.path, "--dry-run")

@@ -1,0 +1,85 @@
+"""DIST: the student's probabilities need only correlate with the teacher's, over classes and over the batch.
+
+Huang et al. 2022 (NeurIPS), "Knowledge Distillation from A Stronger Teacher", equations 8 to 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed, varies
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPSILON = 1e-8
+"""Added to the product of the norms, as in the authors' code: what is constant correlates with nothing."""
+
+
+def relational(
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float],
+) -> Tensor:
+    """CE_i and T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)), (n,).
+
+    The column term is one number for the batch, in which a sample counts by weight_i a_i; every sample carries it, so
+    that the weighted mean over the batch is the published loss. Arguments as in `LossFunction`.
+    """
+    from torch.nn import functional as F
+
+    student, target = both(student_logits, target_logits, "dist")
+    a_n = alpha * kd_weight
+    student_nC, target_nC = F.softmax(student / temperature, dim=1), F.softmax(target / temperature, dim=1)
+    row_n = 1 - correlation(student_nC, target_nC)
+    column = 1 - correlation(student_nC.T, target_nC.T, weight=(weight * a_n).to(student.dtype)).mean()
+    kd_n = temperature**2 * (options["beta"] * row_n + options["gamma"] * column)
+    return mixed(cross_entropy(student, label, label_smoothing), kd_n, a_n, ce_weight)
+
+
+def correlation(first_rk: Tensor, second_rk: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Pearson's correlation of each pair of rows, (r,); weight (k,) is what each entry of a row counts.
+
+    0 for a row that is constant as far as its rounding tells (or of one entry, or without weight), with a gradient of
+    0: the epsilon alone would make it 1e8, which a last layer that starts at zero would see.
+    """
+    import torch
+
+    count = torch.ones_like(first_rk[0]) if weight is None else weight
+    # Scaled to at most 1, so that the epsilon means the same whatever all weights are multiplied with.
+    count = count / count.max().clamp_min(torch.finfo(count.dtype).tiny)
+    total = count.sum().clamp_min(torch.finfo(count.dtype).tiny)
+
+    def centred(values_rk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Deviations from the mean, their norm, and whether that is more than rounding."""
+        deviations_rk = (values_rk - (count * values_rk).sum(dim=1, keepdim=True) / total) * count.sqrt()
+        norm_r = deviations_rk.norm(dim=1)
+        return deviations_rk, norm_r, varies(norm_r, values_rk)
+
+    first_rk, first_r, first_varies_r = centred(first_rk)
+    second_rk, second_r, second_varies_r = centred(second_rk)
+    together_r = (first_rk * second_rk).sum(dim=1) / (first_r * second_r + EPSILON)
+    return together_r * (first_varies_r & second_varies_r)
+
+
+LOSSES.add(
+    "dist",
+    Loss(
+        function=relational,
+        needs_targets=True,
+        formula="CE + a T^2 (beta (1 - Pearson over the classes) + gamma (1 - Pearson over the batch, a class)) "
+        "of softmax(z/T)",
+        source="DIST, Huang et al. 2022 (NeurIPS)",
+        options={"beta": 2.0, "gamma": 2.0},
+        published={"kd_weight": 1.0, "ce_weight": 1.0, "temperature": 4.0, "kd_warmup_epochs": 0.0},
+    ),
+)

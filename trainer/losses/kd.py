@@ -1,0 +1,81 @@
+"""KD: the temperature-softened Kullback-Leibler divergence of Hinton et al. 2015."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+) -> Tensor:
+    """Weighted mean of (1-a_i) CE_i + a_i T^2 KL(softmax(target/T) || softmax(student/T)).
+
+    A ce_weight takes the place of (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64,
+    weight and kd_weight (N,). Returns a scalar, computed in float32 at least, also under autocast. Hinton et al. 2015.
+    """
+    loss_n = distillation(
+        student_logits,
+        target_logits,
+        label,
+        weight,
+        kd_weight,
+        alpha=alpha,
+        temperature=temperature,
+        label_smoothing=label_smoothing,
+        ce_weight=ce_weight,
+    )
+    return (weight * loss_n).mean()
+
+
+def distillation(
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Tensor:
+    """(1-a_i) CE_i + a_i T^2 KL_i of each sample, (n,); arguments as in `LossFunction`."""
+    student, target = both(student_logits, target_logits, "kd")
+    kd_n = temperature**2 * divergence(student / temperature, target / temperature)
+    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+
+
+def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(student)) of each row, (n,), in nats."""
+    from torch.nn import functional as F
+
+    log_student, log_target = F.log_softmax(student_nC, dim=1), F.log_softmax(target_nC, dim=1)
+    return F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(dim=1)
+
+
+LOSSES.add(
+    "kd",
+    Loss(
+        function=distillation,
+        needs_targets=True,
+        formula="(1-a) CE + a T^2 KL(softmax(target/T) || softmax(student/T)), a = kd_weight * kd_weight_i",
+        source="Hinton et al. 2015",
+        published={"kd_weight": 0.9, "ce_weight": None, "temperature": 4.0, "kd_warmup_epochs": 0.0},
+    ),
+)

@@ -1,0 +1,94 @@
+"""LSKD: the logits of both networks standardised before they are softened, under KD and under DKD.
+
+Sun et al. 2024 (CVPR), "Logit Standardization in Knowledge Distillation", algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trainer.losses.dkd import decoupled_divergence
+from trainer.losses.kd import divergence
+from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed, varies
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPSILON = 1e-7
+"""Added to the standard deviation, as in the authors' code."""
+
+
+def standardised(logits_nC: Tensor) -> Tensor:
+    """(z - mean) / (std + 1e-7) of each row, std over C - 1; 0 for a row that is constant as far as rounding tells.
+
+    No gradient passes that: a last layer that starts at zero, or a bias alone, would see gradients 1e7 times as large.
+    """
+    std_n1 = logits_nC.std(dim=1, keepdim=True)
+    centred_nC = logits_nC - logits_nC.mean(dim=1, keepdim=True)
+    return centred_nC / (std_n1 + EPSILON) * varies(centred_nC.norm(dim=1), logits_nC)[:, None]
+
+
+def standardised_distillation(
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Tensor:
+    """CE_i and T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `LossFunction`."""
+    student, target = both(student_logits, target_logits, "lskd")
+    kd_n = temperature**2 * divergence(standardised(student) / temperature, standardised(target) / temperature)
+    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+
+
+def standardised_decoupled(
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float],
+) -> Tensor:
+    """CE_i and the two terms of DKD of the standardised logits, (n,); arguments as in `LossFunction`."""
+    student, target = both(student_logits, target_logits, "lskd-dkd")
+    softened = standardised(student) / temperature, standardised(target) / temperature
+    kd_n = temperature**2 * decoupled_divergence(*softened, label, options)
+    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+
+
+LOSSES.add(
+    "lskd",
+    Loss(
+        function=standardised_distillation,
+        needs_targets=True,
+        standardises=True,
+        formula="ce_weight CE + a T^2 KL of (z - mean z) / std z, for student and target",
+        source="LSKD, Sun et al. 2024 (CVPR), on KD",
+        published={"kd_weight": 9.0, "ce_weight": 0.1, "temperature": 2.0, "kd_warmup_epochs": 0.0},
+    ),
+)
+LOSSES.add(
+    "lskd-dkd",
+    Loss(
+        function=standardised_decoupled,
+        needs_targets=True,
+        standardises=True,
+        needs_label_logit=True,
+        formula="CE + a T^2 (alpha TCKD + beta NCKD) of (z - mean z) / std z, for student and target",
+        source="LSKD, Sun et al. 2024 (CVPR), on DKD",
+        options={"alpha": 1.0, "beta": 8.0},
+        published={"kd_weight": 9.0, "ce_weight": 1.0, "temperature": 2.0, "kd_warmup_epochs": 20.0},
+    ),
+)

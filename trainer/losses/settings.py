@@ -1,0 +1,101 @@
+"""What a run says of its loss: the published values, laid under what was asked, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from manifests.errors import UsageError
+from trainer.losses.registry import LOSSES, PUBLISHED_EPOCHS
+
+if TYPE_CHECKING:
+    from trainer.recipes import TrainConfig
+
+FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_options")
+SCOPES = ("wrong", "all")
+
+
+def under_flags(published: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What a selection says of its loss and labels, under the flags that were given (not None).
+
+    The weights of one loss are none of another: `--loss` with another name leaves those of the preset out.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    ours = published.get("loss", "kd")
+    name = given.get("loss", ours)
+    if given.get("revise_eta") and name in LOSSES and not LOSSES[name].needs_targets:
+        raise UsageError(
+            f"--revise {given['revise_eta']:g} and --loss {name} contradict each other",
+            hint=f"--loss {name} learns from the labels alone; take --loss kd",
+        )
+    return {field: value for field, value in published.items() if name == ours or field not in FIELDS} | given
+
+
+def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, Any]:
+    """The values of the loss's fields that `given` does not say, for a run of so many epochs, and all its options.
+
+    UsageError for an option the loss does not have, or for a revision of labels that it does not look at.
+    """
+    name = given.get("loss", "kd")
+    entry = LOSSES[name]
+    values = {field: value for field, value in entry.published.items() if field not in given}
+    if "kd_warmup_epochs" in values:
+        values["kd_warmup_epochs"] *= epochs / PUBLISHED_EPOCHS
+    asked = given.get("loss_options", {})
+    if unknown := sorted(set(asked) - set(entry.options)):
+        known = ", ".join(f"{option}={value:g}" for option, value in entry.options.items())
+        raise UsageError(
+            f"--loss-options {unknown[0]}: --loss {name} has no such option",
+            hint=f"known: {known}" if known else "it has none",
+        )
+    values["loss_options"] = {**entry.options, **asked}
+    if "revise_scope" in given and "revise_eta" not in given:
+        raise UsageError("--revise-scope needs labels to revise", hint="give the eta as well: --revise 0.8")
+    # 0 is how a flag says that a selection's revision is not wanted; labels alone have none.
+    if not given.get("revise_eta") or not entry.needs_targets:
+        values |= {"revise_eta": None, "revise_scope": "all"}
+    return values
+
+
+def described(config: TrainConfig) -> str:
+    """The loss on one line, with its values where they are not those of plain KD."""
+    entry = LOSSES[config.loss]
+    values = {"kd": config.kd_weight, "ce": config.ce_weight, "T": config.temperature, **config.loss_options}
+    plain = all(getattr(config, name) == value for name, value in LOSSES["kd"].published.items())
+    if not entry.needs_targets or (config.loss == "kd" and plain):
+        return config.loss
+    shown = [f"{name} {value:g}" for name, value in values.items() if value is not None]
+    if config.kd_warmup_epochs:
+        shown.append(f"warm-up {config.kd_warmup_epochs:.3g} epochs")
+    return f"{config.loss} ({', '.join(shown)})"
+
+
+def check_loss(config: TrainConfig) -> None:
+    """UsageError, naming the flag, for values that no loss can have."""
+    convex = config.ce_weight is None
+    _refuse_unless(
+        config.kd_weight >= 0 and (config.kd_weight <= 1 if convex else math.isfinite(config.kd_weight)),
+        "--kd-weight",
+        "in [0, 1]" if convex else "0 or more",
+        config.kd_weight,
+        hint="the cross-entropy has the rest of 1; with --ce-weight both are free" if convex else None,
+    )
+    if config.ce_weight is not None:
+        _refuse_unless(_is_weight(config.ce_weight), "--ce-weight", "0 or more", config.ce_weight)
+    _refuse_unless(_is_weight(config.kd_warmup_epochs), "--kd-warmup-epochs", "0 or more", config.kd_warmup_epochs)
+    for name, value in config.loss_options.items():
+        _refuse_unless(_is_weight(value), f"--loss-options {name}", "0 or more", value)
+    if config.revise_eta is not None:
+        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 for none", config.revise_eta)
+    if config.revise_scope not in SCOPES:
+        raise UsageError(f"--revise-scope {config.revise_scope} is not known", hint=f"known: {', '.join(SCOPES)}")
+
+
+def _is_weight(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _refuse_unless(holds: bool, flag: str, what: str, value: float, hint: str | None = None) -> None:
+    if not holds:
+        raise UsageError(f"{flag} must be {what}, not {value:g}", hint=hint)
