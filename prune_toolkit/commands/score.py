@@ -27,18 +27,44 @@ if TYPE_CHECKING:
 
 
 @click.command(name="score")
-@click.argument("data_argument", metavar="[DATA]", required=False)
+@click.argument("data_argument", metavar="[DATA or MANIFEST]", required=False)
 @data_options
 @teacher_options
 @click.option("--val", help="Validation images with the same classes; gives the teacher's val_top1.")
 @click.option("--val-split", help="Split of --val [default: test or validation, where there are splits].")
-@click.option("--out", "-o", type=FOLDER, default="manifest", show_default=True, help="Folder of the manifest.")
+@click.option(
+    "--out", "-o", type=FOLDER, help="Folder of the manifest [default: manifest; with --dynamics manifest-dynamics]."
+)
 @click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use when it is of this data.")
 @view_options(views=1)
 @click.option(
     "--score-views",
     type=click.Choice(["all", "0", "train"]),
     help="Views that scores are the mean over [default: train where --views is 2 or more, else 0].",
+)
+@click.option(
+    "--features",
+    is_flag=True,
+    help="Also store penultimate features, and the scores that need them.",
+)
+@click.option(
+    "--held-out",
+    metavar="DATA",
+    help="With --features: images whose loss `influence` is on, never the test set [default: a tenth of DATA].",
+)
+@click.option("--held-out-split", help="Split of --held-out, such as val.")
+@click.option(
+    "--dynamics",
+    type=FOLDER,
+    multiple=True,
+    metavar="RUN",
+    help="Run no teacher: add scores of what `train-student --record-dynamics` recorded to MANIFEST; repeatable.",
+)
+@click.option(
+    "--early-epoch",
+    type=int,
+    metavar="N",
+    help="With --dynamics: the epoch of early scores, from 1 [default: a tenth of those recorded].",
 )
 @workers_option
 @click.option(
@@ -61,7 +87,13 @@ def command(**options: Any) -> None:
     \b
     prune score photos --split train --teacher torchvision/resnet50:IMAGENET1K_V2
     prune score photos --teacher run/student.safetensors --limit 2000
+    prune score manifest --dynamics run
     """
+    if options["dynamics"]:
+        from prune_toolkit.commands.score_dynamics import score_dynamics
+
+        score_dynamics(options)
+        return
     from manifests.console import echo_json, note
     from prune_toolkit.runs import Ranks
     from prune_toolkit.scoring.config import ScoreConfig
@@ -69,12 +101,16 @@ def command(**options: Any) -> None:
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.view_flags import recipe_or_none
 
+    _check_flags(options)
     check_teacher_named(options)
     images = _images(options)
-    val = _validation(options, images)
+    val = _other_images(options, images, "val", held_out=True)
+    held_out = _other_images(options, images, "held_out", held_out=False)
+    if options["held_out_split"] == "test":
+        note("warning: the test split is held out for influence: what is chosen by it has seen the test set")
     teacher = teacher_of(options, images.class_names)
     config = ScoreConfig(
-        out=options["out"],
+        out=options["out"] or Path("manifest"),
         batch_size=options["batch_size"],
         workers=options["workers"],
         loader=options["loader"],
@@ -87,6 +123,7 @@ def command(**options: Any) -> None:
         view_count=options["views"],
         top_k=options["top_k"],
         score_views=options["score_views"],
+        features=options["features"],
     )
     if options["dry_run"]:
         plan = _plan(config, teacher, images)
@@ -96,7 +133,7 @@ def command(**options: Any) -> None:
         result = preview(config, teacher, images, options["limit"])
         echo_json(vars(result)) if options["as_json"] else _echo_preview(result, images.count)
         return
-    manifest = build_scores(config, teacher, images, val)
+    manifest = build_scores(config, teacher, images, val, held_out)
     if manifest is None:
         note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
         return
@@ -112,7 +149,22 @@ def command(**options: Any) -> None:
         f"top-1 {100 * card.train_top1:.2f} % on these images{views_text}{val_text}, ECE {card.train_ece:.4f}; "
         f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
     )
+    if (features := manifest.header.features) is not None:
+        names = ", ".join(f"{spec.set}/{spec.name}" for spec in manifest.header.scores if spec.set == "features")
+        click.echo(f"features: {features.width} wide, what enters layer {features.layer}; scores {names}")
     click.echo(f"next: prune select {config.out} --keep 0.5")
+
+
+def _check_flags(options: dict[str, Any]) -> None:
+    """UsageError for flags of another way to score."""
+    from manifests.errors import UsageError
+
+    if options["early_epoch"] is not None:
+        raise UsageError("--early-epoch goes with --dynamics RUN")
+    if options["held_out"] is not None and not options["features"]:
+        raise UsageError("--held-out goes with --features: only influence looks at held-out images")
+    if options["held_out_split"] is not None and options["held_out"] is None:
+        raise UsageError("--held-out-split goes with --held-out DATA")
 
 
 def _images(options: dict[str, Any]) -> "ImagesAtHand":
@@ -140,26 +192,36 @@ def _images(options: dict[str, Any]) -> "ImagesAtHand":
     return ImagesAtHand.of_source(spec)
 
 
-def _validation(options: dict[str, Any], images: "ImagesAtHand") -> "ImagesAtHand | None":
+def _other_images(
+    options: dict[str, Any], images: "ImagesAtHand", flag: str, *, held_out: bool
+) -> "ImagesAtHand | None":
+    """The images of --val or --held-out, which must have the classes of the data; None where there are none.
+
+    held_out: where no split is named, take the test or validation split.
+    """
     from manifests.errors import MismatchError
     from manifests.header import HEADER_NAME
     from manifests.manifest import Manifest
     from prune_toolkit.indexing import DataSpec
     from prune_toolkit.scoring.images_at_hand import ImagesAtHand
 
-    val = options["val"]
-    if val is None:
+    data = options[flag]
+    if data is None:
         return None
-    if (Path(val) / HEADER_NAME).is_file():
-        found = ImagesAtHand.of_index(Manifest.open(val))
+    if (Path(data) / HEADER_NAME).is_file():
+        found = ImagesAtHand.of_index(Manifest.open(data))
     else:
         spec = DataSpec(
-            data=val, split=options["val_split"], classes=options["classes"], label=options["label"], held_out=True
+            data=data,
+            split=options[f"{flag}_split"],
+            classes=options["classes"],
+            label=options["label"],
+            held_out=held_out,
         )
         found = ImagesAtHand.of_source(spec)
     if found.class_names != images.class_names:
         raise MismatchError(
-            f"{val} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
+            f"{data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
             hint="name them alike and in the same order, with --classes if need be",
         )
     return found
@@ -185,8 +247,9 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
         "device": str(teacher.device),
         "dtype": teacher.dtype,
         "views": config.views(teacher).model_dump(exclude_none=True),
+        **({} if (features := config.features_block(teacher)) is None else {"features": features.model_dump()}),
         "parts": len(ALONE.parts(images.count)),
-        **costs(images.count * config.view_count, rate, bytes_on_disk(config, images)),
+        **costs(images.count * config.view_count, rate, bytes_on_disk(config, teacher, images)),
         "out": str(config.out),
     }
 
@@ -202,6 +265,8 @@ def _echo_plan(plan: dict[str, Any]) -> None:
     if views["count"] > 1:
         click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
     kept = f"the {views['top_k']} largest " if "top_k" in views else ""
+    if "features" in plan:
+        click.echo(f"features: {plan['features']['width']} wide, what enters layer {plan['features']['layer']}")
     click.echo(f"{plan['parts']} parts, {format_bytes(plan['bytes'])} of {kept}logits and scores into {plan['out']}/")
     click.echo(
         f"a short trial: {plan['images_per_second']:,.0f} images/s, "

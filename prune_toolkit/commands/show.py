@@ -48,7 +48,7 @@ def command(manifest: Path, as_json: bool) -> None:
 
 
 def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
-    from manifests.card import targets_text
+    from manifests.card import has_particular_parameters, selection_lines, targets_text
     from manifests.console import format_bytes
 
     header, data = manifest.header, manifest.header.data
@@ -80,18 +80,25 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     if header.views is not None:
         facts += [("views", _views_text(header.views))]
     if (chosen := header.selection) is not None:
-        parameters = "".join(f", {name} {value}" for name, value in chosen.parameters.items())
+        told = {} if has_particular_parameters(header) else chosen.parameters
+        parameters = "".join(f", {name} {value}" for name, value in told.items())
         by = "" if chosen.score is None else f" over {chosen.score}"
         facts += [
             (
                 "kept",
                 f"{chosen.count:,} samples ({100 * chosen.keep_got:.2f} %, asked {chosen.keep_asked}) by "
                 f"{chosen.method}{by}{parameters}, quota {chosen.quota}, seed {chosen.seed}",
-            )
+            ),
+            *(("", line) for line in selection_lines(header)),
         ]
     size_of = _bytes_a_vector(manifest)
     if "logits" in size_of:
         facts += [("logits", f"{format_bytes(size_of['logits'])} a sample and a view")]
+    if header.features is not None:
+        each = f", {format_bytes(size_of['features'])} a sample" if "features" in size_of else ""
+        facts += [("features", f"{header.features.width} wide, what enters layer {header.features.layer}{each}")]
+    if recorded := _dynamics_text(manifest):
+        facts += [("dynamics", recorded)]
     if header.labels is not None:
         each = "a sample and a view" if header.labels.views > 1 else "a sample"
         stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
@@ -122,10 +129,22 @@ def _views_text(views: "Views") -> str:
     return f"{views.count}: the evaluation view and {drawn}, seed {views.seed}{kept}"
 
 
+def _dynamics_text(manifest: "Manifest") -> str:
+    """The runs whose dynamics were scored; "" where there are none, or a later version wrote them otherwise."""
+    runs = manifest.header.config.get("dynamics")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        return ""
+    return "; ".join(
+        f"{run.get('epochs')} epochs of {run.get('student')}, seed {run.get('seed')}, early scores at "
+        f"epoch {run.get('early_epoch')}"
+        for run in runs
+    )
+
+
 def _bytes_a_vector(manifest: "Manifest") -> dict[str, float]:
-    """Bytes on disk of the logits, and of the targets, of one sample in one view."""
+    """Bytes on disk of logits, features and targets of one sample in one view."""
     sizes = {}
-    for kind in ("logits", "targets"):
+    for kind in ("logits", "features", "targets"):
         entries = [entry for entry in manifest.header.files if entry.path.startswith(f"{kind}/view-")]
         if rows := sum(entry.rows for entry in entries):
             sizes[kind] = round(sum(entry.bytes for entry in entries) / rows, 2)
@@ -137,9 +156,8 @@ def _times(manifest: "Manifest") -> list[tuple[str, str]]:
     from manifests.console import format_seconds
     from trainer.label_times import label_times
 
-    spent = {"scoring_s": "scoring", "selection_s": "selection", "labelling_s": "labelling"}
     times = label_times(manifest.header)
-    known = [f"{what} {format_seconds(seconds)}" for name, what in spent.items() if (seconds := times[name])]
+    known = [f"{name.removesuffix('_s')} {format_seconds(seconds)}" for name, seconds in times.items() if seconds]
     return [("took", ", ".join(known))] if known else []
 
 

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UsageError
-from manifests.header import Views
+from manifests.header import Features, Views
 from manifests.top_k import check_k
 from prune_toolkit.runs import ALONE, Ranks
+from prune_toolkit.scoring.feature_scores import FEATURES
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
+from prune_toolkit.scoring.registry import outside_scores
+from prune_toolkit.scoring.scores import TEACHER
 from prune_toolkit.scoring.view_flags import check_view_count, views_block, views_text, views_to_score
 from trainer.loading import EVALUATION
 from trainer.teacher import Teacher
 from trainer.views import ViewRecipe
 
-SCORE_SET = "teacher"
+SCORE_SET = TEACHER
 SCORE_TABLE = f"scores/{SCORE_SET}"
+FEATURE_TABLE, FEATURE_SCORE_TABLE = "features/view-000", f"scores/{FEATURES}"
 
 
 def logits_table(view: int) -> str:
@@ -45,6 +49,8 @@ class ScoreConfig:
     """Logits stored a view; None: all."""
     score_views: str | None = None
     """all, 0 or train: the views whose scores are averaged; None: train where there are such views."""
+    features: bool = False
+    """Store penultimate features of view 0, and the scores that need them."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -62,11 +68,27 @@ class ScoreConfig:
         """One table a view."""
         return [logits_table(view) for view in range(self.view_count)]
 
+    @property
+    def part_tables(self) -> list[str]:
+        """Tables that are made part by part, the scores last: with them a part is done."""
+        return [*self.logits_tables, *([FEATURE_TABLE] if self.features else []), SCORE_TABLE]
+
     def views(self, teacher: Teacher) -> Views:
         """What the header says of the stored views."""
         return views_block(self.recipe, self.view_count, teacher.preprocessing.image_px, self.top_k)
 
-    def resolved(self, teacher: Teacher, images: ImagesAtHand, val: ImagesAtHand | None) -> dict[str, Any]:
+    def features_block(self, teacher: Teacher) -> Features | None:
+        """What the header says of stored features; UsageError for a teacher that has none."""
+        layer = teacher.feature_layer if self.features else None
+        return None if layer is None else Features(layer=layer.name, width=layer.width)
+
+    def resolved(
+        self,
+        teacher: Teacher,
+        images: ImagesAtHand,
+        val: ImagesAtHand | None,
+        held_out: ImagesAtHand | None = None,
+    ) -> dict[str, Any]:
         """What the result depends on, without paths; UsageError for a top_k that fits no class count."""
         resolved = {
             "command": "score",
@@ -88,6 +110,13 @@ class ScoreConfig:
             # One view, no recipe and all its logits: parts of older versions stay valid.
             resolved["views"] = views.model_dump(exclude_none=True)
             resolved["score_views"] = views_text(self.scored_views)
+        outside = outside_scores(TEACHER)
+        if (features := self.features_block(teacher)) is not None:
+            resolved["features"] = features.model_dump()
+            resolved["held_out"] = None if held_out is None else held_out.identity
+            outside |= outside_scores(FEATURES)
+        if outside:
+            resolved["scores"] = outside
         return resolved
 
     def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
@@ -100,3 +129,7 @@ class ScoreConfig:
             recipe=self.recipe,
             view_count=self.view_count,
         )
+
+    def open_view_0(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
+        """A reader of the evaluation view of other images: for validation, or held out."""
+        return images.open(teacher.preprocessing, device=teacher.device, workers=self.workers, loader="auto")

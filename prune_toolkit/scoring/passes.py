@@ -16,63 +16,47 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.console import Progress, note
-from manifests.errors import InputError
 from manifests.header import Header, ScoreSpec
 from manifests.header import Teacher as TeacherCard
 from manifests.manifest import Manifest, part_entries, write_local
-from manifests.parts import part_path, part_rows, read_part, soft_labels_of, soft_labels_table, write_part
+from manifests.parts import (
+    config_digest,
+    part_path,
+    part_rows,
+    read_part,
+    soft_labels_of,
+    soft_labels_table,
+    vectors_table,
+    write_part,
+)
 from manifests.top_k import TopK, top_k
 from prune_toolkit.indexing import data_block, read_samples, samples_table, warn_problems
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
-from prune_toolkit.scoring.config import SCORE_SET, SCORE_TABLE, ScoreConfig, logits_table
+from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, ScoreConfig, logits_table
+from prune_toolkit.scoring.feature_pass import write_feature_scores
+from prune_toolkit.scoring.feature_scores import feature_scores
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import SCORES, Calibration, check_finite, compute_scores, mean_scores
+from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores, mean_scores
+from prune_toolkit.scoring.teacher_pass import score_views, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from trainer.teacher import Teacher
 
 WEAK_ON_VIEWS = 0.85
 """A teacher that keeps less of its top-1 on training views is warned about. One that kept 81 % taught worse than labels
 alone, one that kept 95 % as well as live (docs/benchmarks.md)."""
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-
-def score_views(
-    teacher: Teacher,
-    reader: ImageReader,
-    ids: NDArray[np.int64],
-    batch_size: int,
-    progress: Progress,
-    view_count: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """(sample_ids (n,), logits (n, V, C) float16) of the readable ones of some samples, in order.
-
-    The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
-    first sample whose logits are not finite or leave the range of float16.
-    """
-    done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
-    for batch_ids, images in reader.batches(ids, batch_size):
-        logits = teacher.logits(images)
-        shown_ids = np.repeat(batch_ids, view_count)
-        check_finite(logits, shown_ids)
-        if np.abs(logits).max(initial=0.0) > FLOAT16_MAX:
-            row = int(np.abs(logits).max(axis=1).argmax())
-            raise InputError(
-                f"sample {shown_ids[row]}: a logit of {np.abs(logits[row]).max():.3g} does not fit float16",
-                hint="is the checkpoint sound, and the preprocessing the teacher's own?",
-            )
-        if not done:
-            found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
-        rows = slice(done, done + len(batch_ids))
-        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
-        done = rows.stop
-        progress.advance(len(images))
-    return seen[:done], found[:done]
 
 
 def build_scores(
-    config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, val: ImagesAtHand | None = None
+    config: ScoreConfig,
+    teacher: Teacher,
+    images: ImagesAtHand,
+    val: ImagesAtHand | None = None,
+    held_out: ImagesAtHand | None = None,
 ) -> Manifest | None:
-    """Write a scored manifest; None when other ranks still work on their parts."""
+    """Write a scored manifest; None when other ranks still work on their parts.
+
+    held_out: the images whose loss `influence` is on, in place of a tenth of those scored.
+    """
     indexed = images.index is not None
 
     def make(parts: list[int], digest: str) -> None:
@@ -84,14 +68,14 @@ def build_scores(
             for part in parts:
                 _score_part(config, teacher, images, reader, part, digest, progress)
 
-    resolved = config.resolved(teacher, images, val)
+    resolved = config.resolved(teacher, images, val, held_out)
     return PartWork(
         out=config.out,
         config=resolved,
         count=images.count,
-        tables=[*([] if indexed else ["samples"]), *config.logits_tables, SCORE_TABLE],
+        tables=[*([] if indexed else ["samples"]), *config.part_tables],
         make=make,
-        finish=lambda parts, start: _finish(config, teacher, images, val, resolved, parts, start),
+        finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
         parent=images.index,
         linked=["samples"],
         ranks=config.ranks,
@@ -111,8 +95,11 @@ def _score_part(
     start = time.monotonic()
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
-    ids, logits_nVC = score_views(teacher, reader, readable, config.batch_size, progress, config.view_count)
-    logits_nVC = logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
+    shown = show_views(
+        teacher, reader, readable, config.batch_size, progress, config.view_count, with_features=config.features
+    )
+    ids = shown.ids
+    logits_nVC = shown.logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
     label_n = images.label_N[ids]
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
@@ -121,6 +108,10 @@ def _score_part(
         logits_nC = logits_nVC[:, view]
         stored = logits_nC if config.top_k is None else top_k(logits_nC, label_n, config.top_k)
         write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
+    if shown.features_nD is not None:
+        write_part(
+            config.out / part_path(FEATURE_TABLE, part), vectors_table(ids, "features", shown.features_nD), digest
+        )
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
     score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
     # Before the last table, which makes the part valid: a part that is done has its time.
@@ -145,13 +136,14 @@ def _finish(
     teacher: Teacher,
     images: ImagesAtHand,
     val: ImagesAtHand | None,
+    held_out: ImagesAtHand | None,
     resolved: dict[str, Any],
     parts: Totals,
     start: float,
 ) -> Header:
     calibration = _calibration(config, images)
+    samples = read_samples(config.out, images.count)
     if images.index is None:
-        samples = read_samples(config.out, images.count)
         warn_problems(samples)
         spec = images.spec
         assert spec is not None
@@ -168,19 +160,28 @@ def _finish(
         val_top1=None if val is None else validation_top1(config, teacher, val),
         licence=config.teacher_licence,
     )
+    tables, specs, seconds = ["samples", *config.part_tables], score_specs(views_of_scores(config)), 0.0
+    if config.features:
+        began = time.monotonic()
+        write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
+        seconds = time.monotonic() - began
+        tables.append(FEATURE_SCORE_TABLE)
+        specs += [entry.spec() for entry in feature_scores()]
     write_local(config.out, local)
+    run = run_facts(parts, calibration.count, config.view_count, start)
     return Header(
         kind="scores",
         data=data,
         teacher=card,
         compute=teacher.compute(config.batch_size),
         views=config.views(teacher),
-        scores=score_specs(None if config.view_count == 1 else views_text(config.scored_views)),
+        features=config.features_block(teacher),
+        scores=specs,
         parents=[] if images.index is None else [images.index.id],
         tool=tool(),
         config=resolved,
-        files=part_entries(config.out, ["samples", *config.logits_tables, SCORE_TABLE], images.count),
-        run={"command": "score", **run_facts(parts, calibration.count, config.view_count, start)},
+        files=part_entries(config.out, tables, images.count),
+        run={"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
     )
 
 
@@ -206,18 +207,13 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
 
 
 def score_specs(views: str | None = None) -> list[ScoreSpec]:
-    """What a header says of the scores; `views` are those they are the mean over, where there is more than one."""
-    return [
-        ScoreSpec(
-            set=SCORE_SET,
-            name=score.name,
-            formula=score.formula,
-            source=score.source,
-            harder=score.harder,
-            views=views,
-        )
-        for score in SCORES.values()
-    ]
+    """What a header says of the scores of logits; `views` are those they are the mean over, where there are several."""
+    return [score.spec(views) for score in logit_scores()]
+
+
+def views_of_scores(config: ScoreConfig) -> str | None:
+    """The views that scores are the mean over, where more than one is stored."""
+    return None if config.view_count == 1 else views_text(config.scored_views)
 
 
 def teacher_card(
@@ -245,7 +241,7 @@ def teacher_card(
 
 def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
     """The teacher's top-1 on a validation set with the same classes."""
-    reader = val.open(teacher.preprocessing, device=teacher.device, workers=config.workers, loader="auto")
+    reader = config.open_view_0(teacher, val)
     calibration = Calibration()
     ids = val.readable(np.arange(val.count))
     try:

@@ -12,9 +12,10 @@ from manifests.console import Progress
 from manifests.errors import InputError
 from manifests.top_k import words_count
 from prune_toolkit.scoring.config import ScoreConfig
+from prune_toolkit.scoring.feature_scores import feature_scores
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.passes import score_views
-from prune_toolkit.scoring.scores import SCORES, Calibration, compute_scores, mean_scores
+from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores, mean_scores
+from prune_toolkit.scoring.teacher_pass import score_views
 from trainer.teacher import Teacher
 
 SAMPLE_BYTES = 120
@@ -72,14 +73,17 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
         preprocessing=teacher.preprocessing.model_dump(),
         images_per_second=rate,
         seconds_for_all=images.count * config.view_count / rate if rate else 0.0,
-        bytes_for_all=bytes_on_disk(config, images),
+        bytes_for_all=bytes_on_disk(config, teacher, images),
     )
 
 
-def bytes_on_disk(config: ScoreConfig, images: ImagesAtHand) -> int:
-    """About the size of the manifest: the logits of all views of all samples, their scores, and `samples`."""
+def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> int:
+    """About the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
-    return images.count * (config.view_count * words * 2 + 4 * len(SCORES) + SAMPLE_BYTES)
+    size_bytes = config.view_count * words * 2 + 4 * len(logit_scores()) + SAMPLE_BYTES
+    if config.features:
+        size_bytes += 2 * teacher.feature_layer.width + 4 * len(feature_scores())
+    return images.count * size_bytes
 
 
 def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Scores of a teacher's logits: how hard a sample is, each with its formula and which end of it is harder.
 
-A score is a function of `LogitRows`, which holds what several scores need (the softmax terms) once. All of
+A score of logits is a function of `LogitRows`, which holds what several scores need (the softmax terms) once. All of
 them are computed in float64 from the logits as stored and returned as float32; a row's score depends on
 that row alone, bit for bit.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.errors import InputError
-from manifests.registry import Registry
+from manifests.errors import InputError, UsageError
+from prune_toolkit.scoring.registry import SCORES, Score, register, scores_of
 
 if TYPE_CHECKING:
     from manifests.header import Harder
@@ -56,34 +56,47 @@ class LogitRows:
 
 
 ScoreFunction = Callable[[LogitRows], Floats]
+TEACHER = "teacher"
+"""The set of the scores that need a teacher's logits alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A score and what must be known to use it."""
+class LogitScore(Score):
+    """A score of the rows of logits, one float64 a row."""
 
-    name: str
-    harder: "Harder"
-    formula: str
-    source: str
     function: ScoreFunction
-    needs: tuple[str, ...] = ("logits",)
+    family = TEACHER
 
     def __call__(self, logits_NC: Logits, label_N: Integers) -> NDArray[np.float32]:
         """Score samples: logits (N, C), labels (N,) -> (N,) float32."""
         return compute_scores(logits_NC, label_N, [self.name])[self.name]
 
 
-SCORES: Registry[Score] = Registry("score")
-
-
-def score(name: str, *, harder: "Harder", formula: str, source: str) -> Callable[[ScoreFunction], Score]:
+def score(
+    name: str, *, harder: "Harder", formula: str, source: str, cost: str = "one teacher pass"
+) -> Callable[[ScoreFunction], LogitScore]:
     """Register a function of `LogitRows` that returns one float64 a row."""
 
-    def register(function: ScoreFunction) -> Score:
-        return SCORES.add(name, Score(name=name, harder=harder, formula=formula, source=source, function=function))
+    def decorate(function: ScoreFunction) -> LogitScore:
+        return register(
+            LogitScore(
+                name=name,
+                set=TEACHER,
+                harder=harder,
+                formula=formula,
+                source=source,
+                needs=("logits",),
+                cost=cost,
+                function=function,
+            )
+        )
 
-    return register
+    return decorate
+
+
+def logit_scores() -> list[LogitScore]:
+    """The registered scores of logits."""
+    return [entry for entry in scores_of(TEACHER) if isinstance(entry, LogitScore)]
 
 
 @score(
@@ -159,12 +172,12 @@ def correct(rows: LogitRows) -> Floats:
 def compute_scores(
     logits_NC: Logits, label_N: Integers, names: Iterable[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Compute scores (all registered ones when `names` is None), each (N,) float32.
+    """Compute scores (all registered ones of logits when `names` is None), each (N,) float32.
 
     Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C). ValueError on other
-    shapes, InputError on a label that is not one of the C classes, UsageError on an unknown name.
+    shapes, InputError on a label that is not one of the C classes, UsageError on the name of no score of logits.
     """
-    entries = [SCORES[name] for name in (SCORES if names is None else names)]
+    entries = logit_scores() if names is None else [_logit_score(name) for name in names]
     _check_table(logits_NC, label_N)
     results = {entry.name: np.empty(len(logits_NC), np.float32) for entry in entries}
     for block in row_blocks(*logits_NC.shape):
@@ -177,7 +190,7 @@ def compute_scores(
 def mean_scores(logits_NVC: Logits, label_N: Integers, views: range) -> dict[str, NDArray[np.float32]]:
     """Every score, each (N,) float32, as the mean of what it is in each of some views; logits (N, V, C)."""
     per_view = [compute_scores(logits_NVC[:, view], label_N) for view in views]
-    stacks = {name: np.stack([scores[name] for scores in per_view]) for name in SCORES}
+    stacks = {name: np.stack([scores[name] for scores in per_view]) for name in per_view[0]}
     return {name: stack_VN.mean(axis=0, dtype=np.float64).astype(np.float32) for name, stack_VN in stacks.items()}
 
 
@@ -205,7 +218,7 @@ def check_finite(logits_NC: Logits, keys_N: Sequence[Any] | NDArray[Any]) -> Non
 
 def top1(logits_NC: Logits, label_N: Integers) -> float:
     """Fraction of samples whose largest logit (the first among equals) is the label; nan for none."""
-    return float(np.mean(SCORES["correct"](logits_NC, label_N), dtype=np.float64)) if len(logits_NC) else np.nan
+    return float(np.mean(correct(logits_NC, label_N), dtype=np.float64)) if len(logits_NC) else np.nan
 
 
 class Calibration:
@@ -250,6 +263,13 @@ def expected_calibration_error(logits_NC: Logits, label_N: Integers, bins: int =
     calibration = Calibration(bins)
     calibration.add(scores["confidence"], scores["correct"])
     return calibration.ece
+
+
+def _logit_score(name: str) -> LogitScore:
+    entry = SCORES[name]
+    if not isinstance(entry, LogitScore):
+        raise UsageError(f"score {name!r} is not one of logits alone: it needs {', '.join(entry.needs)}")
+    return entry
 
 
 def _check_table(logits_NC: Logits, label_N: Integers) -> None:

@@ -1,0 +1,259 @@
+"""`prune score --dynamics`: a scored manifest and the records of training runs in, the manifest with their scores out.
+
+Nobody looks at an image: all tables of the manifest are linked, one is added. Torch-free.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.card import write_card
+from manifests.console import note
+from manifests.dynamics import Dynamics, read_dynamics
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.header import Header
+from manifests.manifest import Manifest, commit, part_entries, write_local
+from manifests.parts import config_digest, part_count, part_path, part_rows, write_part
+from prune_toolkit.runs import finished, tool
+from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs, dynamics_scores
+from prune_toolkit.scoring.registry import outside_scores
+
+DYNAMICS_TABLE = f"scores/{DYNAMICS}"
+EARLY = 10
+"""Early scores are taken after one of so many epochs."""
+MOSTLY_STEPPED = 0.9
+"""A run whose steps showed less of it is told: what a dynamic arm leaves out is recorded in evaluation mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsPlan:
+    """Runs that go with a manifest, and what of them becomes scores."""
+
+    out: Path
+    parent: Manifest
+    runs: list[Dynamics]
+    early_epochs: list[int]
+    """Of each run, counted from 1."""
+    scores: list[DynamicsScore]
+
+    @classmethod
+    def of(cls, out: Path, parent: Manifest, runs: Sequence[Path], early_epoch: int | None = None) -> "DynamicsPlan":
+        """Read what the runs recorded and compare it with the manifest.
+
+        UsageError for a manifest that is not scored or has such scores, for a run that is named twice, and for an
+        early epoch that was not recorded;
+        MismatchError for a run on other data; InputError for one that did not record every readable sample.
+        """
+        if parent.kind != "scores":
+            raise UsageError(
+                f"{parent.path} is of kind {parent.kind}: scores of dynamics are added to a scored manifest",
+                hint="make one: prune score DATA --teacher TEACHER",
+            )
+        if parent.has(DYNAMICS_TABLE):
+            raise UsageError(
+                f"{parent.path} has scores of dynamics already",
+                hint=f"start from the manifest it was made of, {parent.header.parents[0][:12]}",
+            )
+        records = [_checked(read_dynamics(run), parent) for run in runs]
+        _refuse_twice(records)
+        for record in records:
+            _tell(record)
+        early = [_early(record, early_epoch) for record in records]
+        scores = []
+        for entry in dynamics_scores():
+            if all(entry.can_use(_epochs(record, 0)) for record in records):
+                scores.append(entry)
+            else:
+                note(f"no {entry.name}: it needs {', '.join(entry.needs)} of every run (train-student --record-grand)")
+        return cls(out=out, parent=parent, runs=records, early_epochs=early, scores=scores)
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        runs = [
+            {
+                "manifest": record.info.manifest,
+                "run": record.info.run,
+                "content": record.content_digest,
+                "student": record.info.student,
+                "seed": record.info.seed,
+                "epochs": record.info.epochs_recorded,
+                "grand_epochs": record.info.grand_epochs,
+                "early_epoch": early,
+            }
+            for record, early in zip(self.runs, self.early_epochs, strict=True)
+        ]
+        outside = outside_scores(DYNAMICS)
+        return {
+            "command": "score",
+            "parent": self.parent.id,
+            DYNAMICS: runs,
+            **({"scores": outside} if outside else {}),
+        }
+
+
+def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
+    """Write the manifest with one more set of scores."""
+    start, out, parent = time.monotonic(), plan.out, plan.parent
+    resolved = plan.resolved()
+    if done := finished(out, resolved):
+        note(f"{out} is finished already")
+        return done
+    columns = {entry.name: mean_over_runs(entry, plan) for entry in plan.scores}
+    ids = plan.runs[0].sample_id_N
+    out.mkdir(parents=True, exist_ok=True)
+    tables = list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in parent.header.files if "/" in entry.path))
+    for table in tables:
+        parent.link_table(table, out)
+    digest, count = config_digest(resolved), parent.header.data.count
+    for part in range(part_count(count)):
+        rows = part_rows(part, count)
+        within = slice(*np.searchsorted(ids, [rows.start, rows.stop]).tolist())
+        content = {"sample_id": ids[within], **{name: values[within] for name, values in columns.items()}}
+        write_part(out / part_path(DYNAMICS_TABLE, part), pa.table(content), digest)
+    write_local(out, parent.local)
+    old = parent.header
+    header = Header(
+        kind="scores",
+        data=old.data,
+        teacher=old.teacher,
+        compute=old.compute,
+        views=old.views,
+        features=old.features,
+        scores=[*old.scores, *(entry.spec() for entry in plan.scores)],
+        parents=[parent.id],
+        tool=tool(),
+        config=resolved,
+        files=part_entries(out, [*tables, DYNAMICS_TABLE], count),
+        run={
+            "command": "score",
+            "seconds": round(time.monotonic() - start, 3),
+            "training_seconds": _training_seconds(plan.runs),
+            "parent_run": old.run,
+        },
+    )
+    write_card(out, header)
+    return commit(out, header)
+
+
+def mean_over_runs(entry: DynamicsScore, plan: DynamicsPlan) -> NDArray[np.float32]:
+    """(N,) float32: the mean of what a score is in each run; InputError where it is not finite."""
+    total_N = np.zeros(len(plan.runs[0].sample_id_N))
+    for record, early in zip(plan.runs, plan.early_epochs, strict=True):
+        value_N = np.asarray(entry.function(_epochs(record, early - 1)), np.float64)
+        finite_N = np.isfinite(value_N)
+        if not finite_N.all():
+            row = int(np.argmin(finite_N))
+            raise InputError(
+                f"{record.path}: {entry.name} of sample {record.sample_id_N[row]} is {value_N[row]}",
+                hint="the run diverged: train again with a smaller learning rate",
+            )
+        total_N += value_N
+    return (total_N / len(plan.runs)).astype(np.float32)
+
+
+def _epochs(record: Dynamics, early: int) -> Epochs:
+    info = record.info
+    return Epochs(
+        count=info.epochs_recorded,
+        read=record.epoch,
+        early=early,
+        grand_count=min(info.grand_epochs, info.epochs_recorded),
+    )
+
+
+def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
+    data = parent.header.data
+    if record.info.fingerprint != data.fingerprint:
+        raise MismatchError(
+            f"{record.path} was trained on other data than {parent.path}: "
+            f"fingerprint {record.info.fingerprint[:16]}, not {data.fingerprint[:16]}",
+            hint="name a run that learned from a selection of this manifest",
+        )
+    samples = parent.samples(["sample_id", "key", "problem"])
+    readable = samples.filter(samples.column("problem").is_null())
+    ids = readable.column("sample_id").to_numpy()
+    missing = np.setdiff1d(ids, record.sample_id_N)
+    if len(missing):
+        first = samples.column("key")[int(missing[0])].as_py()
+        raise InputError(
+            f"{record.path} recorded {len(ids) - len(missing):,} of {len(ids):,} readable samples; "
+            f"the first it lacks: {first}",
+            hint="train on all of them: prune select --keep 1, then train-student --record-dynamics",
+        )
+    if len(record.sample_id_N) > len(ids):
+        raise InputError(
+            f"{record.path} recorded {len(record.sample_id_N) - len(ids):,} samples that {parent.path} cannot read",
+            hint="train on a selection of this manifest",
+        )
+    return record
+
+
+def _early(record: Dynamics, asked: int | None) -> int:
+    """The epoch of early scores, counted from 1: a tenth of those recorded, rounded down, unless asked for."""
+    recorded = record.info.epochs_recorded
+    if asked is not None and not 1 <= asked <= recorded:
+        raise UsageError(f"--early-epoch {asked}: {record.path} recorded epochs 1 to {recorded}")
+    return asked or max(1, recorded // EARLY)
+
+
+def _refuse_twice(records: Sequence[Dynamics]) -> None:
+    """UsageError for two records of one run: in the mean it would count twice."""
+    seen: dict[str, Dynamics] = {}
+    for record in records:
+        for mark in (record.info.run, record.content_digest):
+            if (other := seen.setdefault(mark, record)) is not record:
+                raise UsageError(
+                    f"{other.path} and {record.path} are the same run", hint="name each once; other runs, other --seed"
+                )
+
+
+def _tell(record: Dynamics) -> None:
+    """Note what makes a record say less than one might think."""
+    recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
+    if whole is None or recorded < whole["recorded"]["epochs"]:
+        note(f"{record.path} is not finished: its scores are of the first {_epochs_text(recorded)}")
+    if recorded == 1:
+        note(f"{record.path} recorded one epoch: forgetting tells no more than right or wrong")
+    if share is not None and share < MOSTLY_STEPPED:
+        note(
+            f"{record.path}: its steps showed {100 * share:.0f} % of the samples, epoch by epoch; the others were "
+            "recorded after the steps, in evaluation mode (it was trained with --dynamic, or its batches are large)"
+        )
+
+
+def _epochs_text(count: int) -> str:
+    return "epoch" if count == 1 else f"{count} epochs"
+
+
+def _run_json(record: Dynamics) -> dict[str, Any] | None:
+    """What the finished run says of itself; None where it is not finished, or the file is of another run."""
+    try:
+        content: dict[str, Any] = json.loads((record.path / "run.json").read_bytes())
+        return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else None
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
+    """Seconds of all processes of the runs together, their records in them: scores of dynamics cost that, too.
+
+    None where a run does not say.
+    """
+    seconds = []
+    for record in runs:
+        whole = _run_json(record)
+        if whole is None:
+            return None
+        try:
+            of_one = float(whole["time"]["training_s"]) + float(whole["time"]["recording_s"])
+            seconds.append(of_one * int(whole["world_size"]))
+        except (ValueError, TypeError, LookupError):
+            return None
+    return round(sum(seconds), 3)

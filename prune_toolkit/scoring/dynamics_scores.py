@@ -1,0 +1,142 @@
+"""Scores of training dynamics: what a run recorded of every sample, epoch by epoch.
+
+A score of dynamics is a function of `Epochs`, which reads one epoch at a time; computed in float64, returned as
+float32. Of several runs the score is the mean of theirs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_toolkit.scoring.registry import Score, register, scores_of
+from prune_toolkit.scoring.scores import Floats
+
+if TYPE_CHECKING:
+    from manifests.header import Harder
+
+DYNAMICS = "dynamics"
+"""The set of these scores."""
+GRAND = "grand"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """The recorded epochs of one run."""
+
+    count: int
+    read: Callable[[int], dict[str, NDArray[Any]]]
+    """Columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n, in the first `grand_count` also grand."""
+    early: int
+    """The epoch at which early scores are taken, counted from 0."""
+    grand_count: int = 0
+
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
+        return (self.read(epoch) for epoch in range(self.count))
+
+
+DynamicsFunction = Callable[[Epochs], Floats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicsScore(Score):
+    """A score of the epochs of one run."""
+
+    function: DynamicsFunction
+    family = DYNAMICS
+
+    def __call__(self, epochs: Epochs) -> NDArray[np.float32]:
+        """(N,) float32 of the samples of a run."""
+        return np.asarray(self.function(epochs)).astype(np.float32)
+
+    def can_use(self, epochs: Epochs) -> bool:
+        """Whether the run recorded what it needs."""
+        return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0
+
+
+def dynamics_score(
+    name: str, *, harder: "Harder", formula: str, source: str, cost: str, needs: tuple[str, ...] = ("dynamics",)
+) -> Callable[[DynamicsFunction], DynamicsScore]:
+    """Register a function of `Epochs` that returns one float64 a sample."""
+
+    def decorate(function: DynamicsFunction) -> DynamicsScore:
+        return register(
+            DynamicsScore(
+                name=name,
+                set=DYNAMICS,
+                harder=harder,
+                formula=formula,
+                source=source,
+                needs=needs,
+                cost=cost,
+                function=function,
+            )
+        )
+
+    return decorate
+
+
+def dynamics_scores() -> list[DynamicsScore]:
+    """The registered scores of dynamics."""
+    return [entry for entry in scores_of(DYNAMICS) if isinstance(entry, DynamicsScore)]
+
+
+@dynamics_score(
+    "forgetting",
+    harder="high",
+    formula="epochs in which a sample is wrong after one in which it was right; never right: the number of epochs",
+    source="Toneva et al. 2019 (example forgetting), counted once an epoch",
+    cost="one training run",
+)
+def forgetting(epochs: Epochs) -> Floats:
+    """Transitions from right to wrong; a sample that was never right counts above all others."""
+    first = epochs.read(0)["correct"].astype(np.bool_)
+    count_N, before_N, ever_N = np.zeros(len(first)), first, first.copy()
+    for epoch in range(1, epochs.count):
+        now_N = epochs.read(epoch)["correct"].astype(np.bool_)
+        count_N += before_N & ~now_N
+        ever_N |= now_N
+        before_N = now_N
+    # A transition takes two epochs, so no count reaches their number.
+    return np.where(ever_N, count_N, float(epochs.count))
+
+
+@dynamics_score(
+    "aum",
+    harder="low",
+    formula="mean over epochs of z_y - max_{c != y} z_c; lowest: likely mislabelled",
+    source="Pleiss et al. 2020 (area under the margin)",
+    cost="one training run",
+)
+def aum(epochs: Epochs) -> Floats:
+    """Mean margin, in logits."""
+    total_N = sum(columns["margin"].astype(np.float64) for columns in epochs)
+    return np.asarray(total_N / epochs.count)
+
+
+@dynamics_score(
+    "el2n_early",
+    harder="high",
+    formula="||p - y||_2 at an early epoch (a tenth of them, --early-epoch), mean over runs",
+    source="Paul et al. 2021 (EL2N), who average at least ten runs",
+    cost="the first epochs of a training run; ten in the paper",
+)
+def el2n_early(epochs: Epochs) -> Floats:
+    """Distance of the prediction from the one-hot label early in training."""
+    return epochs.read(epochs.early)["el2n"].astype(np.float64)
+
+
+@dynamics_score(
+    "grand_full",
+    harder="high",
+    formula="||gradient of the cross-entropy by all parameters||_2, mean over epochs that recorded it, and runs",
+    source="Paul et al. 2021 (GraNd)",
+    needs=(f"dynamics: {GRAND}",),
+    cost="the first epochs of a training run, with a gradient of each sample: about a step of batch 1 each",
+)
+def grand_full(epochs: Epochs) -> Floats:
+    """Mean norm of the full gradient."""
+    total_N = sum(epochs.read(epoch)[GRAND].astype(np.float64) for epoch in range(epochs.grand_count))
+    return np.asarray(total_N / epochs.grand_count)

@@ -1,0 +1,187 @@
+"""From stored features to the table `scores/features`; the work of whoever finds that all parts are there."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from manifests.errors import InputError
+from manifests.identity import HASH_BYTES
+from manifests.parts import (
+    PART_ROWS,
+    part_count,
+    part_path,
+    part_rows,
+    read_part,
+    soft_labels_of,
+    vectors_of,
+    write_part,
+)
+from manifests.top_k import SoftLabels, TopK
+from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
+from prune_toolkit.scoring.feature_scores import feature_scores
+from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
+from prune_toolkit.scoring.images_at_hand import ImagesAtHand
+from prune_toolkit.scoring.scores import Logits
+from prune_toolkit.scoring.teacher_pass import show_views
+from trainer.teacher import Teacher
+
+
+def write_feature_scores(
+    config: ScoreConfig,
+    teacher: Teacher,
+    samples: pa.Table,
+    class_count: int,
+    held_out: ImagesAtHand | None,
+    digest: str,
+) -> None:
+    """Write the scores of features of all readable samples, part by part, from the parts of logits and features."""
+    readable = samples.filter(samples.column("problem").is_null())
+    ids = readable.column("sample_id").to_numpy()
+    label_N = readable.column("label").to_numpy().astype(np.int64)
+    all_label = samples.column("label").to_numpy()
+
+    def stored() -> Iterator[FeatureRows]:
+        return _stored(config.out, all_label, class_count)
+
+    held_N = None if held_out is not None else held_out_split(label_N, _hashes(readable), class_count)
+
+    def held_out_rows() -> Iterator[FeatureRows]:
+        if held_out is not None:
+            yield from _shown(config, teacher, held_out)
+            return
+        assert held_N is not None
+        done = 0
+        for rows in stored():
+            held_n = held_N[done : done + len(rows.label_n)]
+            done += len(held_n)
+            yield FeatureRows(rows.features_nD[held_n], partial(_chosen, rows, held_n), rows.label_n[held_n])
+
+    def copies() -> NDArray[np.int64]:
+        content = list(zip(readable.column("content_hash").to_pylist(), label_N.tolist(), strict=True))
+        inside = () if held_N is None else np.flatnonzero(held_N)
+        count = Counter([content[row] for row in inside] if held_out is None else _content_of(held_out))
+        return np.array([count[one] for one in content], np.int64)
+
+    columns: dict[str, NDArray[np.float32]] = {}
+    entries = feature_scores()
+    with Progress(len(entries) * len(ids), "scores of features") as progress:
+        table = FeatureTable(
+            label_N=label_N,
+            class_count=class_count,
+            width=teacher.feature_layer.width,
+            blocks=lambda: _told(stored(), progress),
+            held_out=held_out_rows,
+            copies=copies,
+        )
+        for entry in entries:
+            columns[entry.name] = entry(table)
+            _check_column(entry.name, columns[entry.name], ids)
+            progress.shorten(len(ids))
+    for part in range(part_count(len(samples))):
+        rows = part_rows(part, len(samples))
+        within = slice(*np.searchsorted(ids, [rows.start, rows.stop]).tolist())
+        content = {"sample_id": ids[within], **{name: values[within] for name, values in columns.items()}}
+        write_part(config.out / part_path(FEATURE_SCORE_TABLE, part), pa.table(content), digest)
+
+
+def _check_column(name: str, value_N: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    if value_N.shape != ids.shape:
+        raise InputError(f"score {name}: {value_N.shape} values for {len(ids):,} samples", hint="see its plug-in")
+    finite_N = np.isfinite(value_N)
+    if not finite_N.all():
+        row = int(np.argmin(finite_N))
+        raise InputError(f"sample {ids[row]}: score {name} is {value_N[row]}", hint="is the checkpoint sound?")
+
+
+def _stored(out: Path, label_N: NDArray[np.int32], class_count: int) -> Iterator[FeatureRows]:
+    for part in range(part_count(len(label_N))):
+        ids, features_nD = vectors_of(read_part(out / part_path(FEATURE_TABLE, part)), "features")
+        logits = cache(partial(_logits_of, out, part, ids, class_count))
+        yield from _blocks(features_nD, logits, label_N[ids].astype(np.int64))
+
+
+def _logits_of(out: Path, part: int, ids: NDArray[np.int64], class_count: int) -> SoftLabels:
+    also, logits = soft_labels_of(read_part(out / part_path(logits_table(0), part)), "logits", class_count)
+    if not np.array_equal(ids, also):
+        raise InputError(f"{out}: features and logits of part {part} are of other samples", hint="score again")
+    return logits
+
+
+def _told(blocks: Iterator[FeatureRows], progress: Progress) -> Iterator[FeatureRows]:
+    """Blocks as they are, each told; how often a score goes through all of them nobody knows before."""
+    for rows in blocks:
+        yield rows
+        progress.shorten(-len(rows.label_n))
+        progress.advance(len(rows.label_n))
+
+
+def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Iterator[FeatureRows]:
+    """What the teacher makes of other images, a part of them at a time."""
+    all_ids = images.readable(np.arange(images.count))
+    with (
+        closing(config.open_view_0(teacher, images)) as reader,
+        Progress(len(all_ids), "the held-out images") as progress,
+    ):
+        for start in range(0, len(all_ids), PART_ROWS):
+            ids = all_ids[start : start + PART_ROWS]
+            shown = show_views(teacher, reader, ids, config.batch_size, progress, 1, with_features=True)
+            assert shown.features_nD is not None
+            if len(shown.ids):
+                yield from _blocks(shown.features_nD, shown.logits_nVC[:, 0], images.label_N[shown.ids])
+
+
+def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:
+    """Content and label of images that were shown, unreadable ones among them."""
+    if images.samples is not None:
+        hashes: list[bytes] = images.samples.column("content_hash").to_pylist()
+        return list(zip(hashes, images.label_N.tolist(), strict=True))
+    return [(facts.content_hash, int(images.label_N[row])) for row, facts in images.facts.items()]
+
+
+def _blocks(
+    features_nD: NDArray[np.float16], logits: SoftLabels | Callable[[], SoftLabels], label_n: NDArray[np.int64]
+) -> Iterator[FeatureRows]:
+    for start in range(0, len(label_n), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        yield FeatureRows(features_nD[rows], partial(_dense, logits, rows, label_n[rows]), label_n[rows])
+
+
+def _dense(logits: SoftLabels | Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
+    some = (logits() if callable(logits) else logits)[rows]
+    return dense_logits(some, label_n) if isinstance(some, TopK) else some
+
+
+def _chosen(rows: FeatureRows, is_chosen_n: NDArray[np.bool_]) -> Logits:
+    return rows.logits_nC[is_chosen_n]
+
+
+def dense_logits(top: TopK, label_n: NDArray[np.int64]) -> NDArray[np.float64]:
+    """All C logits (n, C) of which the K largest and that of the label (n,) are known: these, the others even.
+
+    softmax has at T = 1 the probabilities of the full vector for the known ones.
+    """
+    logits_nC = top.logits().astype(np.float64)
+    row_n = np.arange(len(label_n))
+    unknown = top.class_count - top.k - 1
+    lost_n = ~(top.class_nK == label_n[:, None]).any(axis=1)
+    if unknown and lost_n.any():
+        # What the tail holds beside the label; float16 may leave the label more than all of it.
+        gap_n = np.minimum(top.label_logit_n[lost_n].astype(np.float64) - top.tail_n4[lost_n, 1], -1e-6)
+        even_n = top.tail_n4[lost_n, 1] + np.log(-np.expm1(gap_n)) - np.log(unknown)
+        kept_nC = np.zeros(logits_nC.shape, np.bool_)
+        np.put_along_axis(kept_nC, top.class_nK.astype(np.int64), True, axis=1)
+        logits_nC[lost_n] = np.where(kept_nC[lost_n], logits_nC[lost_n], even_n[:, None])
+    logits_nC[row_n, label_n] = top.label_logit_n
+    return logits_nC
+
+
+def _hashes(samples: pa.Table) -> NDArray[np.uint8]:
+    joined = b"".join(samples.column("content_hash").to_pylist())
+    return np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)

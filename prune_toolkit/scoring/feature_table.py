@@ -1,0 +1,116 @@
+"""What scores of penultimate features are computed from: features, logits and labels, block by block, repeatedly.
+
+The features of ImageNet are 5 GB in float16, so nothing here asks for all of them at once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.identity import hash_words, mix64
+from prune_toolkit.scoring.scores import Floats, Integers, LogitRows, Logits
+from prune_toolkit.selection.quotas import QUOTAS
+
+BLOCK_ROWS = 2048
+"""In float64, 2,048 rows of 2,048 features are 32 MiB."""
+HELD_OUT = Fraction(1, 10)
+_SALT = 0x48454C44
+"""Of the draw of the held-out split; any constant that no other draw uses."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """A block of samples: features (n, D), logits (n, C), or how to read them once they are asked for, labels (n,)."""
+
+    features_nD: Logits
+    logits: Logits | Callable[[], Logits]
+    label_n: Integers
+
+    @cached_property
+    def logits_nC(self) -> Logits:
+        """Logits as stored; a score that needs none never reads them."""
+        return self.logits() if callable(self.logits) else self.logits
+
+    @cached_property
+    def h_nD(self) -> Floats:
+        """Features in float64."""
+        return np.asarray(self.features_nD, np.float64)
+
+    @cached_property
+    def h1_nE(self) -> Floats:
+        """Features with a 1 appended, E = D + 1: what weight and bias of the last layer see."""
+        return np.concatenate([self.h_nD, np.ones((len(self.h_nD), 1))], axis=1)
+
+    @cached_property
+    def e_nC(self) -> Floats:
+        """p - y: the gradient of the cross-entropy with respect to the logits.
+
+        That of the true class is minus the sum of the others: p_y - 1 would be 0 for every confident sample.
+        """
+        rows = LogitRows(self.logits_nC, self.label_n)
+        e_nC: Floats = rows.exp_nC / (1.0 + rows.rest_n)[:, None]
+        others_n = rows.without(e_nC, rows.label_n, 0.0).sum(axis=1)
+        e_nC[np.arange(len(e_nC)), rows.label_n] = -others_n
+        return e_nC
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureTable:
+    """N samples in canonical order, and how to go through them."""
+
+    label_N: NDArray[np.int64]
+    class_count: int
+    width: int
+    """D, features of a sample."""
+    blocks: Callable[[], Iterator[FeatureRows]]
+    """All samples, in order."""
+    held_out: Callable[[], Iterator[FeatureRows]]
+    """Samples whose loss is what counts, never those of a test set: some of these, in order, or others."""
+    copies: Callable[[], NDArray[np.int64]]
+    """(N,) how many of the held-out samples each of these is; known once `held_out` was gone through."""
+
+    @classmethod
+    def of_arrays(
+        cls, features_ND: Logits, logits_NC: Logits, label_N: Integers, held_out_N: NDArray[np.bool_]
+    ) -> "FeatureTable":
+        """A table in memory; `held_out` says which of its samples are."""
+
+        def blocks_of(chosen_N: NDArray[np.int64]) -> Iterator[FeatureRows]:
+            for start in range(0, len(chosen_N), BLOCK_ROWS):
+                rows = chosen_N[start : start + BLOCK_ROWS]
+                yield FeatureRows(features_ND[rows], logits_NC[rows], label_N[rows])
+
+        return cls(
+            label_N=np.asarray(label_N, np.int64),
+            class_count=logits_NC.shape[1],
+            width=features_ND.shape[1],
+            blocks=lambda: blocks_of(np.arange(len(label_N))),
+            held_out=lambda: blocks_of(np.flatnonzero(held_out_N)),
+            copies=lambda: np.asarray(held_out_N, np.int64),
+        )
+
+    def collect(self, function: Callable[[FeatureRows], Floats]) -> Floats:
+        """(N,) float64: a function of blocks that gives one number a sample."""
+        parts = [function(rows) for rows in self.blocks()]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+
+def held_out_split(label_N: Integers, hash_N16: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
+    """A tenth of the samples (N,), of every class its share: those with the smallest hash(salt, content hash).
+
+    Independent of the order of rows but for copies of one image. Of fewer than five samples it is all of them.
+    """
+    count_C = np.bincount(label_N, minlength=class_count)
+    take_C = QUOTAS["proportional"](count_C, HELD_OUT)
+    assert take_C is not None
+    if not take_C.any():
+        return np.ones(len(label_N), np.bool_)
+    order_N = np.lexsort((mix64(_SALT, *hash_words(hash_N16)), label_N))
+    rank_N = np.empty(len(label_N), np.int64)
+    rank_N[order_N] = np.arange(len(label_N)) - (np.cumsum(count_C) - count_C)[np.asarray(label_N)[order_N]]
+    held_N: NDArray[np.bool_] = rank_N < take_C[label_N]
+    return held_N

@@ -1,0 +1,93 @@
+"""The teacher over some samples, batch by batch: logits of all their views, and features of view 0 where asked for."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from manifests.errors import InputError
+from prune_toolkit.scoring.images_at_hand import ImageReader
+from prune_toolkit.scoring.scores import check_finite
+from trainer.teacher import Teacher
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+class Shown(NamedTuple):
+    """What a teacher made of n readable samples, in order."""
+
+    ids: NDArray[np.int64]
+    logits_nVC: NDArray[np.float16]
+    features_nD: NDArray[np.float16] | None = None
+    """Of view 0."""
+
+
+def score_views(
+    teacher: Teacher,
+    reader: ImageReader,
+    ids: NDArray[np.int64],
+    batch_size: int,
+    progress: Progress,
+    view_count: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """(sample_ids (n,), logits (n, V, C) float16) of the readable ones of some samples; see `show_views`."""
+    shown = show_views(teacher, reader, ids, batch_size, progress, view_count)
+    return shown.ids, shown.logits_nVC
+
+
+def show_views(
+    teacher: Teacher,
+    reader: ImageReader,
+    ids: NDArray[np.int64],
+    batch_size: int,
+    progress: Progress,
+    view_count: int,
+    *,
+    with_features: bool = False,
+) -> Shown:
+    """What the teacher makes of the readable ones of some samples.
+
+    The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
+    first sample whose logits or features are not finite or leave the range of float16.
+    """
+    done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
+    width = teacher.feature_layer.width if with_features else 0
+    features = np.empty((len(ids), width), np.float16)
+    for batch_ids, images in reader.batches(ids, batch_size):
+        rows = slice(done, done + len(batch_ids))
+        if with_features:
+            logits, all_features = teacher.logits_and_features(images)
+            features[rows] = _checked_features(all_features[::view_count].cpu().numpy(), batch_ids)
+        else:
+            logits = teacher.logits(images)
+        _check_logits(logits, np.repeat(batch_ids, view_count))
+        if not done:
+            found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
+        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
+        done = rows.stop
+        progress.advance(len(images))
+    return Shown(seen[:done], found[:done], features[:done] if with_features else None)
+
+
+def _check_logits(logits_nC: NDArray[np.float32], shown_ids: NDArray[np.int64]) -> None:
+    check_finite(logits_nC, shown_ids)
+    if np.abs(logits_nC).max(initial=0.0) > FLOAT16_MAX:
+        row = int(np.abs(logits_nC).max(axis=1).argmax())
+        raise InputError(
+            f"sample {shown_ids[row]}: a logit of {np.abs(logits_nC[row]).max():.3g} does not fit float16",
+            hint="is the checkpoint sound, and the preprocessing the teacher's own?",
+        )
+
+
+def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:
+    # Not "> FLOAT16_MAX": that is false of nan.
+    fits_n = (np.abs(features_nD) <= FLOAT16_MAX).all(axis=1)
+    if not fits_n.all():
+        row = int(np.argmin(fits_n))
+        worst = features_nD[row][int(np.argmin(np.abs(features_nD[row]) <= FLOAT16_MAX))]
+        raise InputError(
+            f"sample {ids[row]}: a feature of {worst:.3g} does not fit float16",
+            hint="is the checkpoint sound, and the preprocessing the teacher's own? Without --features none are stored",
+        )
+    return features_nD.astype(np.float16)
