@@ -33,6 +33,7 @@ def card(header: Header) -> str:
             f"- kept: {chosen.count:,} samples ({100 * chosen.keep_got:.2f} %) by {chosen.method}, "
             f"quota {chosen.quota}, seed {chosen.seed}"
         ]
+        lines += [f"- {_plain(line)}" for line in selection_lines(header)]
     if header.labels is not None:
         lines += [f"- targets: {targets_text(header)}"]
     commands = {
@@ -43,9 +44,53 @@ def card(header: Header) -> str:
     lines += ["", "```", "prune verify .", *commands, "```", ""]
     if header.scores:
         lines += ["| score | harder | formula |", "|---|---|---|"]
-        lines += [f"| {_plain(s.name)} | {s.harder} | {_plain(s.formula)} |" for s in header.scores]
+        lines += [
+            f"| {_plain(s.name if s.set == 'teacher' else f'{s.set}/{s.name}')} | {s.harder} | {_plain(s.formula)} |"
+            for s in header.scores
+        ]
         lines += [""]
     return "\n".join(lines)
+
+
+def selection_lines(header: Header) -> list[str]:
+    """What is particular about a selection, a line each; none of what is as usual."""
+    chosen = header.selection
+    lines: list[str] = []
+    if chosen is None:
+        return lines
+    # The position of a plain window is in the header alone: cards keep the bytes they had.
+    if has_particular_parameters(header):
+        told = (f"{name} {value}" if name != chosen.method else str(value) for name, value in chosen.parameters.items())
+        lines.append(f"{chosen.method}: {', '.join(told)}")
+    if chosen.per_class_min is not None:
+        lines.append(f"at least {chosen.per_class_min:,} of every class")
+    if chosen.without is not None:
+        lines.append(f"held out beforehand: the samples of selection {chosen.without[:12]}")
+    if revised := revision_line(header):
+        lines.append(revised)
+    if (share := chosen.distill) is not None:
+        which = "drawn at random" if share.by == "random" else f"the easy end of {share.by}"
+        lines.append(
+            f"distilled: {share.count:,} of {chosen.count:,} samples, {which}; the others learn from their labels alone"
+        )
+    return lines
+
+
+def has_particular_parameters(header: Header) -> bool:
+    """Whether the selector has more to tell than the position of a window."""
+    return header.selection is not None and bool(header.selection.parameters.keys() - {"position"})
+
+
+def revision_line(header: Header) -> str:
+    """How many labels the trainer will revise, and how many of them were wrong; "" where it revises none."""
+    labels, chosen = header.labels, header.selection
+    if labels is None or chosen is None or labels.transform != "revise" or "changed" not in labels.parameters:
+        return ""
+    told = labels.parameters
+    return (
+        f"labels revised: {told['changed']:,} of {chosen.count * labels.views:,} (eta {told['eta']}, scope "
+        f"{told['scope']}); {told['wrong']:,} had another class on top"
+    )
 
 
 def targets_text(header: Header) -> str:

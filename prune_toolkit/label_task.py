@@ -17,7 +17,9 @@ from prune_toolkit.indexing import DataSpec
 from prune_toolkit.runs import ALONE, Ranks
 from prune_toolkit.scoring.config import SCORE_TABLE
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.passes import score_views
+from prune_toolkit.scoring.registry import outside_scores
+from prune_toolkit.scoring.scores import TEACHER
+from prune_toolkit.scoring.teacher_pass import score_views
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
@@ -93,6 +95,7 @@ class Labelling:
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
+            "scores": (outside_scores(TEACHER) or None) if self.is_other else None,
         }
         return {
             "command": "label",

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @click.argument("selection", type=FOLDER, default="selection")
 @view_options(views=8)
 @click.option(
-    "--labels", help="What becomes of the logits: raw or reshape [default: the selection's; raw with --other-teacher]."
+    "--labels",
+    help="What becomes of the logits: raw, reshape or revise [default: the selection's; raw with --other-teacher].",
 )
 @click.option("--policy", help="What is stored: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options
@@ -54,7 +55,7 @@ def command(**options: Any) -> None:
     prune label selection --teacher resnet32x4 --checkpoint teacher.safetensors
     prune label selection --views 16 --policy mean --dry-run
     """
-    from manifests.card import targets_text
+    from manifests.card import revision_line, targets_text
     from manifests.console import echo_json, format_bytes, note
     from manifests.manifest import Manifest
     from prune_toolkit.labelling import LabelConfig, Labelling, trial, write_labels
@@ -120,6 +121,8 @@ def command(**options: Any) -> None:
         f"{config.out}/: {chosen.count:,} samples x {targets.views} view(s) labelled by {teacher.info.spec}"
         f"{views_text}: {targets_text(labelled.header)}; {beton_text}; id {labelled.id[:12]}"
     )
+    if revised := revision_line(labelled.header):
+        click.echo(revised)
     click.echo(f"next: train-student --manifest {config.out}")
 
 

@@ -1,13 +1,14 @@
 """`prune list`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from prune_toolkit.commands.options import json_option
 
-KINDS = ("scores", "selectors", "quotas", "labels", "losses", "presets", "models")
+_SETS = ("teacher", "features", "dynamics")
+KINDS = ("scores", "selectors", "quotas", "labels", "losses", "dynamic", "presets", "models")
 
 
 @click.command(name="list")
@@ -27,6 +28,7 @@ def command(kind: str | None, as_json: bool) -> None:
         "quotas": _quotas,
         "labels": _labels,
         "losses": _losses,
+        "dynamic": _dynamic,
         "presets": _presets,
         "models": _models,
     }
@@ -52,24 +54,40 @@ def _echo_entries(entries: list[dict[str, Any]]) -> None:
 
 
 def _scores() -> list[dict[str, Any]]:
-    from prune_toolkit.scoring.scores import SCORES
+    from prune_toolkit.scoring.registry import SCORES
 
     return [
-        {"name": s.name, "harder": s.harder, "needs": ", ".join(s.needs), "formula": s.formula, "source": s.source}
-        for s in SCORES.values()
+        {
+            "name": s.name,
+            "set": s.set,
+            "formula": s.formula,
+            "source": s.source,
+            "harder": s.harder,
+            "needs": ", ".join(s.needs),
+            "cost": s.cost,
+            **({"from": origin} if (origin := SCORES.origin(s.name)) else {}),
+        }
+        for s in sorted(SCORES.values(), key=lambda score: _SETS.index(score.set) if score.set in _SETS else len(_SETS))
     ]
 
 
 def _selectors() -> list[dict[str, Any]]:
+    from prune_toolkit.commands.select import PARAMETER_FLAGS
     from prune_toolkit.selection.selectors import SELECTORS
+
+    def option(name: str, default: str) -> str:
+        flag = f"--{name} " if name in PARAMETER_FLAGS else f"--parameter {name}="
+        return f"{flag}{default or name.upper()}"
 
     return [
         {
             "name": s.name,
             "keeps": s.formula,
             "ranks by": s.score or "no score",
-            "options": ", ".join(f"--{name} {parameter.default}" for name, parameter in s.parameters.items()) or "none",
+            "needs": ", ".join(s.needs) or "nothing but the samples",
+            "options": ", ".join(option(name, parameter.default) for name, parameter in s.parameters.items()) or "none",
             "source": s.source,
+            **({"from": origin} if (origin := SELECTORS.origin(s.name)) else {}),
         }
         for s in SELECTORS.values()
     ]
@@ -90,19 +108,51 @@ def _labels() -> list[dict[str, Any]]:
 def _losses() -> list[dict[str, Any]]:
     from trainer.losses import LOSSES
 
-    return [{"name": name, "formula": entry.formula, "source": entry.source} for name, entry in LOSSES.items()]
+    def listed(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None) or "none"
+
+    return [
+        {
+            "name": name,
+            "formula": entry.formula,
+            "needs": "targets" if entry.needs_targets else "labels alone",
+            "options": listed(entry.options),
+            "published": listed(entry.published),
+            "source": entry.source,
+        }
+        for name, entry in LOSSES.items()
+    ]
+
+
+def _dynamic() -> list[dict[str, Any]]:
+    from trainer.dynamic import DYNAMIC
+
+    def flags(options: Mapping[str, float | None]) -> str:
+        named = ((f"--{name.replace('_', '-')}", default) for name, default in options.items())
+        return ", ".join(f"{flag} (has to be given)" if value is None else f"{flag} {value:g}" for flag, value in named)
+
+    return [
+        {"name": name, "shows": arm.formula, "options": flags(arm.options) or "none", "source": arm.source}
+        for name, arm in DYNAMIC.items()
+    ]
 
 
 def _presets() -> list[dict[str, Any]]:
-    from prune_toolkit.selection.select import PRESETS
+    from prune_toolkit.selection.presets import PRESETS
+
+    def labels(eta: str | None, scope: str | None) -> str:
+        return "" if eta is None else f", eta {eta}, scope {scope}"
 
     return [
         {
             "name": name,
             "selector": preset.selector,
-            "score": preset.score,
+            "score": preset.score or "none",
             "quota": preset.quota,
-            "labels": preset.labels,
+            "labels": preset.labels + labels(preset.eta, preset.revise_scope),
+            "distilled": "all"
+            if preset.distill_fraction is None
+            else f"{preset.distill_fraction} of each class, by {preset.distill_by}",
             "loss": ", ".join(f"{key} {value}" for key, value in preset.loss.items()),
             "source": preset.source,
         }

@@ -1,43 +1,24 @@
-"""What `prune select` is asked to do, and the published combinations that have a name."""
+"""What `prune select` is asked to do, with every choice resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import UsageError
+from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.indexing import DataSpec
 from prune_toolkit.materialise import beton_at_hand
+from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.labels import LABELS
-from prune_toolkit.selection.quotas import QUOTAS, parse_keep
-from prune_toolkit.selection.selectors import SELECTORS
+from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
+from prune_toolkit.selection.quotas import QUOTAS, parse_fraction, parse_keep
+from prune_toolkit.selection.registry import SELECTORS, Selector
+from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, parse_eta, parse_scope
+from prune_toolkit.selection.scores import find_score
 from prune_toolkit.selection.targets import TargetPlan, check_stored_top_k
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A published combination of selector, quota, labels and loss."""
-
-    selector: str
-    score: str
-    quota: str
-    labels: str
-    source: str
-    loss: Mapping[str, float] = field(default_factory=dict)
-    """What the trainer takes from the header unless told otherwise."""
-
-
-PRESETS = {
-    "mdslr": Preset(
-        selector="medium",
-        score="loss",
-        quota="published",
-        labels="reshape",
-        source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe)",
-        loss={"kd_weight": 0.9, "temperature": 4.0},
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +31,15 @@ class SelectConfig:
     score: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     quota: str | None = None
+    per_class_min: int = 0
+    """Samples that every class keeps at least, or all it has."""
+    without: Path | None = None
+    """A selection of the same data whose samples are left out."""
     labels: str | None = None
+    eta: str | None = None
+    revise_scope: str | None = None
+    distill_fraction: str | None = None
+    distill_by: str | None = None
     views: int | None = None
     """Scored views whose labels are carried, the first ones; None is all of them."""
     policy: str | None = None
@@ -64,17 +53,70 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         parse_keep(self.keep)
-        if self.preset is None:
-            return
-        if self.preset not in PRESETS:
-            raise UsageError(f"unknown preset {self.preset!r}", hint=f"known: {', '.join(PRESETS)}")
-        for name in ("selector", "score", "quota", "labels"):
-            asked = getattr(self, name)
-            if asked is not None and asked != getattr(PRESETS[self.preset], name):
+        if self.per_class_min < 0:
+            raise UsageError(f"--per-class-min {self.per_class_min}: at least 0")
+        if self.preset is not None:
+            self._check_preset(self.preset)
+        self._check_labels()
+        self._check_distill()
+
+    def _check_preset(self, name: str) -> None:
+        if name not in PRESETS:
+            raise UsageError(f"unknown preset {name!r}", hint=f"known: {', '.join(PRESETS)}")
+        for choice in FIXED:
+            asked, said = getattr(self, choice), getattr(PRESETS[name], choice)
+            if asked is not None and asked != said:
                 raise UsageError(
-                    f"--preset {self.preset} sets {name} to {getattr(PRESETS[self.preset], name)}, not {asked}",
-                    hint="leave out one of the two",
+                    f"--preset {name} sets {choice} to {said or 'none'}, not {asked}", hint="leave out one of the two"
                 )
+
+    def _check_labels(self) -> None:
+        asked = [
+            flag for flag, value in (("--eta", self.eta), ("--revise-scope", self.revise_scope)) if value is not None
+        ]
+        if asked and self._choice("labels", "reshape") != REVISE:
+            raise UsageError(f"{asked[0]} is of label revision", hint="add --labels revise")
+        if self.eta is not None:
+            parse_eta(self.eta)
+        if self.revise_scope is not None:
+            parse_scope(self.revise_scope)
+
+    def _check_distill(self) -> None:
+        fraction = self._choice("distill_fraction", None)
+        if fraction is None:
+            if self.distill_by is not None:
+                raise UsageError(
+                    "--distill-by says which samples are distilled, not how many", hint="add --distill-fraction 0.5"
+                )
+            return
+        value = parse_fraction(fraction)
+        if value is None or not 0 < value <= 1:
+            raise UsageError(
+                f"--distill-fraction is {fraction!r}: it must be above 0 and at most 1",
+                hint="0.5 distills half of the kept samples; none at all is train-student --loss ce",
+            )
+
+    @cached_property
+    def _preset(self) -> Preset | None:
+        return None if self.preset is None else PRESETS[self.preset]
+
+    def _choice(self, name: str, default: Any) -> Any:
+        """What a flag says, else the preset, else the default."""
+        asked = getattr(self, name)
+        if asked is None and self._preset is not None:
+            asked = getattr(self._preset, name)
+        return default if asked is None else asked
+
+    @property
+    def method(self) -> Selector:
+        """The selector."""
+        return SELECTORS[self._choice("selector", "medium")]
+
+    @property
+    def distill(self) -> tuple[Fraction, str] | None:
+        """Share of the kept samples to distill, and by which score or "random"; None distills all of them."""
+        fraction = self._choice("distill_fraction", None)
+        return None if fraction is None else (parse_keep(fraction), self._choice("distill_by", DEFAULT_BY))
 
     def targets(self, parent: Manifest) -> TargetPlan:
         """What of the scored views becomes targets; UsageError for more than is stored."""
@@ -92,33 +134,51 @@ class SelectConfig:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
         return plan
 
+    def left_out(self, parent: Manifest) -> Manifest | None:
+        """The selection whose samples are left out; MismatchError when it is of other data."""
+        if self.without is None:
+            return None
+        other = Manifest.open(self.without)
+        if other.kind != "selection":
+            raise UsageError(
+                f"--without {other.path}: it is of kind {other.kind}, only a selection says what it keeps",
+                hint="name a folder that prune select wrote",
+            )
+        if other.header.data.fingerprint != parent.header.data.fingerprint:
+            raise MismatchError(
+                f"--without {other.path} is a selection of other data (fingerprint "
+                f"{other.header.data.fingerprint[:12]}) than {parent.path} ({parent.header.data.fingerprint[:12]})",
+                hint="select from manifests of the same images",
+            )
+        if other.header.data.count != parent.header.data.count:
+            raise InputError(f"{other.path} and {parent.path} count their samples differently")
+        return other
+
     def _copies_beton(self, parent: Manifest) -> bool:
         """Whether images are copied from a beton as they are, and not read from their source."""
         return self.data is None and beton_at_hand(parent) is not None
 
     def resolved(self, parent: Manifest) -> dict[str, Any]:
         """Every choice made, without paths."""
-        preset = PRESETS.get(self.preset or "")
-        method = SELECTORS[self.selector or (preset.selector if preset else "medium")]
+        preset, method = self._preset, self.method
         parameters = {name: str(value) for name, value in method.resolve(self.parameters).items()}
-        score = self.score or method.score
-        if method.score is None and self.score is not None:
-            raise UsageError(f"selector {method.name} ranks by no score", hint="leave out --score")
+        score = method.score_or(self.score or (preset.score if preset else None))
         return {
             "command": "select",
             "parent": parent.id,
             "keep": self.keep,
             "selector": method.name,
             "parameters": parameters,
-            "score": score,
-            "quota": QUOTAS[self.quota or (preset.quota if preset else "proportional")].name,
-            "labels": LABELS[self.labels or (preset.labels if preset else "reshape")].name,
+            "score": None if score is None else find_score(parent, score).name,
+            "quota": QUOTAS[self._choice("quota", "proportional")].name,
+            "labels": LABELS[self._choice("labels", "reshape")].name,
             "preset": self.preset,
-            "loss": dict(preset.loss) if preset else {},
+            "loss": {} if preset is None else preset.loss_at(_image_px(parent)),
             "seed": self.seed,
             "beton": self.beton,
             "max_side": self.max_side if self.beton and not self._copies_beton(parent) else None,
             **self._resolved_targets(parent),
+            **self._resolved_extras(parent),
         }
 
     def _resolved_targets(self, parent: Manifest) -> dict[str, Any]:
@@ -127,3 +187,25 @@ class SelectConfig:
         if (targets.views, targets.policy, targets.top_k) == (1, "single", None):
             return {}
         return {"views": targets.views, "policy": targets.policy, "top_k": targets.top_k}
+
+    def _resolved_extras(self, parent: Manifest) -> dict[str, Any]:
+        """Only what is used, for the same reason."""
+        extras: dict[str, Any] = {}
+        if self.per_class_min:
+            extras["per_class_min"] = self.per_class_min
+        if (other := self.left_out(parent)) is not None:
+            extras["without"] = other.id
+        if self._choice("labels", "reshape") == REVISE:
+            extras["eta"] = parse_eta(self._choice("eta", DEFAULT_ETA))
+            extras["revise_scope"] = parse_scope(self._choice("revise_scope", DEFAULT_SCOPE))
+        if self.distill is not None:
+            fraction, by = self.distill
+            extras["distill_fraction"] = str(fraction)
+            extras["distill_by"] = by if by == RANDOM else find_score(parent, by).name
+        return extras
+
+
+def _image_px(parent: Manifest) -> int:
+    """Side of the images the teacher saw."""
+    teacher = parent.header.teacher
+    return 0 if teacher is None else teacher.preprocessing.image_px

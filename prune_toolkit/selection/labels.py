@@ -105,6 +105,16 @@ class Raw:
 
 
 @label_transform(
+    "revise",
+    formula="target = z; the trainer revises it at its T: p~ = b p + (1 - b) y, b = eta / (p_max - p_y + 1)",
+    source="Lan et al., IEEE TCDS 2025 (arXiv 2404.03693)",
+    needs_fit=False,
+)
+class Revise(Raw):
+    """The logits as stored: p depends on the temperature, which is the trainer's."""
+
+
+@label_transform(
     "reshape",
     formula="target = z / std(z) * k_y, k_c = mean over all samples of class c of std(z), std unbiased over C",
     source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe; code chenyd7/MDSLR)",

@@ -1,6 +1,7 @@
 """Which samples to keep and why, decided before anything is written."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,19 @@ from numpy.typing import NDArray
 
 from manifests.beton import Beton
 from manifests.console import note
-from manifests.errors import InputError, UsageError
+from manifests.errors import UsageError
 from manifests.manifest import Manifest
+from manifests.manifest import Vectors as Streamed
 from prune_toolkit.materialise import beton_bytes
 from prune_toolkit.selection.config import SelectConfig
+from prune_toolkit.selection.distill import RANDOM, distilled
+from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Choice, Pool, Vectors
 from prune_toolkit.selection.quotas import parse_keep
-from prune_toolkit.selection.selectors import UNREADABLE, Choice, Pool, choose
+from prune_toolkit.selection.scores import find_score, score_column
+from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
+
+FEATURES = "features/view-000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +34,19 @@ class Plan:
     targets: TargetPlan
     samples: pa.Table
     readable_N: NDArray[np.bool_]
+    pool_N: NDArray[np.bool_]
+    """Samples there were to choose from: the readable ones but those held out."""
     keep_N: NDArray[np.bool_]
     reason_N: NDArray[np.object_]
+    distilled_N: NDArray[np.bool_]
+    """Samples whose kd_weight is 1: all, unless only a share of the kept ones is distilled."""
     choice: Choice
+    distill: dict[str, Any] | None = None
+    """fraction, by and count of the distilled ones; None where all are."""
+    found: dict[str, str] = field(default_factory=dict)
+    """Parameters that the selector found by itself."""
+    chosen_by: frozenset[str] = frozenset()
+    """What was looked at to choose: sets of scores, features, logits."""
 
     @property
     def count(self) -> int:
@@ -37,19 +54,31 @@ class Plan:
         return int(self.keep_N.sum())
 
     @property
+    def held_out(self) -> int:
+        """Readable samples that were left out beforehand."""
+        return int(self.readable_N.sum()) - int(self.pool_N.sum())
+
+    @property
     def keep_got(self) -> float:
-        """Kept share of the readable samples."""
-        return self.count / int(self.readable_N.sum())
+        """Kept share of the samples there were to choose from."""
+        return self.count / int(self.pool_N.sum())
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Parameters of the selector, what it found by itself in place of what it was asked to find."""
+        return {**self.resolved["parameters"], **self.found}
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Readable and kept samples of every class."""
+        """Samples there were to choose from, kept and, where not all of them are, distilled ones of every class."""
+        counted = {"samples": self.pool_N, "kept": self.keep_N}
+        if self.distill is not None:
+            counted["distilled"] = self.keep_N & self.distilled_N
         label_N = self.samples.column("label").to_numpy()
         classes = len(self.parent.class_names)
-        readable = np.bincount(label_N[self.readable_N], minlength=classes)
-        kept = np.bincount(label_N[self.keep_N], minlength=classes)
+        counts = {name: np.bincount(label_N[rows_N], minlength=classes) for name, rows_N in counted.items()}
         return [
-            {"class": name, "samples": int(readable[c]), "kept": int(kept[c])}
-            for c, name in enumerate(self.parent.class_names)
+            {"class": class_name, **{name: int(count_C[c]) for name, count_C in counts.items()}}
+            for c, class_name in enumerate(self.parent.class_names)
         ]
 
     def beton_bytes(self, beton: Beton | None) -> int:
@@ -67,42 +96,91 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     resolved = config.resolved(parent)
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    pool_samples = samples.filter(pa.array(readable_N))
-    ids = pool_samples.column("sample_id").to_numpy()
-    score_n, harder = None, "high"
-    if resolved["score"] is not None:
-        score_n, harder = _score_column(parent, resolved["score"], ids)
-    hashes = pool_samples.column("content_hash").combine_chunks()
+    pool_N = readable_N & ~_held_out(config, parent)
+    if not pool_N.any():
+        raise UsageError(f"--without {config.without} leaves no sample to select from", hint="leave fewer out")
+    looked_at: set[str] = set()
+    pool = _pool(config, parent, samples.filter(pa.array(pool_N)), resolved["score"], looked_at)
     choice = choose(
         resolved["selector"],
-        Pool(
-            sample_id_N=ids,
-            label_N=pool_samples.column("label").to_numpy(),
-            content_hash_N16=_hash_matrix(hashes),
-            class_count=len(parent.class_names),
-            score_N=score_n,
-            harder=harder,  # type: ignore[arg-type]
-        ),
+        pool,
         keep=parse_keep(config.keep),
         quota=resolved["quota"],
         seed=config.seed,
         parameters=config.parameters,
+        per_class_min=config.per_class_min,
     )
     keep_N = np.zeros(len(samples), np.bool_)
-    keep_N[readable_N] = choice.keep_N
-    reason_N = np.full(len(samples), choice.reasons[UNREADABLE], object)
-    reason_N[readable_N] = np.array(choice.reasons, object)[choice.reason_N]
+    keep_N[pool_N] = choice.keep_N
+    reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
+    reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
     targets = config.targets(parent)
     _check_same_pixels(config, resolved["max_side"], targets, samples.filter(pa.array(keep_N)))
+    distilled_N = np.ones(len(samples), np.bool_)
+    distill = None
+    if config.distill is not None:
+        fraction, by = config.distill[0], resolved["distill_by"]
+        kept = pool.take(choice.keep_N)
+        column = None
+        if by != RANDOM:
+            column = score_column(parent, by, np.asarray(kept.sample_id_N, np.int64))
+            looked_at.add(find_score(parent, by).set)
+        distilled_N[keep_N] = distilled(kept, column, fraction, config.seed)
+        distill = {"fraction": str(fraction), "by": by, "count": int((keep_N & distilled_N).sum())}
     return Plan(
         parent=parent,
         resolved=resolved,
         targets=targets,
         samples=samples,
         readable_N=readable_N,
+        pool_N=pool_N,
         keep_N=keep_N,
         reason_N=reason_N,
+        distilled_N=distilled_N,
         choice=choice,
+        distill=distill,
+        found=dict(choice.found),
+        chosen_by=frozenset(looked_at),
+    )
+
+
+def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
+    """(N,) samples that `without` keeps."""
+    other = config.left_out(parent)
+    if other is None:
+        return np.zeros(parent.header.data.count, np.bool_)
+    keep_N: NDArray[np.bool_] = other.selection().column("keep").to_numpy(zero_copy_only=False)
+    return keep_N
+
+
+def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
+    """What there is to choose from; `looked_at` gets the sets of scores, and features or logits once they are read."""
+    ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
+    column = None if score is None else score_column(parent, score, ids)
+    method = config.method
+    further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
+    looked_at |= {find_score(parent, name).set for name in (*([] if score is None else [score]), *further)}
+
+    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors:
+        def read() -> Streamed:
+            looked_at.add(name)
+            return stream()
+
+        return Vectors(name=name, width=width, stream=read)
+
+    block = parent.header.features
+    return Pool(
+        sample_id_N=ids,
+        label_N=samples.column("label").to_numpy(),
+        content_hash_N16=_hash_matrix(samples.column("content_hash").combine_chunks()),
+        class_count=classes,
+        score_N=None if column is None else column.value_N,
+        harder="high" if column is None else column.harder,
+        scores={name: score_column(parent, name, ids) for name in further},
+        features=None
+        if block is None or not parent.has(FEATURES)
+        else vectors("features", block.width, parent.features),
+        logits=vectors("logits", classes, parent.logits) if parent.has("logits/view-000") else None,
     )
 
 
@@ -128,18 +206,3 @@ def _hash_matrix(hashes: pa.Array) -> NDArray[np.uint8]:
     width = hashes.type.byte_width
     offset = hashes.offset * width
     return np.frombuffer(hashes.buffers()[1], np.uint8, len(hashes) * width, offset).reshape(-1, width)
-
-
-def _score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:
-    """A score by name, or SET/NAME, for the samples asked for, and which end of it is harder."""
-    set_name, _, column = name.rpartition("/")
-    set_name = set_name or "teacher"
-    spec = next((s for s in parent.header.scores if s.set == set_name and s.name == column), None)
-    if spec is None:
-        known = ", ".join(f"{s.set}/{s.name}" for s in parent.header.scores)
-        raise UsageError(f"{parent.path} has no score {name!r}", hint=f"it has: {known}")
-    table = parent.scores(set_name)
-    scored = table.column("sample_id").to_numpy()
-    if not np.array_equal(scored, ids):
-        raise InputError(f"{parent.path}: scores/{set_name} does not cover exactly the readable samples")
-    return table.column(column).to_numpy(), spec.harder

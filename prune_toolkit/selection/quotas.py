@@ -82,6 +82,25 @@ class Quota:
 QUOTAS: Registry[Quota] = Registry("quota")
 
 
+def with_minimum(quota: str, class_sizes_C: NDArray[np.integer[Any]], keep_C: Counts, minimum: int) -> Counts:
+    """Counts (C,) of the same total in which every class keeps at least `minimum`, or all it has.
+
+    Classes that fall short get their minimum, and the quota shares what is left among the others, until all have it.
+    The total must be enough for all minima.
+    """
+    least_C = np.minimum(minimum, class_sizes_C).astype(np.int64)
+    total, fixed_C, counts_C = int(keep_C.sum()), np.zeros(len(keep_C), np.bool_), keep_C
+    while (short_C := counts_C < least_C).any():
+        fixed_C |= short_C
+        counts_C, rest_C = least_C.copy(), class_sizes_C[~fixed_C]
+        left = total - int(least_C[fixed_C].sum())
+        if left:
+            shared = QUOTAS[quota](rest_C, Fraction(left, int(rest_C.sum())))
+            assert shared is not None
+            counts_C[~fixed_C] = shared
+    return counts_C
+
+
 def quota(name: str, *, formula: str, source: str) -> Callable[[QuotaFunction], Quota]:
     """Register a function of the class sizes (Python integers) and a keep fraction below 1."""
 

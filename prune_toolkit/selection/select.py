@@ -12,7 +12,7 @@ from manifests.beton import Beton
 from manifests.card import write_card
 from manifests.console import note
 from manifests.errors import InputError
-from manifests.header import Header, Labels, Selection
+from manifests.header import Distill, Header, Labels, Selection
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
 from manifests.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.sources.base import Source
@@ -20,9 +20,11 @@ from manifests.top_k import SoftLabels, TopK
 from prune_toolkit.indexing import DataSpec
 from prune_toolkit.materialise import beton_at_hand, write_train_beton
 from prune_toolkit.runs import finished, tool
-from prune_toolkit.selection.config import PRESETS, Preset, SelectConfig
+from prune_toolkit.selection.config import SelectConfig
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.plan import Plan, plan_selection
+from prune_toolkit.selection.presets import PRESETS, Preset
+from prune_toolkit.selection.revision import RevisionCount
 from prune_toolkit.selection.targets import beton_targets, carried_views, targets_of, write_targets
 
 __all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "images_of", "plan_selection", "write_selection"]
@@ -37,13 +39,15 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
     start = time.monotonic()
     images = images_of(config.data, parent) if config.beton else None
     out.mkdir(parents=True, exist_ok=True)
-    digest, count = config_digest(plan.resolved), len(plan.samples)
+    resolved, count = plan.resolved, len(plan.samples)
+    digest = config_digest(resolved)
     parent.link_table("samples", out)
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         write_part(out / part_path("selection", part), _selection_table(plan, rows), digest)
     transform = fitted_transform(plan)
-    _write_targets(out, plan, transform, digest)
+    revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
+    _write_targets(out, plan, transform, digest, revised)
     files = part_entries(out, ["samples", "selection", *plan.targets.tables], count)
     if images is not None:
         rows_written = write_train_beton(
@@ -51,13 +55,13 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             plan.samples.filter(pa.array(plan.keep_N)),
             images=images,
             workers=config.workers,
-            max_side=plan.resolved["max_side"],
+            max_side=resolved["max_side"],
+            kd_weight_n=None if plan.distill is None else plan.distilled_N[plan.keep_N].astype(np.float32),
             targets=beton_targets(out, plan.targets, count),
             target_shape=plan.targets.shape,
         )
         files.append(file_entry(out, BETON_NAME, rows_written))
     header = parent.header
-    resolved = plan.resolved
     class_std = transform.class_std_C
     selection_header = Header(
         kind="selection",
@@ -67,7 +71,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         views=None if header.views is None else carried_views(header.views, plan.targets.views),
         selection=Selection(
             method=resolved["selector"],
-            parameters=resolved["parameters"],
+            parameters=plan.parameters,
             score=resolved["score"],
             quota=resolved["quota"],
             keep_asked=config.keep,
@@ -75,10 +79,16 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             count=plan.count,
             seed=config.seed,
             preset=config.preset,
+            per_class_min=resolved.get("per_class_min"),
+            without=resolved.get("without"),
+            distill=None if plan.distill is None else Distill(**plan.distill),
         ),
         labels=Labels(
             transform=resolved["labels"],
-            parameters={"loss": resolved["loss"]} if resolved["loss"] else {},
+            parameters={
+                **({"loss": resolved["loss"]} if resolved["loss"] else {}),
+                **({} if revised is None else revised.parameters(resolved["eta"])),
+            },
             views=len(plan.targets.tables),
             policy=plan.targets.policy,
             top_k=plan.targets.top_k,
@@ -88,7 +98,13 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         tool=tool(),
         config=resolved,
         files=files,
-        run={"command": "select", "seconds": round(time.monotonic() - start, 3), "parent_run": header.run},
+        run={
+            "command": "select",
+            "seconds": round(time.monotonic() - start, 3),
+            "chosen_by": sorted(plan.chosen_by),
+            **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
+            "parent_run": header.run,
+        },
     )
     write_local(out, parent.local if config.data is None else config.data.local())
     write_card(out, selection_header)
@@ -112,19 +128,21 @@ def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
 
 def _selection_table(plan: Plan, rows: range) -> pa.Table:
     part = slice(rows.start, rows.stop)
-    ones = np.ones(len(rows), np.float32)
     columns = [
         pa.array(rows, pa.int64()),
         pa.array(plan.keep_N[part]),
         pa.array(plan.reason_N[part].tolist(), pa.string()),
-        pa.array(ones),
-        pa.array(ones),
+        pa.array(np.ones(len(rows), np.float32)),
+        pa.array(plan.distilled_N[part].astype(np.float32)),
     ]
     return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
 def fitted_transform(plan: Plan) -> LabelTransform:
-    """The label transform, having seen the training views of all scored samples, or view 0 where there are none."""
+    """The label transform, having seen the training views, or view 0 where there are none, of all scored samples.
+
+    Of those that are held out it sees nothing.
+    """
     method = LABELS[plan.resolved["labels"]]
     transform = method.make(len(plan.parent.class_names))
     if method.needs_fit:
@@ -132,17 +150,22 @@ def fitted_transform(plan: Plan) -> LabelTransform:
         scored = plan.parent.header.views
         for view in range(1, scored.count) if scored is not None and scored.count > 1 else (0,):
             for ids, logits in plan.parent.soft_labels("logits", view):
-                transform.fit(logits, label_N[ids], ids)
+                seen_n = plan.pool_N[ids]
+                transform.fit(logits[seen_n], label_N[ids[seen_n]], ids[seen_n])
     transform.finish()
     return transform
 
 
-def _write_targets(out: Path, plan: Plan, transform: LabelTransform, digest: str) -> None:
+def _write_targets(
+    out: Path, plan: Plan, transform: LabelTransform, digest: str, revised: RevisionCount | None
+) -> None:
     """Targets of the kept samples; of all views, one part of logits is in memory at a time."""
     label_N = plan.samples.column("label").to_numpy()
     targets = plan.targets
     for part, (ids, logits) in enumerate(_kept_logits(plan)):
         labels = targets_of(logits, label_N[ids], ids, transform, targets.policy, targets.top_k)
+        if revised is not None:
+            revised.add(labels, label_N[ids])
         write_targets(out, targets, part, ids, labels, digest)
 
 

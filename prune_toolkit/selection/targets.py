@@ -149,3 +149,10 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[n
             _, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
             views.append(labels.words() if isinstance(labels, TopK) else labels)
         yield from np.stack(views, axis=1)
+
+
+def stored_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[tuple[Ids, SoftLabels]]:
+    """(sample_id (n,), targets) of every part and table that was written, one at a time."""
+    for part in range(part_count(count)):
+        for table in plan.tables:
+            yield soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)

@@ -6,82 +6,33 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from selection_support import (
+    ALL_QUOTAS,
+    HALF,
+    KEEPS,
+    METHODS,
+    expected_count,
+    hashes,
+    kept,
+    pool_of,
+    pools,
+    reasons,
+    selects_nothing,
+    take,
+    too_few_to_try,
+)
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
-from manifests.header import Harder
 from manifests.identity import hash_words, mix64
-from prune_toolkit.scoring.scores import SCORES, compute_scores
+from prune_toolkit.scoring.scores import SCORES, compute_scores, logit_scores
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.quotas import QUOTAS, parse_keep, total_count
-from prune_toolkit.selection.selectors import REASONS, SELECTORS, Choice, Pool, choose, selector
+from prune_toolkit.selection.selectors import REASONS, SELECTORS, Choice, Pool, choose, make_groups, selector
 
-HALF = Fraction(1, 2)
-METHODS = ["medium", "window", "random"]
-ALL_QUOTAS = ["proportional", "equal", "published", "none"]
-
-
-def hashes(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, 16), dtype=np.uint8)
-
-
-def pool_of(labels: list[int], scores: list[float], *, harder: Harder = "high") -> Pool:
-    return Pool(
-        sample_id_N=np.arange(len(labels)),
-        label_N=np.array(labels, np.int32),
-        content_hash_N16=hashes(len(labels)),
-        class_count=max(labels) + 1,
-        score_N=np.array(scores, np.float32),
-        harder=harder,
-    )
-
-
-def take(pool: Pool, order: NDArray[np.int64]) -> Pool:
-    return replace(
-        pool,
-        sample_id_N=pool.sample_id_N[order],
-        label_N=pool.label_N[order],
-        content_hash_N16=pool.content_hash_N16[order],
-        score_N=None if pool.score_N is None else pool.score_N[order],
-    )
-
-
-def kept(choice: Choice) -> list[int]:
-    return np.flatnonzero(choice.keep_N).tolist()
-
-
-def reasons(choice: Choice) -> list[str]:
-    return [choice.reasons[code] for code in choice.reason_N]
-
-
-@st.composite
-def pools(draw: st.DrawFn) -> Pool:
-    """Small pools with many equal scores and duplicated images."""
-    count = draw(st.integers(1, 60))
-    classes = draw(st.integers(1, 5))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return Pool(
-        sample_id_N=rng.permutation(3 * count)[:count],
-        label_N=rng.integers(0, classes, count),
-        content_hash_N16=hashes(count)[rng.integers(0, draw(st.integers(1, count)), count)],
-        class_count=classes + draw(st.integers(0, 2)),
-        score_N=rng.integers(0, draw(st.sampled_from([1, 4, 1000])), count).astype(np.float32),
-        harder=draw(st.sampled_from(["high", "low"])),
-    )
-
-
-KEEPS = st.fractions(min_value=HALF / 5, max_value=1, max_denominator=60)
-
-
-def expected_count(pool: Pool, quota: str, keep: Fraction) -> NDArray[np.int64] | None:
-    return QUOTAS[quota](np.bincount(pool.label_N, minlength=pool.class_count), keep)
-
-
-def selects_nothing(pool: Pool, quota: str, keep: Fraction) -> bool:
-    counts = expected_count(pool, quota, keep)
-    return (total_count(keep, len(pool.label_N)) if counts is None else counts.sum()) == 0
+RANKED = ["medium", "window", "random"]
+"""Selectors of which a larger keep contains a smaller one."""
 
 
 def test_medium_keeps_the_ranks_around_the_class_median() -> None:
@@ -122,7 +73,7 @@ def test_odd_sizes_worked_by_hand() -> None:
     assert kept(choose("medium", pool, keep=Fraction(3, 5), quota="published")) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKED)
 def test_classes_of_1_and_2_are_cut_to_their_quota(method: str) -> None:
     pool = pool_of([0, 1, 1, 2, 2, 2, 2, 2], [1, 1, 2, 1, 2, 3, 4, 5])
     choice = choose(method, pool, keep=HALF, quota="equal")
@@ -227,7 +178,7 @@ def test_position_029_of_100_spare_ranks_is_29_and_not_28() -> None:
 
 
 @pytest.mark.parametrize("quota", ALL_QUOTAS)
-@pytest.mark.parametrize("name", [name for name in SCORES if name != "correct"])
+@pytest.mark.parametrize("name", [score.name for score in logit_scores() if score.name != "correct"])
 def test_trap_2_the_hard_side_is_the_unsure_side_under_every_quota(name: str, quota: str) -> None:
     gaps = np.array([8, 4, 2, 0.5, 8, 4, 2, 0.5], np.float16)
     labels = np.repeat([0, 1], 4)
@@ -242,14 +193,15 @@ def test_trap_2_the_hard_side_is_the_unsure_side_under_every_quota(name: str, qu
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("quota", ALL_QUOTAS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pool=pools(), keep=KEEPS, seed=st.integers(0, 2**63))
 def test_the_quota_is_met_exactly_and_row_order_does_not_matter(
     method: str, quota: str, pool: Pool, keep: Fraction, seed: int
 ) -> None:
-    if selects_nothing(pool, quota, keep):
+    name, parameters = METHODS[method]
+    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters):
         return
-    choice = choose(method, pool, keep=keep, quota=quota, seed=seed)
+    choice = choose(name, pool, keep=keep, quota=quota, seed=seed, parameters=parameters)
     assert choice.keep_N.dtype == bool
     np.testing.assert_array_equal(choice.keep_N, np.array(choice.reasons)[choice.reason_N] == "kept")
     counts = expected_count(pool, quota, keep)
@@ -259,11 +211,37 @@ def test_the_quota_is_met_exactly_and_row_order_does_not_matter(
         per_class = np.bincount(pool.label_N[choice.keep_N], minlength=pool.class_count)
         np.testing.assert_array_equal(per_class, counts)
     order = np.random.default_rng(seed).permutation(len(pool.label_N))
-    permuted = choose(method, take(pool, order), keep=keep, quota=quota, seed=seed)
+    permuted = choose(name, take(pool, order), keep=keep, quota=quota, seed=seed, parameters=parameters)
     np.testing.assert_array_equal(permuted.reason_N, choice.reason_N[order])
+    assert permuted.found == choice.found
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("quota", ALL_QUOTAS)
+@settings(max_examples=15, deadline=None)
+@given(pool=pools(), keep=KEEPS, least=st.integers(1, 8))
+def test_every_class_keeps_its_minimum_and_the_total_stays(
+    method: str, quota: str, pool: Pool, keep: Fraction, least: int
+) -> None:
+    name, parameters = METHODS[method]
+    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters):
+        return
+    sizes = np.bincount(pool.label_N, minlength=pool.class_count)
+    counts = expected_count(pool, quota, keep)
+    total = total_count(keep, len(pool.label_N)) if counts is None else counts.sum()
+    if np.minimum(sizes, least).sum() > total:
+        with pytest.raises(UsageError, match=f"--per-class-min {least} takes"):
+            choose(name, pool, keep=keep, quota=quota, parameters=parameters, per_class_min=least)
+        return
+    choice = choose(name, pool, keep=keep, quota=quota, parameters=parameters, per_class_min=least)
+    assert choice.keep_N.sum() == total
+    assert (np.bincount(pool.label_N[choice.keep_N], minlength=pool.class_count) >= np.minimum(sizes, least)).all()
+    order = np.random.default_rng(least).permutation(len(pool.label_N))
+    permuted = choose(name, take(pool, order), keep=keep, quota=quota, parameters=parameters, per_class_min=least)
+    np.testing.assert_array_equal(permuted.reason_N, choice.reason_N[order])
+
+
+@pytest.mark.parametrize("method", RANKED)
 @pytest.mark.parametrize("quota", ["proportional", "equal", "none"])
 @settings(max_examples=40, deadline=None)
 @given(pool=pools(), keeps=st.tuples(KEEPS, KEEPS))
@@ -275,7 +253,7 @@ def test_a_larger_keep_contains_the_smaller(
         assert not (fewer & ~more).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKED)
 @pytest.mark.parametrize("quota", ALL_QUOTAS)
 def test_keep_1_keeps_every_sample(method: str, quota: str) -> None:
     assert choose(method, pool_of([0, 1, 1, 4], [3, 1, 2, 2]), keep=Fraction(1), quota=quota).keep_N.all()
@@ -343,7 +321,8 @@ def test_resolved_parameters_have_one_canonical_text() -> None:
 
 
 def test_every_selector_says_its_facts_and_a_name_can_be_taken_once() -> None:
-    assert list(SELECTORS) == METHODS
+    assert list(SELECTORS) == ["medium", "window", "random", "ccs", "moderate", "herding", "mix"]
+    assert {name for name, _ in METHODS.values()} == set(SELECTORS)
     assert all(entry.formula and entry.source for entry in SELECTORS.values())
     assert SELECTORS["medium"].score == "loss"
     assert REASONS[0] == "kept"
@@ -351,9 +330,20 @@ def test_every_selector_says_its_facts_and_a_name_can_be_taken_once() -> None:
         selector("medium", formula="", source="", score=None)(SELECTORS["random"].function)
 
 
+def test_a_selector_that_does_not_meet_its_quota_is_found_out() -> None:
+    greedy = replace(SELECTORS["random"], name="greedy", function=lambda pool, groups, seed, values: everything(pool))
+    pool = pool_of([0, 0, 1, 1], [0] * 4)
+    with pytest.raises(UsageError, match="'greedy' is broken: it kept 2 samples of group 0, where the quota says 1"):
+        greedy.choose(pool, make_groups(pool, "proportional", HALF), 0, {})
+
+
+def everything(pool: Pool) -> Choice:
+    return Choice(keep_N=np.ones(len(pool.label_N), bool), reason_N=np.zeros(len(pool.label_N), np.int8))
+
+
 def test_the_methods_page_has_a_row_for_every_method() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name in (*SCORES, *QUOTAS, *SELECTORS, *LABELS):
+    for name in (*QUOTAS, *SELECTORS, *LABELS, *SCORES):
         assert f"\n| `{name}` " in page, name
 
 

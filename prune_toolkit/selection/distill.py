@@ -1,0 +1,45 @@
+"""Which of the kept samples are distilled (Set II, kd_weight 1) and which learn from their label alone (Set I, 0).
+
+Nothing is dropped by it: it composes with dropping. Source: Lan et al., arXiv 2404.03693; that the set is cut by rank,
+a share of each class, is ours.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, UsageError
+from manifests.identity import hash_words, mix64
+from prune_toolkit.selection.pool import Pool, ScoreColumn, rank_in_group
+from prune_toolkit.selection.quotas import QUOTAS
+
+DEFAULT_BY = "influence"
+RANDOM = "random"
+_STREAM = 0x5E7112
+
+
+def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: int) -> NDArray[np.bool_]:
+    """(N,) whether a sample is of Set II: the easy end of a score, the same share of every class.
+
+    `pool` holds the kept samples. Counts of a class are Sainte-Lague seats, their total floor(fraction * N + 1/2). Of
+    influence the easy end is the most helpful. Without a score they are drawn at random, apart from random selection.
+    UsageError when that is no sample at all, InputError for a score that is nan.
+    """
+    size_C = np.bincount(pool.label_N, minlength=pool.class_count)
+    count_C = QUOTAS["proportional"](size_C, fraction)
+    assert count_C is not None
+    if not count_C.any():
+        raise UsageError(
+            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples is no sample at all",
+            hint="distill more of them; none at all is train-student --loss ce",
+        )
+    if column is None:
+        value_N: NDArray[np.generic] = mix64(_STREAM, seed, *hash_words(pool.content_hash_N16))
+    else:
+        value_N = column.difficulty_N
+        if np.isnan(column.value_N).any():
+            first = int(pool.sample_id_N[np.isnan(column.value_N)].min())
+            raise InputError(f"the score of sample {first} is nan", hint="take another: --distill-by margin")
+    label_N = pool.label_N.astype(np.int64)
+    return np.asarray(rank_in_group(pool, label_N, value_N) < count_C[label_N])

@@ -1,0 +1,34 @@
+"""The selectors: which samples of each class to keep, and for every sample the reason. One line imports each.
+
+All of them look at the samples of a group (a class, or everything under quota `none`) and keep exactly as many as the
+quota says. Equal ranks are ordered by content hash, then by key, so the outcome depends on neither row order nor the
+order of equal scores, and duplicated images never change the count.
+"""
+
+from prune_toolkit.selection.choosing import choose, make_groups
+from prune_toolkit.selection.pool import REASONS, UNREADABLE, Choice, Groups, Pool, keep_first, rank_in_group
+from prune_toolkit.selection.registry import SELECTORS, Parameter, Selector, selector
+
+from prune_toolkit.selection.selectors import medium as medium  # isort: skip
+from prune_toolkit.selection.selectors import window as window  # isort: skip
+from prune_toolkit.selection.selectors import random as random  # isort: skip
+from prune_toolkit.selection.selectors import ccs as ccs  # isort: skip
+from prune_toolkit.selection.selectors import moderate as moderate  # isort: skip
+from prune_toolkit.selection.selectors import herding as herding  # isort: skip
+from prune_toolkit.selection.selectors import mix as mix  # isort: skip
+
+__all__ = [
+    "REASONS",
+    "SELECTORS",
+    "UNREADABLE",
+    "Choice",
+    "Groups",
+    "Parameter",
+    "Pool",
+    "Selector",
+    "choose",
+    "keep_first",
+    "make_groups",
+    "rank_in_group",
+    "selector",
+]

@@ -1,0 +1,56 @@
+"""Herding: a subset whose mean feature stays as near to the class mean as it can."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool, ranked_rows
+from prune_toolkit.selection.registry import selector
+
+_GRAM_ROWS = 4096
+"""Up to here all products of a group's features are made at once, 128 MiB; above, a column for each sample chosen."""
+
+
+@selector(
+    "herding",
+    formula="per class, K_c times: the sample that brings the mean of the chosen features nearest to the class mean,"
+    " argmin_x ||mean - (sum + x) / (k + 1)||_2",
+    source="Welling, ICML 2009; Rebuffi et al. (iCaRL), CVPR 2017",
+    score=None,
+    needs=("features",),
+)
+def herding(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+    """Keep the samples that herding takes first; a larger quota contains a smaller one."""
+    assert pool.features is not None
+    vector_ND = pool.features.of(pool.sample_id_N)
+    # Sums are made in one order of samples, so that their last bits do not depend on that of the rows.
+    row_of_group = np.split(
+        ranked_rows(pool, groups.group_N, np.zeros(len(groups.group_N))), np.cumsum(groups.size_G)[:-1]
+    )
+    keep_N = np.zeros(len(pool.label_N), np.bool_)
+    with Progress(int(groups.keep_G.sum()), "herding", unit="samples") as progress:
+        for row_n, count in zip(row_of_group, groups.keep_G.tolist(), strict=True):
+            chosen = herd(vector_ND[row_n], count) if count < len(row_n) else np.arange(count)
+            keep_N[row_n[chosen]] = True
+            progress.advance(count)
+    return Choice(keep_N=keep_N, reason_N=np.where(keep_N, KEPT, NOT_CHOSEN).astype(np.int8))
+
+
+def herd(vector_nD: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """Rows in the order herding takes them, (count,); of equally near ones the first row."""
+    x_nD = vector_nD.astype(np.float64)
+    mean_D = x_nD.mean(axis=0) if len(x_nD) else np.zeros(x_nD.shape[1])
+    square_n, to_mean_n = np.einsum("nd,nd->n", x_nD, x_nD), x_nD @ mean_D
+    gram_nn = x_nD @ x_nD.T if len(x_nD) <= _GRAM_ROWS else None
+    to_sum_n, free_n = np.zeros(len(x_nD)), np.ones(len(x_nD), np.bool_)
+    taken = np.empty(count, np.int64)
+    for k in range(count):
+        # ||(k + 1) mean - sum - x||^2 without what is the same for all x.
+        distance_n = square_n - 2.0 * ((k + 1) * to_mean_n - to_sum_n)
+        row = int(np.argmin(np.where(free_n, distance_n, np.inf)))
+        taken[k], free_n[row] = row, False
+        to_sum_n += gram_nn[row] if gram_nn is not None else x_nD @ x_nD[row]
+    return taken

@@ -1,0 +1,21 @@
+"""The middle of the distances from the class centre, as Moderate Coreset keeps it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prune_toolkit.selection.pool import Choice, Groups, Pool
+from prune_toolkit.selection.ranks import keep_ranks
+from prune_toolkit.selection.registry import selector
+
+
+@selector(
+    "moderate",
+    formula="per class the K_c ranks from (n_c - K_c) // 2 by ||h - median_c||_2, near to far;"
+    " the paper's global quantiles [.5 - r/2, .5 + r/2] are quota none",
+    source="Moderate Coreset, Xia et al., ICLR 2023",
+    score="moderate",
+    own_score=True,
+)
+def moderate(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+    """Keep the samples whose distance from their class centre is around the median distance."""
+    return keep_ranks(pool, groups, (groups.size_G - groups.keep_G) // 2)

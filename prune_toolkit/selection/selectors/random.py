@@ -1,0 +1,19 @@
+"""A random subset, the baseline of every other selector."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from manifests.identity import hash_words, mix64
+from prune_toolkit.selection.pool import NOT_DRAWN, Choice, Groups, Pool, keep_first
+from prune_toolkit.selection.registry import selector
+
+
+@selector(
+    "random",
+    formula="per class the K_c samples with the smallest hash(seed, content hash)",
+    source="random ranks, redrawn for every seed",
+    score=None,
+)
+def random(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+    """Keep a random subset; with one seed the sets of growing keep fractions contain each other."""
+    return keep_first(pool, groups, mix64(seed, *hash_words(pool.content_hash_N16)), NOT_DRAWN)
