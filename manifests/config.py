@@ -20,7 +20,7 @@ CONFIG_NAME = "prune.toml"
 SHARED_OPTIONS = (
     "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
 )  # fmt: skip
-COMMANDS = ("index", "score", "select", "label", "export", "show", "list", "verify", "train-student")
+COMMANDS = ("index", "score", "merge", "select", "label", "sweep", "export", "show", "list", "verify", "train-student")
 
 _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {"train-student": ("teacher", "checkpoint"), "select": _IMAGES, "label": _IMAGES, "export": _IMAGES}

@@ -8,8 +8,10 @@ import click
 COMMANDS = {
     "index": "prune_toolkit.commands.index",
     "score": "prune_toolkit.commands.score",
+    "merge": "prune_toolkit.commands.merge",
     "select": "prune_toolkit.commands.select",
     "label": "prune_toolkit.commands.label",
+    "sweep": "prune_toolkit.commands.sweep",
     "export": "prune_toolkit.commands.export",
     "show": "prune_toolkit.commands.show",
     "list": "prune_toolkit.commands.list",

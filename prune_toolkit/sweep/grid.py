@@ -1,0 +1,197 @@
+"""What a sweep compares: entries as they are typed, and the arms that they and the arms pruning must beat amount to."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from manifests.errors import UsageError
+from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.selection.selectors import SELECTORS
+from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
+from trainer.losses import LOSSES
+
+Kind = Literal["static", "all", "fewer", "rs2", "infobatch"]
+RANDOM, ALL, RS2, INFOBATCH = "random", "all data", "RS2", "InfoBatch"
+FEWER, SAME_STEPS = "all data, fewer epochs", "all data, same steps"
+DYNAMICS = ("infobatch", "rs2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is asked for; every sequence is without repetitions, in the order it was typed."""
+
+    keeps: tuple[str, ...]
+    selects: tuple[str, ...] = (RANDOM,)
+    """[NAME=]SELECTOR [flags of prune select] [-- flags of train-student]."""
+    labels: tuple[str, ...] = ("raw",)
+    """Label transforms, each with its flags."""
+    losses: tuple[str, ...] = ("kd",)
+    kd_weights: tuple[str, ...] = ()
+    """Empty: as the loss or the preset has it. Losses of a published weight above 1 are not tried with them."""
+    dynamics: tuple[str, ...] = ()
+    seeds: int = 5
+    tune_seeds: int = 3
+    epochs: int | None = None
+    steps: int | None = None
+    student: str | None = None
+    holdout: str = "0.1"
+    select_flags: str = ""
+    """Flags of prune select for every selection."""
+    train_flags: str = ""
+    """Flags of train-student for every run."""
+
+    def __post_init__(self) -> None:
+        for keep in (*self.keeps, self.holdout):
+            parse_keep(keep)
+        if parse_keep(self.holdout) == 1:
+            raise UsageError("--holdout 1 leaves nothing to select from", hint="for example --holdout 0.1")
+        for name in self.dynamics:
+            if name not in DYNAMICS:
+                raise UsageError(f"--dynamic {name} is not known", hint=f"known: {', '.join(DYNAMICS)}")
+        for loss in self.losses:
+            LOSSES[loss]
+        for option, number in (("--seeds", self.seeds), ("--tune-seeds", self.tune_seeds)):
+            if number < 1:
+                raise UsageError(f"{option} must be at least 1, not {number}")
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("--epochs and --steps contradict each other", hint="give one of them")
+        select_flags(self.every_select, "--select-flags")
+        train_flags(self.every_train, "--train", ("student", "loss", "kd_weight"))
+
+    @property
+    def every_select(self) -> tuple[str, ...]:
+        """Words of `select_flags`."""
+        return tuple(words_of(self.select_flags, "--select-flags"))
+
+    @property
+    def every_train(self) -> tuple[str, ...]:
+        """Words of `train_flags`."""
+        return tuple(words_of(self.train_flags, "--train"))
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is a KD weight to choose."""
+        return len(self.kd_weights) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to choose samples and to teach a student, at every keep."""
+
+    name: str
+    kind: Kind = "static"
+    select: tuple[str, ...] = ()
+    """Flags of prune select beside --keep, --seed and those of every selection."""
+    train: tuple[str, ...] = ()
+    """Flags of train-student beside the budget, the seed and those of every run."""
+    weights: tuple[str, ...] = ()
+    """KD weights to try; empty where the loss or the preset has its own."""
+
+
+def all_arms(grid: Grid) -> list[Arm]:
+    """Every arm of the grid, those that pruning must beat first; equal ones once, UsageError for equal names."""
+    entries = [entry for text in grid.selects for entry in _entry_arms(text, grid)]
+    ours = _arm(RANDOM, ("--selector", RANDOM), (), "raw", "kd", grid)
+    first = next((arm for arm in entries if _is_baseline(arm)), ours)
+    always = [
+        Arm(name=name, kind=kind, select=first.select, train=first.train, weights=first.weights)
+        for name, kind in _always(grid)
+    ]
+    arms = list(dict.fromkeys([first, *always, *entries]))
+    _check_names(arms)
+    return arms
+
+
+def baseline_of(arms: Sequence[Arm]) -> Arm:
+    """Random + KD with raw labels: what every arm is compared with."""
+    return arms[0]
+
+
+def _always(grid: Grid) -> Iterator[tuple[str, Kind]]:
+    yield ALL, "all"
+    yield FEWER if grid.steps is None else SAME_STEPS, "fewer"
+    yield RS2, "rs2"
+    if "infobatch" in grid.dynamics and grid.steps is None:
+        yield INFOBATCH, "infobatch"
+
+
+def _entry_arms(text: str, grid: Grid) -> Iterator[Arm]:
+    """An entry times the labels, losses and weights that it does not settle itself."""
+    name, select, train = split_entry(text)
+    chosen, taught = select_flags(select, "--select"), train_flags(train, f"--select {text!r}: --", ())
+    SELECTORS[chosen["selector"]]
+    has_preset = chosen.get("preset") is not None
+    for labels in (None,) if has_preset or "labels" in chosen else grid.labels:
+        for loss in (None,) if has_preset or "loss" in taught else grid.losses:
+            yield _arm(name, select, train, labels, loss, grid, own=has_preset or "kd_weight" in taught)
+
+
+def split_entry(text: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """(name, flags of prune select, flags of train-student) of `[NAME=]SELECTOR [FLAGS] [-- FLAGS]`."""
+    named = re.fullmatch(r"\s*(?P<name>[^=]*?)\s*=\s*(?P<rest>.*)", text, re.DOTALL)
+    name = None if named is None or any(word.startswith("-") for word in named["name"].split()) else named["name"]
+    words = words_of(text if name is None or named is None else named["rest"], "--select")
+    if not words or words[0].startswith("-") or name == "":
+        raise UsageError(f"--select {text!r} names no selector", hint='for example --select "hard=window --position 1"')
+    end = words.index("--") if "--" in words else len(words)
+    select, train = ("--selector", *words[:end]), tuple(words[end + 1 :])
+    return name or " ".join(words), select, train
+
+
+def _arm(
+    name: str,
+    select: tuple[str, ...],
+    train: tuple[str, ...],
+    labels: str | None,
+    loss: str | None,
+    grid: Grid,
+    *,
+    own: bool = False,
+) -> Arm:
+    if labels is not None:
+        flags = ("--labels", *words_of(labels, "--labels"))
+        select_flags(flags, "--labels")
+        select += flags
+    if loss is not None:
+        train += ("--loss", loss)
+    known = train_flags(train, "--select").get("loss")
+    has_weight = not own and (known is None or (LOSSES[known].needs_targets and not _is_beyond(known)))
+    return Arm(name=name, select=select, train=train, weights=grid.kd_weights if has_weight else ())
+
+
+def _is_beyond(loss: str) -> bool:
+    """Whether the published KD weight of a loss is on another scale than shares of 1."""
+    return bool(LOSSES[loss].published.get("kd_weight", 0) > 1)
+
+
+def unweighted_losses(grid: Grid) -> list[str]:
+    """Losses that the weights of the grid are not tried with although an arm without a weight of its own has them."""
+    taught = [train_flags(arm.train, "--select") for arm in all_arms(grid) if grid.kd_weights]
+    losses = [flags["loss"] for flags in taught if "loss" in flags and "kd_weight" not in flags]
+    return list(dict.fromkeys(loss for loss in losses if _is_beyond(loss)))
+
+
+def _is_baseline(arm: Arm) -> bool:
+    chosen, taught = select_flags(arm.select, "--select"), train_flags(arm.train, "--select")
+    return (
+        chosen["selector"] == RANDOM
+        and chosen.get("labels") == "raw"
+        and not chosen.keys() & {"preset", "distill_fraction"}
+        and taught == {"loss": "kd"}
+    )
+
+
+def _check_names(arms: Sequence[Arm]) -> None:
+    """UsageError where a name stands for two entries: their rows could not be told apart."""
+    seen: dict[tuple[str, str, str], Arm] = {}
+    for arm in arms:
+        key = (arm.name, labels_text(arm), " ".join(arm.train))
+        if key in seen:
+            raise UsageError(f"two entries are called {arm.name!r}", hint='name them: --select "NAME=SELECTOR ..."')
+        seen[key] = arm
+
+
+def labels_text(arm: Arm) -> str:
+    """What an arm says of its labels; empty where a preset says it."""
+    return str(select_flags(arm.select, "--select").get("labels") or "")

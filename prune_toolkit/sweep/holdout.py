@@ -1,0 +1,43 @@
+"""The samples of the training data that a sweep judges on, and those of no student that is judged on them."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from manifests.errors import UsageError
+from manifests.header import HEADER_NAME
+from manifests.manifest import Manifest
+from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.sweep.grid import Grid
+from prune_toolkit.sweep.plan import Teacher
+from prune_toolkit.sweep.work import write_selection
+
+HOLDOUT_SEED = 1_000_003
+"""Of the samples that are held out: no seed that a run is likely to have."""
+_METHOD, _QUOTA, _LABELS = "random", "proportional", "raw"
+
+
+def holdout_command(grid: Grid, teacher: Teacher) -> tuple[str, ...]:
+    """Arguments of prune select that hold samples out, beside --out."""
+    flags = ("--selector", _METHOD, "--quota", _QUOTA, "--labels", _LABELS, "--seed", str(HOLDOUT_SEED))
+    return (str(teacher.manifest.path), "--keep", grid.holdout, *flags)
+
+
+def write_holdout(grid: Grid, teachers: Sequence[Teacher], folder: Path) -> None:
+    """Hold samples out unless that is done; over one that a sweep left that never began and asked for another.
+
+    UsageError when the folder holds what no sweep made.
+    """
+    if (folder / HEADER_NAME).is_file() and not _is_wanted(Manifest.open(folder), grid, teachers):
+        shutil.rmtree(folder)
+    write_selection(holdout_command(grid, teachers[0]), folder)
+
+
+def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[Teacher]) -> bool:
+    """Whether a manifest is the hold-out that a grid asks for, by whichever of the teachers."""
+    chosen, labels = there.header.selection, there.header.labels
+    made = None if chosen is None or labels is None else (chosen.method, chosen.quota, labels.transform, chosen.seed)
+    if chosen is None or made != (_METHOD, _QUOTA, _LABELS, HOLDOUT_SEED):
+        raise UsageError(f"{there.path} is no hold-out of a sweep", hint="name another folder with --out")
+    is_of_these = any(there.header.parents == [teacher.manifest.id] for teacher in teachers)
+    return is_of_these and parse_keep(chosen.keep_asked) == parse_keep(grid.holdout)

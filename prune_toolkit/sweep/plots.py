@@ -1,0 +1,151 @@
+"""Plots of a sweep's table: accuracy over keep, over training time, over all time, over the KD weight; PNG and SVG."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.files import atomic_file
+from prune_toolkit.sweep.grid import ALL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = Mapping[str, Any]
+Lines = dict[str, list[Record]]
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#7f3c8d", "#56b4e9", "#e73f74", "#5f7f00", "#8a8a8a")
+MARKERS = "sD^vP*X<>phd"
+STYLES = ("-", "--", ":")
+SPREAD = {"keep": 0.05, "kd_weight": 0.012}
+"""Widths over which the arms of one place are spread, so that their bars can be told apart."""
+NAMES = {
+    "keep": "share of the images kept",
+    "training_s": "training, seconds",
+    "total_s": "scoring, labelling and training, seconds",
+}
+"""What the plots over them are called: files plots/keep.png, ..."""
+
+
+def lines_of(records: Sequence[Record]) -> Lines:
+    """Rows by what a line is of: the arm, and the labels, loss, teacher and KD weight where arms of one name differ."""
+    lines: Lines = {}
+    for record in records:
+        lines.setdefault(_label(record, records), []).append(record)
+    return {label: sorted(rows, key=lambda row: row["keep"]) for label, rows in lines.items()}
+
+
+def _label(record: Record, records: Sequence[Record]) -> str:
+    rows = [other for other in records if other["arm"] == record["arm"]]
+    parts = [record["arm"]]
+    for name in ("labels", "loss"):
+        if len({row[name] for row in rows} - {"-"}) > 1:
+            parts.append(record[name])
+    if len({other["teacher"] for other in records}) > 1:
+        parts.append(record["teacher"])
+    row = record["row"]
+    side_by_side = {
+        other["row"].weight
+        for other in rows
+        if (other["row"].arm, other["teacher"], other["keep"]) == (row.arm, record["teacher"], record["keep"])
+    }
+    if len(side_by_side) > 1:
+        parts.append(f"weight {row.weight}")
+    return ", ".join(part for part in parts if part != "-")
+
+
+def draw_plots(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
+    """Write every plot that the records allow, as PNG and SVG; returns the paths."""
+    lines, paths = lines_of(records), list[Path]()
+    for x, name in NAMES.items():
+        known = {label: [row for row in rows if row[x] is not None] for label, rows in lines.items()}
+        known = {label: rows for label, rows in known.items() if rows}
+        if known:
+            paths += _draw(known, x, name, folder / x.removesuffix("_s").replace("_", "-"), title)
+    return paths
+
+
+def draw_weights(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
+    """Accuracy over the KD weight, a line an arm and keep; nothing where no line has two weights."""
+    cells: dict[Any, list[Record]] = {}
+    for record in records:
+        if record["row"].weight is not None:
+            cells.setdefault(record["row"].cell, []).append(record)
+    cells = {cell: rows for cell, rows in cells.items() if len(rows) > 1}
+    lines: Lines = {}
+    for rows in cells.values():
+        first = rows[0]
+        same = [row for other in cells.values() for row in other[:1]]
+        label = f"{_label(first, same)}, keep {first['keep']:g}" if first["arm"] != ALL else ALL
+        lines[label] = sorted(rows, key=lambda row: row["kd_weight"])
+    return _draw(lines, "kd_weight", "KD weight", folder / "kd-weight", title) if lines else []
+
+
+def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]:
+    # The object interface: pyplot would choose a backend, and keep the figure.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    with rc_context({"svg.hashsalt": "prune-toolkit", "font.size": 10, "svg.fonttype": "path"}):
+        figure = Figure(figsize=(9.5, max(4.8, 1.4 + 0.26 * len(lines))), layout="constrained")
+        axes = figure.add_subplot()
+        in_order = sorted(lines, key=lambda label: -_height(lines[label]))
+        style = {label: number for number, label in enumerate(lines)}
+        for label in in_order:
+            _draw_line(axes, label, lines[label], x, style[label], len(lines))
+        if x in ("training_s", "total_s"):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        elif x == "keep":
+            keeps = sorted({row["keep"] for rows in lines.values() for row in rows})
+            axes.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
+        axes.set_xlabel(name)
+        axes.set_ylabel("top-1, %")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        written = []
+        for suffix, canvas, metadata in (
+            (".png", FigureCanvasAgg, {"Software": None}),
+            (".svg", FigureCanvasSVG, {"Date": None, "Creator": None}),
+        ):
+            target = path.with_name(path.name + suffix)
+            with atomic_file(target) as stream:
+                canvas(figure).print_figure(stream, format=suffix[1:], metadata=metadata, dpi=150)
+            written.append(target)
+    return written
+
+
+def _height(rows: Sequence[Record]) -> float:
+    """Where a line ends on the right: the legend stands in that order."""
+    return float(rows[-1]["mean"]) if rows else -math.inf
+
+
+def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number: int, count: int) -> None:
+    """One arm with its intervals; the first, random + KD, is the line to compare with."""
+    at = [float(row[x]) for row in rows]
+    if x in SPREAD:
+        at = [place + SPREAD[x] * (number / max(1, count - 1) - 0.5) for place in at]
+    mean = [row["mean"] for row in rows]
+    half = [0.0 if row["high"] is None else row["high"] - row["mean"] for row in rows]
+    colour = (number - 1) % len(COLOURS)
+    axes.errorbar(
+        at,
+        mean,
+        yerr=half if any(half) else None,
+        label=label,
+        color="black" if number == 0 else COLOURS[colour],
+        marker="o" if number == 0 else MARKERS[(number - 1) % len(MARKERS)],
+        linestyle="-" if number == 0 else STYLES[(number - 1) // len(COLOURS) % len(STYLES)],
+        linewidth=2.4 if number == 0 else 1.3,
+        zorder=3 if number == 0 else 2,
+        markersize=5.5,
+        elinewidth=0.9,
+        capsize=2,
+        alpha=0.9,
+    )

@@ -1,0 +1,103 @@
+"""Planned selections, told apart by the samples they keep and by the targets of these: equal ones are one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from manifests.manifest import Manifest
+from prune_toolkit.commands.select import command as select_command
+from prune_toolkit.commands.select import select_config
+from prune_toolkit.selection.plan import Plan, plan_selection
+from trainer.training_views import Stored, scored_recipe
+
+_CHOSEN_BY = {
+    *("command", "parent", "keep", "selector", "parameters", "score", "quota", "per_class_min", "without"),
+    *("seed", "preset", "distill_fraction", "distill_by"),
+}
+"""Keys of a resolved selection whose whole effect is which samples are kept, and which of these are distilled."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """A planned selection."""
+
+    key: str
+    """Of the kept samples and their targets: the name of its folder."""
+    samples_key: str
+    """Of the kept samples and how they are shown, whatever is taught."""
+    command: tuple[str, ...]
+    """Arguments of prune select beside --out."""
+    stored: Stored
+    """What a student finds in it."""
+    published: Mapping[str, Any]
+    """What its preset and its labels say of the loss."""
+    labels: str
+
+    @property
+    def count(self) -> int:
+        """Samples kept."""
+        return self.stored.count
+
+
+def plan_command(command: tuple[str, ...], manifest: Manifest) -> Chosen:
+    """Plan a selection given as arguments of prune select; raises what that command would."""
+    context = select_command.make_context("select", [*command, "--out", "selection"])
+    plan = plan_selection(select_config(context.params), manifest)
+    samples_key = digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
+    taught = {name: value for name, value in plan.resolved.items() if name not in _CHOSEN_BY}
+    key = {"samples": samples_key, "parent": manifest.id, "taught": taught, "distilled": _sha256(plan.distilled_N)}
+    return Chosen(
+        key=digest(key),
+        samples_key=samples_key,
+        command=command,
+        stored=_stored(plan),
+        published=_published(plan),
+        labels=plan.resolved["labels"],
+    )
+
+
+def digest(content: object) -> str:
+    """Twelve hexadecimal digits that stand for plain values."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _sha256(values_N: NDArray[Any]) -> str:
+    return hashlib.sha256(values_N.tobytes()).hexdigest()
+
+
+def _shown(plan: Plan) -> dict[str, Any]:
+    """What the pixels depend on that a student is shown, and the loss that a preset brings."""
+    header = plan.parent.header
+    return {
+        "data": header.data.fingerprint,
+        "image": None if header.teacher is None else header.teacher.preprocessing.model_dump(),
+        "views": None if header.views is None else header.views.model_dump(exclude={"count", "top_k"}),
+        "max_side": plan.resolved["max_side"],
+        "loss": plan.resolved["loss"],
+    }
+
+
+def _stored(plan: Plan) -> Stored:
+    """What a task will find in the selection."""
+    views, card = plan.parent.header.views, plan.parent.header.teacher
+    return Stored(
+        count=plan.count,
+        image_px=224 if card is None else card.preprocessing.image_px,
+        view_count=len(plan.targets.tables),
+        policy=plan.targets.policy,
+        scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
+        scored_views=plan.targets.views,
+        top_k=plan.targets.top_k,
+    )
+
+
+def _published(plan: Plan) -> dict[str, Any]:
+    published: dict[str, Any] = dict(plan.resolved["loss"])
+    if "eta" in plan.resolved:
+        published |= {"revise_eta": plan.resolved["eta"], "revise_scope": plan.resolved["revise_scope"]}
+    return published

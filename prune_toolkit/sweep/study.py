@@ -1,0 +1,309 @@
+"""From a grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from manifests.console import format_seconds, note
+from manifests.errors import IncompleteError
+from manifests.manifest import BETON_NAME
+from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.sweep.budget import FEWEST_PRUNED
+from prune_toolkit.sweep.flags import train_flags, train_options
+from prune_toolkit.sweep.folder import RUN_NAME, SweepFolder
+from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
+from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_holdout
+from prune_toolkit.sweep.plan import (
+    Cell,
+    Planner,
+    Row,
+    Run,
+    Teacher,
+    data_identity,
+    named_teachers,
+)
+from prune_toolkit.sweep.work import Job, perform, printing_to, write_selection
+from prune_toolkit.sweep.workers import Workers, cores
+from trainer.losses import LOSSES
+from trainer.task import open_validation
+
+HOLDOUT = "hold-out"
+SAME_FAILURES = 4
+"""When so many runs fail in the same way before one succeeds, the others would too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """What `prune sweep` was asked to do."""
+
+    grid: Grid
+    manifests: tuple[Path, ...]
+    out: Path
+    val: str | None = None
+    jobs: int = 1
+    keep_betons: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Rows whose runs are judged on the same images."""
+
+    rows: tuple[Row, ...]
+    val: str
+    """What --val of its runs is."""
+    judged_on: str
+
+    def runs(self) -> dict[str, tuple[Row, Run]]:
+        """Every run once, seed by seed, with the first row it belongs to."""
+        found = [(row, run) for row in self.rows for run in row.runs]
+        runs: dict[str, tuple[Row, Run]] = {}
+        for row, run in sorted(found, key=lambda pair: pair[1].seed):
+            runs.setdefault(run.key, (row, run))
+        return runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A planned sweep: with KD weights to choose there are two phases."""
+
+    config: SweepConfig
+    teachers: tuple[Teacher, ...]
+    tuning: Phase | None
+    final: Phase
+    """With every KD weight; `chosen` leaves those that tuning found."""
+
+    @property
+    def folder(self) -> SweepFolder:
+        """Where it lies."""
+        return SweepFolder(self.config.out)
+
+
+def describe(config: SweepConfig, teachers: Sequence[Teacher]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what may never change in a folder, what may be added to)."""
+    grid = config.grid
+    fixed = {
+        "student": grid.student,
+        "train": list(grid.every_train),
+        "select-flags": list(grid.every_select),
+        "epochs": grid.epochs,
+        "steps": grid.steps,
+        "val": None if config.val is None else data_identity(config.val),
+        "holdout": grid.holdout,
+        "holdout-seed": HOLDOUT_SEED,
+    }
+    lists = {
+        "manifest": [teacher.manifest.id for teacher in teachers],
+        "keep": list(grid.keeps),
+        "select": list(grid.selects),
+        "labels": list(grid.labels),
+        "loss": list(grid.losses),
+        "kd-weight": list(grid.kd_weights),
+        "dynamic": list(grid.dynamics),
+    }
+    return fixed, {**lists, "seeds": grid.seeds, "tune-seeds": grid.tune_seeds}
+
+
+def plan_study(config: SweepConfig, teachers: Sequence[Teacher], holdout: Path | None) -> Study:
+    """Plan every selection and run; the errors of all of them surface here."""
+    grid = config.grid
+    if config.val is not None:
+        _check_validation(config.val, grid, teachers[0])
+    if grid.steps is not None and "infobatch" in grid.dynamics:
+        note("InfoBatch is left out: its number of steps is an outcome, and --steps sets it")
+    for loss in unweighted_losses(grid):
+        weight = LOSSES[loss].published["kd_weight"]
+        note(
+            f"--kd-weight is left out for {loss}, which keeps its published {weight:g}; "
+            f'for another give an entry its own: --select "random -- --loss {loss} --kd-weight ..."'
+        )
+    held = str(config.out / "holdout")
+    last = Planner(grid, teachers, holdout if config.val is None else None)
+    rows, left_out, tuning = tuple(last.rows(grid.seeds)), last.left_out, None
+    if config.val is not None and holdout is not None:
+        before = Planner(grid, teachers, holdout)
+        tuned = tuple(row for row in before.rows(grid.tune_seeds) if row.weight is not None)
+        # A weight is tuned for what is trained, and the other way round.
+        left_out = left_out | before.left_out
+        tuning = Phase(rows=_without(tuned, left_out), val=held, judged_on=HOLDOUT)
+    if left_out:
+        keeps = sorted({cell[2] for cell in left_out}, key=parse_keep)
+        note(
+            f"InfoBatch is left out at keep {', '.join(keeps)}: "
+            f"fewer than {FEWEST_PRUNED} of its epochs would leave samples out"
+        )
+    final = Phase(rows=_without(rows, left_out), val=config.val or held, judged_on=config.val or HOLDOUT)
+    return Study(config=config, teachers=tuple(teachers), tuning=tuning, final=final)
+
+
+def _without(rows: Iterable[Row], cells: Set[Cell]) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.cell not in cells)
+
+
+def _check_validation(val: str, grid: Grid, teacher: Teacher) -> None:
+    """Open the test images as train-student will: what is wrong with them is to be known before anything is trained."""
+    given = train_flags(grid.every_train, "--train")
+    open_validation(
+        val,
+        split=given.get("val_split"),
+        class_names=teacher.manifest.class_names,
+        classes=given.get("classes"),
+        label=given.get("label"),
+    )
+
+
+def needs_holdout(config: SweepConfig) -> bool:
+    """Whether anything is judged on samples of the training data."""
+    return config.val is None or config.grid.is_tuned
+
+
+def dry_study(config: SweepConfig) -> Study:
+    """The plan of a sweep, without anything written that stays."""
+    teachers = named_teachers(config.manifests)
+    SweepFolder(config.out).check(*describe(config, teachers))
+    if not needs_holdout(config):
+        return plan_study(config, teachers, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "holdout"
+        with printing_to(Path(scratch) / "log"):
+            write_selection([*holdout_command(config.grid, teachers[0]), "--no-beton"], folder)
+        return plan_study(config, teachers, folder)
+
+
+def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]], None]) -> list[str]:
+    """Do a sweep; returns what failed, a line each.
+
+    report: called with the study and the chosen KD weights when all runs ended.
+    """
+    teachers = named_teachers(config.manifests)
+    fixed, asked = describe(config, teachers)
+    folder = SweepFolder(config.out)
+    folder.check(fixed, asked)
+    with folder.locked():
+        folder.check(fixed, asked)
+        holdout = folder.holdout if needs_holdout(config) else None
+        if holdout is not None:
+            with printing_to(folder.path / "logs" / "holdout.log"):
+                write_holdout(config.grid, teachers, holdout)
+        study = plan_study(config, teachers, holdout)
+        folder.begin(fixed, asked)
+        failed, chosen = [], dict[Cell, str]()
+        with Workers(perform, config.jobs) as workers:
+            if study.tuning is not None:
+                later = sum(run.images for _, run in one_weight(study.final).runs().values())
+                failed += _run_phase(study, study.tuning, workers, later=later)
+                chosen = chosen_weights(study.tuning, folder)
+            failed += _run_phase(study, final_phase(study, chosen), workers, later=0)
+        report(study, chosen)
+        return failed
+
+
+def final_phase(study: Study, chosen: Mapping[Cell, str]) -> Phase:
+    """The final rows: all of them, or with the chosen KD weights alone."""
+    if study.tuning is None:
+        return study.final
+    rows = [row for row in study.final.rows if row.weight is None or chosen.get(row.cell) == row.weight]
+    return replace(study.final, rows=tuple(rows))
+
+
+def one_weight(phase: Phase) -> Phase:
+    """A phase with the first KD weight of every cell: as long as one with any other."""
+    first: dict[Cell, Row] = {}
+    for row in phase.rows:
+        first.setdefault(row.cell, row)
+    return replace(phase, rows=tuple(first.values()))
+
+
+def chosen_weights(tuning: Phase, folder: SweepFolder) -> dict[Cell, str]:
+    """The KD weight of the highest mean top-1 on the hold-out, the first of equals; none where a run is missing."""
+    best: dict[Cell, tuple[float, str]] = {}
+    incomplete = set()
+    for row in tuning.rows:
+        reports = [folder.report(run.key) for run in row.runs]
+        found = [report["last"]["top1"] for report in reports if report is not None]
+        if len(found) < len(reports):
+            incomplete.add(row.cell)
+            continue
+        mean = sum(found) / len(found)
+        if row.weight is not None and (row.cell not in best or mean > best[row.cell][0]):
+            best[row.cell] = (mean, row.weight)
+    return {cell: weight for cell, (_, weight) in best.items() if cell not in incomplete}
+
+
+def title_of(row: Row, run: Run) -> str:
+    """A run for people: what it is of, its keep and its seed."""
+    weight = "" if row.weight is None else f"weight {row.weight}"
+    keep = "" if row.arm.name == ALL else f"keep {row.keep}"
+    parts = (row.arm.name, run.selection.labels, run.loss, weight, keep, f"seed {run.seed}")
+    return ", ".join(part for part in parts if part)
+
+
+def job_of(study: Study, phase: Phase, row: Row, run: Run) -> Job:
+    """A run as two commands."""
+    folder, title = study.folder, title_of(row, run)
+    at = folder.run(run.key, f"{'tune ' if phase is study.tuning else ''}{title}")
+    workers = () if "workers" in train_options(run.flags) else ("--workers", str(max(1, cores() // study.config.jobs)))
+    return Job(
+        key=run.key,
+        title=title,
+        select=run.selection.command,
+        selection=folder.selection(run.selection.key),
+        train=(*run.flags, "--val", phase.val, *workers),
+        folder=at,
+        log=folder.path / "logs" / f"{at.name}.log",
+        images=run.images,
+    )
+
+
+class TimeLeft:
+    """Seconds left, from the images still to be shown and the measured rate.
+
+    Each worker's first run starts it up, so the rate is that of the runs after these, once there are any.
+    """
+
+    def __init__(self, workers: int, images: int, now: float) -> None:
+        self._workers, self._left = workers, images
+        self._runs = self._shown = 0
+        self._since = now
+
+    def after(self, images: int, now: float) -> float:
+        """Seconds left once a run of so many images has ended."""
+        self._runs, self._left, self._shown = self._runs + 1, self._left - images, self._shown + images
+        seconds = self._left * (now - self._since) / max(1, self._shown)
+        if self._runs == self._workers:
+            self._shown, self._since = 0, now
+        return seconds
+
+
+def _run_phase(study: Study, phase: Phase, workers: Workers[Job], *, later: int) -> list[str]:
+    """Train what is not finished; `later` images are shown after this phase. Returns what failed, a line each."""
+    runs = phase.runs()
+    jobs = [job_of(study, phase, row, run) for row, run in runs.values() if study.folder.report(run.key) is None]
+    needed = Counter(job.selection for job in jobs)
+    images = sum(job.images for job in jobs)
+    note(
+        f"{len(runs)} runs judged on {phase.judged_on}, {len(runs) - len(jobs)} of them finished already; "
+        f"{images:,} images to be shown"
+    )
+    left = TimeLeft(study.config.jobs, images + later, time.monotonic())
+    failures: list[tuple[Job, str]] = []
+    for done, outcome in enumerate(workers.run(jobs), start=1):
+        job = outcome.job
+        needed[job.selection] -= 1
+        if not needed[job.selection] and not study.config.keep_betons:
+            (job.selection / BETON_NAME).unlink(missing_ok=True)
+        report = None if outcome.problem else study.folder.report(job.key)
+        if report is None:
+            failures.append((job, outcome.problem or f"left no {RUN_NAME}"))
+            result = f"FAILED: {failures[-1][1]}; see {job.log}"
+        else:
+            result = f"{100 * report['last']['top1']:.2f} %, {format_seconds(report['time']['total_s'])}"
+        note(
+            f"{done}/{len(jobs)} {job.title}: {result}; {format_seconds(left.after(job.images, time.monotonic()))} left"
+        )
+        if len(failures) == done == SAME_FAILURES and len({problem for _, problem in failures}) == 1:
+            raise IncompleteError(f"the first {done} runs failed alike: {failures[0][1]}", hint=f"a log: {job.log}")
+    return [f"{job.title}: {problem} ({job.log})" for job, problem in failures]

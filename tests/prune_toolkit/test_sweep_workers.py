@@ -1,0 +1,223 @@
+"""Processes that do jobs: what fails or dies costs itself alone, and nothing outlives who started it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sweep_support import linger, load, work
+
+from manifests.errors import InputError, UsageError
+from prune_toolkit.sweep.folder import SweepFolder, slug
+from prune_toolkit.sweep.study import TimeLeft
+from prune_toolkit.sweep.workers import Workers, thread_variables
+
+
+def test_jobs_that_fail_or_die_are_told_and_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    jobs = [(str(tmp_path), what) for what in ("a", "fail", "b", "die", "c", "leave", "d")]
+    with Workers(work, 2) as workers:
+        ended = {outcome.job[1]: outcome.problem for outcome in workers.run(jobs)}
+        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "e")])] == [None]
+    assert ended == {
+        **dict.fromkeys("abcd"),
+        "fail": "ValueError: fail on purpose",
+        "die": "its process was killed by SIGKILL",
+        "leave": "left with code 7",
+    }
+    told = [json.loads((tmp_path / name).read_text()) for name in "abcde"]
+    # A worker does many jobs; the one that died was replaced.
+    assert 1 <= len({one["pid"] for one in told}) <= 3
+    assert {one["threads"] for one in told} == {thread_variables(2, {})["OMP_NUM_THREADS"]}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_worker_that_died_while_it_had_nothing_to_do_costs_no_job(tmp_path: Path) -> None:
+    with Workers(work, 1) as workers:
+        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "a")])] == [None]
+        pid = json.loads((tmp_path / "a").read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert is_gone(pid)
+        # Its other threads, and with them its end of the pipe, may take a moment longer.
+        time.sleep(1)
+        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "b")])] == [None]
+
+
+def test_threads_are_a_share_of_the_cores_unless_somebody_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune_toolkit.sweep.workers.cores", lambda: 8)
+    assert set(thread_variables(3, {}).values()) == {"2"}
+    assert set(thread_variables(16, {}).values()) == {"1"}
+    assert thread_variables(2, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_worker_may_start_processes_of_its_own(tmp_path: Path) -> None:
+    with Workers(load, 1) as workers:
+        assert [outcome.problem for outcome in workers.run([str(tmp_path / "read")])] == [None]
+    assert json.loads((tmp_path / "read").read_text()) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def wait_for(path: Path) -> list[int]:
+    """Process ids in a file, once it is there."""
+    for _ in range(600):
+        if path.is_file() and path.read_text():
+            return [int(pid) for pid in path.read_text().split()]
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_are_stopped_by_ctrl_c(tmp_path: Path) -> None:
+    path = tmp_path / "slow"
+
+    def interrupt() -> None:
+        wait_for(path)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt), Workers(linger, 1) as workers:
+        next(workers.run([str(path)]))
+    assert [is_gone(pid) for pid in wait_for(path)] == [True, True]
+
+
+def test_what_a_worker_started_does_not_outlive_it_and_its_death_is_heard_of(tmp_path: Path) -> None:
+    # The other process holds the worker's end of the pipe.
+    start = time.monotonic()
+    with Workers(linger, 1) as workers:
+        ended = [outcome.problem for outcome in workers.run([str(tmp_path / "die"), "quick"])]
+        assert [is_gone(pid) for pid in wait_for(tmp_path / "die")] == [True, True]
+    assert ended == ["its process was killed by SIGKILL", None]
+    assert time.monotonic() - start < 60
+
+
+def script(folder: Path, *jobs: str) -> "subprocess.Popen[bytes]":
+    """A process that starts workers without a `with`, and ends when a job has ended and the first one has begun."""
+    (folder / "script.py").write_text(f"""
+import pathlib, time
+from sweep_support import linger
+from prune_toolkit.sweep.workers import Workers
+if __name__ == "__main__":
+    next(Workers(linger, 2).run({list(jobs)!r}))
+    while not pathlib.Path({jobs[0]!r}).exists():
+        time.sleep(0.05)
+""")
+    support = str(Path(__file__).parents[1] / "support")
+    return subprocess.Popen([sys.executable, folder / "script.py"], env={**os.environ, "PYTHONPATH": support})
+
+
+def test_a_process_that_ends_does_not_wait_for_its_workers(tmp_path: Path) -> None:
+    parent = script(tmp_path, str(tmp_path / "pid"), "quick")
+    try:
+        assert parent.wait(60) == 0
+    finally:
+        parent.kill()
+        parent.wait()
+    assert [is_gone(pid) for pid in wait_for(tmp_path / "pid")] == [True, True]
+
+
+def test_a_worker_leaves_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
+    parent = script(tmp_path, str(tmp_path / "pid"))
+    try:
+        started = wait_for(tmp_path / "pid")
+    finally:
+        parent.kill()
+        parent.wait()
+    assert [is_gone(pid) for pid in started] == [True, True]
+
+
+def test_the_time_left_is_images_over_the_rate_of_runs_after_the_first_of_each_worker() -> None:
+    left = TimeLeft(workers=2, images=1000, now=0)
+    assert left.after(100, 10) == pytest.approx(900 / (100 / 10))
+    assert left.after(100, 12) == pytest.approx(800 / (200 / 12))
+    # From second 12 on 100 images took 2 s.
+    assert left.after(100, 14) == pytest.approx(700 / 50)
+    assert left.after(700, 28) == 0
+
+
+FIXED = {"student": "resnet8", "epochs": 3}
+ASKED = {"keep": ["0.3"], "select": ["random"], "seeds": 3}
+
+
+def begun(folder: Path) -> SweepFolder:
+    sweep = SweepFolder(folder)
+    with sweep.locked():
+        sweep.begin(FIXED, ASKED)
+    return sweep
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [ASKED, {**ASKED, "keep": ["0.1", "0.3"]}, {**ASKED, "seeds": 5}, {**ASKED, "select": ["medium", "random"]}],
+)
+def test_a_sweep_can_be_extended(tmp_path: Path, asked: dict[str, object]) -> None:
+    sweep = begun(tmp_path)
+    with sweep.locked():
+        sweep.begin(FIXED, asked)
+    with pytest.raises(UsageError) if asked != ASKED else sweep.locked():
+        sweep.check(FIXED, ASKED)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "asked", "said"),
+    [
+        ({**FIXED, "epochs": 4}, ASKED, "epochs: 3 there, 4 now"),
+        ({**FIXED, "student": None}, ASKED, "student: resnet8 there, none now"),
+        (FIXED, {**ASKED, "keep": ["0.1"]}, "keep: without 0.3 now"),
+        (FIXED, {**ASKED, "seeds": 2}, "seeds: 3 there, 2 now"),
+    ],
+)
+def test_another_sweep_is_refused_with_what_differs(
+    tmp_path: Path, fixed: dict[str, object], asked: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        begun(tmp_path).check(fixed, asked)
+    assert said in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("[1")
+    with pytest.raises(InputError, match="not the description of a sweep"):
+        SweepFolder(tmp_path).check(FIXED, ASKED)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a manifest"), SweepFolder(tmp_path).locked():
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"), SweepFolder(tmp_path / "file").locked():
+        pass
+
+
+def test_two_processes_do_not_work_on_one_sweep(tmp_path: Path) -> None:
+    with (
+        SweepFolder(tmp_path).locked(),
+        pytest.raises(UsageError, match="another process"),
+        SweepFolder(tmp_path).locked(),
+    ):
+        pass
+    with SweepFolder(tmp_path).locked():
+        pass
+
+
+def test_a_run_keeps_its_folder_whatever_it_is_called_later(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    assert sweep.run("abc", "medium, keep 0.3").name == "medium-keep-0.3-abc"
+    (tmp_path / "runs" / "old-name-abc").mkdir(parents=True)
+    assert sweep.run("abc", "medium, keep 0.3").name == "old-name-abc"
+    assert slug("window --position 1/2, ../x") == "window-position-1-2-..-x"
+    assert slug("čšž") == "run"
