@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import torch
 from manifests.manifest import Manifest
 from trainer import epoch as epoch_module
 from trainer.loading import open_loader
-from trainer.losses import LOSSES
-from trainer.recipes import resolve
+from trainer.recipes import TrainConfig, resolve
 from trainer.student import Student
 from trainer.task import Task, open_task
 from trainer.training import Machine, train
@@ -43,23 +42,23 @@ class Watch:
 
 
 @contextmanager
-def watched(monkeypatch: pytest.MonkeyPatch, loss: str = "kd") -> Iterator[Watch]:
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     """Note the images a student is shown and the targets that reach its loss."""
     watch, shown = Watch(), []
-    normalise, entry = epoch_module.normalise, LOSSES[loss]
+    normalise, sample_losses = epoch_module.normalise, epoch_module.sample_losses
 
     def seen(images: torch.Tensor, *args: Any) -> torch.Tensor:
         shown.append(images.cpu().numpy().copy())
         return normalise(images, *args)
 
-    def function(logits: Any, target: Any, label: Any, weight: Any, kd_weight: Any, **options: Any) -> torch.Tensor:
+    def taught(config: TrainConfig, logits: Any, target: Any, **batch: Any) -> torch.Tensor:
         got = None if target is None else target.cpu().numpy().copy()
-        watch.steps.append(Step(shown.pop(), got, kd_weight.cpu().numpy().copy(), options["temperature"]))
-        return entry.function(logits, target, label, weight, kd_weight, **options)
+        watch.steps.append(Step(shown.pop(), got, batch["kd_weight"].cpu().numpy().copy(), config.temperature))
+        return sample_losses(config, logits, target, **batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(epoch_module, "normalise", seen)
-        patch.setitem(LOSSES._entries, loss, replace(entry, function=function))
+        patch.setattr(epoch_module, "sample_losses", taught)
         yield watch
 
 

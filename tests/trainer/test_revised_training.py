@@ -64,7 +64,7 @@ def formula(target_nC, label_n, *, eta=ETA, temperature=T, scope="all"):
 def seen(manifest, out, monkeypatch, **flags):
     """What a run from a manifest is taught: probabilities at T and labels, by the place of an image in the beton."""
     task = open_task(manifest.path)
-    with watched(monkeypatch, flags.get("loss", "kd")) as watch:
+    with watched(monkeypatch) as watch:
         given = under_flags(task.published_loss, {"temperature": T, "epochs": 1, "augment": "none"} | flags)
         trained(manifest, out, **given)
     images = drawn(task, task_views(task), 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed, varies
+from trainer.losses.registry import LOSSES, Loss, varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,32 +18,24 @@ EPSILON = 1e-8
 
 
 def relational(
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
-    *,
-    alpha: float,
+    student_nC: Tensor,
+    target_nC: Tensor,
+    label_n: Tensor,
+    weight_n: Tensor,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
     options: Mapping[str, float],
 ) -> Tensor:
-    """CE_i and T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)), (n,).
+    """T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)) of each sample, (n,).
 
-    The column term is one number for the batch, in which a sample counts by weight_i a_i; every sample carries it, so
-    that the weighted mean over the batch is the published loss. Arguments as in `LossFunction`.
+    The column term is one number for the batch, in which a sample counts by its weight; every sample carries it, so
+    the weighted mean over the batch is the published loss. Arguments as in `KdTerm`.
     """
     from torch.nn import functional as F
 
-    student, target = both(student_logits, target_logits, "dist")
-    a_n = alpha * kd_weight
-    student_nC, target_nC = F.softmax(student / temperature, dim=1), F.softmax(target / temperature, dim=1)
+    student_nC, target_nC = F.softmax(student_nC / temperature, dim=1), F.softmax(target_nC / temperature, dim=1)
     row_n = 1 - correlation(student_nC, target_nC)
-    column = 1 - correlation(student_nC.T, target_nC.T, weight=(weight * a_n).to(student.dtype)).mean()
-    kd_n = temperature**2 * (options["beta"] * row_n + options["gamma"] * column)
-    return mixed(cross_entropy(student, label, label_smoothing), kd_n, a_n, ce_weight)
+    column = 1 - correlation(student_nC.T, target_nC.T, weight=weight_n.to(student_nC.dtype)).mean()
+    return temperature**2 * (options["beta"] * row_n + options["gamma"] * column)
 
 
 def correlation(first_rk: Tensor, second_rk: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -74,8 +66,7 @@ def correlation(first_rk: Tensor, second_rk: Tensor, weight: Tensor | None = Non
 LOSSES.add(
     "dist",
     Loss(
-        function=relational,
-        needs_targets=True,
+        term=relational,
         formula="CE + a T^2 (beta (1 - Pearson over the classes) + gamma (1 - Pearson over the batch, a class)) "
         "of softmax(z/T)",
         source="DIST, Huang et al. 2022 (NeurIPS)",

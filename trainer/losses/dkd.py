@@ -9,29 +9,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainer.losses.kd import divergence
-from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed
+from trainer.losses.registry import LOSSES, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def decoupled(
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
-    *,
-    alpha: float,
+    student_nC: Tensor,
+    target_nC: Tensor,
+    label_n: Tensor,
+    weight_n: Tensor,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
     options: Mapping[str, float],
 ) -> Tensor:
-    """CE_i and T^2 (alpha TCKD_i + beta NCKD_i) of each sample, (n,); arguments as in `LossFunction`."""
-    student, target = both(student_logits, target_logits, "dkd")
-    kd_n = temperature**2 * decoupled_divergence(student / temperature, target / temperature, label, options)
-    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+    """T^2 (alpha TCKD_i + beta NCKD_i) of each sample, (n,); arguments as in `KdTerm`."""
+    return temperature**2 * decoupled_divergence(student_nC / temperature, target_nC / temperature, label_n, options)
 
 
 def decoupled_divergence(student_nC: Tensor, target_nC: Tensor, label: Tensor, options: Mapping[str, float]) -> Tensor:
@@ -61,8 +54,7 @@ def _against_the_rest(true_n1: Tensor, rest_nC: Tensor) -> Tensor:
 LOSSES.add(
     "dkd",
     Loss(
-        function=decoupled,
-        needs_targets=True,
+        term=decoupled,
         needs_label_logit=True,
         formula="CE + a T^2 (alpha TCKD + beta NCKD): KL of (true class, rest), and KL among the other classes",
         source="DKD, Zhao et al. 2022 (CVPR); values of resnet32x4 -> resnet8x4 on CIFAR-100",

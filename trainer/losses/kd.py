@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed
+from trainer.losses.registry import LOSSES, Loss, losses_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,8 @@ def distillation_loss(
     A ce_weight takes the place of (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64,
     weight and kd_weight (N,). Returns a scalar, computed in float32 at least, also under autocast. Hinton et al. 2015.
     """
-    loss_n = distillation(
+    loss_n = losses_of(
+        LOSSES["kd"],
         student_logits,
         target_logits,
         label,
@@ -42,23 +43,16 @@ def distillation_loss(
     return (weight * loss_n).mean()
 
 
-def distillation(
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
-    *,
-    alpha: float,
+def softened(
+    student_nC: Tensor,
+    target_nC: Tensor,
+    label_n: Tensor,
+    weight_n: Tensor,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
-    options: Mapping[str, float] | None = None,
+    options: Mapping[str, float],
 ) -> Tensor:
-    """(1-a_i) CE_i + a_i T^2 KL_i of each sample, (n,); arguments as in `LossFunction`."""
-    student, target = both(student_logits, target_logits, "kd")
-    kd_n = temperature**2 * divergence(student / temperature, target / temperature)
-    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+    """T^2 KL_i of each sample, (n,); arguments as in `KdTerm`."""
+    return temperature**2 * divergence(student_nC / temperature, target_nC / temperature)
 
 
 def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
@@ -72,8 +66,7 @@ def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
 LOSSES.add(
     "kd",
     Loss(
-        function=distillation,
-        needs_targets=True,
+        term=softened,
         formula="(1-a) CE + a T^2 KL(softmax(target/T) || softmax(student/T)), a = kd_weight * kd_weight_i",
         source="Hinton et al. 2015",
         published={"kd_weight": 0.9, "ce_weight": None, "temperature": 4.0, "kd_warmup_epochs": 0.0},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.losses.dkd import decoupled_divergence
 from trainer.losses.kd import divergence
-from trainer.losses.registry import LOSSES, Loss, both, cross_entropy, mixed, varies
+from trainer.losses.registry import LOSSES, Loss, varies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,50 +29,35 @@ def standardised(logits_nC: Tensor) -> Tensor:
     return centred_nC / (std_n1 + EPSILON) * varies(centred_nC.norm(dim=1), logits_nC)[:, None]
 
 
-def standardised_distillation(
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
-    *,
-    alpha: float,
+def standardised_softened(
+    student_nC: Tensor,
+    target_nC: Tensor,
+    label_n: Tensor,
+    weight_n: Tensor,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
-    options: Mapping[str, float] | None = None,
+    options: Mapping[str, float],
 ) -> Tensor:
-    """CE_i and T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `LossFunction`."""
-    student, target = both(student_logits, target_logits, "lskd")
-    kd_n = temperature**2 * divergence(standardised(student) / temperature, standardised(target) / temperature)
-    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+    """T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
+    return temperature**2 * divergence(standardised(student_nC) / temperature, standardised(target_nC) / temperature)
 
 
 def standardised_decoupled(
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
-    *,
-    alpha: float,
+    student_nC: Tensor,
+    target_nC: Tensor,
+    label_n: Tensor,
+    weight_n: Tensor,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
     options: Mapping[str, float],
 ) -> Tensor:
-    """CE_i and the two terms of DKD of the standardised logits, (n,); arguments as in `LossFunction`."""
-    student, target = both(student_logits, target_logits, "lskd-dkd")
-    softened = standardised(student) / temperature, standardised(target) / temperature
-    kd_n = temperature**2 * decoupled_divergence(*softened, label, options)
-    return mixed(cross_entropy(student, label, label_smoothing), kd_n, alpha * kd_weight, ce_weight)
+    """The two terms of DKD of the standardised logits, (n,); arguments as in `KdTerm`."""
+    softened = standardised(student_nC) / temperature, standardised(target_nC) / temperature
+    return temperature**2 * decoupled_divergence(*softened, label_n, options)
 
 
 LOSSES.add(
     "lskd",
     Loss(
-        function=standardised_distillation,
-        needs_targets=True,
+        term=standardised_softened,
         standardises=True,
         formula="ce_weight CE + a T^2 KL of (z - mean z) / std z, for student and target",
         source="LSKD, Sun et al. 2024 (CVPR), on KD",
@@ -82,8 +67,7 @@ LOSSES.add(
 LOSSES.add(
     "lskd-dkd",
     Loss(
-        function=standardised_decoupled,
-        needs_targets=True,
+        term=standardised_decoupled,
         standardises=True,
         needs_label_logit=True,
         formula="CE + a T^2 (alpha TCKD + beta NCKD) of (z - mean z) / std z, for student and target",

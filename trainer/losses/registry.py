@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from trainer.recipes import TrainConfig
 
 
-LossFunction = Callable[..., "Tensor"]
-"""(student_logits_nC, target_logits_nC or None, label_n, weight_n, kd_weight_n, *, alpha, temperature, label_smoothing,
-ce_weight, options) -> (n,): the loss of each sample before its weight.
+KdTerm = Callable[["Tensor", "Tensor", "Tensor", "Tensor", float, Mapping[str, float]], "Tensor"]
+"""(student_nC, target_nC, label_n, weight_n, temperature, options) -> (n,): D_i, with its factor T^2.
 
-options: Mapping[str, float], every option the loss has. A loss that compares samples with each other takes weight_n to
-let those of weight 0 have no say; others do not look at it.
+Logits are float32 at least. weight_n is weight_i a_i, what a sample counts where samples are compared with each other;
+options are all that the loss has.
 """
 
 PUBLISHED_EPOCHS = 240
@@ -30,11 +29,10 @@ PUBLISHED_EPOCHS = 240
 class Loss:
     """A loss and the facts about it."""
 
-    function: LossFunction
-    needs_targets: bool
-    """Whether there have to be teacher logits: stored in the beton, or of a live teacher."""
     formula: str
     source: str
+    term: KdTerm | None = None
+    """D_i; None for one that learns from the labels alone."""
     options: Mapping[str, float] = field(default_factory=dict)
     """Names and published values of its own parameters."""
     published: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +42,11 @@ class Loss:
     """Whether the target's logit of the label is looked at by itself: top-k labels store it apart."""
     standardises: bool = False
     """Whether mean and deviation of all target logits are looked at: labels of the K largest do not serve then."""
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether there have to be teacher logits: stored in the beton, or of a live teacher."""
+        return self.term is not None
 
 
 LOSSES: Registry[Loss] = Registry("loss")
@@ -66,7 +69,8 @@ def sample_losses(
     """
     entry = LOSSES[config.loss]
     warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
-    return entry.function(
+    return losses_of(
+        entry,
         student_logits,
         target,
         label,
@@ -80,17 +84,37 @@ def sample_losses(
     )
 
 
-def mixed(ce_n: Tensor, kd_n: Tensor, a_n: Tensor, ce_weight: float | None) -> Tensor:
-    """(1 - a_i) CE_i + a_i D_i, or with a ce_weight of its own ce_weight CE_i + a_i D_i; (n,)."""
-    return (1 - a_n if ce_weight is None else ce_weight) * ce_n + a_n * kd_n
+def losses_of(
+    entry: Loss,
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Tensor:
+    """(1 - a_i) CE_i + a_i D_i, or with a ce_weight of its own ce_weight CE_i + a_i D_i; (n,), a_i = alpha kd_weight_i.
 
-
-def cross_entropy(student_logits: Tensor, label: Tensor, label_smoothing: float) -> Tensor:
-    """CE of each sample, (n,), in float32 at least, also under autocast."""
+    Without a term it is CE_i. Shapes as in `sample_losses`; computed in float32 at least, also under autocast.
+    ValueError where target logits are needed and there are none.
+    """
     from torch.nn import functional as F
 
     student = at_least_float32(student_logits)
-    return F.cross_entropy(student, label, reduction="none", label_smoothing=label_smoothing)
+    ce_n = F.cross_entropy(student, label, reduction="none", label_smoothing=label_smoothing)
+    if entry.term is None:
+        return ce_n
+    if target_logits is None:
+        raise ValueError("this loss needs target logits")
+    a_n = alpha * kd_weight
+    target = at_least_float32(target_logits)
+    kd_n = entry.term(student, target, label, weight * a_n, temperature, options or entry.options)
+    return (1 - a_n if ce_weight is None else ce_weight) * ce_n + a_n * kd_n
 
 
 def varies(norm_r: Tensor, values_rk: Tensor) -> Tensor:
@@ -107,10 +131,3 @@ def at_least_float32(logits: Tensor) -> Tensor:
     import torch
 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def both(student_logits: Tensor, target_logits: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """Student and target logits in float32 at least; ValueError without target logits."""
-    if target_logits is None:
-        raise ValueError(f"the loss {name} needs target logits")
-    return at_least_float32(student_logits), at_least_float32(target_logits)
