@@ -174,6 +174,7 @@ def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(
     assert "differ" in prune(*arguments, "--no-flip", code=2).stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_bytes_of_one(
     selection: Path, labelled: Path, tmp_path: Path, teachers: Path, prune: Run
 ) -> None:
@@ -334,6 +335,7 @@ def fresh_views(selection: Path) -> ViewRecipe:
     return TrainingViews.of(task, policy="single").recipe
 
 
+@pytest.mark.slow
 def test_fresh_views_are_drawn_as_was_asked_for_in_scoring_though_one_view_is_left(tmp_path: Path, prune: Run) -> None:
     drawn = ("--no-flip", "--pad", 2)
     prune("score", "demo:digits", *TEACHER, "--views", 4, *drawn, "-o", tmp_path / "m")

@@ -103,6 +103,7 @@ def test_the_ensemble_of_two_teachers_against_numpy(digits: Path, tmp_path: Path
     assert label_times(header)["scoring_s"] == pytest.approx(spent)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_selection_of_a_merged_manifest(digits: Path, tmp_path: Path, prune: Run) -> None:
     prune("merge", "large", "small", "--average", "probabilities", "-o", tmp_path / "merged", cwd=digits)
     prune("select", "merged", "--keep", "0.5", "--labels", "raw", cwd=tmp_path)

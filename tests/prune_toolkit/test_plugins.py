@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,8 @@ def installed(tmp_path_factory):
     (folder / "project" / "tiny_methods.py").write_text(methods_of_the_docs())
     options = ("--no-deps", "--no-build-isolation", "--target", str(folder / "site"), str(folder / "project"))
     uv = shutil.which("uv") or (str(ROOT / ".uv/bin/uv") if (ROOT / ".uv/bin/uv").is_file() else None)
-    if find_spec("pip") is not None:
+    # Asked of a child: looking for pip here makes setuptools warn of a distutils that is imported already.
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
         words = [sys.executable, "-m", "pip", "install", "--quiet", *options]
     elif uv is not None:
         words = [uv, "pip", "install", "--quiet", "--offline", "--python", sys.executable, *options]

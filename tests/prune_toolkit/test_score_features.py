@@ -138,6 +138,7 @@ def test_all_else_is_what_it_is_without_features(scored, many_digits, tmp_path, 
     assert new == {"features/view-000", "scores/features"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(scored, many_digits, tmp_path, prune):
     out = tmp_path / "manifest"
     arguments = ("score", many_digits, *TEACHER, "--features", "-o", out)
@@ -152,6 +153,7 @@ def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(scored, man
     assert Manifest.open(out).id == Manifest.open(scored).id
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_bytes_of_one(scored, many_digits, tmp_path, teachers):
     out = tmp_path / "manifest"
     words = ["score", many_digits, *TEACHER, "--features", "-o", out]

@@ -118,6 +118,7 @@ def test_selections_lose_their_images_when_their_runs_are_done(tuned) -> None:
     assert not list(folder.glob("sweep/selections/*/train.beton"))
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_more_of_the_grid_only_that(tuned, prune, scored) -> None:
     folder, _ = tuned
     before, table = finished(folder), without_seconds(folder)
@@ -192,6 +193,7 @@ except SystemExit as left:
     assert "RS2" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_test_images_everything_is_judged_on_the_hold_out(prune, scored, tmp_path) -> None:
     done = prune(
         "sweep", scored, "--keep", "1", "--kd-weight", "0,1", "--epochs", 1, "--seeds", 1, *QUICK, cwd=tmp_path
@@ -211,6 +213,7 @@ def test_without_test_images_everything_is_judged_on_the_hold_out(prune, scored,
     assert held.header.selection.count == 130
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_the_others_go_on(prune, scored, tmp_path) -> None:
     bad = "bad=random -- --student nothing:there"
     common = (scored, "--val", "demo:digits", "--keep", "0.3", "--seeds", 1, "--epochs", 1, *QUICK)

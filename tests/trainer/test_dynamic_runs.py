@@ -278,7 +278,7 @@ def test_wrong_flags_end_with_code_2_and_one_message(selection, flags, message, 
     assert (left.value.code, message in err, "Traceback" in err) == (2, True, False)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [pytest.param(arm, marks=[pytest.mark.slow] if arm == "rs2" else []) for arm in ARMS])
 def test_two_ranks_train_what_one_process_does(selection, arm, tiny_networks, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tiny_networks))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

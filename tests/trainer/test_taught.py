@@ -259,7 +259,10 @@ finally:
 @pytest.mark.parametrize(
     ("kind", "augment", "loader", "stop_at"),
     # In the second step of the second epoch, after so many samples on either rank.
-    [("raw", "pad_crop_flip", "torch", COUNT // 2 + BATCH), ("jpeg", "resized_crop_flip", "ffcv", None)],
+    [
+        ("raw", "pad_crop_flip", "torch", COUNT // 2 + BATCH),
+        pytest.param("jpeg", "resized_crop_flip", "ffcv", None, marks=pytest.mark.slow),
+    ],
     indirect=["loader"],
 )
 def test_two_real_ranks_are_taught_the_labels_of_what_they_see(

@@ -332,6 +332,7 @@ def test_two_ranks_train_the_student_of_one_process(selection, val, folder, caps
     assert reports[0]["last"]["top1"] == reports[1]["last"]["top1"]
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, capsys):
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", *QUICK]
     assert call(*args, "--epochs", 5, "--out", "first", capsys=capsys)[0] == 0
@@ -349,6 +350,7 @@ def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, ca
     assert got["steps"] == json.loads((folder / "second" / "budget.json").read_text())["steps"] > 0
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_from_a_live_teacher_what_one_process_does(selection, folder, capsys):
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--teacher", "tiny_networks:linear"]
     args += ["--epochs", 2, *QUICK]
