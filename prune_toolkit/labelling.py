@@ -23,7 +23,7 @@ from prune_toolkit.scoring.config import SCORE_TABLE
 from prune_toolkit.scoring.images_at_hand import ImageReader
 from prune_toolkit.scoring.passes import run_facts, score_specs, teacher_card, training_hits
 from prune_toolkit.scoring.preview import costs, trial_rate
-from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores
+from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select import images_of
 from prune_toolkit.selection.targets import beton_targets, stored_targets, targets_of, write_targets
@@ -157,7 +157,9 @@ def trial(work: Labelling) -> dict[str, Any]:
 def _bytes_on_disk(work: Labelling) -> int:
     """About the size of what is new: tables of targets, train.beton, and the scores of another teacher."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
-    size_bytes = samples * 2 * int(np.prod(plan.shape)) + (samples * 4 * len(logit_scores()) if work.is_other else 0)
+    size_bytes = samples * 2 * int(np.prod(plan.shape))
+    if work.is_other:
+        size_bytes += samples * 4 * len(LogitScore.registered())
     if not work.config.beton:
         return size_bytes
     kept, path = work.selection.samples().filter(pa.array(work.keep_N)), work.images.beton_path

@@ -13,7 +13,7 @@ from manifests.manifest import Manifest, part_entries, write_local
 from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
 from prune_toolkit.merge_task import SCORE_TABLE, Merge, MergeConfig, licences
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
-from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores
+from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.view_flags import views_text
 
 __all__ = ["Merge", "MergeConfig", "write_merge"]
@@ -80,7 +80,7 @@ def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float)
         teacher=_card(merge, calibration),
         compute=computed[0] if all(block == computed[0] for block in computed) else None,
         views=merge.views,
-        scores=[entry.spec(averaged_over) for entry in logit_scores()],
+        scores=[entry.spec(averaged_over) for entry in LogitScore.registered()],
         parents=[parent.id for parent in merge.parents],
         tool=tool(),
         config=resolved,

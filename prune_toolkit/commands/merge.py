@@ -74,10 +74,10 @@ def command(**options: Any) -> None:
 def _echo_plan(merge: "Merge", as_json: bool) -> None:
     from manifests.console import echo_json, format_bytes
     from prune_toolkit.runs import ALONE
-    from prune_toolkit.scoring.scores import logit_scores
+    from prune_toolkit.scoring.scores import LogitScore
 
     data, views = merge.data, merge.views.count
-    size_bytes = data.readable * (2 * views * merge.class_count + 4 * len(logit_scores()))
+    size_bytes = data.readable * (2 * views * merge.class_count + 4 * len(LogitScore.registered()))
     specs = [teacher.spec for teacher in merge.teachers]
     plan = {
         "samples": merge.count,

@@ -22,7 +22,7 @@ from manifests.header import Header
 from manifests.manifest import Manifest, commit, part_entries, write_local
 from manifests.parts import config_digest, part_count, part_path, part_rows, write_part
 from prune_toolkit.runs import finished, tool
-from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs, dynamics_scores
+from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
 from prune_toolkit.scoring.registry import outside_scores
 
 DYNAMICS_TABLE = f"scores/{DYNAMICS}"
@@ -67,7 +67,7 @@ class DynamicsPlan:
             _tell(record)
         early = [_early(record, early_epoch) for record in records]
         scores = []
-        for entry in dynamics_scores():
+        for entry in DynamicsScore.registered():
             if all(entry.can_use(_epochs(record, 0)) for record in records):
                 scores.append(entry)
             else:

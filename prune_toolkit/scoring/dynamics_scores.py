@@ -6,16 +6,14 @@ float32. Of several runs the score is the mean of theirs.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_toolkit.scoring.registry import Score, register, scores_of
+from prune_toolkit.scoring.registry import Score
 from prune_toolkit.scoring.scores import Floats
-
-if TYPE_CHECKING:
-    from manifests.header import Harder
 
 DYNAMICS = "dynamics"
 """The set of these scores."""
@@ -56,31 +54,8 @@ class DynamicsScore(Score):
         return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0
 
 
-def dynamics_score(
-    name: str, *, harder: "Harder", formula: str, source: str, cost: str, needs: tuple[str, ...] = ("dynamics",)
-) -> Callable[[DynamicsFunction], DynamicsScore]:
-    """Register a function of `Epochs` that returns one float64 a sample."""
-
-    def decorate(function: DynamicsFunction) -> DynamicsScore:
-        return register(
-            DynamicsScore(
-                name=name,
-                set=DYNAMICS,
-                harder=harder,
-                formula=formula,
-                source=source,
-                needs=needs,
-                cost=cost,
-                function=function,
-            )
-        )
-
-    return decorate
-
-
-def dynamics_scores() -> list[DynamicsScore]:
-    """The registered scores of dynamics."""
-    return [entry for entry in scores_of(DYNAMICS) if isinstance(entry, DynamicsScore)]
+dynamics_score = partial(DynamicsScore.adding, needs=("dynamics",))
+"""Registers a function of `Epochs` that returns one float64 a sample."""
 
 
 @dynamics_score(

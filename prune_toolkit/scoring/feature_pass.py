@@ -25,7 +25,7 @@ from manifests.parts import (
 )
 from manifests.top_k import SoftLabels, TopK
 from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
-from prune_toolkit.scoring.feature_scores import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
 from prune_toolkit.scoring.images_at_hand import ImagesAtHand
 from prune_toolkit.scoring.scores import Logits
@@ -70,7 +70,7 @@ def write_feature_scores(
         return np.array([count[one] for one in content], np.int64)
 
     columns: dict[str, NDArray[np.float32]] = {}
-    entries = feature_scores()
+    entries = FeatureScore.registered()
     with Progress(len(entries) * len(ids), "scores of features") as progress:
         table = FeatureTable(
             label_N=label_N,

@@ -6,17 +6,13 @@ from features and logits as stored, and returned as float32. influence.py is one
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune_toolkit.scoring.feature_table import FeatureTable
-from prune_toolkit.scoring.registry import Score, register, scores_of
+from prune_toolkit.scoring.registry import Score
 from prune_toolkit.scoring.scores import Floats, Logits
-
-if TYPE_CHECKING:
-    from manifests.header import Harder
 
 FEATURES = "features"
 """The set of these scores."""
@@ -37,31 +33,8 @@ class FeatureScore(Score):
         return np.asarray(self.function(table)).astype(np.float32)
 
 
-def feature_score(
-    name: str, *, harder: "Harder", formula: str, source: str, needs: tuple[str, ...], cost: str
-) -> Callable[[FeatureFunction], FeatureScore]:
-    """Register a function of a `FeatureTable` that returns one float64 a sample."""
-
-    def decorate(function: FeatureFunction) -> FeatureScore:
-        return register(
-            FeatureScore(
-                name=name,
-                set=FEATURES,
-                harder=harder,
-                formula=formula,
-                source=source,
-                needs=needs,
-                cost=cost,
-                function=function,
-            )
-        )
-
-    return decorate
-
-
-def feature_scores() -> list[FeatureScore]:
-    """The registered scores of features."""
-    return [entry for entry in scores_of(FEATURES) if isinstance(entry, FeatureScore)]
+feature_score = FeatureScore.adding
+"""Registers a function of a `FeatureTable` that returns one float64 a sample."""
 
 
 @feature_score(

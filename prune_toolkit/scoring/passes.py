@@ -34,9 +34,9 @@ from prune_toolkit.indexing import data_block, read_samples, samples_table, warn
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
 from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.feature_pass import write_feature_scores
-from prune_toolkit.scoring.feature_scores import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores, mean_scores
+from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores, mean_scores
 from prune_toolkit.scoring.teacher_pass import score_views, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from trainer.teacher import Teacher
@@ -166,7 +166,7 @@ def _finish(
         write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
         seconds = time.monotonic() - began
         tables.append(FEATURE_SCORE_TABLE)
-        specs += [entry.spec() for entry in feature_scores()]
+        specs += [entry.spec() for entry in FeatureScore.registered()]
     write_local(config.out, local)
     run = run_facts(parts, calibration.count, config.view_count, start)
     return Header(
@@ -208,7 +208,7 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
 
 def score_specs(views: str | None = None) -> list[ScoreSpec]:
     """What a header says of the scores of logits; `views` are those they are the mean over, where there are several."""
-    return [score.spec(views) for score in logit_scores()]
+    return [score.spec(views) for score in LogitScore.registered()]
 
 
 def views_of_scores(config: ScoreConfig) -> str | None:

@@ -12,9 +12,9 @@ from manifests.console import Progress
 from manifests.errors import InputError
 from manifests.top_k import words_count
 from prune_toolkit.scoring.config import ScoreConfig
-from prune_toolkit.scoring.feature_scores import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import Calibration, compute_scores, logit_scores, mean_scores
+from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores, mean_scores
 from prune_toolkit.scoring.teacher_pass import score_views
 from trainer.teacher import Teacher
 
@@ -80,9 +80,9 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
 def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> int:
     """About the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
-    size_bytes = config.view_count * words * 2 + 4 * len(logit_scores()) + SAMPLE_BYTES
+    size_bytes = config.view_count * words * 2 + 4 * len(LogitScore.registered()) + SAMPLE_BYTES
     if config.features:
-        size_bytes += 2 * teacher.feature_layer.width + 4 * len(feature_scores())
+        size_bytes += 2 * teacher.feature_layer.width + 4 * len(FeatureScore.registered())
     return images.count * size_bytes
 
 

@@ -6,7 +6,8 @@ recorded). Each has its own decorator; a new file of scores is named in this pac
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from manifests.registry import OWN_PACKAGES, Registry
 
@@ -33,6 +34,25 @@ class Score:
     family: ClassVar[str | None] = None
     """The one set whose pass computes scores of this class; None: no pass does."""
 
+    @classmethod
+    def adding(
+        cls, name: str, *, harder: "Harder", formula: str, source: str, needs: tuple[str, ...], cost: str
+    ) -> Callable[[Callable[..., Any]], Self]:
+        """Register a function as a score of this family; ValueError when its name is taken in any set."""
+        facts = {"harder": harder, "formula": formula, "source": source, "needs": needs, "cost": cost}
+        return partial(cls._add, name=name, facts=facts)
+
+    @classmethod
+    def _add(cls, function: Callable[..., Any], *, name: str, facts: dict[str, Any]) -> Self:
+        entry = cls(name=name, set=str(cls.family), function=function, **facts)
+        SCORES.add(name, entry)
+        return entry
+
+    @classmethod
+    def registered(cls) -> list[Self]:
+        """The scores of this family."""
+        return [entry for entry in SCORES.values() if isinstance(entry, cls)]
+
     def spec(self, views: str | None = None) -> "ScoreSpec":
         """What a header says of it; `views` are those it is the mean over, where there is more than one."""
         from manifests.header import ScoreSpec
@@ -53,24 +73,14 @@ def _check_family(name: str, entry: Score) -> None:
 
 
 SCORES: Registry[Score] = Registry("score", _check_family)
-S = TypeVar("S", bound=Score)
-
-
-def register(entry: S) -> S:
-    """Add a score; ValueError when its name is taken in any set, or when no pass would compute it."""
-    SCORES.add(entry.name, entry)
-    return entry
-
-
-def scores_of(set_name: str) -> list[Score]:
-    """The registered scores of one set."""
-    return [entry for entry in SCORES.values() if entry.set == set_name]
 
 
 def outside_scores(set_name: str) -> dict[str, str]:
     """Scores of a set that are not this toolkit's own, and where they come from: what was computed depends on them."""
     outside = {}
-    for entry in scores_of(set_name):
+    for entry in SCORES.values():
+        if entry.set != set_name:
+            continue
         module = str(getattr(entry.function, "__module__", ""))
         origin = SCORES.origin(entry.name)
         if origin is not None or module.partition(".")[0] not in OWN_PACKAGES:

@@ -7,16 +7,14 @@ that row alone, bit for bit.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.scoring.registry import SCORES, Score, register, scores_of
-
-if TYPE_CHECKING:
-    from manifests.header import Harder
+from prune_toolkit.scoring.registry import SCORES, Score
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -72,31 +70,8 @@ class LogitScore(Score):
         return compute_scores(logits_NC, label_N, [self.name])[self.name]
 
 
-def score(
-    name: str, *, harder: "Harder", formula: str, source: str, cost: str = "one teacher pass"
-) -> Callable[[ScoreFunction], LogitScore]:
-    """Register a function of `LogitRows` that returns one float64 a row."""
-
-    def decorate(function: ScoreFunction) -> LogitScore:
-        return register(
-            LogitScore(
-                name=name,
-                set=TEACHER,
-                harder=harder,
-                formula=formula,
-                source=source,
-                needs=("logits",),
-                cost=cost,
-                function=function,
-            )
-        )
-
-    return decorate
-
-
-def logit_scores() -> list[LogitScore]:
-    """The registered scores of logits."""
-    return [entry for entry in scores_of(TEACHER) if isinstance(entry, LogitScore)]
+score = partial(LogitScore.adding, needs=("logits",), cost="one teacher pass")
+"""Registers a function of `LogitRows` that returns one float64 a row."""
 
 
 @score(
@@ -177,7 +152,7 @@ def compute_scores(
     Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C). ValueError on other
     shapes, InputError on a label that is not one of the C classes, UsageError on the name of no score of logits.
     """
-    entries = logit_scores() if names is None else [_logit_score(name) for name in names]
+    entries = LogitScore.registered() if names is None else [_logit_score(name) for name in names]
     _check_table(logits_NC, label_N)
     results = {entry.name: np.empty(len(logits_NC), np.float32) for entry in entries}
     for block in row_blocks(*logits_NC.shape):

@@ -141,9 +141,9 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
             "ValueError: dynamic arm 'own' has an option 'speed'",
         ),
         (
-            "from prune_toolkit.scoring.registry import Score, register\n"
-            "register(Score(name='own', set='teacher', harder='high', formula='', source='', needs=(), cost='',\n"
-            "               function=len))\n",
+            "from prune_toolkit.scoring.registry import SCORES, Score\n"
+            "SCORES.add('own', Score(name='own', set='teacher', harder='high', formula='', source='', needs=(),\n"
+            "                        cost='', function=len))\n",
             "ValueError: score 'own' is a Score of set teacher, but none is computed from it",
         ),
         (

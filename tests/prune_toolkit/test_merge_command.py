@@ -19,7 +19,7 @@ from manifests.header import Compute, DataSet, Header, Preprocessing, Teacher, T
 from manifests.manifest import Manifest, commit, part_entries
 from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
 from manifests.verify import verify
-from prune_toolkit.scoring.scores import compute_scores, logit_scores
+from prune_toolkit.scoring.scores import LogitScore, compute_scores
 from trainer.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,7 +97,7 @@ def test_the_ensemble_of_two_teachers_against_numpy(digits: Path, tmp_path: Path
     assert header.parents == [parent.id for parent in parents]
     assert header.data == parents[0].header.data
     assert (header.views, header.compute) == (parents[0].header.views, parents[0].header.compute)
-    assert [spec.name for spec in header.scores] == [entry.name for entry in logit_scores()]
+    assert [spec.name for spec in header.scores] == [entry.name for entry in LogitScore.registered()]
     assert {spec.views for spec in header.scores} == {"1"}
     spent = header.run["seconds"] + sum(parent.header.run["seconds"] for parent in parents)
     assert label_times(header)["scoring_s"] == pytest.approx(spent)
@@ -148,7 +148,7 @@ def test_dry_run_and_json_tell_what_is_averaged(digits: Path, tmp_path: Path, pr
     text = prune(*flags, "--dry-run", cwd=digits).stdout
     assert "logits of 2 teachers (merge_teachers:large, merge_teachers:small), 1,298 samples x 2 view(s)" in text
     plan = json.loads(prune(*flags, "--dry-run", "--json", cwd=digits).stdout)
-    assert plan["bytes"] == 1298 * (2 * 2 * 10 + 4 * len(logit_scores()))
+    assert plan["bytes"] == 1298 * (2 * 2 * 10 + 4 * len(LogitScore.registered()))
     assert not (tmp_path / "m").exists()
     result = json.loads(prune(*flags, "--json", cwd=digits).stdout)
     assert result["id"] == Manifest.open(tmp_path / "m").id
@@ -254,7 +254,7 @@ def written(
         teacher=Teacher(**(card | (teacher or {}))),
         compute=Compute(device="cpu", dtype="float32", batch_size=1, threads=1, versions={"torch": weights}),
         views=Views(**(block | (views or {}))),
-        scores=[entry.spec(score_views) for entry in logit_scores()],
+        scores=[entry.spec(score_views) for entry in LogitScore.registered()],
         tool=Tool(name="prune-toolkit", version="0"),
         files=part_entries(folder, tables, count),
         run={"command": "score", "seconds": 10.0},

@@ -17,10 +17,10 @@ from prune_toolkit.scoring import scores
 from prune_toolkit.scoring.scores import (
     SCORES,
     Calibration,
+    LogitScore,
     check_finite,
     compute_scores,
     expected_calibration_error,
-    logit_scores,
     score,
     top1,
 )
@@ -55,7 +55,7 @@ def test_a_score_of_the_hand_worked_table_is_what_the_formula_gives(name: str) -
 
 
 def test_every_registered_score_is_worked_by_hand() -> None:
-    assert [entry.name for entry in logit_scores()] == list(BY_HAND)
+    assert [entry.name for entry in LogitScore.registered()] == list(BY_HAND)
 
 
 def test_the_margins_of_integer_logits_are_exact() -> None:

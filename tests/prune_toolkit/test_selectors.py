@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
 from manifests.identity import hash_words, mix64
-from prune_toolkit.scoring.scores import SCORES, compute_scores, logit_scores
+from prune_toolkit.scoring.scores import SCORES, LogitScore, compute_scores
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.quotas import QUOTAS, parse_keep, total_count
 from prune_toolkit.selection.selectors import REASONS, SELECTORS, Choice, Pool, choose, make_groups, selector
@@ -178,7 +178,7 @@ def test_position_029_of_100_spare_ranks_is_29_and_not_28() -> None:
 
 
 @pytest.mark.parametrize("quota", ALL_QUOTAS)
-@pytest.mark.parametrize("name", [score.name for score in logit_scores() if score.name != "correct"])
+@pytest.mark.parametrize("name", [score.name for score in LogitScore.registered() if score.name != "correct"])
 def test_trap_2_the_hard_side_is_the_unsure_side_under_every_quota(name: str, quota: str) -> None:
     gaps = np.array([8, 4, 2, 0.5, 8, 4, 2, 0.5], np.float16)
     labels = np.repeat([0, 1], 4)
