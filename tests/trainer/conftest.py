@@ -1,6 +1,6 @@
 """Small manifests with betons, written by the package's own writers, and networks to learn from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,18 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("networks")
     (folder / "tiny_networks.py").write_text(NETWORKS)
     return folder
+
+
+@pytest.fixture
+def tiny_networks(networks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """That module can be imported, and torch has one thread: its sums depend on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.syspath_prepend(str(networks))
+    yield networks
+    torch.set_num_threads(threads)
 
 
 def coloured(count: int, side_px: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -27,13 +26,7 @@ STORED = Stored(count=100, image_px=32, view_count=1)
 DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05}
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

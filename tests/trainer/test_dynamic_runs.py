@@ -27,13 +27,7 @@ DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05, "schedule": "cosine"}
 ARMS = {"infobatch": {"dynamic": "infobatch"}, "rs2": {"dynamic": "rs2", "keep": 0.4}}
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield networks
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

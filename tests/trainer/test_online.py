@@ -18,13 +18,7 @@ from trainer.task import open_task
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

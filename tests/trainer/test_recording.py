@@ -29,13 +29,7 @@ STILL = {"student": "tiny_networks:linear", "lr": 1e-12, "weight_decay": 0.0, "m
 MOVING = {"student": "tiny_networks:dropout", "lr": 0.05, "schedule": "cosine", "epochs": 5}
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield networks
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

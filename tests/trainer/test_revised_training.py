@@ -23,13 +23,7 @@ from trainer.task import open_task
 COUNT, ETA, T = 48, 0.8, 3.0
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

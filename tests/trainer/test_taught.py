@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained, watched
 
@@ -25,13 +24,7 @@ COUNT, BATCH, STEPS = 48, 16, 3
 EPOCHS = 3
 
 
-@pytest.fixture(autouse=True)
-def tiny_networks(networks, monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(networks))
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(params=["torch", "ffcv"])
