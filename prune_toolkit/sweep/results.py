@@ -4,7 +4,8 @@ import csv
 import io
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -137,7 +138,9 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
                 "difference_low": None if difference is None else difference.low,
                 "difference_high": None if difference is None else difference.high,
             }
-            | {name: _mean(run[name] for run in runs) for name in ("samples", "steps", "training_s", "total_s")}
+            | {name: _whole(statistics.fmean, runs, name) for name in ("samples", "steps")}
+            # One run that shared its machine, or was suspended, says nothing of what an arm costs.
+            | {name: _whole(statistics.median, runs, name) for name in ("training_s", "total_s")}
             | {"select": runs[0]["select"], "train": runs[0]["train"], "row": row}
         )
     for record in table:
@@ -156,10 +159,10 @@ def _baseline_of(row: Row, rows: Iterable[Row], first: Arm) -> Row | None:
     return found[0] if len(found) == 1 else next((other for other in found if other.weight == row.weight), None)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return math.fsum(known) / len(known) if len(known) == len(found) else None
+def _whole(average: Callable[[list[float]], float], runs: Sequence[Record], name: str) -> float | None:
+    """The average of a column over a row's runs; None unless all of them have it."""
+    known = [run[name] for run in runs if run[name] is not None]
+    return average(known) if len(known) == len(runs) else None
 
 
 def _pays_from(record: Record, table: Sequence[Record]) -> int | None:

@@ -124,6 +124,16 @@ def test_a_row_says_after_how_many_students_scoring_has_paid(finished: Study) ->
     assert found["all data"]["pays_from"] is None
 
 
+def test_a_run_that_was_suspended_does_not_count_as_time(tmp_path: Path) -> None:
+    done = study(tmp_path, row(RANDOM, "r0 r1 r2"))
+    for key, training_s in (("r0", 10.0), ("r1", 2270.0), ("r2", 12.0)):
+        total_s = training_s + 3
+        times = {"time": {"training_s": training_s, "total_s": total_s}, "labels_time": {"total_s": total_s}}
+        pretend(done, key, 0.8, **times)
+    found = records(done)["random"]
+    assert (found["training_s"], found["total_s"]) == (12, 15)
+
+
 def test_tables_are_the_same_in_every_format(finished: Study, tmp_path: Path) -> None:
     table = list(records(finished).values())
     write_tables(finished.folder, "table", table, TABLE)
