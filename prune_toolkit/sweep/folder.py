@@ -50,6 +50,7 @@ class SweepFolder:
             raise UsageError(f"{self.path} is a manifest", hint="give the sweep a folder of its own with --out")
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
+        is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -61,6 +62,10 @@ class SweepFolder:
             remove_temporaries(self.path)
             yield
         finally:
+            if is_new and [entry.name for entry in self.path.iterdir()] == [LOCK_NAME]:
+                # Refused before anything was written.
+                (self.path / LOCK_NAME).unlink()
+                self.path.rmdir()
             os.close(descriptor)
 
     def begin(self, fixed: Mapping[str, Any], grid: Mapping[str, Any]) -> None:

@@ -203,6 +203,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_sweep_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir()
+    for folder in (new, old):
+        with pytest.raises(InputError), SweepFolder(folder).locked():
+            raise InputError("no data")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with SweepFolder(new).locked():
+        (new / "sweep.json").write_text("{}")
+    assert (new / "sweep.json").exists()
+
+
 def test_two_processes_do_not_work_on_one_sweep(tmp_path: Path) -> None:
     with (
         SweepFolder(tmp_path).locked(),
