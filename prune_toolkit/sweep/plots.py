@@ -1,7 +1,8 @@
 """Plots of a sweep's table: accuracy over keep, over training time, over all time, over the KD weight; PNG and SVG."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from prune_toolkit.sweep.grid import ALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
 Lines = dict[str, list[Record]]
@@ -80,16 +82,33 @@ def draw_weights(records: Sequence[Record], folder: Path, title: str) -> list[Pa
     return _draw(lines, "kd_weight", "KD weight", folder / "kd-weight", title) if lines else []
 
 
-def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]:
+@contextmanager
+def drawn(path: Path, width_in: float, height_in: float) -> Iterator[tuple["Figure", list[Path]]]:
+    """A figure to draw on; afterwards it is written as PNG and SVG, whose paths are then in the list."""
     # The object interface: pyplot would choose a backend, and keep the figure.
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+
+    written: list[Path] = []
+    with rc_context({"svg.hashsalt": "prune-toolkit", "font.size": 10, "svg.fonttype": "path"}):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure, written
+        for suffix, canvas, metadata in (
+            (".png", FigureCanvasAgg, {"Software": None}),
+            (".svg", FigureCanvasSVG, {"Date": None, "Creator": None}),
+        ):
+            target = path.with_name(path.name + suffix)
+            with atomic_file(target) as stream:
+                canvas(figure).print_figure(stream, format=suffix[1:], metadata=metadata, dpi=150)
+            written.append(target)
+
+
+def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    with rc_context({"svg.hashsalt": "prune-toolkit", "font.size": 10, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(9.5, max(4.8, 1.4 + 0.26 * len(lines))), layout="constrained")
+    with drawn(path, 9.5, max(4.8, 1.4 + 0.26 * len(lines))) as (figure, written):
         axes = figure.add_subplot()
         in_order = sorted(lines, key=lambda label: -_height(lines[label]))
         style = {label: number for number, label in enumerate(lines)}
@@ -109,15 +128,6 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-        written = []
-        for suffix, canvas, metadata in (
-            (".png", FigureCanvasAgg, {"Software": None}),
-            (".svg", FigureCanvasSVG, {"Date": None, "Creator": None}),
-        ):
-            target = path.with_name(path.name + suffix)
-            with atomic_file(target) as stream:
-                canvas(figure).print_figure(stream, format=suffix[1:], metadata=metadata, dpi=150)
-            written.append(target)
     return written
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from manifests.console import note
 from manifests.files import write_atomic
+from prune_toolkit.sweep.differences import draw_differences
 from prune_toolkit.sweep.plan import Cell
 from prune_toolkit.sweep.plots import draw_plots, draw_weights
 from prune_toolkit.sweep.results import RUNS, TABLE, Record, markdown, run_records, table_records, write_tables
@@ -34,6 +35,7 @@ def write_report(study: Study, chosen: Mapping[Cell, str]) -> dict[str, Any]:
     write_atomic(folder.path / "table.md", text.encode())
     if table:
         plots = draw_plots(table, folder.path / "plots", _title(study, phase))
+        plots += draw_differences(table, folder.path / "plots", _title(study, phase))
         plots += draw_weights(tuned or table, folder.path / "plots", _title(study, study.tuning or phase))
         files += [path.relative_to(folder.path).as_posix() for path in plots]
     else:

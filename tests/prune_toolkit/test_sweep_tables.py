@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sweep_support import pretend
 
+from prune_toolkit.sweep.differences import draw_differences
 from prune_toolkit.sweep.folder import SweepFolder
 from prune_toolkit.sweep.grid import Arm, Grid
 from prune_toolkit.sweep.plan import Row, Run
@@ -304,6 +305,27 @@ def test_a_line_is_named_by_what_tells_it_apart() -> None:
     assert list(lines_of(rows)) == ["arm 0, kd", "arm 1", "arm 0, ce"]
     rows += [{**record, "teacher": "other"} for record in many(1)]
     assert list(lines_of(rows)) == ["arm 0, kd, t", "arm 1, t", "arm 0, ce, t", "arm 0, kd, other"]
+
+
+def test_differences_stand_in_order_and_a_collapsed_arm_does_not_flatten_the_others(tmp_path: Path) -> None:
+    nothing = {"difference": None, "difference_low": None, "difference_high": None}
+    rows = [{**record, **nothing} for record in many(4)]
+    assert draw_differences(rows, tmp_path, "digits") == []
+    gains = {"arm 1": 1.0, "arm 2": -0.5, "arm 3": -22.25}
+    for record in rows:
+        if (gain := gains.get(record["arm"])) is not None:
+            record |= {"difference": gain, "difference_low": gain - 0.5, "difference_high": gain + 0.5}
+    written = [draw_differences(rows, tmp_path / name, "digits") for name in "ab"]
+    assert [path.name for path in written[0]] == ["difference.png", "difference.svg"]
+    assert all(first.read_bytes() == second.read_bytes() for first, second in zip(*written, strict=True))
+    drawn = written[0][1].read_text()
+    places = [drawn.index(f"<!-- {arm} -->") for arm in ("arm 3", "arm 2", "arm 1")]
+    assert places == sorted(places)
+    assert "<!-- arm 0 -->" not in drawn
+    # Each reaches 1.5, 1 or 22.75 from 0: the axis ends at 4 times 1.5, and -22.25 is told in words.
+    assert drawn.count("<!-- -22.2 -->") == 3
+    assert "<!-- 4 -->" in drawn
+    assert "<!-- 8 -->" not in drawn
 
 
 def test_accuracy_over_the_weight_needs_two_of_them(tmp_path: Path) -> None:
