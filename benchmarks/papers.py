@@ -31,6 +31,31 @@ ARMS = {
     "Moderate": "moderate",
     "forgetting": "window --position 1 --score forgetting",
 }
+FURTHER = {
+    "DKD": "random -- --loss dkd",
+    "LSKD": "random -- --loss lskd",
+    "LSKD on DKD": "random -- --loss lskd-dkd",
+    "DIST": "random -- --loss dist",
+    "revise, eta 0.5": "random --labels revise --eta 0.5",
+    "revise, eta 0.8": "random --labels revise --eta 0.8",
+    "revise wrong, eta 0.8": "random --labels revise --eta 0.8 --revise-scope wrong",
+    "half distilled, influence": "random --distill-fraction 0.5 --distill-by influence",
+    "half distilled, loss": "random --distill-fraction 0.5 --distill-by loss",
+    "half distilled, random": "random --distill-fraction 0.5 --distill-by random",
+    "mdslr": "medium --preset mdslr",
+    "lr-ds": "random --preset lr-ds",
+    "herding": "herding",
+    "window auto": "window --position auto",
+    "mix": "mix --mix '0.7 medium, 0.2 random, 0.1 window position=1'",
+    "CCS of AUM": "ccs --score aum",
+    "medium of AUM": "medium --score aum",
+    "medium of entropy": "medium --score entropy",
+    "teacher EL2N, hard": "window --position 1 --score el2n",
+    "GraNd, hard": "window --position 1 --score grand",
+    "influence, hard": "window --position 1 --score influence",
+    "influence, easy": "window --position 0 --score influence",
+}
+"""Everything else there is, at keep 0.3 and three seeds: to see what it does here, not to compare."""
 ARMS |= {f"{name} CE": f"{ARMS[name]} -- --loss ce" for name in ("random", "medium", "hard", "CCS", "forgetting")}
 
 
@@ -49,6 +74,7 @@ ARMS |= {f"{name} CE": f"{ARMS[name]} -- --loss ce" for name in ("random", "medi
 @click.option("--index-flags", default="", help="Further flags of prune index.")
 @click.option("--arms", default=",".join(ARMS), show_default=True, help="Which of them.")
 @click.option("--weights/--no-weights", default=True, help="Whether the KD weights are tried.")
+@click.option("--further", is_flag=True, help="The other losses, labels, selectors and scores too, with three seeds.")
 @click.option("--jobs", default=1, help="Runs at once.")
 def main(
     data: str,
@@ -65,6 +91,7 @@ def main(
     index_flags: str,
     arms: str,
     weights: bool,
+    further: bool,
     jobs: int,
 ) -> None:
     make_networks_importable()
@@ -87,11 +114,17 @@ def main(
             f"prune sweep {common} --keep {keep},1 --select random --labels raw --loss kd --kd-weight {KD_WEIGHTS} "
             f"--holdout 0.1 --seeds {min(seeds, WEIGHT_SEEDS)} -o {out}/sweep-weights"
         )
-    selects = " ".join(f'--select "{name}={ARMS[name]}"' for name in arms.split(","))
+    common += f" --val {out}/val --labels raw --loss kd"
     run(
-        f"prune sweep {common} --val {out}/val --keep {keep} {selects} --labels raw --loss kd "
+        f"prune sweep {common} --keep {keep} {_entries({name: ARMS[name] for name in arms.split(',')})} "
         f"--dynamic infobatch --seeds {seeds} -o {out}/sweep"
     )
+    if further:
+        run(f"prune sweep {common} --keep 0.3 {_entries(FURTHER)} --seeds {min(seeds, 3)} -o {out}/sweep-further")
+
+
+def _entries(arms: dict[str, str]) -> str:
+    return " ".join(f'--select "{name}={entry}"' for name, entry in arms.items())
 
 
 if __name__ == "__main__":
