@@ -31,6 +31,7 @@ ARMS = {
     "Moderate": "moderate",
     "forgetting": "window --position 1 --score forgetting",
 }
+WEIGHTED = '--select random --select "hard=window --position 1"'
 FURTHER = {
     "DKD": "random -- --loss dkd",
     "LSKD": "random -- --loss lskd",
@@ -111,8 +112,8 @@ def main(
     common = f'{out}/scores --student {student} --epochs {epochs} --train "{recipe}" --jobs {jobs}'
     if weights:
         run(
-            f"prune sweep {common} --keep {keep},1 --select random --labels raw --loss kd --kd-weight {KD_WEIGHTS} "
-            f"--holdout 0.1 --seeds {min(seeds, WEIGHT_SEEDS)} -o {out}/sweep-weights"
+            f"prune sweep {common} --keep {keep},1 {WEIGHTED} --labels raw --loss kd "
+            f"--kd-weight {KD_WEIGHTS} --holdout 0.1 --seeds {min(seeds, WEIGHT_SEEDS)} -o {out}/sweep-weights"
         )
     common += f" --val {out}/val --labels raw --loss kd"
     run(
