@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from manifests import beton_format as fmt
 from manifests.beton_writer import INDEX_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.images import BetonImage, Encoded, ImageProblem, decode_rgb
+from manifests.images import BetonImage, Encoded, ImageProblem, decode_rgb, jpeg_info
 
 __all__ = ["INDEX_FIELDS", "Beton", "BetonColumns", "write_beton"]
 
@@ -76,16 +76,21 @@ class Beton:
         data = self.image_bytes(row)
         if self.modes_N[row] == fmt.MODE_RAW:
             return data.reshape(height, width, 3)
+        encoded = Encoded(data.tobytes())
+        if (info := jpeg_info(encoded.data)) is not None and {info.width, info.height} != {width, height}:
+            # Before memory is taken for what the JPEG says.
+            raise self._another_size(row, info.width, info.height)
         try:
-            pixels = decode_rgb(Encoded(data.tobytes()))
+            pixels = decode_rgb(encoded)
         except ImageProblem as problem:
             raise InputError(f"{self.path}: row {row}: {problem}", hint=_AGAIN) from None
         if pixels.shape[:2] != (height, width):
-            raise InputError(
-                f"{self.path}: row {row} is {pixels.shape[1]}x{pixels.shape[0]}, its metadata says {width}x{height}",
-                hint=_AGAIN,
-            )
+            raise self._another_size(row, pixels.shape[1], pixels.shape[0])
         return pixels
+
+    def _another_size(self, row: int, width: int, height: int) -> InputError:
+        told = f"{int(self.widths_N[row])}x{int(self.heights_N[row])}"
+        return InputError(f"{self.path}: row {row} is {width}x{height}, its metadata says {told}", hint=_AGAIN)
 
     def image(self, row: int) -> BetonImage:
         """The stored form of an image, to be copied into another beton byte for byte."""

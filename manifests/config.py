@@ -20,10 +20,32 @@ CONFIG_NAME = "prune.toml"
 SHARED_OPTIONS = (
     "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
 )  # fmt: skip
-COMMANDS = ("index", "score", "merge", "select", "label", "sweep", "export", "show", "list", "verify", "train-student")
+COMMANDS = (
+    "index",
+    "score",
+    "import",
+    "merge",
+    "split",
+    "select",
+    "label",
+    "sweep",
+    "export",
+    "show",
+    "diff",
+    "list",
+    "verify",
+    "card",
+    "push",
+    "pull",
+    "train-student",
+)
 
 _IMAGES = ("data", "split", "classes")
-FROM_OWN_TABLE = {"train-student": ("teacher", "checkpoint"), "select": _IMAGES, "label": _IMAGES, "export": _IMAGES}
+FROM_OWN_TABLE = {
+    "train-student": ("teacher", "checkpoint"),
+    "split": ("classes",),
+    **dict.fromkeys(("select", "import", "label", "export", "verify"), _IMAGES),
+}
 """Shared keys that mean something else to a command: a teacher at the top scores, in the table it trains live; data at
 the top is what is scored, in the table it stands in for the images that the manifest knows."""
 

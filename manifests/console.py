@@ -1,15 +1,18 @@
 """What both commands share: exit codes, progress on stderr, results on stdout."""
 
+import codecs
 import errno
+import io
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 
@@ -18,6 +21,10 @@ from manifests.errors import IncompleteError, InputError, PruneError
 
 EXIT_INTERRUPTED = 130
 _GOES_ON = "the same command goes on where it stopped"
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys or what reorders text: control characters but newline and tab, bidirectional marks, tags."""
 
 
 def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
@@ -26,11 +33,16 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     name = command.name or "prune"
     _complete(command, name)
     code = 0
+    # Standard output is None where a shell closed it (`>&-`).
+    printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(_stdout(sys.stdout))))
     try:
         # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
-        with command.make_context(
-            name, sys.argv[1:] if args is None else args, default_map=config_defaults(command)
-        ) as context:
+        with (
+            command.make_context(
+                name, sys.argv[1:] if args is None else args, default_map=config_defaults(command)
+            ) as context,
+            printed,
+        ):
             command.invoke(context)
     except click.exceptions.Exit as done:
         code = done.exit_code
@@ -46,6 +58,36 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     except OSError as error:
         code = _tell_os_error(name, error)
     _leave(name, code)
+
+
+def printable(text: str) -> str:
+    """Text with what a terminal would obey spelled as JSON spells it: a file name must not move the cursor."""
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def _stdout(stream: TextIO) -> TextIO:
+    """Standard output, in UTF-8 where it is said to take ASCII: there click would write around what wraps it.
+
+    What its encoding has no character for is spelled out.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
+    return stream
+
+
+class _Printable:
+    """Standard output, of which everything that is written becomes printable; JSON stays what it was."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Terminated(BaseException):
@@ -68,7 +110,7 @@ def _complete(command: click.Command, name: str) -> None:
 
 def _tell(name: str, message: str, code: int) -> int:
     with suppress(OSError):
-        print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)  # noqa: T201
     return code
 
 
@@ -99,7 +141,7 @@ def _leave(name: str, code: int) -> NoReturn:
 
 def note(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def echo_json(content: object) -> None:
@@ -109,7 +151,7 @@ def echo_json(content: object) -> None:
 
 def echo_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
     """Rows under a header on stdout, columns aligned: text to the left, numbers to the right."""
-    cells = [header, *rows]
+    cells = [tuple(" ".join(text.split()) if "\n" in text else text for text in row) for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     for row in cells:

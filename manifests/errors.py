@@ -3,6 +3,7 @@
 PruneError            1    a bug of ours, or a class below
     UsageError        2    the command was called wrongly
     InputError        3    what was read is missing, corrupt, altered or of the wrong kind
+        UnreachableError   what was to be read or written is elsewhere, and no full answer came from there
     MismatchError     4    a manifest and a data set do not belong together
     IncompleteError   5    stopped before the end; the same command goes on from there
 """
@@ -32,6 +33,10 @@ class InputError(PruneError):
     """What was read is missing, corrupt, altered or of the wrong kind."""
 
     exit_code = 3
+
+
+class UnreachableError(InputError):
+    """What was to be read or written is elsewhere, and no full answer came from there."""
 
 
 class MismatchError(PruneError):

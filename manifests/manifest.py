@@ -1,6 +1,6 @@
 """A manifest as Python sees it: a header, and tables read part by part with their digests checked.
 
-manifest = Manifest.open("manifest")
+manifest = Manifest.open("manifest")  # or Manifest.open("s3://bucket/manifest")
 manifest.samples().to_pandas()
 for sample_id_n, logits_nC in manifest.logits(view=0): ...
 """
@@ -18,26 +18,51 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
 from manifests.header import FileEntry, Header, read_header, write_header
-from manifests.parts import part_count, part_path, read_part, soft_labels_of, vectors_of
+from manifests.limits import MAX_PART_BYTES
+from manifests.part_checks import check_part, check_whole
+from manifests.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
+from manifests.store import LocalStore, Store, store_of
 from manifests.top_k import SoftLabels, TopK
 
 BETON_NAME = "train.beton"
 LOCAL_NAME = "local.json"
+PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
+MAX_LOCAL_BYTES = 1 << 20
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 Ids = NDArray[np.int64]
 Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
 
 
 class Manifest:
-    """An immutable folder of Parquet parts, described by its header."""
+    """An immutable folder of Parquet parts, here or at a URL, described by its header."""
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path = path
+    def __init__(self, where: Path | Store, header: Header) -> None:
+        self.store: Store = LocalStore(where) if isinstance(where, Path) else where
         self.header = header
 
     @classmethod
-    def open(cls, path: str | Path) -> "Manifest":
-        """Read the header of a manifest; InputError when there is none or it cannot be read."""
-        return cls(Path(path), read_header(Path(path)))
+    def open(cls, where: str | Path) -> "Manifest":
+        """Read the header of a manifest at a path or URL; InputError when there is none or it cannot be read.
+
+        Of a manifest at a URL, each part is read into memory when it is asked for, and nothing is kept on this disk.
+        """
+        store = store_of(where)
+        return cls(store, read_header(store))
+
+    @property
+    def where(self) -> str:
+        """Its path or URL, for messages."""
+        return self.store.where
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on this machine; UsageError for a manifest at a URL."""
+        return self.store.folder
+
+    @property
+    def path(self) -> Path:
+        """As `folder`."""
+        return self.store.folder
 
     @cached_property
     def id(self) -> str:
@@ -67,7 +92,7 @@ class Manifest:
 
     def samples(self, columns: list[str] | None = None) -> pa.Table:
         """One row a sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
-        return self._table("samples", columns)
+        return self._whole("samples", columns)
 
     def scores(self, name: str = "teacher") -> pa.Table:
         """sample_id and one float32 column a score, readable samples only."""
@@ -75,7 +100,7 @@ class Manifest:
 
     def selection(self) -> pa.Table:
         """sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
-        return self._table("selection", None)
+        return self._whole("selection", None)
 
     def logits(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
@@ -87,7 +112,7 @@ class Manifest:
     def features(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), features (n, D) float16) of `prune score --features`, one part at a time."""
         entries = self._require(f"features/view-{view:03d}")
-        return (vectors_of(read_part(self.path / entry.path, entry.sha256), "features") for entry in entries)
+        return (vectors_of(self.part(entry), "features") for entry in entries)
 
     def targets(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, as `logits` does."""
@@ -97,17 +122,41 @@ class Manifest:
         """Stream (sample_id (n,), logits or targets as they are stored: (n, C) float16 or TopK), one part at a time."""
         entries = self._require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
-        parts = (read_part(self.path / entry.path, entry.sha256) for entry in entries)
-        return (soft_labels_of(part, column, class_count) for part in parts)
+        return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
+
+    def part(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
+        """One part of a table; InputError when it is missing, unreadable or altered."""
+        name = self.store.name(entry.path)
+        part = parse_part(self.file_bytes(entry), name, entry.sha256, columns)
+        check_part(part, entry, self.header, name, whole=columns is None)
+        return part
+
+    def file_bytes(self, entry: FileEntry) -> bytes:
+        """A part as it lies there, of the size that the header says; its sha256 is not checked."""
+        name = self.store.name(entry.path)
+        if entry.bytes > MAX_PART_BYTES:
+            raise InputError(f"{name} is larger than any part can be ({entry.bytes:,} bytes)")
+        try:
+            data = self.store.read(entry.path, max(entry.bytes, 0))
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror or error}", hint=_AGAIN) from None
+        if len(data) != entry.bytes:
+            found = f"{len(data):,}" if len(data) < entry.bytes else "more"
+            raise InputError(
+                f"{name} was altered: it has {found} bytes, the header says {entry.bytes:,}",
+                hint="fetch or make the manifest again; `prune verify` lists every altered file",
+            )
+        return data
 
     @property
     def beton_path(self) -> Path | None:
-        """This manifest's own beton, None when it has none or it was not sent along; its size is checked."""
+        """This manifest's own beton, None when it has none here or it was not sent along; its size is checked."""
         entry = self.header.file(BETON_NAME)
-        path = self.path / BETON_NAME
-        if entry is None or not path.is_file():
+        if entry is None or not isinstance(self.store, LocalStore):
             return None
-        size_bytes = path.stat().st_size
+        path, size_bytes = self.store.folder / BETON_NAME, self.store.size(BETON_NAME)
+        if size_bytes is None:
+            return None
         if size_bytes != entry.bytes:
             raise InputError(
                 f"{path} has {size_bytes:,} bytes, the header says {entry.bytes:,}: truncated or replaced",
@@ -118,29 +167,64 @@ class Manifest:
     @cached_property
     def local(self) -> dict[str, Any]:
         """Where the images are on this machine: data, split, classes, beton; empty when unknown."""
-        path = self.path / LOCAL_NAME
-        if not path.is_file():
+        return {name: value for name, value in self._beside.items() if name not in (PULLED_FROM, NOT_PULLED)}
+
+    @property
+    def pulled_from(self) -> str | None:
+        """Where `prune pull` brought it from, None where it was made here."""
+        found = self._beside.get(PULLED_FROM)
+        return None if found is None else str(found)
+
+    @property
+    def not_pulled(self) -> frozenset[str]:
+        """Kinds of tables, such as logits, that `prune pull --only` left where they were."""
+        kinds = self._beside.get(NOT_PULLED, [])
+        return frozenset(map(str, kinds)) if isinstance(kinds, list) else frozenset()
+
+    @cached_property
+    def _beside(self) -> dict[str, Any]:
+        """What local.json says."""
+        if not isinstance(self.store, LocalStore):
             return {}
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(self.store.read(LOCAL_NAME, MAX_LOCAL_BYTES))
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise InputError(f"{path} is not a JSON object", hint="delete it and name the images with --data")
+            name = self.store.name(LOCAL_NAME)
+            raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
         return content
 
+    def _whole(self, table: str, columns: list[str] | None) -> pa.Table:
+        """A table with a row for every sample."""
+        found = self._table(table, columns)
+        check_whole(found, self.header.data.count, f"{self.where}: {table}")
+        return found
+
     def _table(self, table: str, columns: list[str] | None) -> pa.Table:
-        parts = [read_part(self.path / entry.path, entry.sha256, columns) for entry in self._require(table)]
+        parts = [self.part(entry, columns) for entry in self._require(table)]
         try:
             return pa.concat_tables(parts).replace_schema_metadata(None)
         except pa.ArrowException:
-            raise InputError(f"{self.path}: the parts of {table} have different columns") from None
+            raise InputError(f"{self.where}: the parts of {table} have different columns") from None
 
     def _require(self, table: str) -> list[FileEntry]:
-        entries = self.files(table)
+        entries, kind = self.files(table), table.partition("/")[0]
+        if entries and kind in self.not_pulled:
+            raise InputError(
+                f"{self.where}: its {kind} were not pulled",
+                hint=f"prune pull {self.pulled_from or 'URL'} {self.where} --only {kind}",
+            )
+        if not entries and kind in (self.header.left_out or ()):
+            raise InputError(
+                f"{self.where}: its {kind} were left out when it was pushed",
+                hint=f"ask who pushed it for manifest {', '.join(id[:12] for id in self.header.parents)}",
+            )
         if not entries:
             raise InputError(
-                f"{self.path} (a manifest of kind {self.kind}) holds no {table}",
+                f"{self.where} (a manifest of kind {self.kind}) holds no {table}",
                 hint="prune score writes scores and logits, prune score --features features as well, "
                 "prune select writes selection and targets",
             )
@@ -152,12 +236,16 @@ class Manifest:
         InputError when a part is missing here or was altered: it would be written into the other's header as it is.
         """
         for entry in self._require(table):
-            source, path = self.path / entry.path, target / entry.path
+            path = target / entry.path
             if path.is_file() and sha256_file(path) == entry.sha256:
                 continue
-            read_part(source, entry.sha256, [])
+            data = self.file_bytes(entry)
+            parse_part(data, self.store.name(entry.path), entry.sha256, [])
             path.unlink(missing_ok=True)
-            link_or_copy(source, path)
+            if isinstance(self.store, LocalStore):
+                link_or_copy(self.store.folder / entry.path, path)
+            else:
+                write_atomic(path, data)
 
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from manifests import limits
+from manifests.bounds import read_bounded
 from manifests.errors import InputError
 from manifests.files import write_atomic
 from manifests.top_k import SoftLabels, TopK
 
-PART_ROWS = 8192
-CLASS_COLUMN = ["class.list.element"]
+PART_ROWS = limits.PART_ROWS
+SMALL_NUMBERS = ["class.list.element", "pixels.list.element"]
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
@@ -124,12 +126,12 @@ def write_part(path: Path, table: pa.Table, digest: str) -> None:
     has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in table.schema)
     sink = pa.BufferOutputStream()
     # Logits are noise to a compressor (10 % at best) and cost reading time; everything else shrinks well. Parquet keeps
-    # a uint16 in four bytes, but the number of a dictionary entry in as many bits as it needs.
+    # a uint8 in four bytes, but the number of a dictionary entry in as many bits as it needs.
     pq.write_table(
         table,
         sink,
         compression="none" if has_vectors else "zstd",
-        use_dictionary=CLASS_COLUMN if has_vectors else True,
+        use_dictionary=SMALL_NUMBERS if has_vectors else True,
         write_statistics=not has_vectors,
         write_page_checksum=True,
     )
@@ -141,7 +143,7 @@ def part_is_valid(path: Path, digest: str) -> bool:
     if not path.is_file():
         return False
     try:
-        return is_whole(_parse(path.read_bytes(), None), digest)
+        return is_whole(read_bounded(path.read_bytes(), None), digest)
     except UNREADABLE:
         return False
 
@@ -166,13 +168,18 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint=_AGAIN) from None
+    return parse_part(data, str(path), sha256, columns)
+
+
+def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """The table in the bytes of a part; `path` is for messages. InputError as of `read_part`."""
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(
             f"{path} was altered: its sha256 is not the one the header names",
             hint="fetch or make the manifest again; `prune verify` lists every altered file",
         )
     try:
-        table = _parse(data, columns)
+        table = read_bounded(data, columns)
         names = table.column_names
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -210,11 +217,6 @@ def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
         raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
     array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     return array.reshape(-1, kind.list_size) if is_list else array
-
-
-def _parse(data: bytes, columns: list[str] | None) -> pa.Table:
-    # In this thread: one of Arrow's that still holds `data` when Python ends aborts the process (exit code 134).
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns, use_threads=False)
 
 
 def _content_digest(table: pa.Table) -> str:

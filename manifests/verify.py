@@ -1,5 +1,7 @@
 """Is a manifest on this disk what its header says: digests, row counts, and a beton's inner consistency."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +12,16 @@ import numpy as np
 from manifests import beton_format as fmt
 from manifests.beton import Beton
 from manifests.errors import InputError
-from manifests.files import sha256_file
 from manifests.header import FileEntry
 from manifests.images import jpeg_info
 from manifests.manifest import BETON_NAME, Manifest
-from manifests.parts import PART_ROWS, read_part
+from manifests.part_checks import check_part
+from manifests.parts import PART_ROWS, parse_part
+from manifests.store import LocalStore, Store
 from manifests.top_k import words_count
+
+_MISSING = "is missing"
+_ALTERED = "was altered: its sha256 is not the one the header names"
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Report:
     files: int
     bytes: int
     absent: list[str]
-    """Files that may be missing: betons are not sent along unasked."""
+    """What may be missing: a beton, which is not sent along unasked, and tables that `prune pull --only` left."""
     findings: list[Finding]
 
     @property
@@ -47,60 +53,76 @@ class Report:
         return {"ok": self.ok, **asdict(self)}
 
 
-def verify(path: str | Path) -> Report:
-    """Check every file a manifest names against its bytes, sha256 and rows; InputError without a readable header."""
-    manifest = Manifest.open(path)
+def verify(where: str | Path) -> Report:
+    """Check every file a manifest names against its bytes, sha256 and rows; InputError without a readable header.
+
+    At a URL all files are read, and only the inside of a beton is not looked at.
+    """
+    manifest = Manifest.open(where)
+    not_pulled = manifest.not_pulled
     findings: list[Finding] = []
     absent: list[str] = []
     total_bytes = 0
     for entry in manifest.header.files:
-        if entry.path == BETON_NAME and not (manifest.path / entry.path).exists():
-            absent.append(entry.path)
+        may_be_absent = entry.path == BETON_NAME or entry.path.partition("/")[0] in not_pulled
+        problems = list(_file_problems(manifest, entry))
+        if may_be_absent and problems == [_MISSING] and not _is_there(manifest.store, entry.path):
+            absent.append(entry.path if entry.path == BETON_NAME else entry.path.rpartition("/")[0])
             continue
-        problems = list(_file_problems(manifest.path, entry))
         findings += [Finding(entry.path, problem) for problem in problems]
         total_bytes += 0 if problems else entry.bytes
     damaged = {finding.path for finding in findings}
     findings += _table_findings(manifest, damaged)
     findings += _view_findings(manifest, damaged)
-    return Report(manifest.id, len(manifest.header.files), total_bytes, absent, findings)
+    return Report(manifest.id, len(manifest.header.files), total_bytes, list(dict.fromkeys(absent)), findings)
 
 
-def _file_problems(folder: Path, entry: FileEntry) -> Iterator[str]:
+def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
     """What does not hold of one file: its place, size, sha256, and if all of these do, its inside."""
-    if not _is_inside(entry.path):
-        yield "names a file outside the manifest"
-        return
-    path = folder / entry.path
     try:
-        if not path.is_file():
-            yield "is missing"
-        elif (size_bytes := path.stat().st_size) != entry.bytes:
+        size_bytes = manifest.store.size(entry.path)
+        if size_bytes is None:
+            yield _MISSING
+        elif size_bytes != entry.bytes:
             yield f"has {size_bytes:,} bytes, the header says {entry.bytes:,}"
-        elif sha256_file(path) != entry.sha256:
-            yield "was altered: its sha256 is not the one the header names"
+        elif entry.path == BETON_NAME:
+            yield from _beton_problems(manifest.store, entry)
         else:
-            yield from _content_problems(path, entry)
+            yield from _part_problems(manifest, entry)
+    except InputError as error:
+        yield error.message
     except OSError as error:
         yield f"cannot be read: {error.strerror or error}"
 
 
-def _is_inside(path: str) -> bool:
-    parts = path.split("/")
-    return not path.startswith("/") and ".." not in parts and "\0" not in path
-
-
-def _content_problems(path: Path, entry: FileEntry) -> Iterator[str]:
-    try:
-        if entry.path == BETON_NAME:
-            beton = Beton.open(path)
-            found = beton.count
-            yield from beton_problems(beton)
-        else:
-            found = read_part(path).num_rows
-    except InputError as error:
-        yield error.message
+def _part_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
+    data = manifest.file_bytes(entry)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        yield _ALTERED
         return
+    name = manifest.store.name(entry.path)
+    part = parse_part(data, name)
+    if part.num_rows != entry.rows:
+        yield from _row_problems(part.num_rows, entry)
+    else:
+        check_part(part, entry, manifest.header, name)
+
+
+def _beton_problems(store: Store, entry: FileEntry) -> Iterator[str]:
+    if store.sha256(entry.path) != entry.sha256:
+        yield _ALTERED
+    elif isinstance(store, LocalStore):
+        beton = Beton.open(store.folder / entry.path)
+        yield from beton_problems(beton)
+        yield from _row_problems(beton.count, entry)
+
+
+def _is_there(store: Store, path: str) -> bool:
+    """Whether something has a file's name, such as a folder."""
+    return isinstance(store, LocalStore) and os.path.lexists(store.folder / path)
+
+
+def _row_problems(found: int, entry: FileEntry) -> Iterator[str]:
     if found != entry.rows:
         yield f"has {found:,} rows, the header says {entry.rows:,}"
 
@@ -130,10 +152,10 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     }
     for kind, count in counts.items():
         found = sum(table.startswith(f"{kind}/view-") for table in stored)
-        if found != count and count:
+        if found != count and count and kind not in (header.left_out or ()):
             yield Finding(kind, f"has {found:,} views, the header says {count:,}")
-    labels, path = header.labels, manifest.path / BETON_NAME
-    if labels is None or header.file(BETON_NAME) is None or BETON_NAME in damaged or not path.is_file():
+    labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
+    if labels is None or path is None:
         return
     words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
     shape = Beton.open(path).target_shape

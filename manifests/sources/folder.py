@@ -43,6 +43,11 @@ class FolderSource:
         """The bytes of the files, in the order asked; a file that cannot be read is a problem."""
         return [_read_file(f"{self.root}/{self.keys[row]}") for row in rows]
 
+    def sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """Bytes of the files (n,), without reading them, in the order asked; -1 for what is no file."""
+        found = (_size_bytes(f"{self.root}/{self.keys[row]}") for row in rows)
+        return np.fromiter(found, np.int64, len(rows))
+
 
 def open_image_folder(path: Path, *, split: str | None = None, classes: Path | None = None) -> FolderSource:
     """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
@@ -192,3 +197,11 @@ def _read_file(path: str) -> RawImage | ImageProblem:
             return Encoded(stream.read())
     except OSError as error:
         return ImageProblem(f"cannot be read: {error.strerror or type(error).__name__}")
+
+
+def _size_bytes(path: str) -> int:
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - no Path object a file
+    except OSError:
+        return -1
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else -1

@@ -19,6 +19,7 @@ MAX_NAMES_BYTES = 64 << 20
 _TRAIN = ("train", "training")
 _HELD_OUT = ("test", "val", "validation", "valid")
 KNOWN_SPLITS = _TRAIN + _HELD_OUT
+_SPELLINGS = {"training": "train", "validation": "val", "valid": "val"}
 
 
 class NoSplitsError(InputError):
@@ -40,6 +41,12 @@ def choose_split(available: Collection[str], split: str | None, where: object) -
                 return name
     known = ", ".join(sorted(available)) or "none"
     raise InputError(f"{where} has no split {wanted!r}", hint=f"splits it has: {known}; choose with --split")
+
+
+def split_in(folders: str) -> str | None:
+    """train, val or test: the last folder of a path that is a split, however spelled; None where none is."""
+    names = [name for name in folders.lower().split("/") if name in KNOWN_SPLITS]
+    return _SPELLINGS.get(names[-1], names[-1]) if names else None
 
 
 def refuse_split(split: str | None, where: object) -> None:

@@ -15,6 +15,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
 
 
+class _Manifest(click.ParamType):  # type: ignore[type-arg]
+    """A manifest that is only read: the path of a folder, or the text of a URL."""
+
+    name = "manifest"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """A URL stays text, all else is a path."""
+        text = str(value)
+        return text if "://" in text else Path(text)
+
+
+MANIFEST = _Manifest()
+
+
 def asked_for() -> set[str]:
     """Names of the running command's options that were typed, or are in prune.toml."""
     context = click.get_current_context()
@@ -44,6 +58,13 @@ def data_of(options: dict[str, Any]) -> "DataSpec | None":
     if options["data"] is None:
         return None
     return DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
+
+
+def secret_of(options: dict[str, Any]) -> bytes | None:
+    """The secret that `secret_option` names, None where it names none; check it with manifests.secret.check_secret."""
+    from manifests.secret import read_secret
+
+    return None if options["secret"] is None else read_secret(options["secret"])
 
 
 def teacher_options(command: F) -> F:
@@ -148,12 +169,18 @@ def rank_options(command: F) -> F:
     return command
 
 
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files that travel at once."
+)
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     show_default="the cores",
     help="Threads that read and decode images.",
+)
+secret_option = click.option(
+    "--secret", type=FOLDER, metavar="FILE", help="Of a manifest whose keys are hidden: the secret it was pushed with."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.console import Progress, echo_json, echo_table, format_bytes, format_seconds, note, timed
+from manifests.console import Progress, echo_json, echo_table, format_bytes, format_seconds, note, printable, timed
 
 COMMAND = '''
 import errno, os, sys, time
@@ -65,6 +66,17 @@ def sleep():
                 time.sleep(30)
             except Exception:
                 print("taken for a fault of one image", flush=True)
+
+def say():
+    from manifests.console import echo_table, note
+    evil = f"evil{chr(27)}]0;title{chr(7)}{chr(0x202e)}"
+    click.echo(evil)
+    echo_table([(evil,)], ("name",))
+    note(evil)
+    raise errors.InputError(f"{evil} is broken")
+
+def names():
+    click.echo("caf\\u00e9 \\u5199 \\udcff")
 
 def much():
     for number in range(100_000):
@@ -345,3 +357,48 @@ def test_a_table_has_text_to_the_left_and_numbers_to_the_right(capsys: pytest.Ca
 def test_a_table_without_rows_is_its_header(capsys: pytest.CaptureFixture[str]) -> None:
     echo_table([], ("class", "n"))
     assert capsys.readouterr().out == "class  n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain ünï 写 \t\n", "plain ünï 写 \t\n"),
+        ("\x1b[2J", "\\u001b[2J"),
+        ("a\rb\x07\x00\x7f\x9b", "a\\rb\\u0007\\u0000\\u007f\\u009b"),
+        ("user\u202egpj.exe\u2066", "user\\u202egpj.exe\\u2066"),
+        ("\U000e0041", "\\udb40\\udc41"),
+        ("family 👨\u200d👩", "family 👨\u200d👩"),
+    ],
+)
+def test_what_a_terminal_obeys_is_spelled_out(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+@given(st.text())
+def test_printable_text_is_the_same_json(text: str) -> None:
+    assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
+
+
+@pytest.mark.parametrize("encoding", ["", "ascii", "latin-1"])
+def test_nothing_a_command_prints_reaches_the_terminal_as_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    told = "evil\\u001b]0;title\\u0007\\u202e"
+    assert run(tmp_path, "say") == (3, f"{told}\nname\n{told}\n", f"{told}\nprune: {told} is broken\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("utf-8", b"caf\xc3\xa9 \xe5\x86\x99 \\udcff"), ("ascii", b"caf\xc3\xa9 \xe5\x86\x99 \\udcff"),
+     ("latin-1", b"caf\xe9 \\u5199 \\udcff")],
+)  # fmt: skip
+def test_text_that_an_encoding_cannot_hold_is_spelled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, told: bytes
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    with (tmp_path / "out").open("wb") as stream:
+        process = start(tmp_path, "names", stdout=stream.fileno())
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert (tmp_path / "out").read_bytes() == told + b"\n"

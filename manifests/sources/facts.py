@@ -1,0 +1,99 @@
+"""What can be told of the images of a source without keeping them: sizes, content hashes, thumbnails."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.console import Progress
+from manifests.identity import HASH_BYTES, content_hash
+from manifests.images import Encoded, ImageProblem, RawImage, decode_rgb
+from manifests.sources.base import Source
+from manifests.sources.folder import FolderSource
+from manifests.sources.reading import map_images
+from manifests.thumbnails import thumbnail
+
+R = TypeVar("R")
+Rows = NDArray[np.int64]
+_STAT_ROWS = 2048
+_STATS_A_WORKER = 4
+_UNKNOWN = -2
+
+
+class Seen(NamedTuple):
+    """What an image shows: 192 bytes, and its sides in pixels; nothing where it was not looked at."""
+
+    thumbnail: bytes = b""
+    width: int = 0
+    height: int = 0
+
+
+class SourceFacts:
+    """A source of which no image is read twice to be hashed, and no size asked for twice."""
+
+    def __init__(self, source: Source, workers: int) -> None:
+        self.source, self.workers = source, workers
+        self._hash_M16 = np.zeros((len(source.keys), HASH_BYTES), np.uint8)
+        self._is_hashed_M = np.zeros(len(source.keys), np.bool_)
+        self._size_M = np.full(len(source.keys), _UNKNOWN, np.int64)
+
+    def sizes(self, row_n: Rows) -> Rows:
+        """(n,) bytes of some images, files of a folder without reading them; -1 where one cannot be read."""
+        left_n = row_n[self._size_M[row_n] == _UNKNOWN]
+        self._size_M[left_n] = self._sizes(left_n)
+        return self._size_M[row_n]
+
+    def _sizes(self, row_n: Rows) -> Rows:
+        if not isinstance(self.source, FolderSource):
+            return np.fromiter(self._map(row_n, _size, "reading sizes"), np.int64, len(row_n))
+        bands = [row_n[start : start + _STAT_ROWS].tolist() for start in range(0, len(row_n), _STAT_ROWS)]
+        # A network file system answers slowly, and many at once.
+        with ThreadPoolExecutor(max_workers=_STATS_A_WORKER * self.workers, thread_name_prefix="sizes") as pool:
+            return np.concatenate([np.zeros(0, np.int64), *pool.map(self.source.sizes, bands)])
+
+    def hashes(self, row_n: Rows) -> NDArray[np.uint8]:
+        """(n, 16) content hashes of some images; zeros where one cannot be read."""
+        left_n = row_n[~self._is_hashed_M[row_n]]
+        for row, digest in zip(left_n.tolist(), self._map(left_n, _hash, "hashing"), strict=True):
+            self._hash_M16[row] = np.frombuffer(digest, np.uint8)
+        self._is_hashed_M[left_n] = True
+        return self._hash_M16[row_n]
+
+    def seen(self, row_n: Rows, hash_n16: NDArray[np.uint8] | None = None) -> Iterator[Seen | None]:
+        """Thumbnail and sides of each image, None where it cannot be decoded.
+
+        hash_n16: images of these content hashes are not looked at.
+        """
+        place_M = np.full(len(self.source.keys), -1, np.int64)
+        place_M[row_n] = np.arange(len(row_n))
+
+        def work(row: int, image: RawImage | ImageProblem) -> Seen | None:
+            if isinstance(image, ImageProblem):
+                return None
+            if hash_n16 is not None and content_hash(image) == hash_n16[place_M[row]].tobytes():
+                return Seen()
+            try:
+                pixels = decode_rgb(image)
+            except ImageProblem:
+                return None
+            return Seen(thumbnail(pixels).tobytes(), pixels.shape[1], pixels.shape[0])
+
+        return self._map(row_n, work, "comparing pixels")
+
+    def _map(self, row_n: Rows, work: Callable[[int, RawImage | ImageProblem], R], what: str) -> Iterator[R]:
+        with Progress(len(row_n), what) as progress:
+            for result in map_images(self.source, row_n.tolist(), work, self.workers):
+                progress.advance(1)
+                yield result
+
+
+def _hash(_row: int, image: RawImage | ImageProblem) -> bytes:
+    return bytes(HASH_BYTES) if isinstance(image, ImageProblem) else content_hash(image)
+
+
+def _size(_row: int, image: RawImage | ImageProblem) -> int:
+    if isinstance(image, ImageProblem):
+        return -1
+    return len(image.data) if isinstance(image, Encoded) else image.array.nbytes
