@@ -1,0 +1,195 @@
+"""Manifests of every released schema version, opened by this one and compared with values worked out by hand."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.manifest import Manifest
+from manifests.parts import SAMPLES_SCHEMA, SELECTION_SCHEMA
+from manifests.top_k import TopK
+from manifests.verify import verify
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+CLASSES = ["a-red", "b-green", "c-blue"]
+OWN_CHANNEL = [120, 160, 200, 25]
+"""Of image 0 to 3 of a class, in the channel of that class; the others are 20, 30 and 40 in red, green and blue."""
+MEAN, STD = np.array([0.5071, 0.4867, 0.4408]), np.array([0.2675, 0.2565, 0.2761])
+IDS = {
+    "1.0/index": "89f5f936f3cb",
+    "1.0/scores": "69fbdd2b7bfe",
+    "1.0/selection": "dad52b944306",
+    "1.1/scores": "6d7d3638546f",
+    "1.1/selection": "e6b13d285aac",
+    "1.2/selection": "61eb78bdff63",
+    "1.3/index": "be6bdcaeb704",
+    "1.3/scores": "776e4f0ac908",
+    "1.3/selection": "97a49a69c24c",
+}
+"""As the commands printed them when the manifests were made."""
+VERSIONS = ["1.0", "1.1", "1.2", "1.3"]
+FOLDERS = sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json"))
+
+
+def colours() -> np.ndarray:
+    """(12, 3) pixel values of the readable images, in the order of their keys."""
+    rows = []
+    for channel in range(3):
+        for value in OWN_CHANNEL:
+            row = [20, 30, 40]
+            row[channel] = value
+            rows.append(row)
+    return np.array(rows)
+
+
+LABELS = np.repeat([0, 1, 2], 4)
+LOGITS = (colours() / 255 - MEAN) / STD
+LOSS = np.log(np.exp(LOGITS).sum(axis=1)) - LOGITS[np.arange(12), LABELS]
+READABLE_IDS = np.array([0, 1, 2, 3, *range(5, 13)])
+"""Row 4 is a-red/broken.png."""
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def golden(request: pytest.FixtureRequest) -> Manifest:
+    return Manifest.open(request.param)
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_there_is_a_manifest_of_each_kind_and_version() -> None:
+    assert len(FOLDERS) == len(VERSIONS) * 3
+
+
+def test_its_header_is_read_with_the_id_it_had(golden: Manifest) -> None:
+    header = json.loads((golden.folder / "manifest.json").read_bytes())
+    header.pop("run")
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert golden.id == hashlib.sha256(text.encode()).hexdigest()
+    name = f"{golden.folder.parent.name}/{golden.folder.name}"
+    assert golden.id[:12] == IDS.get(name, golden.id[:12])
+    # A header has the first version that knows its fields: those without new ones stay at 1.1.
+    assert golden.header.schema_version in (golden.folder.parent.name, "1.1")
+    assert golden.kind == golden.folder.name
+
+
+def test_it_is_whole(golden: Manifest) -> None:
+    report = verify(golden.folder)
+    assert report.findings == []
+    assert report.files == len(golden.header.files) > 0
+
+
+def test_its_samples_are_the_images(golden: Manifest) -> None:
+    table = golden.samples()
+    assert table.schema.equals(SAMPLES_SCHEMA, check_metadata=False)
+    paths = sorted((path for path in (GOLDEN / "images").rglob("*.png")), key=lambda path: path.as_posix().encode())
+    keys = [path.relative_to(GOLDEN / "images").as_posix() for path in paths]
+    digests = [hashlib.sha256(path.read_bytes()).digest()[:16] for path in paths]
+    is_image = [path.name != "broken.png" for path in paths]
+    assert table.column("sample_id").to_pylist() == list(range(13))
+    assert table.column("key").to_pylist() == keys
+    assert table.column("label").to_pylist() == [CLASSES.index(key.split("/")[0]) for key in keys]
+    assert table.column("size_bytes").to_pylist() == [path.stat().st_size for path in paths]
+    assert table.column("content_hash").to_pylist() == digests
+    assert table.column("view_id").to_pylist() == [int.from_bytes(digest[:8], "little") for digest in digests]
+    assert table.column("width").to_pylist() == table.column("height").to_pylist() == [8 * ok for ok in is_image]
+    assert [problem is None for problem in table.column("problem").to_pylist()] == is_image
+    lines = sorted(
+        hashlib.sha256(b"\0".join((key.encode(), key.split("/")[0].encode(), digest))).digest()[:16]
+        for key, digest in zip(keys, digests, strict=True)
+    )
+    assert golden.header.data.fingerprint == hashlib.sha256(b"".join(lines)).hexdigest()
+    assert (golden.header.data.count, golden.header.data.readable, golden.class_names) == (13, 12, CLASSES)
+
+
+def test_its_logits_are_those_of_the_colours(version: str) -> None:
+    manifest = Manifest.open(GOLDEN / version / "scores")
+    [(ids, stored)] = manifest.soft_labels("logits", 0)
+    assert ids.tolist() == READABLE_IDS.tolist()
+    if version != "1.1":
+        np.testing.assert_allclose(stored, LOGITS, rtol=1e-3)
+        return
+    # Version 1.1 came with views and with the largest logits.
+    assert isinstance(stored, TopK)
+    assert stored.class_nK.tolist() == np.argsort(-LOGITS, axis=1)[:, :2].tolist()
+    np.testing.assert_allclose(stored.logit_nK, -np.sort(-LOGITS, axis=1)[:, :2], rtol=1e-3)
+    np.testing.assert_allclose(stored.label_logit_n, LOGITS[np.arange(12), LABELS], rtol=1e-3)
+    assert manifest.header.views is not None
+    assert (manifest.header.views.count, manifest.header.views.top_k) == (3, 2)
+    assert [len(next(manifest.logits(view))[0]) for view in range(3)] == [12, 12, 12]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3"])
+def test_its_scores_are_those_of_the_logits(version: str) -> None:
+    table = Manifest.open(GOLDEN / version / "scores").scores()
+    np.testing.assert_allclose(table.column("loss"), LOSS, rtol=2e-3)
+    # Both images of 25 in red and in green are bluest; the third of them is blue.
+    assert table.column("correct").to_pylist() == [1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1]
+
+
+def test_version_1_2_holds_features_and_their_scores() -> None:
+    manifest = Manifest.open(GOLDEN / "1.2" / "scores")
+    [(ids, features)] = manifest.features()
+    assert ids.tolist() == READABLE_IDS.tolist()
+    np.testing.assert_allclose(features, LOGITS, rtol=1e-3)
+    median = np.stack([np.median(LOGITS[label == LABELS], axis=0) for label in range(3)])
+    expected = np.linalg.norm(LOGITS - median[LABELS], axis=1)
+    np.testing.assert_allclose(manifest.scores("features").column("moderate"), expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3"])
+def test_its_selection_keeps_the_middle_of_each_class_with_the_logits_as_targets(version: str) -> None:
+    manifest = Manifest.open(GOLDEN / version / "selection")
+    table = manifest.selection()
+    assert table.schema.equals(SELECTION_SCHEMA, check_metadata=False)
+    expected = np.array(["unreadable"] * 13, object)
+    for label in range(3):
+        easy_to_hard = np.flatnonzero(label == LABELS)[np.argsort(LOSS[label == LABELS])]
+        expected[READABLE_IDS[easy_to_hard]] = ["too easy", "kept", "kept", "too hard"]
+    assert table.column("reason").to_pylist() == expected.tolist()
+    assert table.column("keep").to_pylist() == (expected == "kept").tolist()
+    assert set(table.column("weight").to_pylist()) == set(table.column("kd_weight").to_pylist()) == {1.0}
+    [(ids, targets)] = manifest.targets()
+    kept = np.flatnonzero(expected == "kept")
+    assert ids.tolist() == kept.tolist()
+    np.testing.assert_allclose(targets, LOGITS[np.searchsorted(READABLE_IDS, kept)], rtol=1e-3)
+
+
+def test_version_1_1_replays_targets_of_three_views() -> None:
+    manifest = Manifest.open(GOLDEN / "1.1" / "selection")
+    labels = manifest.header.labels
+    assert labels is not None
+    assert (labels.views, labels.policy, labels.top_k) == (3, "replay", 2)
+    kept = np.flatnonzero(manifest.selection().column("keep").to_numpy(zero_copy_only=False))
+    assert len(kept) == 6
+    for view in range(3):
+        [(ids, stored)] = manifest.soft_labels("targets", view)
+        assert ids.tolist() == kept.tolist()
+        assert isinstance(stored, TopK)
+
+
+@pytest.mark.parametrize("kind", ["index", "scores", "selection"])
+def test_version_1_3_holds_thumbnails(kind: str) -> None:
+    manifest = Manifest.open(GOLDEN / "1.3" / kind)
+    assert manifest.header.thumbnails is not None
+    assert manifest.header.thumbnails.side_px == 8
+    [entry] = manifest.files("thumbnails")
+    table = manifest.part(entry)
+    assert table.column("sample_id").to_pylist() == READABLE_IDS.tolist()
+    # Every image is of one colour.
+    expected = np.repeat(colours(), 64, axis=0).reshape(12, 192)
+    assert table.column("pixels").to_pylist() == expected.tolist()
+
+
+def test_version_1_3_says_how_labels_are_revised() -> None:
+    labels = Manifest.open(GOLDEN / "1.3" / "selection").header.labels
+    assert labels is not None
+    # The two images that the teacher takes for another class are the hardest of theirs, and not kept.
+    assert (labels.transform, labels.parameters) == (
+        "revise",
+        {"eta": 0.8, "scope": "all", "changed": 6, "wrong": 0},
+    )
