@@ -14,18 +14,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.beton import Beton
 from manifests.console import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
-from manifests.files import atomic_file, sha256_file, write_atomic
+from manifests.files import atomic_file, write_atomic
 from manifests.identity import content_hash
 from manifests.images import MODE_JPEG, Encoded, ImageProblem, RawImage
-from manifests.manifest import BETON_NAME, Manifest
-from manifests.sources.base import Source
+from manifests.manifest import Manifest
+from manifests.secret import refuse_hidden
 from manifests.sources.betons import BetonSource
 from manifests.sources.folder import FolderSource
+from manifests.sources.reading import map_images
+from prune_toolkit.export_images import Images, images_at_hand, in_beton
 from prune_toolkit.indexing import DataSpec
-from prune_toolkit.reading import map_images
+from prune_toolkit.materialise import IS_COPY
 
 MAX_NAME_BYTES = 255
 _MAGIC = {
@@ -38,12 +39,13 @@ def kept_samples(manifest: Manifest) -> pa.Table:
     """The rows of `samples` that a selection keeps, in canonical order; UsageError for another kind of manifest."""
     if manifest.kind != "selection":
         raise UsageError(
-            f"{manifest.path} is of kind {manifest.kind}: only a selection says what is kept",
+            f"{manifest.where} is of kind {manifest.kind}: only a selection says what is kept",
             hint="make one: prune select --keep 0.5",
         )
+    refuse_hidden(manifest.header, manifest.where)
     samples, selection = manifest.samples(), manifest.selection()
     if not samples.column("sample_id").equals(selection.column("sample_id")):
-        raise InputError(f"{manifest.path}: samples and selection are not of the same rows")
+        raise InputError(f"{manifest.where}: samples and selection are not of the same rows")
     return samples.filter(selection.column("keep"))
 
 
@@ -111,7 +113,7 @@ def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str
     for label, key in zip(label_n.tolist(), samples.column("key").to_pylist(), strict=True):
         below = key.split("/")[-1:] if above is None else key.split("/")[above:]
         if not below or not all(part not in ("", ".", "..") and "\0" not in part for part in below):
-            raise InputError(f"{manifest.path}: {key!r} is no path of an image in a class folder")
+            raise InputError(f"{manifest.where}: {key!r} is no path of an image in a class folder")
         paths.append("/".join((folder_names[label], *below)))
     return paths
 
@@ -123,64 +125,6 @@ def _check_folder_name(name: str) -> None:
             f"the class name {name!r} is no safe name of a folder",
             hint="give other names, one a class in label order, with --classes FILE",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Where the images of n samples are read, and what their bytes must be."""
-
-    source: Source
-    rows: list[int]
-    hashes: list[bytes] | None
-    """Content hashes; None for the selection's own beton, whose sha256 was compared as a whole."""
-
-
-def images_at_hand(manifest: Manifest, samples: pa.Table, data: DataSpec | None) -> Images:
-    """The images in `data`, else where local.json says they are, else in the selection's own beton.
-
-    MismatchError when some are not there, InputError when there is nothing to read or the beton was altered.
-    """
-    if data is not None:
-        return _in_source(data.open(), samples)
-    spec, beton = DataSpec.from_local(manifest.local), manifest.beton_path
-    if spec is not None:
-        try:
-            return _in_source(spec.open(), samples)
-        except InputError as error:
-            if beton is None:
-                raise
-            note(f"{error.message}\n  taking the images from {beton}")
-    if beton is None:
-        raise InputError(
-            f"{manifest.path} does not know where its images are on this machine", hint="name them with --data DIR"
-        )
-    return _in_beton(manifest, beton, samples)
-
-
-def _in_source(source: Source, samples: pa.Table) -> Images:
-    row_of_key = {key: row for row, key in enumerate(source.keys)}
-    keys = samples.column("key").to_pylist()
-    missing = [key for key in keys if key not in row_of_key]
-    if missing:
-        raise MismatchError(
-            f"{len(missing):,} of {len(keys):,} samples are not in {source.name}; the first: {missing[0]}",
-            hint="name the folder the manifest was made of with --data and --split",
-        )
-    hashes = samples.column("content_hash").to_pylist()
-    return Images(source=source, rows=[row_of_key[key] for key in keys], hashes=hashes)
-
-
-def _in_beton(manifest: Manifest, path: Path, samples: pa.Table) -> Images:
-    entry = manifest.header.file(BETON_NAME)
-    if entry is None or sha256_file(path) != entry.sha256:
-        raise InputError(f"{path} was altered: its sha256 is not the one the header names", hint="see: prune verify")
-    beton = Beton.open(path)
-    for column in ("sample_id", "view_id"):
-        if not np.array_equal(beton.columns.get(column, ()), samples.column(column).to_numpy()):
-            raise MismatchError(f"{path} does not hold the samples that {manifest.path} keeps: {column} differs")
-    nothing: NDArray[np.int32] = np.zeros(0, np.int32)
-    source = BetonSource(name=path.name, class_names=(), keys=[], labels_N=nothing, beton=beton)
-    return Images(source=source, rows=list(range(beton.count)), hashes=None)
 
 
 @dataclass(kw_only=True)
@@ -237,6 +181,31 @@ def write_tree(
                 tree.bytes += result
                 progress.advance(1)
     return tree
+
+
+def write_kept(
+    out: Path,
+    paths: Sequence[str],
+    manifest: Manifest,
+    samples: pa.Table,
+    data: DataSpec | None,
+    *,
+    copy: bool,
+    workers: int,
+) -> Tree:
+    """`write_tree` from `images_at_hand`.
+
+    Where a selection was cut from a copy that has other bytes or paths than were scored, its beton is taken.
+    """
+    keys = samples.column("key").to_pylist()
+    try:
+        return write_tree(out, paths, keys, images_at_hand(manifest, samples, data), copy=copy, workers=workers)
+    except MismatchError as error:
+        beton = manifest.beton_path
+        if data is not None or beton is None or not manifest.local.get(IS_COPY):
+            raise
+        note(f"cut from a copy: {error.message}\n  taking the images from {beton}")
+    return write_tree(out, paths, keys, in_beton(manifest, beton, samples), copy=copy, workers=workers)
 
 
 def _check_names(paths: Sequence[str], keys: Sequence[str], images: Images) -> None:

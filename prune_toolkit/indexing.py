@@ -24,8 +24,11 @@ from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_en
 from manifests.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, read_part, write_part
 from manifests.sources import open_held_out, open_source
 from manifests.sources.base import Source
+from manifests.sources.reading import map_images
+from manifests.thumbnails import TABLE as THUMBNAILS
+from manifests.thumbnails import THUMBNAIL_BYTES, thumbnail, thumbnails_block, thumbnails_table
+from manifests.trust import check_keys
 from prune_toolkit.materialise import write_train_beton
-from prune_toolkit.reading import map_images
 from prune_toolkit.runs import ALONE, Ranks, finished, missing_parts, tool
 
 Check = Literal["decode", "header"]
@@ -82,9 +85,13 @@ class SampleFacts:
     width: int
     height: int
     problem: str | None = None
+    thumbnail: bytes | None = None
+    """Where it was asked for, and the image could be decoded."""
 
 
-def examine(image: RawImage | ImageProblem, check: Check = "decode") -> tuple[SampleFacts, NDArray[np.uint8] | None]:
+def examine(
+    image: RawImage | ImageProblem, check: Check = "decode", *, with_thumbnail: bool = False
+) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
     """Facts of one image, and its RGB pixels (H, W, 3) when `check` decoded it and it could be."""
     if isinstance(image, ImageProblem):
         facts = SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), width=0, height=0, problem=str(image))
@@ -103,16 +110,20 @@ def examine(image: RawImage | ImageProblem, check: Check = "decode") -> tuple[Sa
     except ImageProblem as problem:
         facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=0, height=0, problem=str(problem))
         return facts, None
-    return SampleFacts(size_bytes=size_bytes, content_hash=digest, width=width, height=height), pixels
+    small = thumbnail(pixels).tobytes() if with_thumbnail and pixels is not None else None
+    facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=width, height=height, thumbnail=small)
+    return facts, pixels
 
 
 def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
-    """The `samples` rows of some images."""
+    """The `samples` rows of some images; InputError for a name that no reader of a manifest accepts."""
+    keys = pa.array([source.keys[row] for row in rows], pa.string())
+    check_keys(keys, source.name, hint="rename the file or its folder")
     hashes = [fact.content_hash for fact in facts]
     hash_n16 = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
     columns = [
         pa.array(rows, pa.int64()),
-        pa.array([source.keys[row] for row in rows], pa.string()),
+        keys,
         pa.array(source.labels_N[list(rows)], pa.int32()),
         pa.array([fact.size_bytes for fact in facts], pa.int64()),
         pa.array(hashes, pa.binary(HASH_BYTES)),
@@ -122,6 +133,13 @@ def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFac
         pa.array([fact.problem for fact in facts], pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=SAMPLES_SCHEMA)
+
+
+def thumbnails_of(rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
+    """The `thumbnails` rows of those images that have one."""
+    ids = [row for row, fact in zip(rows, facts, strict=True) if fact.thumbnail is not None]
+    pixels = np.frombuffer(b"".join(fact.thumbnail or b"" for fact in facts), np.uint8)
+    return thumbnails_table(np.array(ids, np.int64), pixels.reshape(-1, THUMBNAIL_BYTES))
 
 
 def listing_digest(source: Source) -> str:
@@ -171,6 +189,8 @@ class IndexConfig:
     beton: bool = False
     max_side: int | None = None
     check: Check = "decode"
+    thumbnails: bool = False
+    """Store eight by eight pixels of each image, by which copies of other encodings are compared."""
     workers: int = 1
     ranks: Ranks = ALONE
     name: str | None = None
@@ -179,6 +199,13 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
             raise UsageError(f"--max-side {self.max_side}: images must keep at least 8 pixels a side")
+        if self.thumbnails and self.check != "decode":
+            raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that are made part by part, the samples last: with them a part is done."""
+        return [*([THUMBNAILS] if self.thumbnails else []), "samples"]
 
     def resolved(self, source: Source) -> dict[str, Any]:
         """What the result depends on, without paths."""
@@ -192,6 +219,8 @@ class IndexConfig:
             "max_side": self.max_side,
             "name": self.name or source.name,
             "licence": self.licence,
+            # Nothing where there are none, so that such an index is what it was before there were any.
+            **({"thumbnails": True} if self.thumbnails else {}),
         }
 
 
@@ -205,20 +234,26 @@ def build_index(config: IndexConfig) -> Manifest | None:
     count, digest = len(source.keys), config_digest(resolved)
     start = time.monotonic()
     config.out.mkdir(parents=True, exist_ok=True)
-    mine = list(missing_parts(config.out, ["samples"], config.ranks.parts(count), digest))
+    mine = list(missing_parts(config.out, config.tables, config.ranks.parts(count), digest))
+
+    def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
+        return examine(image, config.check, with_thumbnail=config.thumbnails)[0]
+
     with Progress(sum(len(part_rows(part, count)) for part in mine), "indexing") as progress:
         for part in mine:
             rows = part_rows(part, count)
             facts = []
-            for fact in map_images(source, rows, lambda _row, image: examine(image, config.check)[0], config.workers):
+            for fact in map_images(source, rows, facts_of, config.workers):
                 facts.append(fact)
                 progress.advance(1)
+            if config.thumbnails:
+                write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
             write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
         rate = progress.rate()
-    if config.ranks.world_size > 1 and list(missing_parts(config.out, ["samples"], ALONE.parts(count), digest)):
+    if config.ranks.world_size > 1 and list(missing_parts(config.out, config.tables, ALONE.parts(count), digest)):
         return None
     samples = read_samples(config.out, count)
-    files: list[FileEntry] = part_entries(config.out, ["samples"], count)
+    files: list[FileEntry] = part_entries(config.out, config.tables, count)
     data = data_block(source, samples, name=config.name, licence=config.licence)
     warn_problems(samples)
     local = config.data.local()
@@ -230,6 +265,7 @@ def build_index(config: IndexConfig) -> Manifest | None:
     header = Header(
         kind="index",
         data=data,
+        thumbnails=thumbnails_block() if config.thumbnails else None,
         tool=tool(),
         config=resolved,
         files=files,

@@ -71,11 +71,11 @@ class Labelling:
     def of(cls, config: LabelConfig, teacher: Teacher, selection: Manifest) -> "Labelling":
         """Check that they go together; UsageError, MismatchError or InputError where they do not."""
         if selection.header.selection is not None and not selection.header.selection.count:
-            raise InputError(f"{selection.path} keeps no sample: nothing to label", hint="select with a larger --keep")
+            raise InputError(f"{selection.where} keeps no sample: nothing to label", hint="select with a larger --keep")
         difference = _difference(teacher, selection)
         if difference is not None and not config.other_teacher:
             raise MismatchError(
-                f"{selection.path} was scored otherwise: {difference}",
+                f"{selection.where} was scored otherwise: {difference}",
                 hint="name the teacher that scored with --teacher and --checkpoint; or take this one: --other-teacher",
             )
         is_other = difference is not None
@@ -172,13 +172,13 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
         )
     if block is None or block.class_std is None or block.transform != labels:
         raise UsageError(
-            f"{selection.path} was selected without --labels {labels}: what it needs was measured on no sample",
+            f"{selection.where} was selected without --labels {labels}: what it needs was measured on no sample",
             hint=f"take --labels raw, or select again with --labels {labels}",
         )
     class_std_C = np.array(block.class_std, np.float64)
     if len(class_std_C) != len(selection.class_names) or not (np.isfinite(class_std_C) & (class_std_C >= 0)).all():
         raise InputError(
-            f"{selection.path}: labels.class_std is not one number of 0 or more for each of the "
+            f"{selection.where}: labels.class_std is not one number of 0 or more for each of the "
             f"{len(selection.class_names)} classes",
             hint="select again, or take --labels raw",
         )

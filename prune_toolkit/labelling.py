@@ -16,6 +16,7 @@ from manifests.header import Header, Labels
 from manifests.header import Teacher as TeacherCard
 from manifests.manifest import BETON_NAME, Manifest, file_entry, part_entries, write_local
 from manifests.parts import part_path, read_part, write_part
+from manifests.thumbnails import carried_tables
 from prune_toolkit.label_task import LabelConfig, Labelling
 from prune_toolkit.materialise import beton_bytes, write_train_beton
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
@@ -24,8 +25,8 @@ from prune_toolkit.scoring.images_at_hand import ImageReader
 from prune_toolkit.scoring.passes import run_facts, score_specs, teacher_card, training_hits
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores
+from prune_toolkit.selection.cutting import images_of
 from prune_toolkit.selection.revision import label_parameters
-from prune_toolkit.selection.select import images_of
 from prune_toolkit.selection.targets import beton_targets, stored_targets, targets_of, write_targets
 
 __all__ = ["LabelConfig", "Labelling", "trial", "write_labels"]
@@ -53,7 +54,7 @@ def write_labels(work: Labelling) -> Manifest | None:
         make=make,
         finish=lambda parts, start: _finish(work, resolved, parts, start),
         parent=work.selection,
-        linked=["samples", "selection"],
+        linked=["samples", *carried_tables(work.selection), "selection"],
         ranks=config.ranks,
         finish_only=config.finish_only,
     ).run()
@@ -80,7 +81,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
     out, targets, count = config.out, config.targets, parent.data.count
-    files = part_entries(out, ["samples", "selection", *work.tables], count)
+    files = part_entries(out, ["samples", *carried_tables(selection), "selection", *work.tables], count)
     if config.beton:
         kept = selection.selection().filter(pa.array(work.keep_N))
         rows = write_train_beton(
@@ -103,6 +104,8 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
         teacher=_card(work) if work.is_other else parent.teacher,
         compute=work.teacher.compute(config.batch_size),
         views=config.views(work.teacher),
+        thumbnails=parent.thumbnails if carried_tables(selection) else None,
+        hidden=parent.hidden,
         scores=score_specs() if work.is_other else [],
         selection=parent.selection,
         labels=Labels(
@@ -157,10 +160,10 @@ def trial(work: Labelling) -> dict[str, Any]:
 def _bytes_on_disk(work: Labelling) -> int:
     """About the size of what is new: tables of targets, train.beton, and the scores of another teacher."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
-    size_bytes = samples * 2 * int(np.prod(plan.shape))
+    size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
     if work.is_other:
         size_bytes += samples * 4 * len(LogitScore.registered())
     if not work.config.beton:
         return size_bytes
     kept, path = work.selection.samples().filter(pa.array(work.keep_N)), work.images.beton_path
-    return size_bytes + beton_bytes(kept, None if path is None else Beton.open(path), plan.shape)
+    return size_bytes + beton_bytes(kept, None if path is None else Beton.open(path), plan.shape or (0, 0))

@@ -3,7 +3,8 @@
 What is copied must be what was scored: bytes read from a source are hashed and compared with the samples table.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,24 @@ from manifests.errors import InputError, MismatchError
 from manifests.identity import content_hash
 from manifests.images import BetonImage, ImageProblem, RawImage, beton_form
 from manifests.manifest import Manifest
+from manifests.rows import places
 from manifests.sources.base import Source
-from prune_toolkit.reading import map_images
+from manifests.sources.reading import map_images
 
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A source that is not the one a manifest was made of, and where it has the samples."""
+
+    source: Source
+    row_N: NDArray[np.int64]
+    """Row of the source that holds each sample."""
+    hash_of: Callable[[RawImage], bytes] | None = content_hash
+    """What must be that of the samples table; None where the images may be encoded otherwise."""
+
+
+IS_COPY = "is_copy"
+"""In local.json: the images are not those that were scored, but a copy that was compared with them."""
 ROW_BYTES = 120
 """What a beton holds of a sample beside its image and its target."""
 
@@ -28,7 +44,7 @@ def write_train_beton(
     path: Path,
     samples: pa.Table,
     *,
-    images: Source | Beton,
+    images: Source | Beton | Copy,
     workers: int,
     max_side: int | None = None,
     weight_n: NDArray[np.float32] | None = None,
@@ -50,9 +66,11 @@ def write_train_beton(
         weight_N=ones if weight_n is None else weight_n.astype(np.float64),
         kd_weight_N=ones if kd_weight_n is None else kd_weight_n.astype(np.float64),
     )
-    found = (
-        _from_beton(images, samples) if isinstance(images, Beton) else _from_source(images, samples, workers, max_side)
-    )
+    if isinstance(images, Beton):
+        found = _from_beton(images, samples)
+    else:
+        copy = images if isinstance(images, Copy) else _itself(images, samples)
+        found = _from_source(copy, samples, workers, max_side)
     with Progress(count, f"writing {path.name}") as progress:
         write_beton(path, _counted(found, progress), columns, targets=targets, target_shape=target_shape)
     return count
@@ -109,30 +127,41 @@ def beton_rows(beton: Beton, samples: pa.Table) -> NDArray[np.int64]:
     return row_n
 
 
-def _from_source(source: Source, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-    """Images read again and compared with the hashes of the samples table."""
-    row_of_key = {key: row for row, key in enumerate(source.keys)}
-    keys = samples.column("key").to_pylist()
-    missing = [key for key in keys if key not in row_of_key]
-    if missing:
+def _itself(source: Source, samples: pa.Table) -> Copy:
+    """The source a manifest was made of; MismatchError when a sample is not there any more."""
+    keys = samples.column("key").combine_chunks()
+    row_n = places(keys, pa.array(source.keys, pa.string()))
+    missing_n = np.flatnonzero(row_n < 0)
+    if len(missing_n):
         raise MismatchError(
-            f"{len(missing):,} of {len(keys):,} samples are not in {source.name}; the first: {missing[0]}",
+            f"{len(missing_n):,} of {len(keys):,} samples are not in {source.name}; the first: {keys[missing_n[0]]}",
             hint="name the folder the manifest was made of with --data and --split",
         )
-    rows = [row_of_key[key] for key in keys]
+    row_N = np.full(int(samples.column("sample_id").to_numpy().max(initial=-1)) + 1, -1, np.int64)
+    row_N[samples.column("sample_id").to_numpy()] = row_n
+    return Copy(source=source, row_N=row_N)
+
+
+def _from_source(copy: Copy, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
+    """Images read again and, where they must be the same, compared with the hashes of the samples table."""
+    keys = samples.column("key").to_pylist()
+    rows = copy.row_N[samples.column("sample_id").to_numpy()].tolist()
     hash_of_row = dict(zip(rows, samples.column("content_hash").to_pylist(), strict=True))
 
     def form(row: int, image: RawImage | ImageProblem) -> BetonImage | str:
         if isinstance(image, ImageProblem):
             return f"cannot be read any more ({image})"
-        if content_hash(image) != hash_of_row[row]:
+        if copy.hash_of is not None and copy.hash_of(image) != hash_of_row[row]:
             return "was altered since it was indexed"
         try:
             return beton_form(image, max_side)
         except ImageProblem as problem:
             return f"cannot be decoded ({problem})"
 
-    for key, result in zip(keys, map_images(source, rows, form, workers), strict=True):
+    for key, result in zip(keys, map_images(copy.source, rows, form, workers), strict=True):
         if isinstance(result, str):
-            raise MismatchError(f"{key} {result}", hint="index and score the data again, or restore the image")
+            raise MismatchError(
+                f"{key} {result}",
+                hint="restore the image, or leave out what differs: prune select --data DATA --check hashes",
+            )
         yield result

@@ -9,6 +9,7 @@ from manifests.header import Header
 
 _NAMES = {"score": "scoring_s", "merge": "scoring_s", "select": "selection_s", "label": "labelling_s"}
 DYNAMICS = "dynamics"
+_LONGEST_S = 1e12
 _MADE_BY = {"index": "index", "scores": "score", "selection": "select"}
 _NEEDED = {"index": (), "scores": ("score",), "selection": ("score", "select")}
 
@@ -25,7 +26,7 @@ def label_times(header: Header) -> dict[str, float | None]:
     while blocks:
         unnamed, block = blocks.pop()
         command = block.get("command", unnamed)
-        if command in _NAMES:
+        if isinstance(command, str) and command in _NAMES:
             found[_NAMES[command]].append(_number(block, "seconds"))
             commands.add(command)
         if command == "select" and DYNAMICS in _chosen_by(block):
@@ -69,7 +70,8 @@ def _parents(block: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _number(block: Mapping[str, Any], name: str) -> float | None:
     seconds = block.get(name)
-    return float(seconds) if isinstance(seconds, (int, float)) else None
+    # A run's numbers are free: the sum of these is finite.
+    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < _LONGEST_S else None
 
 
 def _sum(seconds: list[float | None], nothing: float | None) -> float | None:

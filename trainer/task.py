@@ -74,13 +74,14 @@ class Task:
         labels = self.manifest.header.labels
         if labels is None:
             return {}
-        preset: dict[str, Any] = labels.parameters.get("loss", {})
+        preset = labels.parameters.get("loss", {})
+        if not isinstance(preset, dict):
+            raise InputError(f"{self.manifest.path}: labels.parameters.loss is not a set of weights")
         known = {name: value for name, value in preset.items() if name in ("loss", *FIELDS)}
         if labels.transform == REVISE:
-            if missing := {"eta", "scope"} - set(labels.parameters):
-                raise InputError(
-                    f"{self.manifest.path}: its labels are to be revised, without a value of {min(missing)}"
-                )
+            kinds = {"eta": int | float, "scope": str}
+            if missing := [name for name, kind in kinds.items() if not isinstance(labels.parameters.get(name), kind)]:
+                raise InputError(f"{self.manifest.path}: its labels are to be revised, without a value of {missing[0]}")
             known |= {"revise_eta": labels.parameters["eta"], "revise_scope": labels.parameters["scope"]}
         return known
 

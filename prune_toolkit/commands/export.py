@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, data_options, json_option, workers_option
+from prune_toolkit.commands.options import FOLDER, MANIFEST, data_options, json_option, workers_option
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +19,7 @@ Written = tuple[dict[str, Any], str | None]
 
 
 @click.command(name="export")
-@click.argument("selection", type=FOLDER, default="selection")
+@click.argument("selection", type=MANIFEST, default="selection")
 @click.option("--indices", type=FOLDER, metavar="F", help="Write sample_ids to F.npy (int64), or F.txt, one a line.")
 @click.option("--filelist", type=FOLDER, metavar="F", help="Write keys, one a line; - for stdout.")
 @click.option("--imagefolder", type=FOLDER, metavar="DIR", help="Write the images as DIR/CLASS/NAME.")
@@ -91,7 +91,7 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
     from manifests.console import format_bytes, note
     from manifests.errors import UsageError
     from manifests.sources.names import read_class_names
-    from prune_toolkit.export import images_at_hand, refuse_existing, tree_paths, write_tree
+    from prune_toolkit.export import refuse_existing, tree_paths, write_kept
     from prune_toolkit.indexing import DataSpec
 
     data = None
@@ -101,17 +101,10 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
         raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
     names = tuple(manifest.class_names) if options["classes"] is None else read_class_names(options["classes"])
     if len(names) != len(manifest.class_names):
-        raise UsageError(f"--classes names {len(names)} classes, {manifest.path} has {len(manifest.class_names)}")
+        raise UsageError(f"--classes names {len(names)} classes, {manifest.where} has {len(manifest.class_names)}")
     refuse_existing(path, folder=True)
     paths = tree_paths(manifest, samples, names)
-    tree = write_tree(
-        path,
-        paths,
-        samples.column("key").to_pylist(),
-        images_at_hand(manifest, samples, data),
-        copy=options["copy"],
-        workers=options["workers"],
-    )
+    tree = write_kept(path, paths, manifest, samples, data, copy=options["copy"], workers=options["workers"])
     folders = sorted({folder.partition("/")[0] for folder in paths})
     if folders != list(names[: len(folders)]):
         note(

@@ -27,6 +27,7 @@ from prune_toolkit.commands.options import (
     show_default=True,
     help="Decode every image, or only read the header of JPEGs (faster; damage inside is then found later).",
 )
+@click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to know copies encoded otherwise.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", help="Licence of the data, recorded in the manifest.")
 @workers_option
@@ -43,6 +44,7 @@ def command(
     beton: bool,
     max_side: int | None,
     check: str,
+    thumbnails: bool,
     name: str | None,
     licence: str | None,
     workers: int,
@@ -70,6 +72,7 @@ def command(
         beton=beton,
         max_side=max_side,
         check="header" if check == "header" else "decode",
+        thumbnails=thumbnails,
         workers=workers,
         ranks=Ranks.resolve(rank, world_size),
         name=name,

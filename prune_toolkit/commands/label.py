@@ -6,6 +6,7 @@ import click
 
 from prune_toolkit.commands.options import (
     FOLDER,
+    MANIFEST,
     asked_for,
     data_of,
     data_options,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="label")
-@click.argument("selection", type=FOLDER, default="selection")
+@click.argument("selection", type=MANIFEST, default="selection")
 @view_options(views=8)
 @click.option(
     "--labels",
@@ -58,12 +59,14 @@ def command(**options: Any) -> None:
     from manifests.card import revision_line, targets_text
     from manifests.console import echo_json, format_bytes, note
     from manifests.manifest import Manifest
+    from manifests.secret import refuse_hidden
     from prune_toolkit.labelling import LabelConfig, Labelling, trial, write_labels
     from prune_toolkit.runs import Ranks
     from prune_toolkit.scoring.passes import views_text_of
 
     selection = Manifest.open(options["selection"])
     _check_kind(selection)
+    refuse_hidden(selection.header, selection.where)
     _check_licence(options)
     header = selection.header
     targets = _targets(options, selection)
@@ -130,9 +133,9 @@ def _check_kind(selection: "Manifest") -> None:
     from manifests.errors import UsageError
 
     if selection.kind != "selection":
-        do = f"prune select {selection.path} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
+        do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
         raise UsageError(
-            f"{selection.path} is of kind {selection.kind}: labelling needs a selection",
+            f"{selection.where} is of kind {selection.kind}: labelling needs a selection",
             hint=f"make one first: {do}",
         )
 

@@ -39,7 +39,7 @@ def command(kind: str | None, as_json: bool) -> None:
     for position, (name, entries) in enumerate(found.items()):
         if position:
             click.echo()
-        click.echo(click.style(name, bold=True))
+        click.echo(name)
         _echo_entries(entries)
 
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
 )
 @click.option("--finish", is_flag=True, help="Score nothing; write the header if all parts are there.")
+@click.option("--thumbnails", is_flag=True, help="As of prune index, for images that are indexed in the same read.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", help="Licence of the data, recorded in the manifest.")
 @click.option("--teacher-licence", help="Licence of the teacher's weights, recorded in the manifest.")
@@ -124,6 +125,7 @@ def command(**options: Any) -> None:
         top_k=options["top_k"],
         score_views=options["score_views"],
         features=options["features"],
+        thumbnails=options["thumbnails"],
     )
     if options["dry_run"]:
         plan = _plan(config, teacher, images)

@@ -4,18 +4,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, data_of, data_options, dry_run_option, json_option, workers_option
+from prune_toolkit.commands.data_check import FLAGS, check_of, check_options
+from prune_toolkit.commands.options import (
+    FOLDER,
+    MANIFEST,
+    data_of,
+    data_options,
+    dry_run_option,
+    json_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
+    from manifests.manifest import Manifest
     from prune_toolkit.selection.select import Plan, SelectConfig
 
 
+CHECK = "sizes"
 PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 """Parameters of our own selectors that have a flag of their name; --parameter takes these and all others."""
 
 
 @click.command(name="select")
-@click.argument("manifest", type=FOLDER, default="manifest")
+@click.argument("manifest", type=MANIFEST, default="manifest")
 @click.option("--keep", required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
 @click.option(
     "--selector",
@@ -34,9 +45,9 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
     "--per-class-min", type=click.IntRange(min=0), default=0, metavar="N", help="Keep at least N of every class."
 )
 @click.option(
-    "--without", type=FOLDER, metavar="SELECTION", help="Leave out what that selection keeps: a hold-out, for example."
+    "--without", type=MANIFEST, metavar="SELECTION", help="Leave out what that selection keeps, such as a hold-out."
 )
-@click.option("--labels", help="What becomes of the logits: reshape (default), raw or revise.")
+@click.option("--labels", help="What becomes of the logits: reshape (default), raw, revise, or none.")
 @click.option("--eta", metavar="ETA", help="Of --labels revise: the most a label may trust the teacher [default: 0.8].")
 @click.option("--revise-scope", metavar="SCOPE", help="Which labels are revised: all (default) or wrong.")
 @click.option("--distill-fraction", metavar="F", help="Distill this share of the kept samples [default: all].")
@@ -54,6 +65,7 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton from the images.")
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
 @data_options
+@check_options(CHECK)
 @workers_option
 @dry_run_option
 @click.option(
@@ -67,7 +79,8 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 def command(**options: Any) -> None:
     """Pick the samples of MANIFEST worth keeping; write them as train.beton with soft labels.
 
-    Needs neither the teacher nor a GPU. The images are read where they were scored, or from --data.
+    Needs neither the teacher nor a GPU. The images are read where they were scored, or from --data: a copy that is
+    not what was scored is compared with MANIFEST first, and what does not match is left out.
 
     \b
     prune select --keep 0.5
@@ -76,17 +89,18 @@ def command(**options: Any) -> None:
     from manifests.card import selection_lines, targets_text
     from manifests.console import echo_json, format_bytes
     from manifests.manifest import Manifest
+    from prune_toolkit.selection.cutting import planned_cut
     from prune_toolkit.selection.select import plan_selection, write_selection
 
     config = select_config(options)
     plan = plan_selection(config, Manifest.open(options["manifest"]))
+    _note_unused(options, config, plan.parent)
     if options["dry_run"]:
-        _echo_plan(plan, options["batch_size"], options["as_json"])
+        _echo_plan(planned_cut(config, plan), options["batch_size"], options["as_json"])
         return
     selection = write_selection(config, plan)
     chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
-    assert labels is not None
     size_bytes = beton.stat().st_size if beton is not None else 0
     if options["as_json"]:
         echo_json(
@@ -94,21 +108,22 @@ def command(**options: Any) -> None:
                 "id": selection.id,
                 "path": str(config.out),
                 "selection": chosen.model_dump(),
-                "labels": labels.model_dump(exclude={"class_std"}),
+                "labels": None if labels is None else labels.model_dump(exclude={"class_std"}),
                 "beton_bytes": size_bytes,
                 "seconds": selection.header.run.get("seconds"),
             }
         )
         return
     beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
-    text = labels.transform if plan.targets.views == 1 and labels.top_k is None else targets_text(selection.header)
+    is_plain = labels is not None and plan.targets.views == 1 and labels.top_k is None
+    text = labels.transform if labels is not None and is_plain else targets_text(selection.header) or "none"
     click.echo(
         f"{config.out}/: {chosen.count:,} samples kept ({100 * chosen.keep_got:.2f} %) by {chosen.method}, quota "
         f"{chosen.quota}, labels {text}; {beton_text}; id {selection.id[:12]}"
     )
     for line in selection_lines(selection.header):
         click.echo(line)
-    click.echo(f"next: train-student --manifest {config.out}")
+    click.echo(f"next: train-student --manifest {config.out}{'' if labels is not None else ' --loss ce'}")
 
 
 def select_config(options: dict[str, Any]) -> "SelectConfig":
@@ -136,9 +151,22 @@ def select_config(options: dict[str, Any]) -> "SelectConfig":
         seed=options["seed"],
         beton=options["beton"],
         data=data_of(options),
+        check=check_of(options, CHECK),
         max_side=options["max_side"],
         workers=options["workers"],
     )
+
+
+def _note_unused(options: dict[str, Any], config: "SelectConfig", parent: "Manifest") -> None:
+    """Tell where flags say how images are compared and none are."""
+    from manifests.console import note
+    from prune_toolkit.materialise import beton_at_hand
+
+    beton = beton_at_hand(parent) if config.data is None else None
+    given = [name for name in FLAGS if name != "secret" and options[name]]
+    if given and (beton is not None or not config.beton):
+        why = "no beton is written" if not config.beton else f"images are copied from {beton}"
+        note(f"--{given[0].replace('_', '-')} compares nothing here: {why}")
 
 
 def _parameters(options: dict[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, json_option
+from prune_toolkit.commands.options import MANIFEST, json_option
 
 if TYPE_CHECKING:
     from manifests.header import Views
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 @click.command(name="show")
-@click.argument("manifest", type=FOLDER, default="manifest")
+@click.argument("manifest", type=MANIFEST, default="manifest")
 @json_option
-def command(manifest: Path, as_json: bool) -> None:
+def command(manifest: Path | str, as_json: bool) -> None:
     """Say what MANIFEST is: data, teacher, views, scores, selection, labels, files, and what they took.
 
     \b
@@ -30,7 +30,7 @@ def command(manifest: Path, as_json: bool) -> None:
         echo_json(
             {
                 "id": opened.id,
-                "path": str(manifest),
+                "path": opened.where,
                 **opened.header.model_dump(mode="json", exclude_none=True),
                 "bytes_a_sample_and_view": _bytes_a_vector(opened),
                 "times": label_times(opened.header),
@@ -39,7 +39,7 @@ def command(manifest: Path, as_json: bool) -> None:
         return
     for title, value in _facts(opened):
         click.echo(f"{title:<10} {value}")
-    if opened.header.scores:
+    if opened.header.scores and "scores" not in opened.not_pulled:
         click.echo()
         _echo_scores(opened)
     if opened.kind == "selection":
@@ -54,7 +54,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     header, data = manifest.header, manifest.header.data
     size_bytes = sum(entry.bytes for entry in header.files)
     facts = [
-        (header.kind, f"{manifest.path}  id {manifest.id[:16]}"),
+        (header.kind, f"{manifest.where}  id {manifest.id[:16]}"),
         (
             "data",
             f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
@@ -104,13 +104,19 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
         stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
         facts += [("targets", f"{targets_text(header)}{stored}")]
     facts += [
-        ("files", f"{len(header.files)}, {format_bytes(size_bytes)}"),
+        ("files", f"{len(header.files)}, {format_bytes(size_bytes)}{_absent_text(manifest)}"),
         *_times(manifest),
         ("made by", f"{header.tool.name} {header.tool.version}, schema {header.schema_version}"),
     ]
     for parent in header.parents:
         facts.append(("parent", parent[:16]))
     return facts
+
+
+def _absent_text(manifest: "Manifest") -> str:
+    """Which kinds of tables this is without; "" where it has them all."""
+    whats = (("not pulled", manifest.not_pulled), ("left out", manifest.header.left_out or ()))
+    return "".join(f"; {what}: {', '.join(sorted(kinds))}" for what, kinds in whats if kinds)
 
 
 def _views_text(views: "Views") -> str:
@@ -173,8 +179,10 @@ def _echo_scores(manifest: "Manifest") -> None:
         for spec in manifest.header.scores:
             if spec.set == set_name:
                 values = table.column(spec.name).to_numpy()
-                quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
-                rows.append((f"{set_name}/{spec.name}", spec.harder, *(f"{value:.4g}" for value in quantiles)))
+                values = values[np.isfinite(values)]
+                quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
+                told = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
+                rows.append((f"{set_name}/{spec.name}", spec.harder, *told))
     echo_table(rows, ("score", "harder", "min", "25 %", "median", "75 %", "max"))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from manifests.errors import UsageError
 from manifests.header import Features, Views
+from manifests.thumbnails import TABLE as THUMBNAILS
+from manifests.thumbnails import carried_tables
 from manifests.top_k import check_k
 from prune_toolkit.runs import ALONE, Ranks
 from prune_toolkit.scoring.feature_scores import FEATURES
@@ -51,6 +53,8 @@ class ScoreConfig:
     """all, 0 or train: the views whose scores are averaged; None: train where there are such views."""
     features: bool = False
     """Store penultimate features of view 0, and the scores that need them."""
+    thumbnails: bool = False
+    """Store thumbnails of images that are indexed in the same read."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -90,7 +94,7 @@ class ScoreConfig:
         held_out: ImagesAtHand | None = None,
     ) -> dict[str, Any]:
         """What the result depends on, without paths; UsageError for a top_k that fits no class count."""
-        resolved = {
+        resolved: dict[str, Any] = {
             "command": "score",
             "data": images.identity,
             "val": None if val is None else val.identity,
@@ -117,7 +121,20 @@ class ScoreConfig:
             outside |= outside_scores(FEATURES)
         if outside:
             resolved["scores"] = outside
+        if self.thumbnails and images.index is None:
+            resolved["thumbnails"] = True
         return resolved
+
+    def thumbnails_tables(self, images: ImagesAtHand) -> list[str]:
+        """The table of thumbnails, where there will be one; UsageError for an index that was made without."""
+        if images.index is None:
+            return [THUMBNAILS] if self.thumbnails else []
+        carried = carried_tables(images.index)
+        if self.thumbnails and not carried:
+            raise UsageError(
+                f"{images.index.where} has no thumbnails", hint="index into a new folder: prune index --thumbnails"
+            )
+        return carried
 
     def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
         """A reader of the views to store."""
@@ -128,6 +145,7 @@ class ScoreConfig:
             loader=self.loader,
             recipe=self.recipe,
             view_count=self.view_count,
+            with_thumbnails=self.thumbnails,
         )
 
     def open_view_0(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:

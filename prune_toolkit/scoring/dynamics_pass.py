@@ -126,6 +126,8 @@ def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
         compute=old.compute,
         views=old.views,
         features=old.features,
+        thumbnails=old.thumbnails,
+        hidden=old.hidden,
         scores=[*old.scores, *(entry.spec() for entry in plan.scores)],
         parents=[parent.id],
         tool=tool(),

@@ -15,10 +15,11 @@ from manifests.header import Preprocessing
 from manifests.identity import HASH_BYTES, view_ids
 from manifests.images import ImageProblem, RawImage, beton_form
 from manifests.manifest import Manifest
+from manifests.secret import refuse_hidden
 from manifests.sources.base import Source
+from manifests.sources.reading import BLOCK_ROWS, map_images
 from prune_toolkit.indexing import DataSpec, SampleFacts, examine, listing_digest
 from prune_toolkit.materialise import beton_at_hand, beton_rows
-from prune_toolkit.reading import BLOCK_ROWS, map_images
 from trainer.loading import EVALUATION, ViewLoader, image_views, open_loader
 from trainer.teacher import as_tensor
 from trainer.views import ViewRecipe
@@ -43,11 +44,12 @@ class ImagesAtHand:
     @classmethod
     def of_index(cls, index: Manifest, data: DataSpec | None = None) -> "ImagesAtHand":
         """The images of an index (or of any manifest): `data`, or its beton, or the source named in its local.json."""
+        refuse_hidden(index.header, index.where)
         beton = None if data is not None else beton_at_hand(index)
         spec = data or DataSpec.from_local(index.local)
         if beton is None and spec is None:
             raise InputError(
-                f"{index.path} has no beton and does not know where its images are",
+                f"{index.where} has no beton and does not know where its images are",
                 hint="name the images instead of the manifest with --data",
             )
         config = index.header.config
@@ -106,8 +108,12 @@ class ImagesAtHand:
         loader: str,
         recipe: ViewRecipe = EVALUATION,
         view_count: int = 1,
+        with_thumbnails: bool = False,
     ) -> "ImageReader":
-        """A reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch."""
+        """A reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch.
+
+        with_thumbnails: find out the thumbnails of images that are indexed in passing, too.
+        """
         if self.beton_path is not None:
             beton = Beton.open(self.beton_path)
             view_loader = open_loader(
@@ -122,7 +128,7 @@ class ImagesAtHand:
             return BetonReader(beton, self.samples, view_loader, view_count)
         if loader == "ffcv":
             raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
-        return SourceReader(self, preprocessing, device, workers, recipe, view_count)
+        return SourceReader(self, preprocessing, device, workers, recipe, view_count, with_thumbnails)
 
 
 class ImageReader:
@@ -183,9 +189,10 @@ class SourceReader(ImageReader):
         workers: int,
         recipe: ViewRecipe,
         view_count: int,
+        with_thumbnails: bool,
     ) -> None:
         self.images, self.preprocessing, self.device, self.workers = images, preprocessing, device, workers
-        self.recipe, self.view_count = recipe, view_count
+        self.recipe, self.view_count, self.with_thumbnails = recipe, view_count, with_thumbnails
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Read, hash, decode and resample each image once."""
@@ -204,7 +211,7 @@ class SourceReader(ImageReader):
             view_id_of_row = dict(zip(rows, view_ids, strict=True))
 
         def work(row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
-            facts, pixels = examine(image)
+            facts, pixels = examine(image, with_thumbnail=self.with_thumbnails)
             if pixels is None:
                 return facts, None
             view_id = view_id_of_row[row] if samples is not None else _view_id(facts)

@@ -29,8 +29,10 @@ from manifests.parts import (
     vectors_table,
     write_part,
 )
+from manifests.thumbnails import TABLE as THUMBNAILS
+from manifests.thumbnails import thumbnails_block
 from manifests.top_k import TopK, top_k
-from prune_toolkit.indexing import data_block, read_samples, samples_table, warn_problems
+from prune_toolkit.indexing import data_block, read_samples, samples_table, thumbnails_of, warn_problems
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
 from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.feature_pass import write_feature_scores
@@ -58,6 +60,7 @@ def build_scores(
     held_out: the images whose loss `influence` is on, in place of a tenth of those scored.
     """
     indexed = images.index is not None
+    thumbnails = config.thumbnails_tables(images)
 
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
@@ -73,11 +76,11 @@ def build_scores(
         out=config.out,
         config=resolved,
         count=images.count,
-        tables=[*([] if indexed else ["samples"]), *config.part_tables],
+        tables=[*([] if indexed else [*thumbnails, "samples"]), *config.part_tables],
         make=make,
         finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
         parent=images.index,
-        linked=["samples"],
+        linked=["samples", *thumbnails],
         ranks=config.ranks,
         finish_only=config.finish_only,
     ).run()
@@ -103,6 +106,8 @@ def _score_part(
     label_n = images.label_N[ids]
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
+        if config.thumbnails:
+            write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
         write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
     for view, table in enumerate(config.logits_tables):
         logits_nC = logits_nVC[:, view]
@@ -160,7 +165,8 @@ def _finish(
         val_top1=None if val is None else validation_top1(config, teacher, val),
         licence=config.teacher_licence,
     )
-    tables, specs, seconds = ["samples", *config.part_tables], score_specs(views_of_scores(config)), 0.0
+    thumbnails = config.thumbnails_tables(images)
+    tables, specs, seconds = ["samples", *thumbnails, *config.part_tables], score_specs(views_of_scores(config)), 0.0
     if config.features:
         began = time.monotonic()
         write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
@@ -176,6 +182,7 @@ def _finish(
         compute=teacher.compute(config.batch_size),
         views=config.views(teacher),
         features=config.features_block(teacher),
+        thumbnails=thumbnails_block() if thumbnails else None,
         scores=specs,
         parents=[] if images.index is None else [images.index.id],
         tool=tool(),

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from manifests.checking import DataCheck
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.indexing import DataSpec
@@ -18,7 +19,7 @@ from prune_toolkit.selection.quotas import QUOTAS, parse_fraction, parse_keep
 from prune_toolkit.selection.registry import SELECTORS, Selector
 from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, parse_eta, parse_scope
 from prune_toolkit.selection.scores import find_score
-from prune_toolkit.selection.targets import TargetPlan, check_stored_top_k
+from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class SelectConfig:
     quota: str | None = None
     per_class_min: int = 0
     """Samples that every class keeps at least, or all it has."""
-    without: Path | None = None
+    without: Path | str | None = None
     """A selection of the same data whose samples are left out."""
     labels: str | None = None
     eta: str | None = None
@@ -48,6 +49,8 @@ class SelectConfig:
     seed: int = 0
     beton: bool = True
     data: DataSpec | None = None
+    check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
+    """How images that are not those scored are compared with the manifest."""
     max_side: int | None = None
     workers: int = 1
 
@@ -120,11 +123,14 @@ class SelectConfig:
 
     def targets(self, parent: Manifest) -> TargetPlan:
         """What of the scored views becomes targets; UsageError for more than is stored."""
+        if self.labels_of(parent) == NO_LABELS:
+            self._check_no_labels()
+            return TargetPlan.nothing(len(parent.class_names))
         scored = parent.header.views
         stored, stored_k = (1, None) if scored is None else (scored.count, scored.top_k)
         if self.views is not None and self.views > stored:
             raise UsageError(
-                f"--views {self.views}: {parent.path} holds logits of {stored} view(s)",
+                f"--views {self.views}: {parent.where} holds logits of {stored} view(s)",
                 hint=f"have more views of the kept samples labelled after selecting: prune label --views {self.views}",
             )
         top_k = stored_k if self.top_k is None else self.top_k
@@ -134,6 +140,23 @@ class SelectConfig:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
         return plan
 
+    def labels_of(self, parent: Manifest) -> str:
+        """What becomes of the logits: `none` by default where the manifest never had any."""
+        has_logits = parent.has("logits/view-000") or parent.header.views is not None
+        return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
+
+    def _check_no_labels(self) -> None:
+        """UsageError for flags that say something of labels when there are none."""
+        flags = {"--views": self.views, "--policy": self.policy, "--top-k": self.top_k}
+        asked = [flag for flag, value in flags.items() if value is not None]
+        if self.distill is not None:
+            asked.append("--distill-fraction")
+        if asked:
+            raise UsageError(
+                f"{asked[0]}: without soft labels there is nothing to store or to distill",
+                hint="have a teacher score the images first: prune score --teacher",
+            )
+
     def left_out(self, parent: Manifest) -> Manifest | None:
         """The selection whose samples are left out; MismatchError when it is of other data."""
         if self.without is None:
@@ -141,17 +164,17 @@ class SelectConfig:
         other = Manifest.open(self.without)
         if other.kind != "selection":
             raise UsageError(
-                f"--without {other.path}: it is of kind {other.kind}, only a selection says what it keeps",
+                f"--without {other.where}: it is of kind {other.kind}, only a selection says what it keeps",
                 hint="name a folder that prune select wrote",
             )
         if other.header.data.fingerprint != parent.header.data.fingerprint:
             raise MismatchError(
-                f"--without {other.path} is a selection of other data (fingerprint "
-                f"{other.header.data.fingerprint[:12]}) than {parent.path} ({parent.header.data.fingerprint[:12]})",
+                f"--without {other.where} is a selection of other data (fingerprint "
+                f"{other.header.data.fingerprint[:12]}) than {parent.where} ({parent.header.data.fingerprint[:12]})",
                 hint="select from manifests of the same images",
             )
         if other.header.data.count != parent.header.data.count:
-            raise InputError(f"{other.path} and {parent.path} count their samples differently")
+            raise InputError(f"{other.where} and {parent.where} count their samples differently")
         return other
 
     def _copies_beton(self, parent: Manifest) -> bool:
@@ -171,7 +194,7 @@ class SelectConfig:
             "parameters": parameters,
             "score": None if score is None else find_score(parent, score).name,
             "quota": QUOTAS[self._choice("quota", "proportional")].name,
-            "labels": LABELS[self._choice("labels", "reshape")].name,
+            "labels": NO_LABELS if self.labels_of(parent) == NO_LABELS else LABELS[self.labels_of(parent)].name,
             "preset": self.preset,
             "loss": {} if preset is None else preset.loss_at(_image_px(parent)),
             "seed": self.seed,
@@ -184,7 +207,7 @@ class SelectConfig:
     def _resolved_targets(self, parent: Manifest) -> dict[str, Any]:
         """Nothing for view 0's whole label, so that such selections are what they were before there were more."""
         targets = self.targets(parent)
-        if (targets.views, targets.policy, targets.top_k) == (1, "single", None):
+        if targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None):
             return {}
         return {"views": targets.views, "policy": targets.policy, "top_k": targets.top_k}
 

@@ -13,6 +13,7 @@ from manifests.console import note
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
+from manifests.rows import hash_matrix
 from prune_toolkit.materialise import beton_bytes
 from prune_toolkit.selection.config import SelectConfig
 from prune_toolkit.selection.distill import RANDOM, distilled
@@ -83,14 +84,14 @@ class Plan:
 
     def beton_bytes(self, beton: Beton | None) -> int:
         """About how large train.beton will be, in bytes."""
-        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape)
+        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
 
 
 def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     """Decide what to keep; UsageError for a manifest without what the selector needs."""
     if parent.kind != "scores":
         raise UsageError(
-            f"{parent.path} is of kind {parent.kind}: selecting needs a scored manifest",
+            f"{parent.where} is of kind {parent.kind}: selecting needs a scored manifest",
             hint="make one: prune score --data DATA --teacher TEACHER",
         )
     resolved = config.resolved(parent)
@@ -172,7 +173,7 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
     return Pool(
         sample_id_N=ids,
         label_N=samples.column("label").to_numpy(),
-        content_hash_N16=_hash_matrix(samples.column("content_hash").combine_chunks()),
+        content_hash_N16=hash_matrix(samples.column("content_hash")),
         class_count=classes,
         score_N=None if column is None else column.value_N,
         harder="high" if column is None else column.harder,
@@ -200,9 +201,3 @@ def _check_same_pixels(config: SelectConfig, max_side: int | None, targets: Targ
             hint="shrink before scoring: prune index --beton --max-side; or store one label: --policy single",
         )
     note(f"{shrunk}; the teacher saw them whole")
-
-
-def _hash_matrix(hashes: pa.Array) -> NDArray[np.uint8]:
-    width = hashes.type.byte_width
-    offset = hashes.offset * width
-    return np.frombuffer(hashes.buffers()[1], np.uint8, len(hashes) * width, offset).reshape(-1, width)

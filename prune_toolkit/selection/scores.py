@@ -39,12 +39,12 @@ def find_score(parent: Manifest, name: str) -> FoundScore:
         found = named
     if len(found) > 1:
         choices = ", ".join(f"{spec.set}/{spec.name}" for spec in found)
-        raise UsageError(f"{parent.path} has several scores {name!r}", hint=f"say which: {choices}")
+        raise UsageError(f"{parent.where} has several scores {name!r}", hint=f"say which: {choices}")
     if not found:
         known = ", ".join(f"{spec.set}/{spec.name}" for spec in parent.header.scores)
         make = _MAKE.get(SCORES[column].set) if column in SCORES else None
         known += f"; {column} comes from {make}" if make else ""
-        raise UsageError(f"{parent.path} has no score {name!r}", hint=f"it has: {known}")
+        raise UsageError(f"{parent.where} has no score {name!r}", hint=f"it has: {known}")
     spec = found[0]
     plain = spec.set == DEFAULT_SET or bool(slash)
     return FoundScore(
@@ -59,6 +59,6 @@ def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreCo
     scored = table.column("sample_id").to_numpy()
     place = np.minimum(np.searchsorted(scored, ids), len(scored) - 1)
     if not np.array_equal(scored[place], ids):
-        raise InputError(f"{parent.path}: scores/{found.set} does not cover the readable samples")
+        raise InputError(f"{parent.where}: scores/{found.set} does not cover the readable samples")
     values = table.column(found.column).to_numpy()
     return ScoreColumn(value_N=values if len(values) == len(ids) else values[place], harder=found.harder)

@@ -8,67 +8,75 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.beton import Beton
 from manifests.card import write_card
 from manifests.console import note
 from manifests.errors import InputError
 from manifests.header import Distill, Header, Labels, Selection
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
 from manifests.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
-from manifests.sources.base import Source
+from manifests.thumbnails import carried_tables
 from manifests.top_k import SoftLabels, TopK
-from prune_toolkit.indexing import DataSpec
-from prune_toolkit.materialise import beton_at_hand, write_train_beton
+from prune_toolkit.materialise import write_train_beton
 from prune_toolkit.runs import finished, tool
 from prune_toolkit.selection.config import SelectConfig
+from prune_toolkit.selection.cutting import cut_from, local_of, shown_samples
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.plan import Plan, plan_selection
 from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.revision import RevisionCount
 from prune_toolkit.selection.targets import beton_targets, carried_views, targets_of, write_targets
 
-__all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "images_of", "plan_selection", "write_selection"]
+__all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "plan_selection", "write_selection"]
 
 
 def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
-    """Write a decided selection: tables, targets, beton, then the header."""
-    out, parent = config.out, plan.parent
+    """Write a decided selection: tables, targets, beton, then the header.
+
+    Of images that are not those scored, what matches is cut; see `cut_from`.
+    """
+    start = time.monotonic()
+    out, parent, images = config.out, plan.parent, None
+    if config.beton:
+        plan, images = cut_from(config, plan)
     if done := finished(out, plan.resolved):
         note(f"{out} is finished already")
         return done
-    start = time.monotonic()
-    images = images_of(config.data, parent) if config.beton else None
     out.mkdir(parents=True, exist_ok=True)
     resolved, count = plan.resolved, len(plan.samples)
     digest = config_digest(resolved)
-    parent.link_table("samples", out)
+    linked = ["samples", *carried_tables(parent)]
+    for table in linked:
+        parent.link_table(table, out)
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         write_part(out / part_path("selection", part), _selection_table(plan, rows), digest)
-    transform = fitted_transform(plan)
+    transform = fitted_transform(plan) if plan.targets.tables else None
     revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
-    _write_targets(out, plan, transform, digest, revised)
-    files = part_entries(out, ["samples", "selection", *plan.targets.tables], count)
+    if transform is not None:
+        _write_targets(out, plan, transform, digest, revised)
+    files = part_entries(out, [*linked, "selection", *plan.targets.tables], count)
     if images is not None:
         rows_written = write_train_beton(
             out / BETON_NAME,
-            plan.samples.filter(pa.array(plan.keep_N)),
+            shown_samples(plan.samples.filter(pa.array(plan.keep_N)), images, config.check.secret),
             images=images,
             workers=config.workers,
             max_side=resolved["max_side"],
             kd_weight_n=None if plan.distill is None else plan.distilled_N[plan.keep_N].astype(np.float32),
-            targets=beton_targets(out, plan.targets, count),
+            targets=None if transform is None else beton_targets(out, plan.targets, count),
             target_shape=plan.targets.shape,
         )
         files.append(file_entry(out, BETON_NAME, rows_written))
     header = parent.header
-    class_std = transform.class_std_C
+    class_std = None if transform is None else transform.class_std_C
     selection_header = Header(
         kind="selection",
         data=header.data,
         teacher=header.teacher,
         compute=header.compute,
-        views=None if header.views is None else carried_views(header.views, plan.targets.views),
+        views=None if header.views is None else carried_views(header.views, max(1, plan.targets.views)),
+        thumbnails=header.thumbnails if carried_tables(parent) else None,
+        hidden=header.hidden,
         selection=Selection(
             method=resolved["selector"],
             parameters=plan.parameters,
@@ -83,7 +91,9 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             without=resolved.get("without"),
             distill=None if plan.distill is None else Distill(**plan.distill),
         ),
-        labels=Labels(
+        labels=None
+        if transform is None
+        else Labels(
             transform=resolved["labels"],
             parameters={
                 **({"loss": resolved["loss"]} if resolved["loss"] else {}),
@@ -99,31 +109,16 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         config=resolved,
         files=files,
         run={
-            "command": "select",
+            "command": resolved["command"],
             "seconds": round(time.monotonic() - start, 3),
             "chosen_by": sorted(plan.chosen_by),
             **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
             "parent_run": header.run,
         },
     )
-    write_local(out, parent.local if config.data is None else config.data.local())
+    write_local(out, local_of(config, parent, images))
     write_card(out, selection_header)
     return commit(out, selection_header)
-
-
-def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
-    """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
-    if data is not None:
-        return data.open()
-    if beton := beton_at_hand(parent):
-        return Beton.open(beton)
-    spec = DataSpec.from_local(parent.local)
-    if spec is None:
-        raise InputError(
-            f"{parent.path} does not know where its images are on this machine",
-            hint="name them with --data DIR, or write the selection alone with --no-beton",
-        )
-    return spec.open()
 
 
 def _selection_table(plan: Plan, rows: range) -> pa.Table:
@@ -175,7 +170,7 @@ def _kept_logits(plan: Plan) -> Iterator[tuple[NDArray[np.int64], NDArray[np.flo
     for views in zip(*streams, strict=True):
         ids = views[0][0]
         if any(not np.array_equal(ids, other) for other, _ in views):
-            raise InputError(f"{plan.parent.path}: the views of one part are of other samples")
+            raise InputError(f"{plan.parent.where}: the views of one part are of other samples")
         kept = plan.keep_N[ids]
         yield ids[kept], _joined([logits[kept] for _, logits in views])
 

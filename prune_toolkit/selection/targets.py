@@ -18,6 +18,8 @@ from prune_toolkit.selection.labels import DTYPE, Integers, LabelTransform
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
+NO_LABELS = "none"
+"""What a selection calls its labels when no targets are stored: students learn from the classes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class TargetPlan:
 
     policy: Policy
     views: int
-    """Labelled views, the evaluation view among them."""
+    """Labelled views, the evaluation view among them; 0 where no targets are stored."""
     top_k: int | None
     class_count: int
 
@@ -41,20 +43,27 @@ class TargetPlan:
                 return cls(policy=known, views=views, top_k=top_k, class_count=class_count)
         raise UsageError(f"unknown policy {policy!r}", hint=f"known: {', '.join(POLICIES)}")
 
+    @classmethod
+    def nothing(cls, class_count: int) -> "TargetPlan":
+        """No targets at all."""
+        return cls(policy="single", views=0, top_k=None, class_count=class_count)
+
     @property
     def read_views(self) -> int:
         """Views whose logits are needed."""
-        return 1 if self.policy == "single" else self.views
+        return min(1, self.views) if self.policy == "single" else self.views
 
     @property
     def tables(self) -> list[str]:
         """Tables of the manifest, one a stored target."""
-        return [f"targets/view-{view:03d}" for view in range(self.views if self.policy == "replay" else 1)]
+        stored = self.views if self.policy == "replay" else min(1, self.views)
+        return [f"targets/view-{view:03d}" for view in range(stored)]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(V, C), or (V, words) of the K largest: of a beton's target."""
-        return len(self.tables), self.class_count if self.top_k is None else words_count(self.top_k)
+    def shape(self) -> tuple[int, int] | None:
+        """(V, C), or (V, words) of the K largest: of a beton's target; None without targets."""
+        words = self.class_count if self.top_k is None else words_count(self.top_k)
+        return (len(self.tables), words) if self.views else None
 
 
 def targets_of(

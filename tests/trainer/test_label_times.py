@@ -110,3 +110,16 @@ def test_a_run_says_what_it_took_in_all(make_manifest, networks, monkeypatch, tm
     total_s = report["labels_time"]["total_s"]
     assert total_s == (pytest.approx(report["time"]["training_s"] + 52) if known else None)
     assert line in summary(report, "run")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"command": [], "seconds": 2.0},
+        {"command": "select", "seconds": 1e308, "parent_run": {"command": {"score": 1}}},
+        {"command": "select", "seconds": -1, "parent_runs": [{"command": "select", "seconds": 10**400}]},
+    ],
+)
+def test_a_forged_run_tells_no_times(run: dict[str, object]) -> None:
+    header = Header(kind="selection", data=DATA, tool=Tool(name="t", version="0"), run=run)
+    assert label_times(header)["selection_s"] is None

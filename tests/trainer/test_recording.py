@@ -280,6 +280,7 @@ def test_rows_in_any_order_are_recorded_by_ascending_sample(selection, tmp_path,
         assert np.array_equal(values[shuffled // 3], straight.epoch(1)[name])
 
 
+@pytest.mark.slow
 def test_two_ranks_record_what_one_process_does(selection, tiny_networks, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tiny_networks))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -165,6 +165,20 @@ def test_a_preset_brings_its_loss_and_its_weights(raw, tmp_path):
     assert (config.loss, config.kd_weight, config.ce_weight, config.temperature) == ("dkd", 2.0, 0.5, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("transform", "parameters", "told"),
+    [
+        ("revise", {"eta": "much", "scope": "all"}, "without a value of eta"),
+        ("revise", {"eta": 0.8, "scope": [1]}, "without a value of scope"),
+        ("raw", {"loss": "kd"}, "not a set of weights"),
+    ],
+)
+def test_forged_parameters_of_labels_are_an_input_error(raw, tmp_path, transform, parameters, told):
+    forged = relabelled(raw, tmp_path / "forged", transform=transform, parameters=parameters)
+    with pytest.raises(InputError, match=told):
+        _ = open_task(forged.path).published_loss
+
+
 def test_a_header_that_forgets_the_eta_is_an_input_error(raw, tmp_path):
     broken = relabelled(raw, tmp_path / "broken", transform="revise", parameters={"scope": "all"})
     with pytest.raises(InputError, match="its labels are to be revised, without a value of eta"):

@@ -253,7 +253,7 @@ finally:
     ("kind", "augment", "loader", "stop_at"),
     # In the second step of the second epoch, after so many samples on either rank.
     [
-        ("raw", "pad_crop_flip", "torch", COUNT // 2 + BATCH),
+        pytest.param("raw", "pad_crop_flip", "torch", COUNT // 2 + BATCH, marks=pytest.mark.slow),
         pytest.param("jpeg", "resized_crop_flip", "ffcv", None, marks=pytest.mark.slow),
     ],
     indirect=["loader"],

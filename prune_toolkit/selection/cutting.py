@@ -1,0 +1,153 @@
+"""From which images a chosen selection is cut, and what of it these images do not have.
+
+The choice is made from the manifest alone, so that all who have the manifest choose the same. A copy of the images that
+is not what was scored is compared with it first, and only what matches is cut.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.beton import Beton
+from manifests.checking import DataCheck, check_data
+from manifests.console import note
+from manifests.data_report import KINDS, DataReport
+from manifests.errors import InputError, MismatchError
+from manifests.identity import content_hash
+from manifests.images import RawImage
+from manifests.manifest import Manifest
+from manifests.secret import check_secret, hide_hashes, reveal_view_ids
+from manifests.sources.base import Source
+from manifests.sources.folder import FolderSource
+from prune_toolkit.data_at_hand import open_copy, thumbnails_at_hand
+from prune_toolkit.indexing import DataSpec
+from prune_toolkit.materialise import IS_COPY, Copy, beton_at_hand
+from prune_toolkit.selection.config import SelectConfig
+from prune_toolkit.selection.plan import Plan
+
+EXACT = ("sizes", "hashes")
+"""Levels that let no other encoding pass."""
+
+
+def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
+    """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
+    if data is not None:
+        return open_copy(data, parent)
+    if beton := beton_at_hand(parent):
+        return Beton.open(beton)
+    spec = DataSpec.from_local(parent.local)
+    if spec is None:
+        raise InputError(
+            f"{parent.where} does not know where its images are on this machine",
+            hint="name them with --data DIR, or write the selection alone with --no-beton",
+        )
+    return open_copy(spec, parent)
+
+
+def local_of(config: SelectConfig, parent: Manifest, images: Source | Beton | Copy | None) -> dict[str, Any]:
+    """What local.json keeps of where a selection's images are: which split was opened, and whether they are a copy."""
+    source = images.source if isinstance(images, Copy) else images
+    if config.data is None:
+        local = parent.local
+    elif source is None or isinstance(source, Beton):
+        local = config.data.local()
+    else:
+        local = replace(config.data, split=config.data.split or source.split).local()
+    return {**local, IS_COPY: True} if isinstance(images, Copy) else local
+
+
+def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
+    """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
+    parent = plan.parent
+    is_at_hand = config.data is not None or beton_at_hand(parent) or DataSpec.from_local(parent.local)
+    return cut_from(config, plan)[0] if config.beton and is_at_hand else plan
+
+
+def cut_from(config: SelectConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
+    """The images to cut a plan from, and the plan without those they do not have.
+
+    Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
+    would pass, or hashes are asked for, the same bytes. MismatchError where nothing is left.
+    """
+    images = images_of(config.data, plan.parent)
+    if isinstance(images, Beton):
+        return plan, images
+    check_secret(plan.parent.header, config.check.secret, plan.parent.where)
+    check = config.check
+    exact = check if check.level in EXACT else replace(check, level="hashes", stages=("path",))
+    report = None
+    if _is_listed(images, plan):
+        # Sizes in a table are known by reading it, and what is cut is hashed anyway.
+        if config.data is None and check.level == "sizes" and not isinstance(images, FolderSource):
+            return plan, images
+        report = _compared(exact, plan, images)
+        row_n = report.row_N[plan.keep_N]
+        if not report.unmatched and np.array_equal(row_n, np.flatnonzero(plan.keep_N)):
+            return plan, images
+    if report is None or exact is not check:
+        report = _compared(check, plan, images)
+    return _without(plan, report), Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
+
+
+def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: bytes | None) -> pa.Table:
+    """Rows of `samples` with the view_ids that fix their crops, which a hidden manifest hides."""
+    if secret is None or isinstance(images, Beton):
+        return samples
+    view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
+    at = samples.column_names.index("view_id")
+    return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
+
+
+def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
+    """What an image must have in common with its row of `samples`, as `Copy` has it."""
+    secret = check.secret
+    if check.level not in EXACT:
+        return None
+    if secret is None:
+        return content_hash
+    return lambda image: hide_hashes(secret, np.frombuffer(content_hash(image), np.uint8)).tobytes()
+
+
+def _is_listed(source: Source, plan: Plan) -> bool:
+    """Whether a source lists the samples of the manifest: classes, keys and labels, in their order."""
+    samples = plan.samples
+    return (
+        list(source.class_names) == plan.parent.class_names
+        and np.array_equal(source.labels_N, samples.column("label").to_numpy())
+        and samples.column("key").combine_chunks().equals(pa.array(source.keys, pa.string()))
+    )
+
+
+def _compared(check: DataCheck, plan: Plan, source: Source) -> DataReport:
+    thumbnails = thumbnails_at_hand(plan.parent, check.workers) if check.level == "pixels" else None
+    return check_data(plan.parent, source, check, wanted_N=plan.keep_N, thumbnails=thumbnails)
+
+
+def _without(plan: Plan, report: DataReport) -> Plan:
+    """The plan without the samples that do not match, each with its reason; told once."""
+    gone_N = report.what_N >= 0
+    keep_N = plan.keep_N & ~gone_N
+    counts = {kind: count for kind, count in report.counts.items() if count}
+    text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    if not keep_N.any():
+        raise MismatchError(
+            f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
+            hint="prune verify MANIFEST --data DATA says more; a copy encoded again passes with --check pixels",
+        )
+    if counts:
+        note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")
+    reason_N = plan.reason_N.copy()
+    reason_N[gone_N] = np.array(KINDS, object)[report.what_N[gone_N]]
+    facts = {
+        "check": report.level,
+        "left_out": counts,
+        "kept": hashlib.sha256(np.packbits(keep_N).tobytes()).hexdigest()[:16],
+    }
+    distill = plan.distill
+    if distill is not None:
+        distill = {**distill, "count": int((keep_N & plan.distilled_N).sum())}
+    return replace(plan, keep_N=keep_N, reason_N=reason_N, distill=distill, resolved={**plan.resolved, "copy": facts})
