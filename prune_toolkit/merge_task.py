@@ -20,7 +20,7 @@ from manifests.console import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import DataSet, FileEntry, Teacher, Views
 from manifests.manifest import Manifest
-from manifests.parts import part_count, read_part, soft_labels_of
+from manifests.parts import part_count, soft_labels_of
 from manifests.top_k import TopK
 from prune_toolkit.averaging import AVERAGES, average, check_logits
 from prune_toolkit.scoring.registry import outside_scores
@@ -98,10 +98,8 @@ class Merge:
     def data(self) -> DataSet:
         """The data set; it may be passed on where every manifest says so."""
         blocks = [parent.header.data for parent in self.parents]
-        allowed = [block.redistributable for block in blocks]
-        redistributable = False if False in allowed else None if None in allowed else True
         licence = licences([block.licence for block in blocks])
-        return blocks[0].model_copy(update={"licence": licence, "redistributable": redistributable})
+        return blocks[0].model_copy(update={"licence": licence, "redistributable": may_be_passed_on(blocks)})
 
     @property
     def logits_tables(self) -> list[str]:
@@ -126,7 +124,9 @@ class Merge:
         for table, per_parent in found.items():
             for parent, entries in zip(self.parents, per_parent, strict=True):
                 if len(entries) != part_count(self.count):
-                    raise InputError(f"{parent.path} holds {len(entries)} of {part_count(self.count)} parts of {table}")
+                    raise InputError(
+                        f"{parent.where} holds {len(entries)} of {part_count(self.count)} parts of {table}"
+                    )
         return found
 
     def resolved(self) -> dict[str, Any]:
@@ -145,13 +145,13 @@ class Merge:
         found: list[NDArray[np.float16]] = []
         ids_n, keys_n = np.empty(0, np.int64), []
         for parent, entries in zip(self.parents, self._entries[table], strict=True):
-            path = parent.path / entries[part].path
-            ids, labels = soft_labels_of(read_part(path, entries[part].sha256), "logits", self.class_count)
+            path = parent.store.name(entries[part].path)
+            ids, labels = soft_labels_of(parent.part(entries[part]), "logits", self.class_count)
             if isinstance(labels, TopK) or (found and not np.array_equal(ids, ids_n)):
                 raise InputError(f"{path} is of other samples than the other manifests, or does not hold all logits")
             if not found:
                 ids_n, keys_n = ids, self.samples.column("key").take(pa.array(ids)).to_pylist()
-            check_logits(labels, keys_n, where=str(path), what="is not finite", hint="score with this teacher again")
+            check_logits(labels, keys_n, where=path, what="is not finite", hint="score with this teacher again")
             found.append(labels)
         return ids_n, average(self.config.average, found, keys_n)
 
@@ -162,16 +162,23 @@ def licences(stated: Sequence[str | None]) -> str | None:
     return None if known == ["not stated"] else "; ".join(known)
 
 
+def may_be_passed_on(blocks: Sequence[DataSet]) -> bool | None:
+    """Where every block says so; not where one says not, and None where one does not say."""
+    allowed = [block.redistributable for block in blocks]
+    return False if False in allowed else None if None in allowed else True
+
+
 def _scored_by(manifest: Manifest) -> Teacher:
     header = manifest.header
     if header.kind != "scores" or header.teacher is None or header.views is None:
         raise UsageError(
-            f"{manifest.path} is of kind {header.kind}: averaging needs scored manifests",
+            f"{manifest.where} is of kind {header.kind}: averaging needs scored manifests",
             hint="make them: prune score index --teacher TEACHER, once with each teacher",
         )
     if header.views.top_k is not None:
         raise UsageError(
-            f"{manifest.path} holds the {header.views.top_k} largest logits of each view; an average needs all of them",
+            f"{manifest.where} holds the {header.views.top_k} largest logits of each view; an average needs all of "
+            "them",
             hint="score again without --top-k",
         )
     return header.teacher
@@ -183,7 +190,7 @@ def _check_data(manifests: Sequence[Manifest]) -> None:
         ours, theirs = first.header.data, other.header.data
         if (ours.fingerprint, ours.count) != (theirs.fingerprint, theirs.count):
             raise MismatchError(
-                f"{first.path} and {other.path} are of different data: {ours.name} with {ours.count:,} samples and "
+                f"{first.where} and {other.where} are of different data: {ours.name} with {ours.count:,} samples and "
                 f"{theirs.name} with {theirs.count:,}, fingerprints {ours.fingerprint[:12]} and "
                 f"{theirs.fingerprint[:12]}",
                 hint="score the same index with each teacher",
@@ -192,7 +199,8 @@ def _check_data(manifests: Sequence[Manifest]) -> None:
             pairs = enumerate(zip_longest(ours.class_names, theirs.class_names))
             label, (one, another) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
             raise MismatchError(
-                f"{first.path} and {other.path} number their classes differently: class {label} is {one} and {another}",
+                f"{first.where} and {other.where} number their classes differently: class {label} is {one} and "
+                f"{another}",
                 hint="score the same index with each teacher",
             )
 
@@ -208,7 +216,7 @@ def _common_views(manifests: Sequence[Manifest], teachers: Sequence[Teacher]) ->
         for name in ours | theirs:
             if ours.get(name) != theirs.get(name):
                 raise MismatchError(
-                    f"{manifests[0].path} and {manifest.path} show different views: {name} is {ours.get(name)} and "
+                    f"{manifests[0].where} and {manifest.where} show different views: {name} is {ours.get(name)} and "
                     f"{theirs.get(name)}",
                     hint="score with the same view flags and image size: an average needs labels of the same pixels",
                 )
@@ -226,8 +234,8 @@ def _common_samples(manifests: Sequence[Manifest]) -> pa.Table:
         ):
             if (rows := np.flatnonzero(differs(first.column(name), table.column(name)))).size:
                 raise MismatchError(
-                    f"{manifests[0].path} and {other.path} disagree on the {name} of {rows.size:,} samples; the first: "
-                    f"{first.column('key')[int(rows[0])]}",
+                    f"{manifests[0].where} and {other.where} disagree on the {name} of {rows.size:,} samples; the "
+                    f"first: {first.column('key')[int(rows[0])]}",
                     hint="score the same index with each teacher",
                 )
     return first.select(["key", "label"])

@@ -4,44 +4,123 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, dry_run_option, json_option
+from prune_toolkit.commands.options import FOLDER, MANIFEST, dry_run_option, json_option
 
 if TYPE_CHECKING:
+    from manifests.manifest import Manifest
     from prune_toolkit.merging import Merge
+    from prune_toolkit.shards import Shards
 
 
 @click.command(name="merge")
-@click.argument("manifests", nargs=-1, type=FOLDER)
+@click.argument("manifests", nargs=-1, type=MANIFEST)
 @click.option(
     "--average",
     type=click.Choice(["logits", "probabilities"]),
-    required=True,
-    help="Mean of the logits, or the log of the mean of the probabilities.",
+    help="Average what several teachers say: mean of the logits, or log of the mean of the probabilities.",
+)
+@click.option(
+    "--prefer",
+    metavar="MANIFEST",
+    help="Without --average: whose values count where manifests disagree; one of them, first or last.",
 )
 @click.option(
     "--score-views",
     type=click.Choice(["all", "0", "train"]),
-    help="Views that scores are the mean over [default: as in the manifests].",
+    help="With --average: views that scores are the mean over [default: as in the manifests].",
 )
 @click.option("--out", "-o", type=FOLDER, default="merged", show_default=True, help="Folder of the manifest.")
 @dry_run_option
 @json_option
 def command(**options: Any) -> None:
-    """Average what several teachers say: MANIFESTS of the same samples and views become that of their ensemble.
+    """Put MANIFESTS together: shards of one data set, or further score sets of the same samples.
 
-    Needs no model. The order of the manifests plays no part. Scores are computed anew from the averaged logits.
+    All must be of one teacher and the same views. With --average they are of several teachers and the same samples,
+    and become the manifest of their ensemble; scores are computed anew from the averaged logits. Needs no model. The
+    order of the manifests plays no part.
 
     \b
-    prune score index --teacher a.safetensors -o manifest-a
-    prune score index --teacher b.safetensors -o manifest-b
+    prune merge shard-1 shard-2 shard-3
     prune merge manifest-a manifest-b --average probabilities
     """
-    from manifests.console import echo_json
+    from manifests.errors import UsageError
     from manifests.manifest import Manifest
+
+    for name, needs, value in (
+        ("--score-views", "--average", options["average"] or not options["score_views"]),
+        ("--prefer", "no --average", not options["average"] or not options["prefer"]),
+    ):
+        if not value:
+            raise UsageError(f"{name} goes with {needs}")
+    manifests = [Manifest.open(path) for path in options["manifests"]]
+    if options["average"]:
+        _average(manifests, options)
+    else:
+        _join(manifests, options)
+
+
+def _join(manifests: list["Manifest"], options: dict[str, Any]) -> None:
+    from manifests.console import echo_json
+    from prune_toolkit.shards import Shards, ShardsConfig, write_shards
+
+    shards = Shards.of(ShardsConfig(out=options["out"], prefer=options["prefer"]), manifests)
+    if options["dry_run"]:
+        _echo_shards(shards, options["as_json"])
+        return
+    merged = write_shards(shards)
+    header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": merged.id,
+                "path": str(merged.path),
+                "samples": header.data.count,
+                "readable": header.data.readable,
+                "score_sets": sets,
+                "left_out": list(shards.left_out),
+                "teacher": None if header.teacher is None else header.teacher.model_dump(),
+            }
+        )
+        return
+    top1 = "" if header.teacher is None else f", top-1 {100 * header.teacher.train_top1:.2f} % on these images"
+    scores = f", scores {', '.join(sets)}" if sets else ""
+    click.echo(
+        f"{merged.path}/: {header.data.count:,} samples of {len(manifests)} manifests{scores}{top1}; "
+        f"id {merged.id[:12]}"
+    )
+    click.echo(
+        f"next: prune {f'select {merged.path} --keep 0.5' if sets else f'score {merged.path} --teacher TEACHER'}"
+    )
+
+
+def _echo_shards(shards: "Shards", as_json: bool) -> None:
+    from manifests.console import echo_json
+
+    tables = ["samples", *(plan.name for plan in shards.plans)]
+    plan = {
+        "samples": shards.count,
+        "shares": {share.manifest.where: len(share.old_n) for share in shards.joined.shares},
+        "tables": tables,
+        "left_out": list(shards.left_out),
+        "config": shards.resolved(),
+        "out": str(shards.config.out),
+    }
+    if as_json:
+        echo_json(plan)
+        return
+    for share in shards.joined.shares:
+        click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
+    for what in shards.left_out:
+        click.echo(f"left out: {what}")
+    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
+
+
+def _average(manifests: list["Manifest"], options: dict[str, Any]) -> None:
+    from manifests.console import echo_json
     from prune_toolkit.merging import Merge, MergeConfig, write_merge
 
     config = MergeConfig(out=options["out"], average=options["average"], score_views=options["score_views"])
-    merge = Merge.of(config, [Manifest.open(path) for path in options["manifests"]])
+    merge = Merge.of(config, manifests)
     if options["dry_run"]:
         _echo_plan(merge, options["as_json"])
         return

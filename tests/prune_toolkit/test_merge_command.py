@@ -383,7 +383,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path, prune: Run) -> None:
         (("--average", "logits"), 2, "at least two"),
         (("a", "index", "--average", "logits"), 2, "of kind index"),
         (("a", "nowhere", "--average", "logits"), 3, "no such folder"),
-        (("a", "a"), 2, "--average"),
+        (("a", "a"), 2, "are the same manifest"),
         (("a", "a", "--average", "median"), 2, "median"),
         (("a", "a", "--average", "logits", "--score-views", "train"), 2, "training views"),
         (("a", "a", "--average", "logits", "-o", "a"), 2, "a holds a finished manifest"),
