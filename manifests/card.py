@@ -1,58 +1,147 @@
-"""README.md of a manifest: what it is, who looked at the data, and how to use it."""
+"""README.md of a manifest: what it is, who looked at the data, how to use it, what the columns mean, where it is from.
 
+Whoever makes a manifest writes a card from the header alone. `prune card` and a push draw pictures of the scores too,
+and write croissant.json.
+"""
+
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from manifests.card_text import TITLES, code, front_matter, plain
+from manifests.columns import columns_of, tables_of
 from manifests.files import write_atomic
-from manifests.header import Header
+
+if TYPE_CHECKING:
+    from manifests.header import Header
 
 CARD_NAME = "README.md"
+CROISSANT_NAME = "croissant.json"
+MOST_GENERATIONS, MOST_PARENTS = 16, 16
 
 
-def write_card(folder: Path, header: Header) -> None:
+def write_card(folder: Path, header: "Header") -> None:
     """Write the card beside the header."""
     write_atomic(folder / CARD_NAME, card(header).encode())
 
 
-def card(header: Header) -> str:
-    """The card as Markdown; everything in it comes from the header."""
+def write_full_card(folder: Path, url: str | None = None) -> list[str]:
+    """Write card, pictures of the scores and croissant.json into a manifest; returns their paths in it.
+
+    `url` is where the manifest will be. What an earlier run drew is overwritten. The manifest and its id stay the same.
+    """
+    from manifests.card_plots import draw_scores
+    from manifests.croissant import write_croissant
+    from manifests.manifest import Manifest
+
+    manifest = Manifest.open(folder)
+    pictures = draw_scores(manifest)
+    write_croissant(manifest, url)
+    write_atomic(folder / CARD_NAME, card(manifest.header, pictures, url).encode())
+    return [CARD_NAME, CROISSANT_NAME, *pictures]
+
+
+def card(header: "Header", pictures: Sequence[str] = (), url: str | None = None) -> str:
+    """The card as Markdown; everything in it comes from the header. `pictures` are paths beside it."""
+    lines = [front_matter(header), f"# {TITLES[header.kind]} of {plain(header.data.name)}", "", _what(header), ""]
+    lines += [*_facts(header), "", "## Use", "", "```sh", *_commands(header, url), "```", "", *_columns(header)]
+    if pictures:
+        lines += ["## Scores", "", *(f"![Distribution of scores]({picture})" for picture in pictures), ""]
+    return "\n".join([*lines, *_provenance(header)])
+
+
+def _what(header: "Header") -> str:
+    what = {
+        "index": "A list of labelled images with their content hashes.",
+        "scores": "What a teacher made of every image: its logits, and scores of how hard the image is.",
+        "selection": "Which images a student learns from, and the soft labels it learns.",
+    }[header.kind]
+    return f"{what} The images themselves are not in here: whoever has a copy of them can use it."
+
+
+def _facts(header: "Header") -> list[str]:
     data = header.data
-    title = {"index": "Index", "scores": "Scored manifest", "selection": "Selection"}[header.kind]
-    lines = [f"# {title} of {_plain(data.name)}", ""]
-    lines += [f"- {data.readable:,} readable images of {data.count:,} in {len(data.class_names)} classes"]
-    lines += [f"- licence of the data: {_plain(data.licence or 'not stated')}"]
-    lines += [f"- data fingerprint: `{data.fingerprint[:16]}`, manifest id: `{header.id[:16]}`"]
+    passed_on = {True: "may be passed on", False: "must not be passed on", None: "not stated whether to pass on"}
+    lines = [f"- {data.readable:,} readable images of {data.count:,} in {len(data.class_names)} classes"]
+    lines += [f"- licence of the data: {plain(data.licence or 'not stated')}; images {passed_on[data.redistributable]}"]
+    lines += [f"- data fingerprint: {code(data.fingerprint[:16])}, manifest id: `{header.id[:16]}`"]
     if header.teacher is not None:
         teacher = header.teacher
+        size = f"{teacher.parameters:,} parameters" if teacher.parameters else "parameters not stated"
         lines += [
-            f"- teacher: {_plain(teacher.spec)}, {teacher.parameters:,} parameters, "
-            f"top-1 {100 * teacher.train_top1:.2f} % on these images"
+            f"- teacher: {plain(teacher.spec)}, {size}, top-1 {100 * teacher.train_top1:.2f} % on these images; "
+            f"licence: {plain(teacher.licence or 'not stated')}; weights sha256 {code(teacher.weights_sha256[:16])}"
         ]
     if header.selection is not None:
         chosen = header.selection
         lines += [
-            f"- kept: {chosen.count:,} samples ({100 * chosen.keep_got:.2f} %) by {chosen.method}, "
-            f"quota {chosen.quota}, seed {chosen.seed}"
+            f"- kept: {chosen.count:,} samples ({100 * chosen.keep_got:.2f} %) by {plain(chosen.method)}, "
+            f"quota {plain(chosen.quota)}, seed {chosen.seed}"
         ]
-        lines += [f"- {_plain(line)}" for line in selection_lines(header)]
+        lines += [f"- {plain(line)}" for line in selection_lines(header)]
     if header.labels is not None:
-        lines += [f"- targets: {targets_text(header)}"]
-    commands = {
-        "index": ["prune score --data .", "train-student --manifest . --loss ce   # with a beton: train a teacher"],
-        "scores": ["prune select . --keep 0.5", "prune show ."],
-        "selection": ["train-student --manifest .", "prune show ."],
+        lines += [f"- targets: {plain(targets_text(header))}"]
+    if header.hidden is not None:
+        lines += ["- keys and content hashes are hidden: whoever has the secret names it with `--secret FILE`"]
+    return lines
+
+
+def _commands(header: "Header", url: str | None) -> list[str]:
+    secret = "" if header.hidden is None else " --secret FILE"
+    use = {
+        "index": "prune score manifest --teacher TEACHER",
+        "scores": f"prune select manifest --keep 0.5 --data IMAGES{secret}",
+        "selection": "train-student --manifest manifest    # its train.beton comes with: prune pull --with-images",
     }[header.kind]
-    lines += ["", "```", "prune verify .", *commands, "```", ""]
-    if header.scores:
-        lines += ["| score | harder | formula |", "|---|---|---|"]
-        lines += [
-            f"| {_plain(s.name if s.set == 'teacher' else f'{s.set}/{s.name}')} | {s.harder} | {_plain(s.formula)} |"
-            for s in header.scores
-        ]
-        lines += [""]
-    return "\n".join(lines)
+    # A URL of nobody's making: what a shell would take for more than a word is left to the reader.
+    place = url if url is not None and re.fullmatch(r"[\w:/.@%+~-]+", url, re.ASCII) else "URL"
+    return [f"prune pull {place} manifest", f"prune verify manifest --data IMAGES{secret}", use]
 
 
-def selection_lines(header: Header) -> list[str]:
+def _columns(header: "Header") -> list[str]:
+    lines = ["## Columns", "", "| table | column | type | harder | meaning |", "|---|---|---|---|---|"]
+    for table in tables_of(header):
+        for column in columns_of(table, header):
+            kind = column.type if column.width is None else f"{column.type}\\[{column.width}\\]"
+            cells = [code(table), code(column.name), kind, column.harder or "", plain(column.meaning)]
+            lines += [f"| {' | '.join(cells)} |"]
+    return [*lines, "", "`harder`: which end of a score means a harder image.", ""]
+
+
+def _provenance(header: "Header") -> list[str]:
+    """From this manifest back to the first: what made each, and from which."""
+    lines = ["## Provenance", ""]
+    runs: list[Any] = [header.run]
+    made = {name: value for name, value in header.config.items() if name != "command" and _is_short(value)}
+    told = ", ".join(f"{name} {value}" for name, value in made.items())
+    lines += [
+        f"- this manifest: {_command(header.config)}{plain(told and f' ({told})')}, by {plain(header.tool.name)} "
+        f"{plain(header.tool.version)}, schema {plain(header.schema_version)}"
+    ]
+    lines += [f"- made from: `{''.join(c for c in parent[:64] if c.isalnum())}`" for parent in header.parents]
+    for generation in range(1, MOST_GENERATIONS):
+        runs = [parent for run in runs for parent in _parent_runs(run)][:MOST_PARENTS]
+        lines += [f"- {generation} before that: {', '.join(map(_command, runs))}"] if runs else []
+    return [*lines, ""]
+
+
+def _parent_runs(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """`run` blocks of the manifests that a manifest was made from."""
+    several = run.get("parent_runs")
+    found = several if isinstance(several, list) else [run.get("parent_run")]
+    return [parent for parent in found if isinstance(parent, dict)]
+
+
+def _command(config: Any) -> str:
+    return code(f"prune {config.get('command', 'index')}")
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 64)
+
+
+def selection_lines(header: "Header") -> list[str]:
     """What is particular about a selection, a line each; none of what is as usual."""
     chosen = header.selection
     lines: list[str] = []
@@ -76,24 +165,27 @@ def selection_lines(header: Header) -> list[str]:
     return lines
 
 
-def has_particular_parameters(header: Header) -> bool:
+def has_particular_parameters(header: "Header") -> bool:
     """Whether the selector has more to tell than the position of a window."""
     return header.selection is not None and bool(header.selection.parameters.keys() - {"position"})
 
 
-def revision_line(header: Header) -> str:
+def revision_line(header: "Header") -> str:
     """How many labels the trainer will revise, and how many of them were wrong; "" where it revises none."""
     labels, chosen = header.labels, header.selection
-    if labels is None or chosen is None or labels.transform != "revise" or "changed" not in labels.parameters:
+    if labels is None or chosen is None or labels.transform != "revise":
         return ""
-    told = labels.parameters
+    changed, wrong, eta, scope = (labels.parameters.get(name) for name in ("changed", "wrong", "eta", "scope"))
+    # They are free values of a header: any of them may be anything.
+    if not isinstance(changed, int) or not isinstance(wrong, int) or not isinstance(eta, int | float):
+        return ""
     return (
-        f"labels revised: {told['changed']:,} of {chosen.count * labels.views:,} (eta {told['eta']}, scope "
-        f"{told['scope']}); {told['wrong']:,} had another class on top"
+        f"labels revised: {changed:,} of {chosen.count * labels.views:,} (eta {eta}, scope {scope}); {wrong:,} had "
+        "another class on top"
     )
 
 
-def targets_text(header: Header) -> str:
+def targets_text(header: "Header") -> str:
     """What the targets are: transform, policy, views, and how many logits of each are kept; "" without targets."""
     labels = header.labels
     if labels is None:
@@ -106,8 +198,3 @@ def targets_text(header: Header) -> str:
     }.get(labels.policy or "", f"{labels.views} view(s)")
     kept = "" if labels.top_k is None else f", top-{labels.top_k} of {len(header.data.class_names)} logits"
     return f"{labels.transform}, {what}{kept}"
-
-
-def _plain(text: str) -> str:
-    """Text from a data set or file name, made harmless in Markdown."""
-    return "".join("\\" + c if c in "\\`*_{}[]<>()#+!|" else c for c in text if c.isprintable())
