@@ -8,14 +8,20 @@ import click
 COMMANDS = {
     "index": "prune_toolkit.commands.index",
     "score": "prune_toolkit.commands.score",
+    "import": "prune_toolkit.commands.import_",
     "merge": "prune_toolkit.commands.merge",
+    "split": "prune_toolkit.commands.split",
     "select": "prune_toolkit.commands.select",
     "label": "prune_toolkit.commands.label",
     "sweep": "prune_toolkit.commands.sweep",
     "export": "prune_toolkit.commands.export",
     "show": "prune_toolkit.commands.show",
+    "diff": "prune_toolkit.commands.diff",
     "list": "prune_toolkit.commands.list",
     "verify": "prune_toolkit.commands.verify",
+    "card": "prune_toolkit.commands.card",
+    "push": "prune_toolkit.commands.push",
+    "pull": "prune_toolkit.commands.pull",
 }
 
 

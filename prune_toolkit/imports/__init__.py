@@ -1,0 +1,1 @@
+"""What others made outside of this toolkit, joined to a manifest: scores, subsets, logits. Torch-free."""

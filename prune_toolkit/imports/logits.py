@@ -1,0 +1,261 @@
+"""`prune import FILE --logits`: what a teacher said elsewhere becomes a scored manifest, part by part."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.columns import tables_of
+from manifests.console import Progress
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.files import sha256_file
+from manifests.header import Header, Preprocessing, Teacher
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
+from prune_toolkit.imports.matching import match_keys, tell_unmatched
+from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
+from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
+from prune_toolkit.scoring.registry import outside_scores
+from prune_toolkit.scoring.scores import TEACHER, Calibration, LogitScore, check_finite, compute_scores
+from prune_toolkit.scoring.view_flags import views_block
+from trainer.views import ViewRecipe
+
+LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsImport:
+    """What `prune import --logits` was asked to do."""
+
+    file: Path
+    out: Path
+    teacher: str
+    """What the teacher is called."""
+    preprocessing: Preprocessing
+    """Which pixels it saw."""
+    tensor: str | None = None
+    """The tensor of a safetensors file, or the column of a Parquet file."""
+    key: str = "key"
+    """The column of keys of a Parquet file."""
+    parameters: int = 0
+    """Of the teacher; 0 is not stated."""
+    class_names: tuple[str, ...] | None = None
+    """Classes of the columns; None: those of the manifest, in its order."""
+    licence: str | None = None
+    """Of the teacher."""
+    listing: Path | None = None
+
+    def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        outside = outside_scores(TEACHER)
+        return {
+            "command": "import",
+            "parent": parent.id,
+            "teacher": self.teacher,
+            "weights_sha256": sha256,
+            "tensor": self.tensor,
+            "key": self.key,
+            "preprocessing": self.preprocessing.model_dump(),
+            "parameters": self.parameters,
+            "output_map": output_map(self.class_names, parent.class_names),
+            "teacher_licence": self.licence,
+            **({"scores": outside} if outside else {}),
+        }
+
+
+def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
+    """Write the scored manifest; what an interrupted run has done is kept.
+
+    UsageError for a manifest that has logits; MismatchError for another number of samples or classes; InputError for
+    logits that are not finite or do not fit float16.
+    """
+    if not config.file.is_file():
+        raise InputError(f"cannot read {config.file}: no such file")
+    if parent.header.views is not None or parent.header.teacher is not None or parent.kind == "selection":
+        raise UsageError(
+            f"{parent.where} (a manifest of kind {parent.kind}) is scored already",
+            hint="a manifest has one teacher: import into its index",
+        )
+    samples = parent.samples(["sample_id", "key", "label", "problem"])
+    matrix = open_matrix(config.file, config.tensor, config.key)
+    outputs = output_map(config.class_names, parent.class_names)
+    _check_classes(config, matrix, parent)
+    row_N = _rows(config, matrix, parent, samples)
+    resolved = config.resolved(parent, sha256_file(config.file))
+    tables = tables_of(parent.header)
+    label_N = samples.column("label").to_numpy().astype(np.int64)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
+
+        def make(parts: list[int], digest: str) -> None:
+            for part in parts:
+                began, rows = time.monotonic(), part_rows(part, len(samples))
+                ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
+                logits_nC = _float16(values(row_N[ids]), samples.column("key").take(pa.array(ids)))
+                if outputs is not None:
+                    logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
+                write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
+                scores = compute_scores(logits_nC, label_N[ids])
+                note_time(config.out, part, time.monotonic() - began)
+                table = pa.table({"sample_id": ids, **scores})
+                write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
+                progress.advance(len(rows))
+
+        done = PartWork(
+            out=config.out,
+            config=resolved,
+            count=len(samples),
+            tables=[LOGITS_TABLE, SCORE_TABLE],
+            make=make,
+            finish=lambda parts, start: _finish(config, parent, resolved, tables, label_N, parts, start),
+            parent=parent,
+            linked=tables,
+        ).run()
+    assert done is not None, "one process makes all parts"
+    return done
+
+
+def output_map(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
+    """Column of the file for each class, by name; None where the order is the same. MismatchError for other classes."""
+    if theirs is None or list(theirs) == ours:
+        return None
+    place = {name: column for column, name in enumerate(theirs)}
+    if len(place) != len(theirs) or (missing := [name for name in ours if name not in place]):
+        first = "two columns have one name" if len(place) != len(theirs) else f"there is no {missing[0]!r}"
+        raise MismatchError(f"--outputs names other classes than the manifest: {first}")
+    return [place[name] for name in ours]
+
+
+def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> None:
+    wanted = len(parent.class_names if config.class_names is None else config.class_names)
+    if matrix.columns != wanted:
+        raise MismatchError(
+            f"{config.file} holds logits of {matrix.columns:,} classes, {parent.where} has {len(parent.class_names):,}",
+            hint="columns are classes in label order, or in that of --outputs FILE",
+        )
+
+
+def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> NDArray[np.int64]:
+    """(N,) row of the file that holds each readable sample's logits, -1 for unreadable ones."""
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    count, readable = len(samples), int(readable_N.sum())
+    row_N = np.full(count, -1, np.int64)
+    if matrix.keys is not None:
+        matched = match_keys(matrix.keys, samples.column("key"))
+        tell_unmatched(matched, config.file.name, parent.where, config.listing)
+        found = np.flatnonzero(matched.row_F >= 0)
+        row_N[matched.row_F[found]] = found
+        if len(np.unique(matched.row_F[found])) != len(found):
+            raise InputError(f"{config.file} holds several rows of one sample", hint="keep one row a sample")
+        row_N[~readable_N] = -1
+        if (lacking := readable_N & (row_N < 0)).any():
+            first = samples.column("key")[int(np.argmax(lacking))]
+            raise MismatchError(
+                f"{config.file} has no logits of {lacking.sum():,} of {count:,} samples; the first: {first}"
+            )
+    elif matrix.rows in (count, readable):
+        row_N[readable_N] = np.flatnonzero(readable_N) if matrix.rows == count else np.arange(readable)
+    else:
+        raise MismatchError(
+            f"{config.file} holds logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
+            f"{readable:,} are readable",
+            hint="rows are samples in the order of their keys; in a .parquet file with a column of keys, in any order",
+        )
+    return row_N
+
+
+@contextmanager
+def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
+    """A function from rows (n,) to logits (n, C): straight from the file, or by way of a copy asked by row."""
+    if matrix.keys is None:
+        yield lambda row_n: _gather(matrix, row_n)
+        return
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        copied = _copied(matrix, scratch)
+        yield lambda row_n: copied[row_n]
+
+
+def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows that ascend, read as one block."""
+    if not len(row_n):
+        return np.empty((0, matrix.columns), np.float32)
+    block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
+    return block
+
+
+def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
+    """The whole matrix on disk, in float32, which tells what does not fit float16."""
+    values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
+    for start in range(0, matrix.rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, matrix.rows)
+        with np.errstate(over="ignore"):
+            values[start:stop] = matrix.read(start, stop)
+    return values
+
+
+def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
+    check_finite(logits_nC, keys_n)
+    if np.abs(logits_nC).max(initial=0.0) > FLOAT16_MAX:
+        row = int(np.abs(logits_nC).max(axis=1).argmax())
+        raise InputError(
+            f"sample {keys_n[row]}: a logit of {np.abs(logits_nC[row]).max():.3g} does not fit float16",
+            hint="are these raw outputs, without softmax?",
+        )
+    return logits_nC.astype(np.float16)
+
+
+def _finish(
+    config: LogitsImport,
+    parent: Manifest,
+    resolved: dict[str, Any],
+    tables: list[str],
+    label_N: NDArray[np.int64],
+    parts: Totals,
+    start: float,
+) -> Header:
+    calibration = Calibration()
+    for part in ALONE.parts(len(label_N)):
+        ids, logits_nC = vectors_of(read_part(config.out / part_path(LOGITS_TABLE, part)), "logits")
+        scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
+        calibration.add(scores["confidence"], scores["correct"])
+    local, old = dict(parent.local), parent.header
+    if parent.beton_path is not None:
+        local["beton"] = os.path.realpath(parent.beton_path)
+    write_local(config.out, local)
+    teacher = Teacher(
+        spec=config.teacher,
+        weights_sha256=resolved["weights_sha256"],
+        parameters=config.parameters,
+        preprocessing=config.preprocessing,
+        output_map=resolved["output_map"],
+        train_top1=calibration.top1,
+        train_ece=calibration.ece,
+        licence=config.licence,
+    )
+    return old.model_copy(
+        update={
+            "kind": "scores",
+            "teacher": teacher,
+            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
+            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
+            "parents": [parent.id],
+            "tool": tool(),
+            "config": resolved,
+            "files": part_entries(config.out, [*tables, LOGITS_TABLE, SCORE_TABLE], len(label_N)),
+            "run": {
+                "command": "import",
+                "seconds": parts.seconds,
+                "wall": round(time.monotonic() - start, 3),
+                "parent_run": old.run,
+            },
+        }
+    )

@@ -1,0 +1,202 @@
+"""Files that others made: columns of CSV and Parquet, indices, and matrices of logits, one block of rows at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, UsageError
+
+_NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+BLOCK_ROWS = 8192
+
+
+class Matrix(NamedTuple):
+    """A matrix in a file."""
+
+    rows: int
+    columns: int
+    read: Callable[[int, int], NDArray[Any]]
+    """Rows from, to: (n, columns) of any float type."""
+    keys: pa.ChunkedArray | None = None
+    """Of each row, where the file has them."""
+
+
+def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArray, dict[str, pa.ChunkedArray]]:
+    """Columns of a CSV or Parquet file: `key` as strings, the others by their names as float64.
+
+    UsageError for a column that is not there; InputError for one that is there twice, and for what is no such file or
+    no number.
+    """
+    wanted = list(dict.fromkeys([key, *scores]))
+    with _reading(path):
+        table = _csv(path, key, wanted) if path.suffix.lower() in (".csv", ".tsv") else _parquet(path, wanted)
+        return table.column(key).cast(pa.string()), {name: table.column(name).cast(pa.float64()) for name in scores}
+
+
+def read_indices(path: Path) -> NDArray[np.int64] | pa.Array:
+    """(n,) rows, or keys, that a published subset names: .npy of numbers, of true and false, or of text; .txt, a line
+    each. InputError for anything else."""
+    with _reading(path):
+        if path.suffix.lower() == ".npy":
+            return _indices(path, _npy(path))
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if lines and all(line.strip().isdecimal() and line.strip().isascii() and len(line) < 19 for line in lines):
+        return np.array(lines, np.int64)
+    return pa.array(lines, pa.string())
+
+
+def open_matrix(path: Path, tensor: str | None, key: str) -> Matrix:
+    """Logits (N, C) in a .npy, .safetensors or .parquet file; UsageError for a tensor or column it does not have."""
+    suffix = path.suffix.lower()
+    with _reading(path):
+        if suffix == ".npy":
+            return _of_array(path, _npy(path))
+        if suffix == ".safetensors":
+            return _of_safetensors(path, tensor)
+        if suffix == ".parquet":
+            return _of_parquet(path, tensor, key)
+    raise UsageError(f"{path}: logits are read from .npy, .safetensors and .parquet files")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """InputError for what a library cannot read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (pa.ArrowException, ValueError, EOFError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read: {reason}") from None
+
+
+def _csv(path: Path, key: str, columns: list[str]) -> pa.Table:
+    from pyarrow import csv
+
+    parse = csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    types = {**dict.fromkeys(columns, pa.float64()), key: pa.string()}
+    convert = csv.ConvertOptions(include_columns=columns, column_types=types, null_values=_NULLS)
+    with csv.open_csv(path, parse_options=parse) as reader:
+        _check_columns(path, columns, reader.schema.names)
+    return csv.read_csv(path, parse_options=parse, convert_options=convert)
+
+
+def _parquet(path: Path, columns: list[str]) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        _check_columns(path, columns, file.schema_arrow.names)
+        return file.read(columns)
+
+
+def _check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
+    """UsageError for a column that is not there, InputError for one that is there twice."""
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"{path} has no column {name!r}", hint=f"it has: {', '.join(known[:20])}")
+        if known.count(name) > 1:
+            raise InputError(f"{path} has {known.count(name)} columns of the name {name!r}", hint="rename all but one")
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    """The array of a .npy file, not in memory; InputError for an archive of several."""
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found
+    found.close()
+    raise InputError(f"{path} is an archive of arrays, as .npz files are", hint="save the array alone: numpy.save")
+
+
+def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | pa.Array:
+    if array.ndim == 1 and array.dtype.kind == "b":
+        return np.flatnonzero(array) if len(array) else np.empty(0, np.int64)
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    if array.ndim == 1 and array.dtype.kind in "US":
+        return pa.array(array.astype(str).tolist(), pa.string())
+    raise InputError(f"{path} holds {array.dtype} of shape {array.shape}: a subset is a row of numbers, flags or keys")
+
+
+def _of_array(path: Path, array: NDArray[Any]) -> Matrix:
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise InputError(f"{path} holds {array.dtype} of shape {array.shape}: logits are floats of shape (N, C)")
+    rows, columns = array.shape
+    return Matrix(rows, columns, read=lambda start, stop: np.asarray(array[start:stop]))
+
+
+def _of_safetensors(path: Path, tensor: str | None) -> Matrix:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file: Any = safe_open(path, framework="numpy")
+        names = sorted(file.keys())
+        if (tensor is None and len(names) != 1) or (tensor is not None and tensor not in names):
+            raise UsageError(f"{path} holds {len(names)} tensors: which?", hint=f"--tensor {' or '.join(names[:10])}")
+        piece = file.get_slice(tensor or names[0])
+        shape, kind = piece.get_shape(), piece.get_dtype()
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if len(shape) != 2 or kind not in ("F16", "F32", "F64"):
+        raise InputError(
+            f"{path} holds {kind} of shape {tuple(shape)}: logits are F16, F32 or F64 of shape (N, C)",
+            hint="save bfloat16 as float32 first",
+        )
+    return Matrix(shape[0], shape[1], read=lambda start, stop: np.asarray(piece[start:stop]))
+
+
+def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
+    """A key and a column of lists; rows are read in turn, as they stand."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        lists = [field.name for field in schema if _is_list(field.type)]
+        name = column or (lists[0] if len(lists) == 1 else None)
+        if name not in lists:
+            raise UsageError(f"{path}: which column holds the logits?", hint=f"--tensor {' or '.join(lists) or 'NAME'}")
+        _check_columns(path, (key, str(name)), schema.names)
+        keys = file.read([key]).column(key).cast(pa.string())
+        first = next(file.iter_batches(1, columns=[name]), None)
+        width = 0 if first is None or not len(first) else len(first.column(0)[0].as_py() or ())
+    stream = _Rows(path, str(name), width)
+    return Matrix(rows, width, read=stream.read, keys=keys)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_floating(kind.value_type))
+
+
+class _Rows:
+    """A column of lists of one width, read from the first row to the last."""
+
+    def __init__(self, path: Path, column: str, width: int) -> None:
+        self._path, self._width = path, width
+        self._blocks = self._stream(column)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """The next rows, whichever are asked for: BLOCK_ROWS of them, fewer at the end."""
+        with _reading(self._path):
+            return next(self._blocks)[: stop - start]
+
+    def _stream(self, column: str) -> Iterator[NDArray[Any]]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._path) as file:
+            held: list[NDArray[Any]] = []
+            for batch in file.iter_batches(BLOCK_ROWS, columns=[column]):
+                values = batch.column(0)
+                lengths = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [self._width]
+                if values.null_count or (np.asarray(lengths) != self._width).any():
+                    raise InputError(f"{self._path}: rows of {column} are not all of {self._width} values")
+                held.append(values.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._width))
+                while sum(map(len, held)) >= BLOCK_ROWS:
+                    whole = np.concatenate(held)
+                    held = [whole[BLOCK_ROWS:]]
+                    yield whole[:BLOCK_ROWS]
+            yield np.concatenate(held)

@@ -1,0 +1,233 @@
+"""`prune import FILE --key --score`: somebody else's numbers become scores of a manifest."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.manifest import Manifest
+from manifests.verify import verify
+from prune_toolkit.imports.matching import match_keys
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
+INDEX, SCORES = GOLDEN / "index", GOLDEN / "scores"
+KEYS = Manifest.open(INDEX).samples().column("key").to_pylist()
+READABLE = [key for key in KEYS if "broken" not in key]
+VALUES = {key: float(row * row % 7) for row, key in enumerate(READABLE)}
+FLAGS = ("--key", "file", "--score", "hard", "--harder", "high")
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def table(path: Path, rows: list[tuple[Any, ...]], names: tuple[str, ...] = ("file", "hard")) -> Path:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([names, *rows])
+    return path
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """Every readable sample, from the last to the first."""
+    return table(tmp_path / "scores.csv", list(reversed(VALUES.items())))
+
+
+def imported(folder: Path, name: str = "imported") -> dict[int, float]:
+    found = Manifest.open(folder).scores(name)
+    return dict(zip(*(found.column(column).to_pylist() for column in found.column_names[:2]), strict=True))
+
+
+EXPECTED = {KEYS.index(key): value for key, value in VALUES.items()}
+
+
+def test_a_column_becomes_a_score_of_a_scored_manifest(prune: Run, scores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = prune("import", scores, SCORES, *FLAGS, "-o", out).stdout
+    assert "imported/hard of 12 samples" in told
+    manifest, parent = Manifest.open(out), Manifest.open(SCORES)
+    assert imported(out) == EXPECTED
+    assert manifest.header.scores[-1].model_dump(exclude_none=True) == {
+        "set": "imported",
+        "name": "hard",
+        "formula": "column hard",
+        "source": "imported",
+        "harder": "high",
+    }
+    assert manifest.header.scores[:-1] == parent.header.scores
+    assert manifest.header.parents == [parent.id]
+    assert manifest.header.teacher == parent.header.teacher
+    assert verify(out).ok
+    for entry in parent.header.files:
+        assert (out / entry.path).read_bytes() == (SCORES / entry.path).read_bytes()
+
+
+def test_selecting_by_it_takes_the_middle_of_its_ranking(prune: Run, scores: Path, tmp_path: Path) -> None:
+    out, chosen = tmp_path / "out", tmp_path / "chosen"
+    prune("import", scores, SCORES, *FLAGS, "-o", out)
+    prune("select", out, "--keep", "0.5", "--score", "imported/hard", "--no-beton", "-o", chosen)
+    selection = Manifest.open(chosen).selection()
+    reasons = dict(zip(KEYS, selection.column("reason").to_pylist(), strict=True))
+    # a-red has 0, 1, 4, 2 in the order of its readable keys.
+    assert [reasons[key] for key in READABLE[:4]] == ["too easy", "kept", "too hard", "kept"]
+
+
+def test_an_index_with_scores_is_selected_from_without_labels(prune: Run, scores: Path, tmp_path: Path) -> None:
+    out, chosen = tmp_path / "out", tmp_path / "chosen"
+    prune("import", scores, INDEX, *FLAGS, "-o", out)
+    assert Manifest.open(out).kind == "scores"
+    images = GOLDEN.parent / "images"
+    words = ("select", out, "--keep", "0.5", "--score", "hard", "--data", images, "-o", chosen)
+    assert "labels none" in prune(*words).stdout
+    header = Manifest.open(chosen).header
+    assert header.labels is None
+    assert not [entry for entry in header.files if entry.path.startswith("targets")]
+    assert verify(chosen).ok
+    refused = prune(*words[:-1], tmp_path / "other", "--views", "1", code=2).stderr
+    assert "--views: without soft labels" in refused
+
+
+def test_parquet_is_read_like_csv_and_several_columns_at_once(prune: Run, tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    columns = {"file": list(VALUES), "a": list(VALUES.values()), "b": [-value for value in VALUES.values()]}
+    pq.write_table(pa.table(columns), path)
+    flags = ("--score", "a", "--score", "b", "--harder", "high", "--harder", "low", "--name", "up", "--name", "down")
+    prune("import", path, INDEX, "--key", "file", *flags, "--set", "mine", "-o", tmp_path / "out")
+    found = Manifest.open(tmp_path / "out").scores("mine")
+    assert found.column("up").to_pylist() == list(VALUES.values())
+    assert found.column("down").to_pylist() == [-value for value in VALUES.values()]
+    specs = {spec.name: spec.harder for spec in Manifest.open(tmp_path / "out").header.scores}
+    assert specs == {"up": "high", "down": "low"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"), [("mean", 13 / 6), ("hardest", 5.0), ("easiest", 0.0), ("-2.5", -2.5), (None, None)]
+)
+def test_samples_without_a_value_are_refused_or_get_what_was_asked(
+    prune: Run, tmp_path: Path, missing: str | None, expected: float | None
+) -> None:
+    known = dict(zip(READABLE[:6], [0.0, 1.0, 2.0, 2.0, 3.0, 5.0], strict=True))
+    path = table(tmp_path / "s.csv", [*known.items(), (READABLE[6], ""), (READABLE[7], "nan")])
+    out = tmp_path / "out"
+    if missing is None:
+        refused = prune("import", path, INDEX, *FLAGS, "-o", out, code=4).stderr
+        assert f"no hard of 6 of 13 samples; the first: {READABLE[6]}" in refused
+        assert not out.exists()
+        return
+    prune("import", path, INDEX, *FLAGS, "--missing", missing, "-o", out)
+    assert list(imported(out).values()) == pytest.approx([*known.values(), *[expected] * 6])
+
+
+def test_rows_that_match_nothing_are_counted_and_listed(prune: Run, tmp_path: Path) -> None:
+    strangers = [f"x/{row}.jpg" for row in range(5)]
+    path = table(tmp_path / "s.csv", [*VALUES.items(), *((key, 1) for key in strangers)])
+    listing = tmp_path / "unmatched.txt"
+    told = prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--list", listing).stderr
+    assert "5 of 17 rows of s.csv match no sample" in told
+    assert "the first: x/0.jpg, x/1.jpg, x/2.jpg;" in told
+    assert listing.read_text().split() == strangers
+    assert imported(tmp_path / "out") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "code", "message"),
+    [
+        ([("x.jpg", 1)], (), 4, "1 of 1 rows of s.csv match no sample"),
+        ([(READABLE[0], 1), (READABLE[0], 2)], (), 3, f"names {READABLE[0]} twice, as 1 and 2"),
+        ([(READABLE[0], "inf")], (), 3, f"of {READABLE[0]} is inf"),
+        ([(READABLE[0], 1e39)], (), 3, "scores are finite float32 numbers"),
+        ([(READABLE[0], "high")], (), 3, "cannot be read"),
+        ([], (), 3, ""),
+        ([(READABLE[0], 1)], ("--score", "other"), 2, "has no column 'other'"),
+        ([(READABLE[0], 1)], ("--set", "teacher"), 2, "none of teacher"),
+        ([(READABLE[0], 1)], ("--set", "../up"), 2, "--set ../up"),
+        ([(READABLE[0], 1)], ("--name", "a/b"), 2, "--name 'a/b'"),
+        ([(READABLE[0], 1)], ("--missing", "worst"), 2, "--missing worst"),
+        ([(READABLE[0], 1)], ("--harder", "low"), 2, "--harder once"),
+        ([(READABLE[0], 1)], ("--indices", "--logits"), 2, "--indices or --logits"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_written(
+    prune: Run, tmp_path: Path, rows: list[tuple[Any, ...]], flags: tuple[str, ...], code: int, message: str
+) -> None:
+    path = table(tmp_path / "s.csv", rows) if rows else tmp_path / "absent.csv"
+    assert message in prune("import", path, INDEX, *FLAGS, *flags, "-o", tmp_path / "out", code=code).stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_refused(prune: Run, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"s.{suffix}"
+    for names in (["file", "hard", "hard"], ["file", "file", "hard"]):
+        if suffix == "csv":
+            path.write_text(f"{','.join(names)}\n{READABLE[0]},1,2\n")
+        else:
+            pq.write_table(pa.table([[READABLE[0]], [1.0], [2.0]], names=names), path)
+        told = prune("import", path, INDEX, "--key", "file", "--score", "hard", "--harder", "high", code=3).stderr
+        assert "has 2 columns of the name" in told
+
+
+def test_one_column_may_be_two_scores_and_be_called_key(prune: Run, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("file,key\n" + "".join(f"{key},{value}\n" for key, value in VALUES.items()))
+    flags = ("--key", "file", "--score", "key", "--score", "key", "--name", "a", "--name", "b", "--harder", "high")
+    prune("import", path, INDEX, *flags, "-o", tmp_path / "out")
+    scores = Manifest.open(tmp_path / "out").scores("imported")
+    assert scores.column("a").to_pylist() == scores.column("b").to_pylist() == list(EXPECTED.values())
+
+
+def test_equal_rows_and_a_finished_import_are_no_fault(prune: Run, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.csv", [*VALUES.items(), *VALUES.items()])
+    first = json.loads(prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--json").stdout)
+    again = json.loads(prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--json").stdout)
+    assert first["id"] == again["id"]
+    refused = prune("import", path, tmp_path / "out", *FLAGS, "-o", tmp_path / "twice", code=2).stderr
+    assert "has scores of set imported already" in refused
+    prune("import", path, INDEX, *FLAGS, "--missing", "0", "-o", tmp_path / "out", code=2)
+
+
+def rows_of(theirs: list[str | None], ours: list[str]) -> list[int]:
+    return match_keys(pa.chunked_array([pa.array(theirs, pa.string())]), pa.chunked_array([ours])).row_F.tolist()
+
+
+def test_keys_match_as_they_are_then_by_a_file_name_that_is_unique_on_both_sides() -> None:
+    ours = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg", "c/4.jpg"]
+    assert rows_of(["a/1.jpg", "b/1.jpg"], ours) == [0, 2]
+    assert rows_of(["2.jpg", "/data/x/3.jpg", "C:\\photos\\4.jpg"], ours) == [1, 3, 4]
+    # Two of ours are called 1.jpg; once one of them is taken the other one is meant.
+    assert rows_of(["1.jpg"], ours) == [-1]
+    assert rows_of(["a/1.jpg", "1.jpg"], ours) == [0, 2]
+    assert rows_of(["x/3.jpg", "y/3.jpg"], ours) == [-1, -1]
+    assert rows_of(["x/3.jpg", "x/3.jpg"], ours) == [3, 3]
+    assert rows_of([None, "5.jpg", ""], ours) == [-1, -1, -1]
+
+
+@given(st.permutations(range(8)), st.integers(0, 8))
+def test_the_order_of_either_side_plays_no_part(order: list[int], by_name: int) -> None:
+    ours = [f"{row % 3}/{row}.jpg" for row in range(8)]
+    theirs = [ours[row] if row >= by_name else f"elsewhere/{row}.jpg" for row in order]
+    assert rows_of(theirs, ours) == order
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_matched_within_seconds_and_little_memory(tmp_path: Path) -> None:
+    import resource
+    import sys
+    import time
+
+    count = 1_281_167
+    ours = pa.array([f"train/n{row % 1000:08d}/n{row % 1000:08d}_{row}.JPEG" for row in range(count)])
+    names = pa.array([f"n{row % 1000:08d}_{row}.JPEG" for row in np.random.default_rng(0).permutation(count).tolist()])
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    matched = match_keys(pa.chunked_array([names]), pa.chunked_array([ours]))
+    assert matched.by_name == count
+    assert sorted(matched.row_F.tolist()) == list(range(count))
+    assert time.monotonic() - start < 60
+    if sys.platform == "linux":
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1500
