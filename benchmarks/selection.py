@@ -23,21 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pyarrow as pa
+from _memory import peak_mib
 from _study import markdown
-from numpy.typing import NDArray
+from _synthetic import write_manifest
 
-from manifests.header import DataSet, Features, Header, Preprocessing, Teacher, Tool, Views
-from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
-from prune_toolkit.scoring.registry import SCORES
+from manifests.header import Header
+from manifests.manifest import Manifest
 from prune_toolkit.selection.scores import score_column
 from prune_toolkit.selection.select import SelectConfig, plan_selection
 from prune_toolkit.selection.selectors import SELECTORS
-
-WHOLE_NUMBERS = {"correct": 2, "forgetting": 30}
-"""Scores with many ties, and how many values they have."""
 
 
 @dataclass(frozen=True)
@@ -65,74 +60,6 @@ def cases(logits: bool) -> Iterator[Case]:
     yield Case("window, --position auto (features)", auto, small=True, scores=["loss"])
     if logits:
         yield Case("window, --position auto (logits)", auto, scores=["loss"])
-
-
-def write_manifest(folder: Path, samples: int, classes: int, *, width: int = 0, logits: bool = False) -> None:
-    """A scored manifest of random samples with all registered scores; features and logits of view 0 where asked for.
-
-    Sizes of classes differ by up to a half. One part is in memory at a time.
-    """
-    generator = np.random.default_rng(0)
-    share_C = generator.uniform(2, 3, classes)
-    label_N = generator.choice(classes, samples, p=share_C / share_C.sum())
-    sets = {entry.set: [other for other in SCORES.values() if other.set == entry.set] for entry in SCORES.values()}
-    for part in range(part_count(samples)):
-        rows = np.array(part_rows(part, samples))
-        write_part(folder / part_path("samples", part), _samples(rows, label_N[rows], generator), "benchmark")
-        for name, entries in sets.items():
-            columns = {entry.name: _score(entry.name, len(rows), generator) for entry in entries}
-            write_part(
-                folder / part_path(f"scores/{name}", part), pa.table({"sample_id": rows, **columns}), "benchmark"
-            )
-        for table, column, size in (("features", "features", width), ("logits", "logits", classes if logits else 0)):
-            if size:
-                values = generator.standard_normal((len(rows), size), np.float32).astype(np.float16)
-                path = folder / part_path(f"{table}/view-000", part)
-                write_part(path, vectors_table(rows, column, values), "benchmark")
-    vectors = [*(["features/view-000"] if width else []), *(["logits/view-000"] if logits else [])]
-    shown = Preprocessing(image_px=224, resize_px=256, mean=[0.5] * 3, std=[0.25] * 3)
-    header = Header(
-        kind="scores",
-        data=DataSet(
-            name="synthetic",
-            source="folder",
-            count=samples,
-            readable=samples,
-            class_names=[f"class {c}" for c in range(classes)],
-            fingerprint="0" * 64,
-        ),
-        teacher=Teacher(
-            spec="none", weights_sha256="0" * 64, parameters=0, preprocessing=shown, train_top1=0, train_ece=0
-        ),
-        views=Views(recipe="eval", version=1, seed=0, count=1, image_px=224),
-        features=Features(layer="none", width=width) if width else None,
-        scores=[entry.spec() for entry in SCORES.values()],
-        tool=Tool(name="benchmark", version="0"),
-        files=part_entries(folder, ["samples", *(f"scores/{name}" for name in sets), *vectors], samples),
-    )
-    commit(folder, header)
-
-
-def _samples(rows: NDArray[np.int64], label_n: NDArray[np.int64], generator: np.random.Generator) -> pa.Table:
-    hash_n16 = generator.integers(0, 256, (len(rows), 16), np.uint8)
-    columns = {
-        "sample_id": rows,
-        "key": [f"train/n{label:08d}/n{label:08d}_{row}.JPEG" for row, label in zip(rows, label_n, strict=True)],
-        "label": label_n,
-        "size_bytes": np.full(len(rows), 110_000),
-        "content_hash": [row.tobytes() for row in hash_n16],
-        "view_id": np.ascontiguousarray(hash_n16[:, :8]).view(np.uint64)[:, 0],
-        "width": np.full(len(rows), 500),
-        "height": np.full(len(rows), 375),
-        "problem": pa.nulls(len(rows), pa.string()),
-    }
-    return pa.table(columns).cast(SAMPLES_SCHEMA)
-
-
-def _score(name: str, count: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    if name in WHOLE_NUMBERS:
-        return generator.integers(0, WHOLE_NUMBERS[name], count).astype(np.float32)
-    return generator.normal(4, 2, count).astype(np.float32)
 
 
 class TimedManifest(Manifest):
@@ -176,19 +103,8 @@ def measured(folder: Path, case: Case, keep: str, *, read_only: bool) -> dict[st
         "read_s": manifest.wall_s,
         "beyond_s": wall - manifest.wall_s,
         "beyond_cpu_s": cpu - manifest.cpu_s,
-        "peak_mib": _peak_mib(),
+        "peak_mib": peak_mib(),
     }
-
-
-def _peak_mib() -> float:
-    """Of this process since it began, which ru_maxrss is not: that includes what its parent held when it forked."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (10 if sys.platform != "darwin" else 20))
-    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
 
 
 def in_fresh_process(folder: Path, number: int, keep: str, *, logits: bool, read_only: bool) -> dict[str, float]:
