@@ -157,6 +157,7 @@ def test_labels_are_those_that_scoring_as_many_views_gives(many_digits: Path, tm
     assert headers[1].views.flip is False
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(
     selection: Path, labelled: Path, tmp_path: Path, prune: Run
 ) -> None:

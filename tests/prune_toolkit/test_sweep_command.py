@@ -282,6 +282,7 @@ def killed(scored: Path, teachers: Path, folder: Path, runs: int, how: signal.Si
     return code
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_and_ends_as_if_undisturbed(tuned, prune, teachers, tmp_path, scored) -> None:
     code = killed(scored, teachers, tmp_path, 4, signal.SIGKILL)
     before = finished(tmp_path)
