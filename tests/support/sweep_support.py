@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from manifests.files import write_atomic
 from prune_toolkit.sweep.study import Study
 
 
@@ -30,7 +31,8 @@ def linger(job: str) -> None:
     child = os.fork()
     if not child:
         time.sleep(600)
-    Path(job).write_text(f"{os.getpid()} {child}")
+    # Whoever sees the file may end this process at once: it must be whole by then.
+    write_atomic(Path(job), f"{os.getpid()} {child}".encode())
     if "die" in job:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
