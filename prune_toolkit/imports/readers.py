@@ -29,12 +29,14 @@ class Matrix(NamedTuple):
 def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArray, dict[str, pa.ChunkedArray]]:
     """Columns of a CSV or Parquet file: `key` as strings, the others by their names as float64.
 
-    UsageError for a column that is not there; InputError for one that is there twice, and for what is no such file or
-    no number.
+    UsageError for another kind of file and for a column that is not there; InputError for one that is there twice, and
+    for what is no such file or no number.
     """
-    wanted = list(dict.fromkeys([key, *scores]))
+    wanted, suffix = list(dict.fromkeys([key, *scores])), path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"{path}: scores are read from .csv, .tsv and .parquet files")
     with _reading(path):
-        table = _csv(path, key, wanted) if path.suffix.lower() in (".csv", ".tsv") else _parquet(path, wanted)
+        table = _parquet(path, wanted) if suffix == ".parquet" else _csv(path, key, wanted)
         return table.column(key).cast(pa.string()), {name: table.column(name).cast(pa.float64()) for name in scores}
 
 

@@ -161,6 +161,12 @@ def test_what_is_wrong_is_told_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_another_kind_of_file_is_told_which_kinds_are_read(prune: Run, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.json", [(READABLE[0], 1)])
+    told = prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", code=2).stderr
+    assert "s.json: scores are read from .csv, .tsv and .parquet files" in told
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_column_that_is_there_twice_is_refused(prune: Run, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"s.{suffix}"
