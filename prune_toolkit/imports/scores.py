@@ -13,15 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.card import write_card
-from manifests.columns import tables_of
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.files import sha256_file
 from manifests.header import Harder, ScoreSpec
-from manifests.manifest import Manifest, commit, part_entries, write_local
-from manifests.parts import config_digest, part_count, part_path, part_rows, write_part
+from manifests.manifest import Manifest, commit, write_local
+from manifests.parts import config_digest
 from prune_toolkit.imports.matching import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_columns
 from prune_toolkit.runs import finished, tool
+from prune_toolkit.score_set import add_score_set
 
 IMPORTED = "imported"
 OWN_SETS = ("teacher", "features", "dynamics")
@@ -100,16 +100,7 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     if done := finished(out, resolved):
         return done
     ids, columns = score_columns(config, parent)
-    out.mkdir(parents=True, exist_ok=True)
-    tables = tables_of(parent.header)
-    for linked in tables:
-        parent.link_table(linked, out)
-    digest, count = config_digest(resolved), parent.header.data.count
-    for part in range(part_count(count)):
-        rows = part_rows(part, count)
-        within = slice(*np.searchsorted(ids, [rows.start, rows.stop]).tolist())
-        content = {"sample_id": ids[within], **{name: values[within] for name, values in columns.items()}}
-        write_part(out / part_path(table, part), pa.table(content), digest)
+    files = add_score_set(parent, out, table, ids, columns, config_digest(resolved))
     local = dict(parent.local)
     if parent.beton_path is not None:
         local["beton"] = os.path.realpath(parent.beton_path)
@@ -132,7 +123,7 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
             "parents": [parent.id],
             "tool": tool(),
             "config": resolved,
-            "files": part_entries(out, [*tables, table], count),
+            "files": files,
             "run": {"command": "import", "seconds": round(time.monotonic() - start, 3), "parent_run": old.run},
         }
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.card import write_card
@@ -19,9 +18,10 @@ from manifests.console import note
 from manifests.dynamics import Dynamics, read_dynamics
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import Header
-from manifests.manifest import Manifest, commit, part_entries, write_local
-from manifests.parts import config_digest, part_count, part_path, part_rows, write_part
+from manifests.manifest import Manifest, commit, write_local
+from manifests.parts import config_digest
 from prune_toolkit.runs import finished, tool
+from prune_toolkit.score_set import add_score_set
 from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
 from prune_toolkit.scoring.registry import outside_scores
 
@@ -107,16 +107,7 @@ def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
         return done
     columns = {entry.name: mean_over_runs(entry, plan) for entry in plan.scores}
     ids = plan.runs[0].sample_id_N
-    out.mkdir(parents=True, exist_ok=True)
-    tables = list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in parent.header.files if "/" in entry.path))
-    for table in tables:
-        parent.link_table(table, out)
-    digest, count = config_digest(resolved), parent.header.data.count
-    for part in range(part_count(count)):
-        rows = part_rows(part, count)
-        within = slice(*np.searchsorted(ids, [rows.start, rows.stop]).tolist())
-        content = {"sample_id": ids[within], **{name: values[within] for name, values in columns.items()}}
-        write_part(out / part_path(DYNAMICS_TABLE, part), pa.table(content), digest)
+    files = add_score_set(parent, out, DYNAMICS_TABLE, ids, columns, config_digest(resolved))
     write_local(out, parent.local)
     old = parent.header
     header = Header(
@@ -132,7 +123,7 @@ def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
         parents=[parent.id],
         tool=tool(),
         config=resolved,
-        files=part_entries(out, [*tables, DYNAMICS_TABLE], count),
+        files=files,
         run={
             "command": "score",
             "seconds": round(time.monotonic() - start, 3),
