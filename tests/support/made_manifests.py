@@ -151,3 +151,8 @@ def content_of(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
         rows = pa.concat_tables([manifest.part(entry) for entry in manifest.files(table)]).to_pylist()
         found[table] = [{**row, "sample_id": keys[row["sample_id"]]} for row in rows]
     return found
+
+
+def logits_of(manifest: Manifest, view: int = 0) -> list[list[float]]:
+    """The logits of one view, a list a sample."""
+    return [row for _, logits in manifest.logits(view) for row in logits.tolist()]
