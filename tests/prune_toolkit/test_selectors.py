@@ -199,12 +199,12 @@ def test_the_quota_is_met_exactly_and_row_order_does_not_matter(
     method: str, quota: str, pool: Pool, keep: Fraction, seed: int
 ) -> None:
     name, parameters = METHODS[method]
-    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters):
+    counts = expected_count(pool, quota, keep)
+    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters, counts):
         return
     choice = choose(name, pool, keep=keep, quota=quota, seed=seed, parameters=parameters)
     assert choice.keep_N.dtype == bool
     np.testing.assert_array_equal(choice.keep_N, np.array(choice.reasons)[choice.reason_N] == "kept")
-    counts = expected_count(pool, quota, keep)
     if counts is None:
         assert choice.keep_N.sum() == total_count(keep, len(pool.label_N))
     else:
@@ -224,7 +224,8 @@ def test_every_class_keeps_its_minimum_and_the_total_stays(
     method: str, quota: str, pool: Pool, keep: Fraction, least: int
 ) -> None:
     name, parameters = METHODS[method]
-    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters):
+    # The least of 1 keeps some of every class.
+    if selects_nothing(pool, quota, keep) or too_few_to_try(pool, parameters, None):
         return
     sizes = np.bincount(pool.label_N, minlength=pool.class_count)
     counts = expected_count(pool, quota, keep)

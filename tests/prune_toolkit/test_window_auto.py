@@ -135,6 +135,10 @@ def test_it_needs_something_to_fit_and_something_to_judge_by() -> None:
     few = with_features(pool_of([0] * 4, [0] * 4), [1, 2, 3, 4])
     with pytest.raises(UsageError, match="4 samples are too few"):
         choose("window", few, keep=HALF, parameters={"position": "auto"})
+    # One sample of each of 5 classes: a tenth is that of class 0, and class 0 is all that is kept.
+    each = with_features(pool_of([0, 1, 2, 3, 4], [0] * 5), [1, 2, 3, 4, 5])
+    with pytest.raises(UsageError, match="5 samples are too few"):
+        choose("window", each, keep=HALF / 5, parameters={"position": "auto"})
 
 
 def test_a_part_of_a_mix_may_search_its_position() -> None:

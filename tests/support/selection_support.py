@@ -116,6 +116,12 @@ def selects_nothing(pool: Pool, quota: str, keep: Fraction) -> bool:
     return (total_count(keep, len(pool.label_N)) if counts is None else counts.sum()) == 0
 
 
-def too_few_to_try(pool: Pool, parameters: dict[str, str]) -> bool:
-    """Whether no tenth of the pool can be held out, which a proxy needs."""
-    return parameters.get("position") == "auto" and len(pool.label_N) < 5
+def too_few_to_try(pool: Pool, parameters: dict[str, str], count_C: NDArray[np.int64] | None) -> bool:
+    """Whether a proxy has nothing to judge by, or no sample to fit on: all of the classes that are kept is held out."""
+    if parameters.get("position") != "auto":
+        return False
+    size_C = np.bincount(pool.label_N, minlength=pool.class_count)
+    held_C = expected_count(pool, "proportional", Fraction(1, 10))
+    assert held_C is not None
+    kept_C = size_C > 0 if count_C is None else count_C > 0
+    return not held_C.any() or not (size_C - held_C)[kept_C].any()
