@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from manifests.divergence import compare_labels
 from manifests.manifest import Manifest
-from manifests.pairing import Pairs, Side, labels_in, pair_samples
+from manifests.pairing import Pairs, Side, labels_in, pair_samples, sides
 from manifests.ranks import spearman, spearman_by_class
 from manifests.rows import Ids
 
@@ -22,9 +22,12 @@ SETTINGS = ("config", "views", "compute", "features", "selection", "labels")
 Section = dict[str, Any] | None
 
 
-def compare(first: Manifest, second: Manifest) -> dict[str, Any]:
-    """All that differs between two manifests of any kind; InputError where a part cannot be read."""
-    a, b = Side.of(first), Side.of(second)
+def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> dict[str, Any]:
+    """All that differs between two manifests of any kind; a secret is that of the hidden ones.
+
+    InputError where a part cannot be read, UsageError or MismatchError for a secret that is not needed, or wrong.
+    """
+    a, b = sides(first, second, secret)
     pairs = pair_samples(a, b)
     return {
         "a": _who(first),
@@ -52,6 +55,7 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
         "name": [ours.name, theirs.name],
         "samples": [len(a), len(b)],
         "joined_by": pairs.by,
+        "hidden": _hidden(a, b),
         "common": len(pairs.a_n),
         "only_a": _some(a, only_a),
         "only_b": _some(b, only_b),
@@ -64,6 +68,16 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
             "only_b": sorted(set(theirs.class_names) - set(ours.class_names)),
         },
     }
+
+
+def _hidden(a: Side, b: Side) -> str | None:
+    """Why samples cannot be found again, though they may be the same."""
+    checks = [None if block is None else block.check for block in (side.manifest.header.hidden for side in (a, b))]
+    if checks[0] == checks[1] or a.secret is not None or b.secret is not None:
+        return None
+    if None not in checks:
+        return "they are hidden by two secrets"
+    return f"{'B' if checks[0] is None else 'A'} is hidden: name the file of its secret with --secret"
 
 
 def compare_teachers(a: Manifest, b: Manifest) -> Section:

@@ -1,4 +1,7 @@
-"""Which samples of two manifests are the same: by key, or by content where no key is in common."""
+"""Which samples of two manifests are the same: by key, or by content where no key is in common.
+
+Of a hidden manifest and an open one, the keys and hashes of the open one are hidden first, where the secret is known.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.errors import UsageError
 from manifests.identity import hash_words
 from manifests.manifest import Manifest
 from manifests.rows import Ids, hash_matrix, places
+from manifests.secret import check_secret, hide_hashes, hide_keys
 
 JoinedBy = Literal["key", "content hash"]
 
@@ -23,11 +28,19 @@ class Side:
     manifest: Manifest
     samples: pa.Table
     """key, label and content_hash, a row a sample_id."""
+    secret: bytes | None = None
+    """By which its keys and hashes are hidden before they are compared."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Side":
+    def of(cls, manifest: Manifest, secret: bytes | None = None) -> "Side":
         """Read the samples; InputError where they cannot be read."""
-        return cls(manifest, manifest.samples(["key", "label", "content_hash"]))
+        return cls(manifest, manifest.samples(["key", "label", "content_hash"]), secret)
+
+    @cached_property
+    def compared_keys(self) -> pa.Array | pa.ChunkedArray:
+        """(N,) by which its samples are found in the other manifest."""
+        keys = self.samples.column("key")
+        return keys if self.secret is None else hide_keys(self.secret, keys)
 
     @cached_property
     def label_N(self) -> NDArray[np.int64]:
@@ -37,14 +50,15 @@ class Side:
 
     @cached_property
     def hash_N16(self) -> NDArray[np.uint8]:
-        """(N, 16) content hashes."""
-        return hash_matrix(self.samples.column("content_hash"))
+        """(N, 16) content hashes, as they are compared."""
+        hash_N16 = hash_matrix(self.samples.column("content_hash"))
+        return hash_N16 if self.secret is None else hide_hashes(self.secret, hash_N16)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def keys(self, ids: Ids | list[int]) -> list[str]:
-        """Keys of some samples."""
+        """Keys of some samples, as the manifest has them."""
         found: list[str] = self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist()
         return found
 
@@ -60,9 +74,24 @@ class Pairs:
     """What each of them is in the second."""
 
 
+def sides(a: Manifest, b: Manifest, secret: bytes | None = None) -> tuple[Side, Side]:
+    """Both with their samples; a secret is that of the hidden ones, and hides the other.
+
+    UsageError for a secret where neither is hidden; MismatchError for a wrong one.
+    """
+    hidden = [manifest for manifest in (a, b) if manifest.header.hidden is not None]
+    if secret is not None and not hidden:
+        raise UsageError("neither manifest is hidden", hint="leave out --secret")
+    if secret is not None:
+        for manifest in hidden:
+            check_secret(manifest.header, secret, manifest.where)
+    one, other = (Side.of(manifest, None if manifest in hidden else secret) for manifest in (a, b))
+    return one, other
+
+
 def pair_samples(a: Side, b: Side) -> Pairs:
     """The samples in common by key; where there is none, those whose content hash is once in each."""
-    place_N = places(a.samples.column("key"), b.samples.column("key"))
+    place_N = places(a.compared_keys, b.compared_keys)
     a_n = np.flatnonzero(place_N >= 0)
     if len(a_n):
         return Pairs("key", a_n, place_N[a_n])

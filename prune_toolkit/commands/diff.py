@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from prune_toolkit.commands.options import MANIFEST, json_option
+from prune_toolkit.commands.options import MANIFEST, json_option, secret_of, secret_option
 
 SHOWN = 5
 """Classes, settings and samples that are printed of each kind; --json has all but the samples."""
@@ -16,8 +16,9 @@ WIDEST = 48
 @click.command(name="diff")
 @click.argument("a", type=MANIFEST)
 @click.argument("b", type=MANIFEST)
+@secret_option
 @json_option
-def command(a: Path | str, b: Path | str, as_json: bool) -> None:
+def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None:
     """Say what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.
 
     Samples are the same that have one key, or one content where no key is in common.
@@ -25,12 +26,13 @@ def command(a: Path | str, b: Path | str, as_json: bool) -> None:
     \b
     prune diff manifest ../theirs/manifest
     prune diff selection s3://bucket/selection
+    prune diff manifest s3://bucket/hidden --secret secret.txt
     """
     from manifests.compare import compare
     from manifests.console import echo_json
     from manifests.manifest import Manifest
 
-    report = compare(Manifest.open(a), Manifest.open(b))
+    report = compare(Manifest.open(a), Manifest.open(b), secret_of(options))
     if as_json:
         echo_json(report)
         return
@@ -55,6 +57,8 @@ def command(a: Path | str, b: Path | str, as_json: bool) -> None:
 def _data(data: dict[str, Any]) -> list[str]:
     by = ", found by their content: no key is in common" if data["joined_by"] != "key" and data["common"] else ""
     lines = [f"{data['common']:,} samples in common of {data['samples'][0]:,} and {data['samples'][1]:,}{by}"]
+    if data["hidden"]:
+        return [*lines, data["hidden"]]
     if data["same"]:
         lines = [f"the same: {data['samples'][0]:,} samples, fingerprint {data['fingerprint'][0][:16]}"]
     for name, what in (

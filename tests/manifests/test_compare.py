@@ -13,6 +13,9 @@ from scipy.stats import spearmanr
 
 from manifests.compare import compare
 from manifests.divergence import divergences
+from manifests.errors import MismatchError, UsageError
+from manifests.hiding import hide
+from manifests.secret import hide_keys
 
 LOG3 = math.log(3)
 
@@ -59,6 +62,32 @@ def test_renamed_files_are_found_by_their_content(tmp_path: Path) -> None:
     assert (report["data"]["joined_by"], report["data"]["common"]) == ("content hash", 2)
     assert report["data"]["another_label"]["count"] == report["data"]["another_content"]["count"] == 0
     assert report["labels"]["views"][0] == {"table": "logits/view-000", "samples": 2, "kl_a_b": 0, "kl_b_a": 0}
+
+
+def test_a_hidden_manifest_and_the_open_one_are_compared_with_the_secret(tmp_path: Path) -> None:
+    """q and r are in both, r with another content; s is only in the hidden one, whose keys cannot be told."""
+    secret = b"0123456789abcdef"
+    a = make(tmp_path / "a", "pqr", [0, 1, 2], [np.eye(3)])
+    b = make(tmp_path / "b", "qrs", [1, 2, 0], [np.eye(3)[[1, 2, 0]]], contents={"r": content("else")})
+    hidden = hide(b, secret, tmp_path / "hidden")
+    [name_s] = hide_keys(secret, ["s"]).to_pylist()
+    for first, second, only in ((a, hidden, ("only_a", "only_b")), (hidden, a, ("only_b", "only_a"))):
+        report = compare(first, second, secret)
+        data = report["data"]
+        assert (data["common"], data["joined_by"], data["hidden"]) == (2, "key", None)
+        assert data[only[0]] == {"count": 1, "first": ["p"]}
+        assert data[only[1]] == {"count": 1, "first": [name_s]}
+        assert data["another_content"]["count"] == 1
+        assert data["another_label"]["count"] == 0
+        assert report["labels"]["views"] == [{"table": "logits/view-000", "samples": 2, "kl_a_b": 0, "kl_b_a": 0}]
+    assert compare(hidden, hidden, secret)["data"]["common"] == compare(hidden, hidden)["data"]["common"] == 3
+    other = hide(b, b"another secret than that", tmp_path / "other")
+    assert compare(a, hidden)["data"]["hidden"] == "B is hidden: name the file of its secret with --secret"
+    assert compare(hidden, other)["data"]["hidden"] == "they are hidden by two secrets"
+    with pytest.raises(MismatchError, match="not the secret of"):
+        compare(a, other, secret)
+    with pytest.raises(UsageError, match="neither manifest is hidden"):
+        compare(a, b, secret)
 
 
 def test_divergence_by_hand() -> None:

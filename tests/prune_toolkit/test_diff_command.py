@@ -69,6 +69,21 @@ def test_equal_ids_and_other_kinds(tmp_path: Path, prune: Run) -> None:
     assert "Missing argument" in prune("diff", "index", cwd=tmp_path, code=2).stderr
 
 
+def test_a_hidden_manifest_is_compared_with_its_secret(tmp_path: Path, prune: Run) -> None:
+    make(tmp_path / "open", "pq", [0, 1], some_logits(0, 1, 2, 3))
+    (tmp_path / "secret.txt").write_text("0123456789abcdef")
+    prune("push", "open", "hidden", "--secret", "secret.txt", cwd=tmp_path)
+    out = prune("diff", "open", "hidden", cwd=tmp_path).stdout
+    assert "data       0 samples in common of 2 and 2\n           B is hidden: name the file of its secret" in out
+    assert "Spearman" not in out
+    out = prune("diff", "open", "hidden", "--secret", "secret.txt", cwd=tmp_path).stdout
+    assert "data       2 samples in common of 2 and 2\n" in out
+    assert "teacher/loss: equal on 2 samples" in out
+    assert "neither manifest is hidden" in prune(
+        "diff", "open", "open", "--secret", "secret.txt", cwd=tmp_path, code=2
+    ).stderr  # fmt: skip
+
+
 def test_manifests_at_urls_are_compared_split_and_merged(tmp_path: Path, prune: Run, bucket: Bucket) -> None:
     """Tables that are taken as they are, linked from a folder, are copied from a URL."""
     logits = some_logits(0, 1, 2, 3)
