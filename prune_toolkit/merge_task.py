@@ -21,6 +21,7 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import DataSet, FileEntry, Teacher, Views
 from manifests.manifest import Manifest
 from manifests.parts import part_count, soft_labels_of
+from manifests.thumbnails import carried_tables
 from manifests.top_k import TopK
 from prune_toolkit.averaging import AVERAGES, average, check_logits
 from prune_toolkit.scoring.registry import outside_scores
@@ -83,6 +84,11 @@ class Merge:
             scored_views=_scored_views(config, parents, views.count),
             samples=_common_samples(parents),
         )
+
+    @cached_property
+    def carrier(self) -> Manifest:
+        """Whose samples are taken over, with their thumbnails: the first that has them, where one has."""
+        return next((parent for parent in self.parents if carried_tables(parent)), self.parents[0])
 
     @property
     def count(self) -> int:

@@ -11,6 +11,7 @@ from manifests.console import Progress
 from manifests.header import Header, Teacher
 from manifests.manifest import Manifest, part_entries, write_local
 from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
+from manifests.thumbnails import carried_tables
 from prune_toolkit.merge_task import SCORE_TABLE, Merge, MergeConfig, licences
 from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
 from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores
@@ -37,8 +38,8 @@ def write_merge(merge: Merge) -> Manifest:
         tables=merge.tables,
         make=make,
         finish=lambda parts, start: _finish(merge, resolved, parts, start),
-        parent=merge.parents[0],
-        linked=["samples"],
+        parent=merge.carrier,
+        linked=["samples", *carried_tables(merge.carrier)],
     ).run()
     assert done is not None, "one process makes all parts"
     return done
@@ -80,11 +81,13 @@ def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float)
         teacher=_card(merge, calibration),
         compute=computed[0] if all(block == computed[0] for block in computed) else None,
         views=merge.views,
+        hidden=merge.carrier.header.hidden,
+        thumbnails=merge.carrier.header.thumbnails if carried_tables(merge.carrier) else None,
         scores=[entry.spec(averaged_over) for entry in LogitScore.registered()],
         parents=[parent.id for parent in merge.parents],
         tool=tool(),
         config=resolved,
-        files=part_entries(out, ["samples", *merge.tables], merge.count),
+        files=part_entries(out, ["samples", *carried_tables(merge.carrier), *merge.tables], merge.count),
         run=_run_block(merge, parts, calibration.count, start),
     )
 

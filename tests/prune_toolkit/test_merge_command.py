@@ -15,9 +15,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 from tests_support import tree_bytes
 
-from manifests.header import Compute, DataSet, Header, Preprocessing, Teacher, Tool, Views
+from manifests.header import Compute, DataSet, Header, Hidden, Preprocessing, Teacher, Tool, Views
 from manifests.manifest import Manifest, commit, part_entries
 from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
+from manifests.thumbnails import stored_thumbnails, thumbnails_block, thumbnails_table
 from manifests.verify import verify
 from prune_toolkit.scoring.scores import LogitScore, compute_scores
 from trainer.label_times import label_times
@@ -417,6 +418,26 @@ def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(tmp_path: P
     prune(*arguments, "-o", "m", cwd=tmp_path)
     assert tree_bytes(tmp_path / "m") == tree_bytes(tmp_path / "undisturbed")
     assert Manifest.open(tmp_path / "m").id == Manifest.open(tmp_path / "undisturbed").id
+
+
+def test_thumbnails_and_that_keys_are_hidden_are_carried_over(tmp_path: Path, prune: Run) -> None:
+    """The second teacher's index alone had thumbnails."""
+    small_NP = np.random.default_rng(0).integers(0, 256, (12, 192), np.uint8)
+    hidden = Hidden(method="hmac-sha256", check="c" * 64)
+    for name in ("a", "b"):
+        folder = written(tmp_path / name, some_logits(0), weights=name)
+        header = Manifest.open(folder).header.model_copy(update={"hidden": hidden, "schema_version": "1.3"})
+        if name == "b":
+            write_part(folder / part_path("thumbnails", 0), thumbnails_table(np.arange(12), small_NP), "d")
+            files = [*header.files, *part_entries(folder, ["thumbnails"], 12)]
+            header = header.model_copy(update={"files": files, "thumbnails": thumbnails_block()})
+        commit(folder, header)
+    prune("merge", "a", "b", "--average", "logits", "-o", "m", cwd=tmp_path)
+    merged = Manifest.open(tmp_path / "m")
+    assert merged.header.hidden == hidden
+    assert merged.header.thumbnails == thumbnails_block()
+    assert stored_thumbnails(merged, np.arange(12)).tolist() == small_NP.tolist()
+    assert verify(tmp_path / "m").findings == []
 
 
 def test_features_and_other_sets_are_left_behind(tmp_path: Path, prune: Run) -> None:
