@@ -1,6 +1,7 @@
 """Manifests of every released schema version, opened by this one and compared with values worked out by hand."""
 
 import hashlib
+import hmac
 import json
 from pathlib import Path
 
@@ -27,10 +28,13 @@ IDS = {
     "1.3/index": "be6bdcaeb704",
     "1.3/scores": "776e4f0ac908",
     "1.3/selection": "97a49a69c24c",
+    "1.3/hidden": "214689ebba1b",
+    "1.3/part": "02da6cee9212",
 }
 """As the commands printed them when the manifests were made."""
 VERSIONS = ["1.0", "1.1", "1.2", "1.3"]
-FOLDERS = sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json"))
+FOLDERS = [GOLDEN / version / kind for version in VERSIONS for kind in ("index", "scores", "selection")]
+PUSHED = [GOLDEN / "1.3" / kind for kind in ("hidden", "part")]
 
 
 def colours() -> np.ndarray:
@@ -61,26 +65,29 @@ def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_there_is_a_manifest_of_each_kind_and_version() -> None:
-    assert len(FOLDERS) == len(VERSIONS) * 3
+def test_every_manifest_that_is_there_is_tested() -> None:
+    assert sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json")) == sorted([*FOLDERS, *PUSHED])
 
 
-def test_its_header_is_read_with_the_id_it_had(golden: Manifest) -> None:
-    header = json.loads((golden.folder / "manifest.json").read_bytes())
+@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED], ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_its_header_is_read_with_the_id_it_had(folder: Path) -> None:
+    golden = Manifest.open(folder)
+    header = json.loads((folder / "manifest.json").read_bytes())
     header.pop("run")
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert golden.id == hashlib.sha256(text.encode()).hexdigest()
-    name = f"{golden.folder.parent.name}/{golden.folder.name}"
+    name = f"{folder.parent.name}/{folder.name}"
     assert golden.id[:12] == IDS.get(name, golden.id[:12])
     # A header has the first version that knows its fields: those without new ones stay at 1.1.
-    assert golden.header.schema_version in (golden.folder.parent.name, "1.1")
-    assert golden.kind == golden.folder.name
+    assert golden.header.schema_version in (folder.parent.name, "1.1")
+    assert golden.kind == (folder.name if folder in FOLDERS else "scores")
 
 
-def test_it_is_whole(golden: Manifest) -> None:
-    report = verify(golden.folder)
+@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED], ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_it_is_whole(folder: Path) -> None:
+    report = verify(folder)
     assert report.findings == []
-    assert report.files == len(golden.header.files) > 0
+    assert report.files == len(Manifest.open(folder).header.files) > 0
 
 
 def test_its_samples_are_the_images(golden: Manifest) -> None:
@@ -193,3 +200,39 @@ def test_version_1_3_says_how_labels_are_revised() -> None:
         "revise",
         {"eta": 0.8, "scope": "all", "changed": 6, "wrong": 0},
     )
+
+
+def test_version_1_3_hides_its_keys_by_hmacs() -> None:
+    """Rows are in the order of the hidden keys; logits and scores went with them."""
+    secret = (GOLDEN / "secret.txt").read_bytes().strip()
+
+    def hidden_by(message: bytes) -> bytes:
+        return hmac.new(secret, message, hashlib.sha256).digest()
+
+    manifest, whole = Manifest.open(GOLDEN / "1.3" / "hidden"), Manifest.open(GOLDEN / "1.3" / "scores")
+    assert manifest.header.hidden is not None
+    assert manifest.header.hidden.method == "hmac-sha256"
+    assert manifest.header.parents == [hidden_by(whole.id.encode()).hex()]
+    keys = [hidden_by(key.encode()).hex() for key in whole.samples().column("key").to_pylist()]
+    old_id_N = np.argsort(keys)
+    table = manifest.samples()
+    assert table.column("key").to_pylist() == sorted(keys)
+    assert table.column("label").to_numpy().tolist() == whole.samples().column("label").to_numpy()[old_id_N].tolist()
+    hashes = [whole.samples().column("content_hash")[int(old_id)].as_py() for old_id in old_id_N]
+    assert table.column("content_hash").to_pylist() == [hidden_by(each)[:16] for each in hashes]
+    pads = [int.from_bytes(hidden_by(key.encode())[:8], "little") for key in sorted(keys)]
+    shown = [int.from_bytes(each[:8], "little") for each in hashes]
+    assert table.column("view_id").to_pylist() == [pad ^ view_id for pad, view_id in zip(pads, shown, strict=True)]
+    [(ids, stored)] = manifest.soft_labels("logits", 0)
+    np.testing.assert_allclose(stored, LOGITS[np.searchsorted(READABLE_IDS, old_id_N[ids])], rtol=1e-3)
+    np.testing.assert_allclose(
+        manifest.scores().column("loss"), LOSS[np.searchsorted(READABLE_IDS, old_id_N[ids])], rtol=2e-3
+    )
+
+
+def test_version_1_3_says_what_a_part_lacks() -> None:
+    part, whole = Manifest.open(GOLDEN / "1.3" / "part"), Manifest.open(GOLDEN / "1.3" / "scores")
+    assert part.header.left_out == ["logits", "thumbnails"]
+    assert part.header.parents == [whole.id]
+    assert part.samples().equals(whole.samples())
+    assert part.scores().equals(whole.scores())
