@@ -143,9 +143,10 @@ def check_header(header: "Header") -> None:
     seen = set()
     for entry in header.files:
         _check_file(entry)
-        if entry.path in seen:
+        # Some file systems take names that differ in case for one.
+        if entry.path.casefold() in seen:
             raise ValueError(f"files: {shortened(entry.path)} is named twice")
-        seen.add(entry.path)
+        seen.add(entry.path.casefold())
     for where, low, number, high in _numbers(header):
         if not low <= number <= high:
             raise ValueError(f"{where} is {number}, not from {low:,} to {high:,}")

@@ -65,6 +65,8 @@ def test_a_header_may_name_any_table_that_is_known(manifest: Manifest, path: str
 def test_a_header_names_a_file_once(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=r"'samples/part-00000\.parquet' is named twice"):
         parse_header(forged(manifest, "samples/part-00000.parquet"), "m")
+    with pytest.raises(InputError, match=r"'scores/Teacher/part-00000\.parquet' is named twice"):
+        parse_header(forged(manifest, "scores/Teacher/part-00000.parquet"), "m")
 
 
 def test_a_pull_leaves_the_settings_of_this_machine_alone(manifest: Manifest, tmp_path: Path) -> None:
