@@ -20,8 +20,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success it is synced and renamed, on failure removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    # Whoever can guess its name may have put a link there: it is made anew, and no link is followed.
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb", buffering=CHUNK_BYTES) as stream:
+        with temporary.open("xb", buffering=CHUNK_BYTES) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -58,6 +58,15 @@ def test_nothing_is_there_while_it_is_written_and_the_old_file_stays(tmp_path: P
     assert path.read_bytes() == b"new"
 
 
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"theirs")
+    (tmp_path / temporary_of("part", pid=os.getpid())).symlink_to(victim)
+    write_atomic(tmp_path / "part", b"ours")
+    assert (victim.read_bytes(), (tmp_path / "part").read_bytes()) == (b"theirs", b"ours")
+    assert not (tmp_path / "part").is_symlink()
+
+
 def test_an_exception_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
