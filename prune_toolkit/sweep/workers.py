@@ -174,10 +174,10 @@ def _serve(link: Connection, work: Callable[[T], None]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:
-            job = link.recv()
-        except EOFError:
+            link.send(_problem_of(work, link.recv()))
+        except (EOFError, ConnectionError):
+            # The one that started us is gone.
             return
-        link.send(_problem_of(work, job))
 
 
 def _leave_with_parent() -> None:
