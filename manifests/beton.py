@@ -4,6 +4,7 @@ Opening checks what FFCV trusts: pointers, table length, region bounds.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests import beton_format as fmt
-from manifests.beton_writer import INDEX_FIELDS, BetonColumns, write_beton
+from manifests.beton_writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
 from manifests.images import BetonImage, Encoded, ImageProblem, decode_rgb, jpeg_info
 
@@ -64,6 +65,21 @@ class Beton:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         except ValueError as error:
             raise InputError(f"{path} is not a usable beton: {error}", hint=_AGAIN) from None
+
+    @cached_property
+    def scored_size_N2(self) -> NDArray[np.int64] | None:
+        """(N, 2) width and height of the images that were scored, 0 where unknown; None where these are they."""
+        if not set(SCORED_FIELDS) <= self.columns.keys():
+            return None
+        return np.stack([self.columns[name] for name in SCORED_FIELDS], axis=1)
+
+    def drawn_sizes(self, row_n: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n, 2) width and height by which views of some rows are drawn: those of the images that were scored."""
+        size_n2 = np.stack([self.widths_N[row_n], self.heights_N[row_n]], axis=1)
+        if self.scored_size_N2 is None:
+            return size_n2
+        scored_n2 = self.scored_size_N2[row_n]
+        return np.where((scored_n2 > 0).all(axis=1, keepdims=True), scored_n2, size_n2).astype(np.int32)
 
     def image_bytes(self, row: int) -> NDArray[np.uint8]:
         """The stored region of an image: JPEG bytes, or height * width * 3 raw ones; a view of the map."""
@@ -168,6 +184,9 @@ def _open(cls: type[Beton], path: Path) -> Beton:
             target = (entry, values.astype(np.int64))
     if image is None:
         raise ValueError("it has no image field")
+    for name in set(SCORED_FIELDS) & columns.keys():
+        if columns[name].dtype != np.int64 or (columns[name] < 0).any() or (columns[name] > fmt.MAX_SIDE_PX).any():
+            raise ValueError(f"{name} is no size of an image")
     modes_N = np.ascontiguousarray(image["mode"])
     widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
     if (modes_N > fmt.MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():

@@ -19,7 +19,8 @@ from manifests.files import atomic_file
 from manifests.images import BetonImage
 
 INDEX_FIELDS = ("label", "sample_id", "view_id", "weight", "kd_weight")
-_INT_FIELDS = ("label", "sample_id", "view_id")
+SCORED_FIELDS = ("scored_width", "scored_height")
+_FLOAT_FIELDS = ("weight", "kd_weight")
 _ABSENT: Any = object()
 Target = NDArray[np.float16] | NDArray[np.int16]
 """(V, C) logits of V views, or (V, W) words of their K largest (manifests/top_k.py)."""
@@ -34,11 +35,20 @@ class BetonColumns:
     view_id_N: NDArray[np.uint64]
     weight_N: NDArray[np.float64]
     kd_weight_N: NDArray[np.float64]
+    scored_size_N2: NDArray[np.int64] | None = None
+    """Width and height of the images that were scored, 0 where unknown; None where those written have their sizes."""
 
     def __post_init__(self) -> None:
-        shapes = {name: getattr(self, f"{name}_N").shape for name in INDEX_FIELDS}
+        shapes = {name: values.shape for name, values in self.fields().items()}
         if len(set(shapes.values())) > 1 or len(self.label_N.shape) != 1:
             raise ValueError(f"columns of one length expected, not {shapes}")
+
+    def fields(self) -> dict[str, NDArray[np.number]]:
+        """(N,) of every field beside image and target, in the order of the beton."""
+        fields: dict[str, NDArray[np.number]] = {name: getattr(self, f"{name}_N") for name in INDEX_FIELDS}
+        if self.scored_size_N2 is not None:
+            fields |= dict(zip(SCORED_FIELDS, self.scored_size_N2.T, strict=True))
+        return fields
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -64,15 +74,15 @@ def write_beton(
     count = len(columns)
     if count == 0:
         raise InputError(f"{path}: no sample to write", hint="every image is unreadable, or keep is too small")
+    numbers = columns.fields()
     fields = [fmt.Field("image", fmt.IMAGE)]
-    fields += [fmt.Field(name, fmt.INT if name in _INT_FIELDS else fmt.FLOAT) for name in INDEX_FIELDS]
+    fields += [fmt.Field(name, fmt.FLOAT if name in _FLOAT_FIELDS else fmt.INT) for name in numbers]
     if target_shape is not None:
         fields.append(fmt.Field("target", fmt.NDARRAY, target_shape, "<i2"))
     descriptors = b"".join(fmt.encode_field(entry).tobytes() for entry in fields)
     metadata = np.zeros(count, fmt.metadata_dtype(fields))
-    for position, name in enumerate(INDEX_FIELDS, start=1):
-        values = getattr(columns, f"{name}_N")
-        metadata[f"f{position}"] = values.view(np.int64) if values.dtype == np.uint64 else values
+    for position, column in enumerate(numbers.values(), start=1):
+        metadata[f"f{position}"] = column.view(np.int64) if column.dtype == np.uint64 else column
     with atomic_file(path) as stream:
         start = fmt.HEADER.itemsize + len(descriptors) + metadata.nbytes
         stream.seek(start)

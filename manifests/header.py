@@ -102,6 +102,8 @@ class Views(Block):
     image_px: int
     top_k: int | None = None
     """Logits stored a view, the largest, with what manifests/top_k.py keeps beside them; None when all are."""
+    max_side: int | None = None
+    """Longer side to which larger images had been shrunk when they were scored; crops are drawn by their sizes then."""
 
 
 class Features(Block):
@@ -177,7 +179,7 @@ class Labels(Block):
 
 
 class Hidden(Block):
-    """How keys and hashes were replaced, so that nobody without the secret can tell which samples these are."""
+    """How keys and hashes were replaced, so that nobody without the secret can look up a name or a file."""
 
     method: Literal["hmac-sha256"]
     check: str
@@ -232,7 +234,7 @@ class Header(Block):
     def _least_version(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or "schema_version" in fields:
             return fields
-        if any(fields.get(name) is not None for name in _BLOCKS_1_3):
+        if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _views_need_1_3(fields.get("views")):
             return {"schema_version": "1.3", **fields}
         return {"schema_version": "1.2", **fields} if _needs_1_2(fields) else fields
 
@@ -244,6 +246,11 @@ class Header(Block):
     def file(self, path: str) -> FileEntry | None:
         """The entry of one file, None when the manifest does not have it."""
         return next((entry for entry in self.files if entry.path == path), None)
+
+
+def _views_need_1_3(views: Any) -> bool:
+    """Whether a block of views has a field that version 1.2 does not know."""
+    return (views.get("max_side") if isinstance(views, dict) else getattr(views, "max_side", None)) is not None
 
 
 def _needs_1_2(fields: dict[str, Any]) -> bool:
@@ -285,7 +292,9 @@ def header_bytes(store: Store) -> bytes:
     except FileNotFoundError:
         raise InputError(
             f"{store.where} holds no {HEADER_NAME}: not a manifest, or one whose making was interrupted",
-            hint="run the command that was writing it once more: it goes on where it stopped",
+            hint="run the command that was writing it once more: it goes on where it stopped"
+            if isinstance(store, LocalStore)
+            else "check the address; a push that was interrupted goes on with the same command",
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None

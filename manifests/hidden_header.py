@@ -13,9 +13,9 @@ OPEN = frozenset({
     "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
     "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
     "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
-    "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset", "quota", "rest", "revise_scope",
-    "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student", "teacher",
-    "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
+    "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset", "quota", "redistributable",
+    "rest", "revise_scope", "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student",
+    "teacher", "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
 })  # fmt: skip
 """Fields of `config` and `run` that stay; ids in them are hidden."""
 SEALED = frozenset({
@@ -25,7 +25,7 @@ SEALED = frozenset({
 """Fields of which an HMAC stays: equal ones can be told."""
 NESTED = frozenset({"copy", "dynamics", "parent_run", "parent_runs"})
 """Fields that hold such fields, or lists of them."""
-RECIPE = ("pad_px", "scale_min", "flip")
+RECIPE = ("pad_px", "scale_min", "scale_max", "ratio_min", "ratio_max", "flip")
 """Parameters of views, beside the fields that all recipes have."""
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from manifests.jpeg import JpegInfo, exif_orientation, jpeg_info
 
@@ -164,12 +164,18 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
 
 
+def shrunk_sizes(size_n2: ArrayLike, max_side: int) -> NDArray[np.int64]:
+    """(n, 2) width and height of images of (n, 2) once no side is longer than `max_side`; those that fit stay."""
+    size_n2 = np.asarray(size_n2, np.int64)
+    longer_n1 = np.maximum(size_n2.max(axis=1, keepdims=True, initial=0), 1)
+    return np.where(longer_n1 > max_side, np.maximum(np.rint(size_n2 * (max_side / longer_n1)), 1), size_n2).astype(int)
+
+
 def _shrink(pixels: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     height, width = pixels.shape[:2]
-    scale = max_side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = tuple(shrunk_sizes([[width, height]], max_side)[0].tolist())
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 

@@ -184,6 +184,7 @@ def _numbers(header: "Header") -> Iterator[tuple[str, int, int, int]]:
     if header.views is not None:
         yield "views.count", 1, header.views.count, MAX_VIEWS
         yield "views.image_px", 1, header.views.image_px, MAX_IMAGE_PX
+        yield "views.max_side", 1, 1 if header.views.max_side is None else header.views.max_side, MAX_IMAGE_PX
         yield "views.top_k", 1, 1 if header.views.top_k is None else header.views.top_k, max(1, classes)
     if header.labels is not None:
         yield "labels.views", 0, header.labels.views, MAX_VIEWS

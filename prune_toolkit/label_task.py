@@ -50,9 +50,10 @@ class LabelConfig:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
-    def views(self, teacher: Teacher) -> Views:
+    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
         """What the header says of the labelled views."""
-        return views_block(self.recipe, self.targets.views, teacher.preprocessing.image_px, None)
+        image_px = teacher.preprocessing.image_px
+        return views_block(self.recipe, self.targets.views, image_px, None, images.drawn_max_side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Labelling:
             "preprocessing": teacher.preprocessing.model_dump(),
             "output_map": teacher.outputs,
             "compute": teacher.compute(config.batch_size).model_dump(),
-            "views": config.views(teacher).model_dump(exclude_none=True),
+            "views": config.views(teacher, self.images).model_dump(exclude_none=True),
             "policy": targets.policy,
             "top_k": targets.top_k,
             "labels": config.labels,

@@ -80,6 +80,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
     """Write train.beton and the header; all of it but labels and teacher is the selection's."""
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
+    views = config.views(work.teacher, work.images)
     out, targets, count = config.out, config.targets, parent.data.count
     files = part_entries(out, ["samples", *carried_tables(selection), "selection", *work.tables], count)
     if config.beton:
@@ -90,6 +91,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
             images=images_of(config.data, selection),
             workers=config.workers,
             max_side=work.images.max_side,
+            views=views,
             weight_n=kept.column("weight").to_numpy(),
             kd_weight_n=kept.column("kd_weight").to_numpy(),
             targets=beton_targets(out, targets, count),
@@ -103,7 +105,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
         data=parent.data,
         teacher=_card(work) if work.is_other else parent.teacher,
         compute=work.teacher.compute(config.batch_size),
-        views=config.views(work.teacher),
+        views=views,
         thumbnails=parent.thumbnails if carried_tables(selection) else None,
         hidden=parent.hidden,
         scores=score_specs() if work.is_other else [],

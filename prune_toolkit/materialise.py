@@ -15,8 +15,9 @@ from manifests.beton import Beton, BetonColumns, write_beton
 from manifests.beton_writer import Target
 from manifests.console import Progress
 from manifests.errors import InputError, MismatchError
+from manifests.header import Views
 from manifests.identity import content_hash
-from manifests.images import BetonImage, ImageProblem, RawImage, beton_form
+from manifests.images import BetonImage, ImageProblem, RawImage, beton_form, shrunk_sizes
 from manifests.manifest import Manifest
 from manifests.rows import places
 from manifests.sources.base import Source
@@ -47,6 +48,7 @@ def write_train_beton(
     images: Source | Beton | Copy,
     workers: int,
     max_side: int | None = None,
+    views: Views | None = None,
     weight_n: NDArray[np.float32] | None = None,
     kd_weight_n: NDArray[np.float32] | None = None,
     targets: Iterable[Target] | None = None,
@@ -54,6 +56,7 @@ def write_train_beton(
 ) -> int:
     """Write the readable rows of `samples` as a beton, in their order; returns how many.
 
+    `views` are those that were scored: crops of images of other sizes are to be drawn as if they had theirs.
     MismatchError when an image is missing from, or differs in, the source or beton at hand.
     """
     samples = samples.filter(samples.column("problem").is_null())
@@ -65,6 +68,7 @@ def write_train_beton(
         view_id_N=samples.column("view_id").to_numpy(),
         weight_N=ones if weight_n is None else weight_n.astype(np.float64),
         kd_weight_N=ones if kd_weight_n is None else kd_weight_n.astype(np.float64),
+        scored_size_N2=_scored_sizes(images, samples, max_side, views),
     )
     if isinstance(images, Beton):
         found = _from_beton(images, samples)
@@ -74,6 +78,23 @@ def write_train_beton(
     with Progress(count, f"writing {path.name}") as progress:
         write_beton(path, _counted(found, progress), columns, targets=targets, target_shape=target_shape)
     return count
+
+
+def _scored_sizes(
+    images: Source | Beton | Copy, samples: pa.Table, max_side: int | None, views: Views | None
+) -> NDArray[np.int64] | None:
+    """(n, 2) sizes of the images that were scored; None where those that are written have the same."""
+    if isinstance(images, Beton):
+        known_N2 = images.scored_size_N2
+        return None if known_N2 is None else known_N2[beton_rows(images, samples)]
+    if views is None:
+        return None
+    size_n2 = np.stack([samples.column(side).to_numpy().astype(np.int64) for side in ("width", "height")], axis=1)
+    scored_n2 = size_n2 if views.max_side is None else shrunk_sizes(size_n2, views.max_side)
+    if isinstance(images, Copy) and images.hash_of is None:
+        return scored_n2
+    written_n2 = size_n2 if max_side is None else shrunk_sizes(size_n2, max_side)
+    return None if views.max_side is None or np.array_equal(written_n2, scored_n2) else scored_n2
 
 
 def _counted(images: Iterator[BetonImage], progress: Progress) -> Iterator[BetonImage]:
@@ -144,7 +165,6 @@ def _itself(source: Source, samples: pa.Table) -> Copy:
 
 def _from_source(copy: Copy, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
     """Images read again and, where they must be the same, compared with the hashes of the samples table."""
-    keys = samples.column("key").to_pylist()
     rows = copy.row_N[samples.column("sample_id").to_numpy()].tolist()
     hash_of_row = dict(zip(rows, samples.column("content_hash").to_pylist(), strict=True))
 
@@ -158,10 +178,10 @@ def _from_source(copy: Copy, samples: pa.Table, workers: int, max_side: int | No
         except ImageProblem as problem:
             return f"cannot be decoded ({problem})"
 
-    for key, result in zip(keys, map_images(copy.source, rows, form, workers), strict=True):
+    hint = "restore the image"
+    if copy.hash_of is not None:
+        hint += ", or leave out what differs: prune select --data DATA --check hashes, or prune cut"
+    for row, result in zip(rows, map_images(copy.source, rows, form, workers), strict=True):
         if isinstance(result, str):
-            raise MismatchError(
-                f"{key} {result}",
-                hint="restore the image, or leave out what differs: prune select --data DATA --check hashes",
-            )
+            raise MismatchError(f"{copy.source.keys[row]} {result}", hint=hint)
         yield result

@@ -225,7 +225,8 @@ class FfcvLoader:
             rows_n, view_n, target_view_n = rows_n[:count], view_n[:count], target_view_n[:count]
         view_id_n = self._columns.view_id_N[rows_n]
         widths_n, heights_n = self._beton.widths_N[rows_n], self._beton.heights_N[rows_n]
-        plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, widths_n, heights_n)
+        scored_n2 = self._beton.drawn_sizes(rows_n)
+        plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, widths_n, heights_n, scored_n2)
         start = 0
         # What the kernel copies where a mean is asked for is written over.
         for images, target in self._reader.batches(rows_n, plan, np.maximum(target_view_n, 0), batch_size):

@@ -149,7 +149,7 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         if isinstance(self._data, Beton):
             block, images = self._data.raw_block(rows_n[starts_g]), map(self._data.pixels, rows)
             width_n, height_n = self._data.widths_N[rows_n], self._data.heights_N[rows_n]
-            plan = self._plan(view_id_n, view_n, width_n, height_n)
+            plan = self._plan(view_id_n, view_n, width_n, height_n, self._data.drawn_sizes(rows_n))
         else:
             read = self._data.read(rows)
             block, images = _pixel_block(read), self._decoded(self._data, rows, read)
@@ -181,8 +181,9 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         view_n: NDArray[np.int64],
         width_n: NDArray[np.int32],
         height_n: NDArray[np.int32],
+        scored_n2: NDArray[np.int32] | None = None,
     ) -> ViewPlan:
-        return plan_views(self._recipe, self._preprocessing, view_id_n, view_n, width_n, height_n)
+        return plan_views(self._recipe, self._preprocessing, view_id_n, view_n, width_n, height_n, scored_n2)
 
     @staticmethod
     def _decoded(source: Source, rows: list[int], read: list[RawImage | ImageProblem]) -> Iterator[NDArray[np.uint8]]:

@@ -104,7 +104,7 @@ class Request:
     key_n: NDArray[np.uint64]
     """Hash of (seed, version, view_id, view number): all that is random about a view."""
     size_n2: NDArray[np.float64]
-    """Width and height of the images in pixels."""
+    """Width and height of the images in pixels, as they were scored."""
     evaluation: ViewPlan
 
     def uniform(
@@ -124,13 +124,20 @@ def plan_views(
     view_n: ArrayLike,
     width_n: NDArray[np.int32],
     height_n: NDArray[np.int32],
+    scored_n2: NDArray[np.int32] | None = None,
 ) -> ViewPlan:
-    """Plan view `view_n` (number 0 or more; one for all or (n,)) of images of (n,) sizes in pixels."""
+    """Plan view `view_n` (number 0 or more; one for all or (n,)) of images of (n,) sizes in pixels.
+
+    scored_n2: (n, 2) width and height of the images that were scored, where these are others of the same pictures: what
+    is drawn depends on them alone, since a whole pixel of rounding changes the aspect, and with it which draw fits.
+    """
     check_sizes(preprocessing)
+    size_n2 = np.stack([width_n, height_n], axis=1)
+    scored_n2 = size_n2 if scored_n2 is None else scored_n2
     view_n = np.broadcast_to(np.asarray(view_n, np.int64), view_id_n.shape)
     if len(view_n) and view_n.min() < 0:
         raise ValueError(f"view {view_n.min()}: view numbers start at 0")
-    plan = _evaluation_plan(preprocessing, width_n, height_n)
+    plan = _evaluation_plan(preprocessing, scored_n2[:, 0], scored_n2[:, 1])
     rows = np.flatnonzero(view_n)
     if len(rows) and recipe.name != "none":
         evaluation = ViewPlan(**{field.name: getattr(plan, field.name)[rows] for field in fields(plan)})
@@ -138,7 +145,7 @@ def plan_views(
             recipe=recipe,
             size_px=preprocessing.image_px,
             key_n=mix64(recipe.seed, recipe.version, view_id_n[rows], view_n[rows]),
-            size_n2=np.stack([width_n[rows], height_n[rows]], axis=1).astype(np.float64),
+            size_n2=scored_n2[rows].astype(np.float64),
             evaluation=evaluation,
         )
         drawn = VIEW_RECIPES[recipe.name](request)
@@ -146,6 +153,10 @@ def plan_views(
             getattr(plan, field.name)[rows] = getattr(drawn, field.name)
         if recipe.flip:
             plan.flip_n[rows] = request.uniform(_FLIP) < 0.5
+    other = np.flatnonzero((size_n2 != scored_n2).any(axis=1))
+    if len(other):
+        ratio_o4 = np.tile(size_n2[other] / scored_n2[other], 2)
+        plan.box_n4[other] = np.minimum(plan.box_n4[other] * ratio_o4, np.tile(size_n2[other], 2))
     plan.check(width_n, height_n, preprocessing.image_px)
     return plan
 

@@ -43,6 +43,8 @@ class ScoreConfig:
     finish_only: bool = False
     name: str | None = None
     licence: str | None = None
+    redistributable: bool | None = None
+    """Whether the images may be passed on; None: what the index says."""
     teacher_licence: str | None = None
     recipe: ViewRecipe = EVALUATION
     """How views from 1 on differ from the evaluation view."""
@@ -77,9 +79,10 @@ class ScoreConfig:
         """Tables that are made part by part, the scores last: with them a part is done."""
         return [*self.logits_tables, *([FEATURE_TABLE] if self.features else []), SCORE_TABLE]
 
-    def views(self, teacher: Teacher) -> Views:
+    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
         """What the header says of the stored views."""
-        return views_block(self.recipe, self.view_count, teacher.preprocessing.image_px, self.top_k)
+        image_px = teacher.preprocessing.image_px
+        return views_block(self.recipe, self.view_count, image_px, self.top_k, images.drawn_max_side)
 
     def features_block(self, teacher: Teacher) -> Features | None:
         """What the header says of stored features; UsageError for a teacher that has none."""
@@ -109,7 +112,7 @@ class ScoreConfig:
         }
         if self.top_k is not None:
             check_k(self.top_k, len(images.class_names))
-        views = self.views(teacher)
+        views = self.views(teacher, images)
         if views.recipe != "eval" or self.top_k is not None:
             # One view, no recipe and all its logits: parts of older versions stay valid.
             resolved["views"] = views.model_dump(exclude_none=True)
@@ -121,6 +124,8 @@ class ScoreConfig:
             outside |= outside_scores(FEATURES)
         if outside:
             resolved["scores"] = outside
+        if self.redistributable is not None:
+            resolved["redistributable"] = self.redistributable
         if self.thumbnails and images.index is None:
             resolved["thumbnails"] = True
         return resolved

@@ -38,6 +38,8 @@ class ImagesAtHand:
     beton_path: str | None = None
     max_side: int | None = None
     """Longer side to which images of the source are shrunk, where the beton they stand in for holds them so."""
+    scored_max_side: int | None = None
+    """That to which they had been shrunk when they were scored."""
     facts: dict[int, SampleFacts] = field(default_factory=dict)
     """What reading a source without an index found out about each image, by sample_id."""
 
@@ -52,14 +54,17 @@ class ImagesAtHand:
                 f"{index.where} has no beton and does not know where its images are",
                 hint="name the images instead of the manifest with --data",
             )
-        config = index.header.config
+        config, views = index.header.config, index.header.views
+        scored_max_side = None if views is None else views.max_side
+        own_max_side = config.get("max_side") if config.get("beton") else None
         return cls(
             class_names=index.class_names,
             label_N=index.samples(["label"]).column("label").to_numpy().astype(np.int64),
             index=index,
             spec=spec,
             beton_path=None if beton is None else str(beton),
-            max_side=config.get("max_side") if config.get("beton") else None,
+            max_side=scored_max_side if own_max_side is None else own_max_side,
+            scored_max_side=scored_max_side,
         )
 
     @classmethod
@@ -85,6 +90,13 @@ class ImagesAtHand:
     def count(self) -> int:
         """All samples, unreadable ones included."""
         return len(self.label_N)
+
+    @cached_property
+    def drawn_max_side(self) -> int | None:
+        """Longer side of the images by whose sizes views are drawn; None where they are whole."""
+        if self.beton_path is not None and Beton.open(self.beton_path).scored_size_N2 is not None:
+            return self.scored_max_side
+        return self.max_side
 
     @property
     def identity(self) -> str:

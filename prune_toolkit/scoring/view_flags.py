@@ -68,10 +68,10 @@ def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collecti
     return view_recipe(options, image_px)
 
 
-def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None) -> Views:
+def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:
     """What a header says of `count` stored views, and of how views from 1 on are drawn, stored or fresh ones."""
     if count == 1 and recipe.name == "none":
-        return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k)
+        return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k, max_side=max_side)
     names = (*_PARAMETERS.get(recipe.name, ()), "flip")
     parameters = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
     return Views(
@@ -81,5 +81,6 @@ def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None
         count=count,
         image_px=image_px,
         top_k=top_k,
+        max_side=max_side,
         **parameters,
     )

@@ -73,10 +73,11 @@ def _sha256(values_N: NDArray[Any]) -> str:
 def _shown(plan: Plan) -> dict[str, Any]:
     """What the pixels depend on that a student is shown, and the loss that a preset brings."""
     header = plan.parent.header
+    counted = {"count", "top_k"}
     return {
         "data": header.data.fingerprint,
         "image": None if header.teacher is None else header.teacher.preprocessing.model_dump(),
-        "views": None if header.views is None else header.views.model_dump(exclude={"count", "top_k"}),
+        "views": None if header.views is None else header.views.model_dump(exclude=counted, exclude_none=True),
         "max_side": plan.resolved["max_side"],
         "loss": plan.resolved["loss"],
     }

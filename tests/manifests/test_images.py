@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from manifests.images import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info
+from manifests.images import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info, shrunk_sizes
 
 MODES = {
     "JPEG": "1 L RGB CMYK YCbCr",
@@ -336,6 +336,13 @@ def test_a_jpeg_longer_than_max_side_is_shrunk_by_lanczos_and_stored_raw() -> No
     expected = Image.open(io.BytesIO(data)).resize((40, 20), Image.Resampling.LANCZOS)
     assert (form.mode, form.width, form.height) == (1, 40, 20)
     np.testing.assert_array_equal(form.data.reshape(20, 40, 3), np.asarray(expected))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 200))
+@settings(max_examples=40, deadline=None)
+def test_sizes_of_shrunk_images_are_told_without_the_images(width: int, height: int, max_side: int) -> None:
+    form = beton_form(Pixels(np.zeros((height, width), np.uint8)), max_side=max_side)
+    assert shrunk_sizes([[width, height], [8, 8]], max_side).tolist() == [[form.width, form.height], [8, 8]]
 
 
 def test_shrinking_keeps_at_least_one_pixel_a_side() -> None:

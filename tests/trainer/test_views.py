@@ -182,6 +182,41 @@ def test_every_box_lies_inside_its_image_whatever_the_size(pairs, seed, name):
     assert len(plan) == len(pairs)
 
 
+@given(
+    st.lists(st.tuples(*[st.integers(1, 65535)] * 4), min_size=1, max_size=30),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from(["pad_crop_flip", "resized_crop_flip", "none"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_image_of_any_size_is_shown_in_the_crop_of_the_one_that_was_scored(pairs, seed, name):
+    width_n, height_n, scored_width_n, scored_height_n = np.array(pairs, np.int32).T
+    ids, view_n = np.arange(len(pairs), dtype=np.uint64), np.arange(len(pairs)) % 3
+    recipe = ViewRecipe(name=name, seed=seed)
+    scored_n2 = np.stack([scored_width_n, scored_height_n], axis=1)
+    scored = plan_views(recipe, SMALL, ids, view_n, scored_width_n, scored_height_n)
+    shown = plan_views(recipe, SMALL, ids, view_n, width_n, height_n, scored_n2)
+    shown.check(width_n, height_n, SMALL.image_px)
+    share = [
+        plan.box_n4.astype(np.float64) / np.stack([width, height] * 2, axis=1)
+        for plan, width, height in ((scored, scored_width_n, scored_height_n), (shown, width_n, height_n))
+    ]
+    np.testing.assert_allclose(share[1], share[0], rtol=0, atol=1e-6)
+    for part in ("grid_n4", "shift_n2", "flip_n"):
+        np.testing.assert_array_equal(getattr(shown, part), getattr(scored, part))
+    assert_equal(plan_views(recipe, SMALL, ids, view_n, scored_width_n, scored_height_n, scored_n2), scored)
+
+
+def test_which_draw_fits_is_told_by_the_scored_aspect_and_not_by_a_rounded_one():
+    """Of a picture of 267 x 401, half is 133 x 200: for some views another draw would be the first that fits."""
+    ids, width_n, height_n = many(3000, 133, 200)
+    scored_n2 = np.tile(np.array([[267, 401]], np.int32), (3000, 1))
+    scored = plan_views(RESIZED, LARGE, ids, 1, *scored_n2.T).box_n4 / [267, 401, 267, 401]
+    own = plan_views(RESIZED, LARGE, ids, 1, width_n, height_n).box_n4 / [133, 200, 133, 200]
+    shown = plan_views(RESIZED, LARGE, ids, 1, width_n, height_n, scored_n2).box_n4 / [133, 200, 133, 200]
+    assert 0 < (np.abs(own - scored).max(axis=1) > 0.05).sum() < 100
+    np.testing.assert_allclose(shown, scored, rtol=0, atol=1e-6)
+
+
 def test_a_box_outside_its_image_or_a_square_outside_its_grid_is_refused():
     ids, width_n, height_n = many(4, 40, 30)
     for name, column, value in [("box_n4", 0, -0.5), ("box_n4", 2, 40.5), ("box_n4", 3, 0.0), ("grid_n4", 2, 12)]:
