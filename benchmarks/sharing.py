@@ -150,6 +150,8 @@ def measured(folder: Path, classes: int, without: tuple[str, ...]) -> Iterator[t
 @click.option("--without", multiple=True, type=click.Choice(["verify", "push"]), help="Leave out a command.")
 def main(samples: int, classes: int, folder: Path | None, without: tuple[str, ...]) -> None:
     rows = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work, start = Path(name), time.perf_counter()
         write_manifest(work / "manifest", samples, classes, logits=True)

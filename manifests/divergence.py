@@ -66,9 +66,9 @@ def _views(manifest: Manifest, kind: str) -> list[int]:
 def _divergence(
     a: Side, b: Side, pairs: Pairs, kind: str, view: int, to_b_C: NDArray[np.int64], progress: Progress
 ) -> dict[str, Any]:
-    """Labels of both, their mean KL(A || B) and KL(B || A)."""
+    """Labels of both, their mean KL(A || B) and KL(B || A); `not_finite` counts samples with labels that are not."""
     table, column = f"{kind}/view-{view:03d}", COLUMNS[kind]
-    ours, count, sums = TableRows(a.manifest, table), 0, np.zeros(2)
+    ours, count, wrong, sums = TableRows(a.manifest, table), 0, 0, np.zeros(2)
     with _rows_of_b(a, b, pairs, table) as theirs:
         for number in np.unique(pairs.a_n // PART_ROWS).tolist():
             id_n = pairs.a_n[pairs.a_n // PART_ROWS == number]
@@ -78,13 +78,16 @@ def _divergence(
             _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names))
             _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names))
             # Contiguous, as sums over another layout round otherwise: equal labels are 0 apart.
-            sums += divergences(_dense(labels_a), np.ascontiguousarray(_dense(labels_b)[:, to_b_C]))
-            count += len(in_mine)
+            a_nC, b_nC = _dense(labels_a), np.ascontiguousarray(_dense(labels_b)[:, to_b_C])
+            finite_n = np.asarray(np.isfinite(a_nC).all(axis=1) & np.isfinite(b_nC).all(axis=1))
+            if not finite_n.all():
+                a_nC, b_nC = a_nC[finite_n], b_nC[finite_n]
+            sums += divergences(a_nC, b_nC)
+            count, wrong = count + len(a_nC), wrong + len(finite_n) - len(a_nC)
             progress.advance(len(id_n))
-    means: list[float | None] = [
-        float(value) if count and np.isfinite(value) else None for value in sums / max(count, 1)
-    ]
-    return {"samples": count, "kl_a_b": means[0], "kl_b_a": means[1]}
+    means = [float(value) / count if count else None for value in sums]
+    found = {"samples": count, "kl_a_b": means[0], "kl_b_a": means[1]}
+    return {**found, "not_finite": wrong} if wrong else found
 
 
 class _Rows(Protocol):

@@ -111,7 +111,7 @@ class Manifest:
 
     def features(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), features (n, D) float16) of `prune score --features`, one part at a time."""
-        entries = self._require(f"features/view-{view:03d}")
+        entries = self.require(f"features/view-{view:03d}")
         return (vectors_of(self.part(entry), "features") for entry in entries)
 
     def targets(self, view: int = 0) -> Vectors:
@@ -120,7 +120,7 @@ class Manifest:
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
         """Stream (sample_id (n,), logits or targets as they are stored: (n, C) float16 or TopK), one part at a time."""
-        entries = self._require(f"{kind}/view-{view:03d}")
+        entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
         return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
 
@@ -204,13 +204,14 @@ class Manifest:
         return found
 
     def _table(self, table: str, columns: list[str] | None) -> pa.Table:
-        parts = [self.part(entry, columns) for entry in self._require(table)]
+        parts = [self.part(entry, columns) for entry in self.require(table)]
         try:
             return pa.concat_tables(parts).replace_schema_metadata(None)
         except pa.ArrowException:
             raise InputError(f"{self.where}: the parts of {table} have different columns") from None
 
-    def _require(self, table: str) -> list[FileEntry]:
+    def require(self, table: str) -> list[FileEntry]:
+        """The parts of a table as `files` has them; InputError where it was left out, was not pulled or is none."""
         entries, kind = self.files(table), table.partition("/")[0]
         if entries and kind in self.not_pulled:
             raise InputError(
@@ -235,7 +236,7 @@ class Manifest:
 
         InputError when a part is missing here or was altered: it would be written into the other's header as it is.
         """
-        for entry in self._require(table):
+        for entry in self.require(table):
             path = target / entry.path
             if path.is_file() and sha256_file(path) == entry.sha256:
                 continue
@@ -261,10 +262,16 @@ def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
 
 def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
     """Describe the parts of some tables over `rows` samples, in path order; other files are nobody's business."""
+    paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
+    return [file_entry(folder, path, _rows(folder / path)) for path in paths]
+
+
+def _rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
-    paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
-    return [file_entry(folder, path, pq.read_metadata(folder / path).num_rows) for path in paths]
+    # pyarrow would take the path of a folder such as s3:x for a URL.
+    with path.open("rb") as stream:
+        return int(pq.read_metadata(stream).num_rows)
 
 
 def write_local(folder: Path, local: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which samples of two manifests are the same: by key, or by content where no key is in common.
+"""Which samples of two manifests are the same: by key, or by content where no key is in common or keys are row numbers.
 
 Of a hidden manifest and an open one, the keys and hashes of the open one are hidden first, where the secret is known.
 """
@@ -18,7 +18,7 @@ from manifests.manifest import Manifest
 from manifests.rows import Ids, hash_matrix, places
 from manifests.secret import check_secret, hide_hashes, hide_keys
 
-JoinedBy = Literal["key", "content hash"]
+JoinedBy = Literal["key", "content hash", "content hash, then row number"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +90,26 @@ def sides(a: Manifest, b: Manifest, secret: bytes | None = None) -> tuple[Side, 
 
 
 def pair_samples(a: Side, b: Side) -> Pairs:
-    """The samples in common by key; where there is none, those whose content hash is once in each."""
+    """The samples in common by key; where there is none, those whose content hash is once in each.
+
+    Where the keys of a side are row numbers, which are places and no names, it is the other way round: by content, and
+    what is left over on both sides by key.
+    """
     place_N = places(a.compared_keys, b.compared_keys)
     a_n = np.flatnonzero(place_N >= 0)
-    if len(a_n):
-        return Pairs("key", a_n, place_N[a_n])
-    return Pairs("content hash", *_once_in_each(a.hash_N16, b.hash_N16))
+    if {side.manifest.header.data.source for side in (a, b)} == {"folder"}:
+        if len(a_n):
+            return Pairs("key", a_n, place_N[a_n])
+        return Pairs("content hash", *_once_in_each(a.hash_N16, b.hash_N16))
+    found_n, in_b_n = _once_in_each(a.hash_N16, b.hash_N16)
+    left_N, left_M = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
+    left_N[found_n] = left_M[in_b_n] = False
+    rest_n = a_n[left_N[a_n] & left_M[place_N[a_n]]]
+    b_N = np.full(len(a), -1)
+    b_N[found_n], b_N[rest_n] = in_b_n, place_N[rest_n]
+    paired_n = np.flatnonzero(b_N >= 0)
+    in_place = np.array_equal(b_N[paired_n], place_N[paired_n])
+    return Pairs("key" if in_place else "content hash, then row number", paired_n, b_N[paired_n])
 
 
 def _once_in_each(hash_a_N16: NDArray[np.uint8], hash_b_M16: NDArray[np.uint8]) -> tuple[Ids, Ids]:

@@ -1,6 +1,7 @@
 """Logits of an ensemble from those of its members: two means, each a function on arrays."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,9 @@ def average(kind: str, logits_MnC: Sequence[NDArray[np.float16]], keys_n: Sequen
     return merged_nC
 
 
-def check_logits(logits_nC: NDArray[np.float16], keys_n: Sequence[str], *, where: str, what: str, hint: str) -> None:
+def check_logits(
+    logits_nC: NDArray[np.floating[Any]], keys_n: Sequence[str], *, where: str, what: str, hint: str
+) -> None:
     """InputError for the first sample with a logit that is inf or nan: `where` it is, its key, `what` is wrong."""
     finite_nC = np.isfinite(logits_nC)
     if finite_nC.all():

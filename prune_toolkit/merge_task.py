@@ -31,6 +31,8 @@ from prune_toolkit.scoring.view_flags import views_text, views_to_score
 SCORE_TABLE = f"scores/{TEACHER}"
 PIXELS = ("image_px", "resize_px", "interpolation")
 """What of a teacher's preprocessing decides which pixels a view shows; normalisation is the teacher's own affair."""
+_AND, _NOT_STATED = "; ", "not stated"
+"""Between licences, and for one that nobody stated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class Merge:
     @cached_property
     def _entries(self) -> dict[str, list[list[FileEntry]]]:
         """Of each table of logits the parts in every manifest; InputError where some are not there."""
-        found = {table: [parent.files(table) for parent in self.parents] for table in self.logits_tables}
+        found = {table: [parent.require(table) for parent in self.parents] for table in self.logits_tables}
         for table, per_parent in found.items():
             for parent, entries in zip(self.parents, per_parent, strict=True):
                 if len(entries) != part_count(self.count):
@@ -164,8 +166,9 @@ class Merge:
 
 def licences(stated: Sequence[str | None]) -> str | None:
     """All that were stated, each once; None where nobody stated one."""
-    known = list(dict.fromkeys(licence or "not stated" for licence in stated))
-    return None if known == ["not stated"] else "; ".join(known)
+    several = [(licence or _NOT_STATED).split(_AND) for licence in stated]
+    known = list(dict.fromkeys(licence for of_one in several for licence in of_one))
+    return None if known == [_NOT_STATED] else _AND.join(known)
 
 
 def may_be_passed_on(blocks: Sequence[DataSet]) -> bool | None:

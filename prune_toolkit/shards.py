@@ -46,6 +46,7 @@ class Shards:
     joined: Joined
     plans: tuple[TablePlan, ...]
     left_out: tuple[str, ...]
+    """Tables, and samples, that are not taken over, with the reason."""
 
     @classmethod
     def of(cls, config: ShardsConfig, manifests: Sequence[Manifest]) -> "Shards":
@@ -56,6 +57,10 @@ class Shards:
         joined = join_samples(parents, preferred)
         check_scored(joined)
         plans, left_out = plan_tables(joined.shares, readable(joined.samples))
+        for share in joined.shares:
+            if dropped := share.manifest.header.data.count - len(share.old_n):
+                where = share.manifest.where
+                left_out.append(f"{dropped:,} samples of {where}, which the preferred manifest describes otherwise")
         shards = cls(
             config=config,
             parents=parents,

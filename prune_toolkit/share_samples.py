@@ -40,7 +40,8 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> Joined:
     """Put samples together; of those that differ, the row of the first manifest counts if it is a preferred one.
 
     The first `preferred` manifests are. MismatchError for any other sample that two manifests describe differently, in
-    label, content, view or readability; InputError for a manifest whose samples are not in the order of their keys.
+    label, content, view or readability, and for any row whose number stands for another image; InputError for a
+    manifest whose samples are not in the order of their keys.
     """
     tables = [checked_samples(manifest) for manifest in manifests]
     whole = pa.concat_tables(tables)
@@ -52,6 +53,8 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> Joined:
     new_M[order_M] = np.cumsum(is_first_M) - 1
     first_N = order_M[is_first_M]
     differs_M = _unlike(whole, first_N[new_M], np.sort(order_M[~is_first_M]))
+    if manifests[0].header.data.source != "folder":
+        _check_rows(manifests, whole, owner_M, first_N[new_M], differs_M)
     undecided_M = {name: rows[owner_M[first_N[new_M[rows]]] >= preferred] for name, rows in differs_M.items()}
     _check_agreement(manifests, whole, owner_M, first_N[new_M], undecided_M)
     dropped_M = np.zeros(len(order_M), np.bool_)
@@ -132,6 +135,23 @@ def _unlike(whole: pa.Table, first_M: Ids, again_m: Ids) -> dict[str, Ids]:
     problem_M = whole.column("problem").is_valid().to_numpy(zero_copy_only=False)
     found["problem"] = problem_M[again_m] != problem_M[first_M[again_m]]
     return {name: again_m[differs_m] for name, differs_m in found.items()}
+
+
+def _check_rows(
+    manifests: Sequence[Manifest], whole: pa.Table, owner_M: Ids, first_M: Ids, differs_M: dict[str, Ids]
+) -> None:
+    """MismatchError where one row number is of two images: both samples are wanted, and only one could stay."""
+    rows = np.setdiff1d(differs_M["content"], differs_M["problem"])
+    if not len(rows):
+        return
+    row = int(rows[0])
+    one, other = manifests[owner_M[first_M[row]]], manifests[owner_M[row]]
+    raise MismatchError(
+        f"{one.where} and {other.where} are of different data: their keys are row numbers, and {len(rows):,} of them "
+        f"are of another image in each; the first: {whole.column('key')[row].as_py()}",
+        hint="index the folder of all files as one data set, and `prune split` it or score it with several processes "
+        "(--rank, --world-size)",
+    )
 
 
 def _check_agreement(

@@ -55,7 +55,8 @@ class TablePlan:
 def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple[list[TablePlan], list[str]]:
     """The tables of the result but `samples`, and what is left out with the reason; shares in order of precedence.
 
-    MismatchError where scores of one name are different scores, InputError for a share without its logits.
+    MismatchError where scores of one name are different scores, InputError for a share without its logits, or of which
+    a table was not pulled.
     """
     plans: list[TablePlan] = []
     left_out: list[str] = []
@@ -63,6 +64,8 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
     for name in sorted(found - {SAMPLES, ""}):
         kind, _, rest = name.partition("/")
         having = tuple(share for share in shares if share.manifest.has(name))
+        for share in having:
+            share.manifest.require(name)
         if kind == "scores":
             sources = tuple(_score_sources(having, rest, readable_N, left_out))
         elif kind in CARRIED and _covers(having, readable_N):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.console import Progress
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
 from manifests.header import DataSet, Header, Teacher
 from manifests.manifest import Manifest, part_entries, write_local
 from manifests.parts import (
@@ -26,6 +26,7 @@ from manifests.parts import (
 )
 from manifests.rows import Share
 from manifests.top_k import TopK
+from prune_toolkit.averaging import check_logits
 from prune_toolkit.merge_task import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.runs import PartWork, tool
 from prune_toolkit.scoring.scores import TEACHER, Calibration, compute_scores
@@ -33,6 +34,8 @@ from prune_toolkit.share_samples import data_fingerprint, readable
 from prune_toolkit.share_tables import SAMPLES, TablePlan, opened, origin, score_specs, write_table_part
 
 LOGITS = "logits/view-000"
+_AND = " + "
+"""Between the names of data sets that were merged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,10 +131,13 @@ class ShareWork:
 
     def _data(self) -> DataSet:
         blocks = [parent.header.data for parent in self.parents]
+        names = {block.name for block in blocks}
+        if len(names) > 1:
+            names = {name for several in names for name in several.split(_AND)}
         splits = {block.split for block in blocks}
         return blocks[0].model_copy(
             update={
-                "name": " + ".join(sorted({block.name for block in blocks})),
+                "name": _AND.join(sorted(names)),
                 "split": splits.pop() if len(splits) == 1 else None,
                 "count": len(self.samples),
                 "readable": int(readable(self.samples).sum()),
@@ -175,15 +181,19 @@ class ShareWork:
         )
 
     def _answers(self, table_name: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """confidence and correct of view 0, part by part, from logits or scores."""
-        label_N = self.samples.column("label").to_numpy()
+        """confidence and correct of view 0, part by part, from logits or scores; InputError for what is neither."""
+        label_N, where = self.samples.column("label").to_numpy(), ", ".join(parent.where for parent in self.parents)
         for part in range(part_count(len(self.samples))):
             table = read_part(self.out / part_path(table_name, part))
+            keys_n = self.samples.column("key").take(table.column("sample_id")).to_pylist()
             if table_name == SCORE_TABLE:
-                yield table.column("confidence").to_numpy(), table.column("correct").to_numpy()
+                confidence_n, correct_n = (table.column(name).to_numpy() for name in ("confidence", "correct"))
+                _check_answers(confidence_n, correct_n, keys_n, where)
+                yield confidence_n, correct_n
                 continue
             ids, logits = soft_labels_of(table, "logits", len(self.parents[0].class_names))
             logits_nC = logits.logits() if isinstance(logits, TopK) else logits
+            check_logits(logits_nC, keys_n, where=where, what="is not finite", hint="score with this teacher again")
             scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
             yield scores["confidence"], scores["correct"]
 
@@ -194,6 +204,21 @@ class ShareWork:
             for parent in self.parents
         ]
         return places[0] if places[0] and all(place == places[0] for place in places) else None
+
+
+def _check_answers(
+    confidence_n: NDArray[np.float32], correct_n: NDArray[np.float32], keys_n: Sequence[str], where: str
+) -> None:
+    """InputError for the first sample whose confidence is no probability, or which is neither right nor wrong."""
+    sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
+    if sound_n.all():
+        return
+    row = int(np.argmin(sound_n))
+    raise InputError(
+        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct {correct_n[row]:g}: a "
+        "probability, and 0 or 1, are expected",
+        hint="score with this teacher again",
+    )
 
 
 def _first(blocks: Any) -> Any:

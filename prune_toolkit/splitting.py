@@ -19,6 +19,7 @@ from manifests.console import note
 from manifests.errors import UsageError
 from manifests.manifest import BETON_NAME, Manifest
 from manifests.rows import Share, with_ids
+from prune_toolkit.runs import finished
 from prune_toolkit.share_check import check_divisible
 from prune_toolkit.share_samples import checked_samples, readable
 from prune_toolkit.share_tables import origin, plan_tables
@@ -114,7 +115,9 @@ def class_list(asked: Sequence[str], known: Sequence[str]) -> set[str]:
 
 
 def write_split(split: Split) -> list[Manifest]:
-    """Write the pieces, one or two; what an interrupted run has done is kept."""
+    """Write the pieces, one or two; what an interrupted run has done is kept. UsageError where one has no place."""
+    for number, (out, _) in enumerate(split.pieces()):
+        finished(out, split.resolved(rest=number == 1))
     if split.parent.header.file(BETON_NAME):
         note("the beton is not split: `prune select --data DATA` cuts a new one from the images")
     written = []

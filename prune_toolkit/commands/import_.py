@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prune_toolkit.commands.data_check import check_of, check_options
-from prune_toolkit.commands.options import FOLDER, MANIFEST, data_of, data_options, json_option, workers_option
+from prune_toolkit.commands.options import (
+    FOLDER,
+    MANIFEST,
+    data_of,
+    data_options,
+    echo_next,
+    json_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from manifests.header import Preprocessing
@@ -46,6 +54,9 @@ CHECK = "sizes"
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), default="bilinear", show_default=True)
 @click.option("--parameters", type=click.IntRange(min=0), default=0, help="Of the teacher, as far as it is known.")
 @click.option("--teacher-licence", metavar="NAME", help="Licence of the teacher.")
+@click.option(
+    "--weights-sha256", metavar="HEX", help="Of the teacher's weights [default: of FILE]; one for all files it made."
+)
 @click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys that match nothing into FILE.")
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported, or selection].")
 @data_options
@@ -105,7 +116,7 @@ def _import_scores(options: dict[str, Any], parent: "Manifest") -> None:
     )
     manifest = import_scores(config, parent)
     told = ", ".join(f"{config.set}/{score.name}" for score in scores)
-    next_step = f"prune select {config.out} --keep 0.5 --score {config.set}/{scores[0].name}"
+    next_step = ("prune", "select", config.out, "--keep", "0.5", "--score", f"{config.set}/{scores[0].name}")
     _tell(options, manifest, f"{told} of {manifest.header.data.readable:,} samples", next_step)
 
 
@@ -130,7 +141,8 @@ def _import_subset(options: dict[str, Any], parent: "Manifest") -> None:
     assert chosen is not None
     share, transform = f"{100 * chosen.keep_got:.2f} %", "none" if labels is None else labels.transform
     told = f"{chosen.count:,} samples kept ({share}), labels {transform}"
-    _tell(options, selection, told, f"train-student --manifest {config.out}{'' if labels else ' --loss ce'}")
+    next_step = ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
+    _tell(options, selection, told, next_step)
 
 
 def _import_logits(options: dict[str, Any], parent: "Manifest") -> None:
@@ -138,6 +150,7 @@ def _import_logits(options: dict[str, Any], parent: "Manifest") -> None:
     from manifests.errors import UsageError
     from manifests.sources.names import read_class_names
     from prune_toolkit.imports.logits import LogitsImport, import_logits
+    from prune_toolkit.scoring.scores import is_near_chance
 
     if options["teacher_name"] is None or options["image_size"] is None:
         raise UsageError(
@@ -153,18 +166,19 @@ def _import_logits(options: dict[str, Any], parent: "Manifest") -> None:
         parameters=options["parameters"],
         class_names=None if options["outputs"] is None else read_class_names(options["outputs"]),
         licence=options["teacher_licence"],
+        weights_sha256=None if options["weights_sha256"] is None else options["weights_sha256"].lower(),
         listing=options["listing"],
     )
     manifest = import_logits(config, parent)
     card = manifest.header.teacher
     assert card is not None
-    if card.train_top1 < 2 / len(manifest.class_names):
+    if is_near_chance(card.train_top1, len(manifest.class_names)):
         note(
             f"warning: {card.spec} is right on {100 * card.train_top1:.2f} % of these images, about chance: are the "
             "columns in the order of the classes (--outputs FILE), and the rows in the order of the keys?"
         )
     told = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
-    _tell(options, manifest, told, f"prune select {config.out} --keep 0.5")
+    _tell(options, manifest, told, ("prune", "select", config.out, "--keep", "0.5"))
 
 
 def _preprocessing(options: dict[str, Any]) -> "Preprocessing":
@@ -180,7 +194,7 @@ def _preprocessing(options: dict[str, Any]) -> "Preprocessing":
     )
 
 
-def _tell(options: dict[str, Any], manifest: "Manifest", told: str, next_step: str) -> None:
+def _tell(options: dict[str, Any], manifest: "Manifest", told: str, next_step: tuple[object, ...]) -> None:
     from manifests.console import echo_json
 
     if options["as_json"]:
@@ -196,4 +210,4 @@ def _tell(options: dict[str, Any], manifest: "Manifest", told: str, next_step: s
         )
         return
     click.echo(f"{manifest.where}/: {told}; id {manifest.id[:12]}")
-    click.echo(f"next: {next_step}")
+    echo_next(*next_step)

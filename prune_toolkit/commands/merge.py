@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, MANIFEST, dry_run_option, json_option
+from prune_toolkit.commands.options import FOLDER, MANIFEST, dry_run_option, echo_next, json_option
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
@@ -88,8 +88,8 @@ def _join(manifests: list["Manifest"], options: dict[str, Any]) -> None:
         f"{merged.path}/: {header.data.count:,} samples of {len(manifests)} manifests{scores}{top1}; "
         f"id {merged.id[:12]}"
     )
-    click.echo(
-        f"next: prune {f'select {merged.path} --keep 0.5' if sets else f'score {merged.path} --teacher TEACHER'}"
+    echo_next(
+        "prune", *(("select", merged.path, "--keep", "0.5") if sets else ("score", merged.path, "--teacher", "TEACHER"))
     )
 
 
@@ -147,7 +147,7 @@ def _average(manifests: list["Manifest"], options: dict[str, Any]) -> None:
         f"teachers: top-1 {100 * card.train_top1:.2f} % on these images ({each}){on_views}, ECE "
         f"{card.train_ece:.4f}; id {merged.id[:12]}"
     )
-    click.echo(f"next: prune select {config.out} --keep 0.5")
+    echo_next("prune", "select", config.out, "--keep", "0.5")
 
 
 def _echo_plan(merge: "Merge", as_json: bool) -> None:

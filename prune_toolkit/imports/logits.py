@@ -1,6 +1,7 @@
 """`prune import FILE --logits`: what a teacher said elsewhere becomes a scored manifest, part by part."""
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,21 +15,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.columns import tables_of
-from manifests.console import Progress
+from manifests.console import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.files import sha256_file
 from manifests.header import Header, Preprocessing, Teacher
 from manifests.manifest import Manifest, part_entries, write_local
 from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
+from manifests.rows import Ids
 from prune_toolkit.imports.matching import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
-from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
+from prune_toolkit.runs import ALONE, PartWork, Totals, finished, note_time, tool
 from prune_toolkit.scoring.registry import outside_scores
 from prune_toolkit.scoring.scores import TEACHER, Calibration, LogitScore, check_finite, compute_scores
 from prune_toolkit.scoring.view_flags import views_block
 from trainer.views import ViewRecipe
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -52,7 +55,13 @@ class LogitsImport:
     """Classes of the columns; None: those of the manifest, in its order."""
     licence: str | None = None
     """Of the teacher."""
+    weights_sha256: str | None = None
+    """Of the teacher's weights, hexadecimal; None: they are told apart by the file of logits."""
     listing: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights_sha256 is not None and not _SHA256.fullmatch(self.weights_sha256):
+            raise UsageError(f"--weights-sha256 {self.weights_sha256}: 64 hexadecimal digits are expected")
 
     def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
         """What the result depends on, without paths."""
@@ -61,7 +70,8 @@ class LogitsImport:
             "command": "import",
             "parent": parent.id,
             "teacher": self.teacher,
-            "weights_sha256": sha256,
+            "weights_sha256": self.weights_sha256 or sha256,
+            **({} if self.weights_sha256 is None else {"file_sha256": sha256}),
             "tensor": self.tensor,
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
@@ -89,12 +99,16 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     matrix = open_matrix(config.file, config.tensor, config.key)
     outputs = output_map(config.class_names, parent.class_names)
     _check_classes(config, matrix, parent)
-    row_N = _rows(config, matrix, parent, samples)
+    row_N, again = _rows(config, matrix, parent, samples)
     resolved = config.resolved(parent, sha256_file(config.file))
+    if done := finished(config.out, resolved):
+        note(f"{config.out} is finished already")
+        return done
     tables = tables_of(parent.header)
     label_N = samples.column("label").to_numpy().astype(np.int64)
     config.out.mkdir(parents=True, exist_ok=True)
     with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
+        _check_equal(config.file, values, again, row_N, samples.column("key"))
 
         def make(parts: list[int], digest: str) -> None:
             for part in parts:
@@ -136,26 +150,32 @@ def output_map(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | N
 
 
 def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> None:
-    wanted = len(parent.class_names if config.class_names is None else config.class_names)
-    if matrix.columns != wanted:
+    names, where = parent.class_names, f"{parent.where} has"
+    if config.class_names is not None:
+        names, where = list(config.class_names), "--outputs names"
+    if matrix.columns != len(names):
         raise MismatchError(
-            f"{config.file} holds logits of {matrix.columns:,} classes, {parent.where} has {len(parent.class_names):,}",
+            f"{config.file} holds logits of {matrix.columns:,} classes, {where} {len(names):,}",
             hint="columns are classes in label order, or in that of --outputs FILE",
         )
 
 
-def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> NDArray[np.int64]:
-    """(N,) row of the file that holds each readable sample's logits, -1 for unreadable ones."""
+def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:
+    """(N,) row of the file that holds each readable sample's logits, -1 for unreadable ones; further rows of samples.
+
+    These are (m,) rows, and the sample_id of each.
+    """
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     count, readable = len(samples), int(readable_N.sum())
     row_N = np.full(count, -1, np.int64)
+    again = np.empty(0, np.int64), np.empty(0, np.int64)
     if matrix.keys is not None:
-        matched = match_keys(matrix.keys, samples.column("key"))
+        matched = match_keys(matrix.keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
         tell_unmatched(matched, config.file.name, parent.where, config.listing)
         found = np.flatnonzero(matched.row_F >= 0)
         row_N[matched.row_F[found]] = found
-        if len(np.unique(matched.row_F[found])) != len(found):
-            raise InputError(f"{config.file} holds several rows of one sample", hint="keep one row a sample")
+        further = found[(row_N[matched.row_F[found]] != found) & readable_N[matched.row_F[found]]]
+        again = further, matched.row_F[further]
         row_N[~readable_N] = -1
         if (lacking := readable_N & (row_N < 0)).any():
             first = samples.column("key")[int(np.argmax(lacking))]
@@ -170,7 +190,17 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
             f"{readable:,} are readable",
             hint="rows are samples in the order of their keys; in a .parquet file with a column of keys, in any order",
         )
-    return row_N
+    return row_N, again
+
+
+def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
+    """InputError where two rows of one sample differ."""
+    for start in range(0, len(again[0]), BLOCK_ROWS):
+        row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
+        differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
+        if differs_m.any():
+            key = keys_N[int(id_m[np.argmax(differs_m)])]
+            raise InputError(f"{file} holds two unequal rows of {key}", hint="keep one row a sample")
 
 
 @contextmanager

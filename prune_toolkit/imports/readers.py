@@ -40,14 +40,18 @@ def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArr
         return table.column(key).cast(pa.string()), {name: table.column(name).cast(pa.float64()) for name in scores}
 
 
-def read_indices(path: Path) -> NDArray[np.int64] | pa.Array:
-    """(n,) rows, or keys, that a published subset names: .npy of numbers, of true and false, or of text; .txt, a line
-    each. InputError for anything else."""
+def read_indices(path: Path) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
+    """(n,) rows or keys that a published subset names, or whether it names each of (N,) rows.
+
+    .npy of numbers, of text, or of true and false; .txt, a number or key a line. InputError for anything else.
+    """
     with _reading(path):
         if path.suffix.lower() == ".npy":
             return _indices(path, _npy(path))
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if lines and all(line.strip().isdecimal() and line.strip().isascii() and len(line) < 19 for line in lines):
+        # Not splitlines(): a key may hold what Unicode takes for the end of a line.
+        lines = [line.strip(" \t\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        lines = [line for line in lines if line]
+    if lines and all(line.isdecimal() and line.isascii() and len(line) < 19 for line in lines):
         return np.array(lines, np.int64)
     return pa.array(lines, pa.string())
 
@@ -100,9 +104,17 @@ def _check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
     """UsageError for a column that is not there, InputError for one that is there twice."""
     for name in wanted:
         if name not in known:
-            raise UsageError(f"{path} has no column {name!r}", hint=f"it has: {', '.join(known[:20])}")
+            hint = f"it has: {', '.join(known[:20])}{_split_at(known)}"
+            raise UsageError(f"{path} has no column {name!r}", hint=hint)
         if known.count(name) > 1:
             raise InputError(f"{path} has {known.count(name)} columns of the name {name!r}", hint="rename all but one")
+
+
+def _split_at(known: list[str]) -> str:
+    """What a header of one column may be split at, in words."""
+    signs = {";": "semicolons", "\t": "tabs", ",": "commas"}
+    found = [word for sign, word in signs.items() if len(known) == 1 and sign in known[0]]
+    return f"\n  are its columns split at {found[0]}? a .csv file has commas, a .tsv file tabs" if found else ""
 
 
 def _npy(path: Path) -> NDArray[Any]:
@@ -114,9 +126,9 @@ def _npy(path: Path) -> NDArray[Any]:
     raise InputError(f"{path} is an archive of arrays, as .npz files are", hint="save the array alone: numpy.save")
 
 
-def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | pa.Array:
+def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
     if array.ndim == 1 and array.dtype.kind == "b":
-        return np.flatnonzero(array) if len(array) else np.empty(0, np.int64)
+        return np.asarray(array)
     if array.ndim == 1 and array.dtype.kind in "iu":
         return array.astype(np.int64)
     if array.ndim == 1 and array.dtype.kind in "US":

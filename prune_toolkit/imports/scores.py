@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.card import write_card
+from manifests.console import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.files import sha256_file
 from manifests.header import Harder, ScoreSpec
@@ -98,6 +99,9 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
         raise UsageError(f"{parent.where} has scores of set {config.set} already", hint="name another: --set NAME")
     resolved = config.resolved(parent)
     if done := finished(out, resolved):
+        note(f"{out} is finished already")
+        if config.listing is not None:
+            score_columns(config, parent)
         return done
     ids, columns = score_columns(config, parent)
     files = add_score_set(parent, out, table, ids, columns, config_digest(resolved))
@@ -135,7 +139,7 @@ def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.in
     """sample_id (n,) of the readable samples, and a value of each score for each of them, (n,) float32."""
     keys, found = read_columns(config.file, config.key, [score.column for score in config.scores])
     samples = parent.samples(["sample_id", "key", "problem"])
-    matched = match_keys(keys, samples.column("key"))
+    matched = match_keys(keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
     tell_unmatched(matched, config.file.name, parent.where, config.listing)
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     columns = {}
@@ -203,6 +207,8 @@ def _number(text: str) -> float:
         value = float(text)
     except ValueError:
         value = np.nan
-    if not np.isfinite(np.float32(value)):
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(np.float32(value))
+    if not fits:
         raise UsageError(f"--missing {text}: mean, hardest, easiest or a number")
     return value

@@ -17,7 +17,7 @@ from prune_toolkit.imports.matching import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_indices
 from prune_toolkit.selection.config import SelectConfig
 from prune_toolkit.selection.plan import Plan
-from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE, Choice
+from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
 
 METHOD = "imported"
 ORDERS = ("keys", "imagefolder")
@@ -34,13 +34,15 @@ def plan_subset(
         raise InputError(f"cannot read {file}: no such file")
     if parent.kind == "selection":
         raise UsageError(f"{parent.where} is a selection", hint="name the index or scored manifest of the data set")
+    config.check_out(parent)
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     named = read_indices(file)
     if isinstance(named, np.ndarray):
         rows = _rows(named, file, parent, samples, order)
     else:
-        matched = match_keys(pa.chunked_array([named]), samples.column("key"))
+        are_rows = parent.header.data.source != "folder"
+        matched = match_keys(pa.chunked_array([named]), samples.column("key"), are_rows=are_rows)
         tell_unmatched(matched, file.name, parent.where, listing)
         rows = matched.row_F[matched.row_F >= 0]
     named_N = np.zeros(len(samples), np.bool_)
@@ -65,7 +67,6 @@ def plan_subset(
         keep_N=keep_N,
         reason_N=np.array(REASONS, object)[code_N],
         distilled_N=np.ones(len(samples), np.bool_),
-        choice=Choice(keep_N=keep_N[readable_N], reason_N=code_N[readable_N]),
     )
     return config, plan
 
@@ -84,10 +85,17 @@ def _resolved(file: Path, config: SelectConfig, parent: Manifest, order: str | N
 
 
 def _rows(
-    index_n: NDArray[np.int64], file: Path, parent: Manifest, samples: pa.Table, order: str | None
+    named: NDArray[np.int64] | NDArray[np.bool_], file: Path, parent: Manifest, samples: pa.Table, order: str | None
 ) -> NDArray[np.int64]:
-    """sample_ids of rows that are counted in the order of whoever published them."""
+    """sample_ids of rows, or of a flag for each, that are counted in the order of whoever published them."""
     count = len(samples)
+    is_mask = named.dtype == np.bool_
+    if is_mask and len(named) != count:
+        raise MismatchError(
+            f"{file} has {len(named):,} flags, {parent.where} has {count:,} samples",
+            hint="it is a subset of another data set or split",
+        )
+    index_n = np.flatnonzero(named) if is_mask else named.astype(np.int64)
     if len(index_n) and (index_n.min() < 0 or index_n.max() >= count):
         wrong = index_n[(index_n < 0) | (index_n >= count)]
         raise MismatchError(

@@ -38,7 +38,7 @@ from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCO
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores, mean_scores
+from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores, is_near_chance, mean_scores
 from prune_toolkit.scoring.teacher_pass import score_views, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from trainer.teacher import Teacher
@@ -59,6 +59,8 @@ def build_scores(
 
     held_out: the images whose loss `influence` is on, in place of a tenth of those scored.
     """
+    if images.spec is not None:
+        images.spec.refuse_out(config.out)
     indexed = images.index is not None
     thumbnails = config.thumbnails_tables(images)
 
@@ -158,6 +160,8 @@ def _finish(
         data, local = images.index.header.data, dict(images.index.local)
         if images.beton_path is not None:
             local["beton"] = os.path.realpath(images.beton_path)
+    if config.redistributable is not None:
+        data = data.model_copy(update={"redistributable": config.redistributable})
     card = teacher_card(
         teacher,
         calibration,
@@ -180,7 +184,7 @@ def _finish(
         data=data,
         teacher=card,
         compute=teacher.compute(config.batch_size),
-        views=config.views(teacher),
+        views=config.views(teacher, images),
         features=config.features_block(teacher),
         thumbnails=thumbnails_block() if thumbnails else None,
         scores=specs,
@@ -277,7 +281,7 @@ def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
 
 def warn_about_teacher(train_top1: float, class_count: int) -> None:
     """A teacher near chance is more often mismatched than bad."""
-    if train_top1 < 2 / class_count:
+    if is_near_chance(train_top1, class_count):
         note(
             f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
             f"{class_count} classes: is the class order right, and the preprocessing?"

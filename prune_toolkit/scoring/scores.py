@@ -196,6 +196,14 @@ def top1(logits_NC: Logits, label_N: Integers) -> float:
     return float(np.mean(correct(logits_NC, label_N), dtype=np.float64)) if len(logits_NC) else np.nan
 
 
+def is_near_chance(top1: float, class_count: int) -> bool:
+    """Whether a teacher is so seldom right that it is more often mismatched than bad.
+
+    Under twice chance; of fewer than ten classes, where that is much, under chance and a tenth: 0.6 of two.
+    """
+    return top1 < 1 / class_count + min(1 / class_count, 0.1)
+
+
 class Calibration:
     """Top-1 and expected calibration error, fed part by part from the confidence and correct scores.
 

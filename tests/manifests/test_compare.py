@@ -90,6 +90,35 @@ def test_a_hidden_manifest_and_the_open_one_are_compared_with_the_secret(tmp_pat
         compare(a, b, secret)
 
 
+def test_rows_in_another_order_are_compared_image_by_image(tmp_path: Path) -> None:
+    """B is A in another order, with its own row numbers: scores and labels are the same, image by image."""
+    order = np.random.default_rng(0).permutation(40)
+    keys, label, logits = [f"train/{row:08d}" for row in range(40)], np.arange(40) % 3, some_logits(0, 2, 40, 3)
+    a = make(tmp_path / "a", keys, label, logits, data={"source": "idx"})
+    contents = {keys[new]: content(keys[old]) for new, old in enumerate(order)}
+    b = make(tmp_path / "b", keys, label[order], logits[:, order], data={"source": "idx"}, contents=contents)
+    report = compared(a, b)
+    assert (report["data"]["common"], report["data"]["joined_by"]) == (40, "content hash, then row number")
+    assert report["data"]["another_label"]["count"] == report["data"]["another_content"]["count"] == 0
+    assert {score["spearman"] for score in report["scores"]["common"] if score["score"] != "teacher/correct"} == {1}
+    assert [view["kl_a_b"] for view in report["labels"]["views"]] == [0, 0]
+    hidden = hide(b, b"0123456789abcdef", tmp_path / "hidden")
+    assert compare(a, hidden, b"0123456789abcdef")["labels"] == report["labels"]
+
+
+def test_labels_that_are_no_numbers_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Of p, q, r and s, A has no number for q, B none for r."""
+    logits_a, logits_b = some_logits(1, 1, 4, 3), some_logits(2, 1, 4, 3)
+    p, q = (softmax(logits[0, [0, 3]].astype(np.float64), axis=1) for logits in (logits_a, logits_b))
+    logits_a[0, 1, 2], logits_b[0, 2] = np.inf, np.nan
+    chosen = [make(tmp_path / name, "pqrs", [0, 1, 2, 0], logits, kept="pqrs") for name, logits in
+              (("a", logits_a), ("b", logits_b))]  # fmt: skip
+    [found] = compared(*chosen)["labels"]["views"]
+    assert (found["samples"], found["not_finite"]) == (2, 2)
+    assert found["kl_a_b"] == pytest.approx(rel_entr(p, q).sum(1).mean())
+    assert found["kl_b_a"] == pytest.approx(rel_entr(q, p).sum(1).mean())
+
+
 def test_divergence_by_hand() -> None:
     """p = (1/4, 3/4), q = (1/2, 1/2)."""
     a_b, b_a = divergences(np.array([[0, LOG3]]), np.array([[5.0, 5.0]]))

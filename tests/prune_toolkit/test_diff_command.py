@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_manifests import make, some_logits
+from made_manifests import content, make, some_logits
 from s3 import Bucket
 
 from manifests.manifest import Manifest
@@ -48,6 +49,23 @@ def test_scores_name_the_classes_that_are_ranked_most_differently(tmp_path: Path
         {"class": "cat", "samples": 3, "spearman": -1},
         {"class": "dog", "samples": 3, "spearman": 1},
     ]
+
+
+def test_what_is_compared_otherwise_or_not_at_all_is_told(tmp_path: Path, prune: Run) -> None:
+    """Rows of an idx file in another order; one label is no number, in the last also the other."""
+    logits, contents = some_logits(0, 1, 2, 3), {"r0": content("r1"), "r1": content("r0")}
+    make(tmp_path / "a", ["r0", "r1"], [0, 1], logits, kept=["r0", "r1"], data={"source": "idx"})
+    for name, without in (("b", [0]), ("c", [0, 1])):
+        theirs = logits[:, ::-1].copy()
+        theirs[0, without] = np.nan
+        data = {"source": "idx"}
+        make(tmp_path / name, ["r0", "r1"], [1, 0], theirs, kept=["r0", "r1"], data=data, contents=contents)
+    told = prune("diff", "a", "b", cwd=tmp_path).stdout
+    assert "2 samples in common of 2 and 2, found by their content, then by row number\n" in told
+    left_out = "with labels that are not finite are left out\n"
+    assert f"KL(B||A) 0 nats, mean over 1 samples; 1 {left_out}" in told
+    told = prune("diff", "a", "c", cwd=tmp_path).stdout
+    assert f"KL(A||B) undefined, KL(B||A) undefined nats, mean over 0 samples; 2 {left_out}" in told
 
 
 def test_equal_ids_and_other_kinds(tmp_path: Path, prune: Run) -> None:

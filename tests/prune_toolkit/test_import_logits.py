@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_manifests import make
 from safetensors.numpy import save_file
 from scipy.special import log_softmax
 
@@ -89,6 +90,43 @@ def test_columns_in_another_order_are_put_into_that_of_the_classes(prune: Run, t
     assert "--outputs names other classes than the manifest: there is no 'a-red'" in told.stderr
 
 
+def test_too_few_names_of_columns_are_told_as_such(prune: Run, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("c-blue\na-red\nb-green\nnobody\n")
+    flags = (*FLAGS, "--outputs", tmp_path / "names.txt")
+    told = prune("import", written(tmp_path, "all.npy"), INDEX, *flags, "-o", tmp_path / "x", code=4).stderr
+    assert "all.npy holds logits of 3 classes, --outputs names 4" in told
+
+
+def test_logits_of_one_teacher_in_two_files_are_merged_by_its_weights(prune: Run, tmp_path: Path) -> None:
+    weights = hashlib.sha256(b"its weights").hexdigest()
+    out = {name: tmp_path / name for name in ("one", "two", "merged")}
+    for row, name, says in ((0, "one", weights), (1, "two", weights.upper())):
+        index = make(tmp_path / f"index-{name}", [f"{name}.png"], [0])
+        np.save(tmp_path / f"{name}.npy", LOGITS[[row]])
+        words = ("import", tmp_path / f"{name}.npy", index.folder, *FLAGS, "--weights-sha256", says, "-o", out[name])
+        prune(*words)
+        np.save(tmp_path / f"{name}.npy", LOGITS[[5]])
+        assert "file_sha256 differ" in prune(*words, code=2).stderr
+    prune("merge", out["one"], out["two"], "-o", out["merged"])
+    card = Manifest.open(out["merged"]).header.teacher
+    assert card is not None
+    assert card.weights_sha256 == weights
+    for wrong in ("", "abc", weights + "0", "g" * 64):
+        told = prune(*words[:-1], tmp_path / "x", "--weights-sha256", wrong, code=2).stderr
+        assert "64 hexadecimal digits" in told
+
+
+@pytest.mark.parametrize(("right", "warns"), [(5, True), (7, False)])
+def test_a_teacher_of_two_classes_is_doubted_near_one_half(prune: Run, tmp_path: Path, right: int, warns: bool) -> None:
+    """5 and 7 of 10 are right."""
+    make(tmp_path / "index", "abcdefghij", [0, 1] * 5, classes=("cat", "dog"))
+    said = np.arange(10) % 2 ^ (np.arange(10) >= right)
+    np.save(tmp_path / "l.npy", np.eye(2, dtype=np.float32)[said])
+    told = prune("import", tmp_path / "l.npy", tmp_path / "index", *FLAGS, "-o", tmp_path / "m")
+    assert f"top-1 {10 * right:.2f} %" in told.stdout
+    assert ("about chance" in told.stderr) == warns
+
+
 def with_value(value: float) -> np.ndarray:
     logits = LOGITS.copy()
     logits[7, 1] = value
@@ -144,7 +182,12 @@ def test_files_that_say_too_little_or_too_much_are_refused(prune: Run, tmp_path:
         (same_names(tmp_path / "same.parquet", rows), (), 3, "2 columns of the name 'key'"),
         (parquet(tmp_path / "nolist.parquet", key=KEYS), (), 2, "which column holds the logits?"),
         (parquet(tmp_path / "short.parquet", key=KEYS[:9], z=rows[:9]), (), 4, "no logits of 4 of 13 samples"),
-        (parquet(tmp_path / "twice.parquet", key=[*KEYS, KEYS[0]], z=[*rows, rows[0]]), (), 3, "several rows of one"),
+        (
+            parquet(tmp_path / "twice.parquet", key=[*KEYS, KEYS[0]], z=[*rows, rows[1]]),
+            (),
+            3,
+            f"two unequal rows of {KEYS[0]}",
+        ),
         (parquet(tmp_path / "odd.parquet", key=KEYS, z=[*rows[:-1], [1.0]]), (), 3, "not all of 3 values"),
         (tmp_path / "absent.npy", (), 3, "no such file"),
         (parquet(tmp_path / "x.csv", key=KEYS), (), 2, "logits are read from .npy"),
@@ -155,6 +198,16 @@ def test_files_that_say_too_little_or_too_much_are_refused(prune: Run, tmp_path:
     path = written(tmp_path, "all.npy")
     assert "whose logits" in prune("import", path, INDEX, "--logits", *out, code=2).stderr
     assert "is scored already" in prune("import", path, GOLDEN / "scores", *FLAGS, *out, code=2).stderr
+
+
+def test_equal_rows_of_a_sample_are_no_fault(prune: Run, tmp_path: Path) -> None:
+    """Those of row 4, which cannot be read, may be anything."""
+    rows = [*range(13), 0, 12, 0, 4]
+    logits = [*LOGITS[rows[:-1]].tolist(), [0.0, 0.0, 0.0]]
+    path = parquet(tmp_path / "twice.parquet", key=[KEYS[row] for row in rows], z=logits)
+    prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out")
+    [(_, found)] = Manifest.open(tmp_path / "out").logits()
+    np.testing.assert_array_equal(found, LOGITS[READABLE].astype(np.float16))
 
 
 def test_scores_that_were_imported_before_stay(prune: Run, tmp_path: Path) -> None:

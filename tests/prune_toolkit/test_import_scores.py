@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_manifests import make
 
 from manifests.manifest import Manifest
 from manifests.verify import verify
@@ -149,6 +151,7 @@ def test_rows_that_match_nothing_are_counted_and_listed(prune: Run, tmp_path: Pa
         ([(READABLE[0], 1)], ("--set", "../up"), 2, "--set ../up"),
         ([(READABLE[0], 1)], ("--name", "a/b"), 2, "--name 'a/b'"),
         ([(READABLE[0], 1)], ("--missing", "worst"), 2, "--missing worst"),
+        ([(READABLE[0], 1)], ("--missing", "1e39"), 2, "--missing 1e39"),
         ([(READABLE[0], 1)], ("--harder", "low"), 2, "--harder once"),
         ([(READABLE[0], 1)], ("--indices", "--logits"), 2, "--indices or --logits"),
     ],
@@ -188,6 +191,52 @@ def test_one_column_may_be_two_scores_and_be_called_key(prune: Run, tmp_path: Pa
     assert scores.column("a").to_pylist() == scores.column("b").to_pylist() == list(EXPECTED.values())
 
 
+def test_a_key_with_a_line_break_is_told_and_listed_in_one_line(prune: Run, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.csv", [*VALUES.items(), ("a\nb\r\x1b[31m", 3), ("\u202eé", 4)])
+    listing = tmp_path / "list.txt"
+    told = prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--list", listing).stderr
+    assert len(told.splitlines()) == 1
+    assert f"of {INDEX}; the first: a\\nb\\r\\u001b[31m, \\u202eé; all of them: {listing}\n" in told
+    assert listing.read_text(encoding="utf-8").split("\n") == ["a\\nb\\r\x1b[31m", "\u202eé", ""]
+
+
+def test_a_list_is_written_of_a_finished_import_too(prune: Run, tmp_path: Path) -> None:
+    path = table(tmp_path / "s.csv", [*VALUES.items(), ("x.jpg", 3)])
+    words = ("import", path, INDEX, *FLAGS, "-o", tmp_path / "out")
+    prune(*words)
+    assert prune(*words).stderr == f"{tmp_path / 'out'} is finished already\n"
+    assert "x.jpg" in prune(*words, "--list", tmp_path / "list.txt").stderr
+    assert (tmp_path / "list.txt").read_text() == "x.jpg\n"
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_as_such(prune: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    scores = table(tmp_path / "s.csv", list(VALUES.items()))
+    (tmp_path / "s.txt").write_text("0\n")
+    np.save(tmp_path / "l.npy", np.zeros((13, 3), np.float32))
+    for words in (
+        (scores, INDEX, *FLAGS),
+        (tmp_path / "s.txt", INDEX, "--indices", "--no-beton"),
+        (tmp_path / "l.npy", INDEX, "--logits", "--teacher-name", "x", "--image-size", "8"),
+    ):
+        told = prune("import", *words, "-o", tmp_path / "file", code=2).stderr
+        assert "file is a file; the manifest needs a folder" in told
+
+
+def test_the_next_command_can_be_typed_as_it_stands(prune: Run, tmp_path: Path) -> None:
+    path, out = table(tmp_path / "s.csv", list(VALUES.items())), tmp_path / "my scores"
+    told = prune("import", path, INDEX, *FLAGS, "-o", out).stdout.splitlines()[-1]
+    words = shlex.split(told.removeprefix("next: "))
+    assert words == ["prune", "select", str(out), "--keep", "0.5", "--score", "imported/hard"]
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_table_with_other_signs_between_its_columns_is_told(prune: Run, tmp_path: Path, sign: str, name: str) -> None:
+    (tmp_path / "s.csv").write_text(f"file{sign}hard\n{READABLE[0]}{sign}1\n")
+    told = prune("import", tmp_path / "s.csv", INDEX, *FLAGS, "-o", tmp_path / "out", code=2).stderr
+    assert f"are its columns split at {name}? a .csv file has commas, a .tsv file tabs" in told
+
+
 def test_equal_rows_and_a_finished_import_are_no_fault(prune: Run, tmp_path: Path) -> None:
     path = table(tmp_path / "s.csv", [*VALUES.items(), *VALUES.items()])
     first = json.loads(prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--json").stdout)
@@ -212,6 +261,43 @@ def test_keys_match_as_they_are_then_by_a_file_name_that_is_unique_on_both_sides
     assert rows_of(["x/3.jpg", "y/3.jpg"], ours) == [-1, -1]
     assert rows_of(["x/3.jpg", "x/3.jpg"], ours) == [3, 3]
     assert rows_of([None, "5.jpg", ""], ours) == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    [
+        ("cat/2.jpg", 1),
+        ("imagenet/train/cat/2.jpg", 1),
+        ("C:\\data\\training\\cat\\2.jpg", 1),
+        ("data/test/old/train/cat/2.jpg", 1),
+        ("animals/2.jpg", 1),
+        ("test/cat/2.jpg", -1),
+        ("D:\\val\\cat\\2.jpg", -1),
+        ("test/2.jpg", -1),
+        ("train/eel/3.jpg", -1),
+        ("x/eel/old/3.jpg", -1),
+        ("x/dog/3.jpg", 3),
+        ("a\nb/2.jpg", 1),
+    ],
+)
+def test_a_name_in_the_folder_of_another_class_or_split_is_another_image(key: str, row: int) -> None:
+    ours = ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg", "train/dog/3.jpg", "train/eel/4.jpg"]
+    assert rows_of([key], ours) == [row]
+
+
+def test_row_numbers_are_no_names(prune: Run, tmp_path: Path) -> None:
+    ours = ["train/00000000", "train/00000007"]
+    make(tmp_path / "index", ours, [0, 1], data={"source": "idx"})
+    path = table(tmp_path / "s.csv", [("train/00000000", 1), ("test/00000007", 99)])
+    refused = prune("import", path, tmp_path / "index", *FLAGS, "-o", tmp_path / "out", code=4).stderr
+    assert "1 of 2 rows of s.csv match no sample" in refused
+    assert "no hard of 1 of 2 samples; the first: train/00000007" in refused
+    (tmp_path / "s.txt").write_text("train/00000000\n00000007\n")
+    told = prune("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o", tmp_path / "chosen")
+    assert "1 samples kept" in told.stdout
+    pq.write_table(pa.table({"key": ["train/00000000", "00000007"], "z": [[1.0, 2, 3]] * 2}), tmp_path / "l.parquet")
+    words = ("import", tmp_path / "l.parquet", tmp_path / "index", "--logits", "--teacher-name", "x", "--image-size", 8)
+    assert "no logits of 1 of 2 samples" in prune(*words, "-o", tmp_path / "scored", code=4).stderr
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_manifests import make
 from PIL import Image
 
 from manifests.beton import Beton
@@ -121,6 +122,31 @@ def test_a_file_that_is_no_subset_is_refused(prune: Run, tmp_path: Path) -> None
     for path in sorted(tmp_path.iterdir()):
         prune("import", path, INDEX, "--indices", "--no-beton", "-o", tmp_path / "out", code=3)
     prune("import", tmp_path / "absent.npy", INDEX, "--indices", "--no-beton", code=3)
+
+
+@pytest.mark.parametrize("count", [0, 9, 12, 14])
+def test_flags_are_one_a_sample(prune: Run, tmp_path: Path, count: int) -> None:
+    """12 are readable: whoever published them may have left that one out, and nobody can tell which."""
+    np.save(tmp_path / "mask.npy", np.arange(count) < 3)
+    words = ("import", tmp_path / "mask.npy", INDEX, "--indices", "--no-beton", "-o", tmp_path / "out")
+    assert f"mask.npy has {count} flags, {INDEX} has 13 samples" in prune(*words, code=4).stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lines", [[str(row) for row in ROWS], [KEYS[row] for row in ROWS]])
+def test_marks_and_spaces_around_the_lines_play_no_part(prune: Run, tmp_path: Path, lines: list[str]) -> None:
+    text = "\ufeff" + " \r\n\t".join(lines) + "\r\n \r\n"
+    (tmp_path / "s.txt").write_bytes(text.encode())
+    prune("import", tmp_path / "s.txt", INDEX, "--indices", "--no-beton", "-o", tmp_path / "out")
+    assert kept(tmp_path / "out") == sorted(ROWS)
+
+
+def test_a_key_may_hold_what_unicode_takes_for_the_end_of_a_line(prune: Run, tmp_path: Path) -> None:
+    keys = ["a\u2028b", "c\u2029d", "e"]
+    make(tmp_path / "index", keys, [0, 1, 2])
+    (tmp_path / "s.txt").write_text("\n".join(keys[:2]), encoding="utf-8")
+    prune("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o", tmp_path / "out")
+    assert kept(tmp_path / "out") == [0, 1]
 
 
 def test_samples_named_twice_or_unreadable_are_told(prune: Run, tmp_path: Path) -> None:

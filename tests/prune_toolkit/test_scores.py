@@ -21,6 +21,7 @@ from prune_toolkit.scoring.scores import (
     check_finite,
     compute_scores,
     expected_calibration_error,
+    is_near_chance,
     score,
     top1,
 )
@@ -250,3 +251,13 @@ def test_calibration_is_the_same_fed_in_parts(digits: tuple[NDArray[np.float16],
 def test_calibration_of_nothing_is_nan() -> None:
     assert math.isnan(Calibration().ece)
     assert math.isnan(Calibration().top1)
+
+
+@pytest.mark.parametrize(
+    ("top1", "classes", "expected"),
+    [(0.59, 2, True), (0.61, 2, False), (0.43, 3, True), (0.44, 3, False), (0.19, 10, True), (0.2, 10, False),
+     (0.0019, 1000, True), (0.002, 1000, False)],
+)  # fmt: skip
+def test_a_teacher_near_chance_is_doubted(top1: float, classes: int, expected: bool) -> None:
+    """Under 2/C from ten classes on; under 1/C + 0.1 of fewer."""
+    assert is_near_chance(top1, classes) is expected

@@ -1,6 +1,7 @@
 """`prune split`: pieces by class and by key, and what `prune merge` makes of them."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,25 @@ def test_wrong_calls_say_what_to_type(whole: Manifest, tmp_path: Path, prune: Ru
         assert says in prune("split", "whole", *words, "-o", "out", cwd=tmp_path, code=2).stderr
     assert "no such folder" in prune("split", "nowhere", "--prefix", "t", cwd=tmp_path, code=3).stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_both_folders_are_looked_at_before_anything_is_written(whole: Manifest, tmp_path: Path, prune: Run) -> None:
+    (tmp_path / "file").touch()
+    words = ("split", "whole", "--prefix", "t", "-o", "out", "--rest")
+    for rest, says in (("whole", "whole holds a finished manifest"), ("file", "file is a file")):
+        assert says in prune(*words, rest, cwd=tmp_path, code=2).stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_was_not_pulled_is_told_as_such(whole: Manifest, tmp_path: Path, prune: Run) -> None:
+    """Of the features the header alone is here."""
+    write_local(whole.path, {"pulled_from": "s3://b/m", "not_pulled": ["features"]})
+    shutil.rmtree(whole.path / "features")
+    make(tmp_path / "other", "z", [0], some_logits(1, 2, 1, 3))
+    for words in (("split", "whole", "--prefix", "t"), ("merge", "whole", "other")):
+        told = prune(*words, "-o", "out", cwd=tmp_path, code=3).stderr
+        assert told == "prune: whole: its features were not pulled\n  prune pull s3://b/m whole --only features\n"
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_class_with_a_comma_in_its_name_is_found() -> None:
