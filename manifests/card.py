@@ -19,44 +19,60 @@ if TYPE_CHECKING:
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
 MOST_GENERATIONS, MOST_PARENTS = 16, 16
+_ID_LINE = re.compile(r"^- data fingerprint: .*, manifest id: `[0-9a-f]{16}`$", re.MULTILINE)
 
 
-def write_card(folder: Path, header: "Header") -> None:
-    """Write the card beside the header."""
-    write_atomic(folder / CARD_NAME, card(header).encode())
+def write_card(folder: Path, header: "Header", *, with_images: bool = False) -> None:
+    """Write the card beside the header; `with_images` as of `card`."""
+    write_atomic(folder / CARD_NAME, card(header, with_images=with_images).encode())
 
 
-def write_full_card(folder: Path, url: str | None = None) -> list[str]:
-    """Write card, pictures of the scores and croissant.json into a manifest; returns their paths in it.
+def write_full_card(
+    folder: Path, url: str | None = None, *, into: Path | None = None, with_images: bool = False
+) -> list[str]:
+    """Write card, pictures of the scores and croissant.json into a manifest, or elsewhere; returns their paths there.
 
-    `url` is where the manifest will be. What an earlier run drew is overwritten. The manifest and its id stay the same.
+    `url` is where the manifest will be, `with_images` whether its beton will be there too. What an earlier run drew is
+    overwritten. The manifest and its id stay the same.
     """
     from manifests.card_plots import draw_scores
     from manifests.croissant import write_croissant
     from manifests.manifest import Manifest
 
-    manifest = Manifest.open(folder)
-    pictures = draw_scores(manifest)
-    write_croissant(manifest, url)
-    write_atomic(folder / CARD_NAME, card(manifest.header, pictures, url).encode())
+    manifest, into = Manifest.open(folder), into or folder
+    pictures = draw_scores(manifest, into)
+    write_croissant(manifest, into, url)
+    write_atomic(into / CARD_NAME, card(manifest.header, pictures, url, with_images=with_images).encode())
     return [CARD_NAME, CROISSANT_NAME, *pictures]
 
 
-def card(header: "Header", pictures: Sequence[str] = (), url: str | None = None) -> str:
-    """The card as Markdown; everything in it comes from the header. `pictures` are paths beside it."""
-    lines = [front_matter(header), f"# {TITLES[header.kind]} of {plain(header.data.name)}", "", _what(header), ""]
-    lines += [*_facts(header), "", "## Use", "", "```sh", *_commands(header, url), "```", "", *_columns(header)]
+def is_card(text: str) -> bool:
+    """Whether a README.md is one that a command wrote, of whatever version: it names the manifest's id on a line."""
+    return _ID_LINE.search(text) is not None
+
+
+def card(header: "Header", pictures: Sequence[str] = (), url: str | None = None, *, with_images: bool = False) -> str:
+    """The card as Markdown; everything in it comes from the header. `pictures` are paths beside it.
+
+    `with_images`: the beton, where the manifest has one, is where the manifest is.
+    """
+    with_images = with_images and header.file("train.beton") is not None
+    lines = [front_matter(header), f"# {TITLES[header.kind]} of {plain(header.data.name)}", ""]
+    lines += [_what(header, with_images), "", *_facts(header), ""]
+    lines += ["## Use", "", "```sh", *_commands(header, url, with_images), "```", "", *_columns(header)]
     if pictures:
         lines += ["## Scores", "", *(f"![Distribution of scores]({picture})" for picture in pictures), ""]
     return "\n".join([*lines, *_provenance(header)])
 
 
-def _what(header: "Header") -> str:
+def _what(header: "Header", with_images: bool) -> str:
     what = {
         "index": "A list of labelled images with their content hashes.",
         "scores": "What a teacher made of every image: its logits, and scores of how hard the image is.",
         "selection": "Which images a student learns from, and the soft labels it learns.",
     }[header.kind]
+    if with_images:
+        return f"{what} The images come with it, in train.beton."
     return f"{what} The images themselves are not in here: whoever has a copy of them can use it."
 
 
@@ -87,16 +103,22 @@ def _facts(header: "Header") -> list[str]:
     return lines
 
 
-def _commands(header: "Header", url: str | None) -> list[str]:
+def _commands(header: "Header", url: str | None, with_images: bool) -> list[str]:
     secret = "" if header.hidden is None else " --secret FILE"
-    use = {
-        "index": "prune score manifest --teacher TEACHER",
-        "scores": f"prune select manifest --keep 0.5 --data IMAGES{secret}",
-        "selection": "train-student --manifest manifest    # its train.beton comes with: prune pull --with-images",
-    }[header.kind]
     # A URL of nobody's making: what a shell would take for more than a word is left to the reader.
     place = url if url is not None and re.fullmatch(r"[\w:/.@%+~-]+", url, re.ASCII) else "URL"
-    return [f"prune pull {place} manifest", f"prune verify manifest --data IMAGES{secret}", use]
+    pull = f"prune pull {place} manifest{' --with-images' if with_images else ''}"
+    verify = f"prune verify manifest --data IMAGES{secret}"
+    if header.kind == "index":
+        return [pull, verify, "prune score manifest --teacher TEACHER"]
+    if header.kind == "scores":
+        return [pull, verify, f"prune select manifest --keep 0.5 --data IMAGES{secret}"]
+    if "targets" in (header.left_out or ()):
+        return [pull, verify, "prune show manifest"]
+    loss = " --loss ce" if header.labels is None else ""
+    if with_images:
+        return [pull, "prune verify manifest", f"train-student --manifest manifest{loss}"]
+    return [pull, f"prune cut manifest --data IMAGES{secret}", f"train-student --manifest cut{loss}"]
 
 
 def _columns(header: "Header") -> list[str]:

@@ -1,7 +1,8 @@
 """Pictures of how scores are distributed, as SVG beside the card; equal manifests draw equal bytes."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,16 @@ COLOUR, KEPT_COLOUR = "#8a8a8a", "#0072b2"
 """Of all samples, and of those a selection keeps."""
 
 
-def draw_scores(manifest: Manifest) -> list[str]:
-    """Draw one picture a set of scores, `card/SET.svg`; returns their paths in the manifest.
+def draw_scores(manifest: Manifest, folder: Path) -> list[str]:
+    """Draw one picture a set of scores, `card/SET.svg` in `folder`; returns their paths in it.
 
     InputError where a link would lead one of them elsewhere.
     """
-    paths = picture_paths(manifest)
+    paths, target = picture_paths(manifest), FolderTarget(LocalStore(folder))
     for set_name, path in paths.items():
-        _draw(manifest, [spec for spec in manifest.header.scores if spec.set == set_name], set_name, path)
+        specs = [spec for spec in manifest.header.scores if spec.set == set_name]
+        with target.writer(path) as stream:
+            _draw(manifest, specs, set_name, stream)
     return list(paths.values())
 
 
@@ -42,7 +45,7 @@ def picture_paths(manifest: Manifest) -> dict[str, str]:
     return paths
 
 
-def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, path: str) -> None:
+def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: IO[bytes]) -> None:
     # The object interface: pyplot would choose a backend, and keep the figure.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -61,8 +64,7 @@ def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, path: str
             _histogram(axes, table.column(spec.name).to_numpy(), kept_N)
             name = "".join(c if c.isprintable() else "?" for c in spec.name)[:40]
             axes.set_title(f"{name} ({spec.harder} is harder)", fontsize=9, loc="left")
-        with FolderTarget(LocalStore(manifest.folder)).writer(path) as stream:
-            FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _kept(manifest: Manifest, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:

@@ -30,22 +30,25 @@ SIZES = {
 """The hub's classes of sizes, by what they stay below."""
 TITLES = {"index": "Index", "scores": "Scored manifest", "selection": "Selection"}
 _TAGS = {"index": [], "scores": ["soft-labels"], "selection": ["soft-labels", "data-pruning"]}
+_APART = "&#8288;"
+"""A word joiner: nothing to see, and no part of an address."""
 _MARKED = "\\`*_{}[]<>#+!|~&$"
 
 
 def plain(text: str) -> str:
     """Text from a manifest, made harmless in Markdown and in the HTML that it becomes."""
     escaped = "".join("\\" + c if c in _MARKED else c for c in text if c.isprintable())
-    # A bare address would become a link.
-    return re.sub(
-        r"(?i)\b(https?|ftp|mailto|www)(?=[:.])", lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", escaped
-    )
+    # A bare address would become a link, however it is escaped: readers look for them in the text that comes out.
+    return re.sub(r"(?i)(?:https?|ftp|mailto|xmpp|www)(?=[:.])|@", rf"\g<0>{_APART}", escaped)
 
 
 def code(text: str) -> str:
     """Text as code in a line of Markdown or in a cell of a table."""
-    shown = "".join(c for c in text if c.isprintable() and c not in "`|")
-    return f"`{shown}`" if shown.strip() else ""
+    shown = "".join(c for c in text if c.isprintable())
+    if not shown.strip():
+        return ""
+    # Nothing is escaped between backticks, where these two would end the code or the cell.
+    return f"<code>{plain(shown)}</code>" if {"`", "|"} & set(shown) else f"`{shown}`"
 
 
 def quoted(text: str) -> str:

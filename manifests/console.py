@@ -21,6 +21,8 @@ from manifests.errors import IncompleteError, InputError, PruneError
 
 EXIT_INTERRUPTED = 130
 _GOES_ON = "the same command goes on where it stopped"
+_KEEP_NOTHING = ("verify", "diff", "show", "list")
+"""Commands that begin anew."""
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -32,15 +34,14 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     name = command.name or "prune"
     _complete(command, name)
-    code = 0
+    args, code = sys.argv[1:] if args is None else args, 0
+    goes_on = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_GOES_ON}"
     # Standard output is None where a shell closed it (`>&-`).
     printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(_stdout(sys.stdout))))
     try:
         # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
         with (
-            command.make_context(
-                name, sys.argv[1:] if args is None else args, default_map=config_defaults(command)
-            ) as context,
+            command.make_context(name, args, default_map=config_defaults(command)) as context,
             printed,
         ):
             command.invoke(context)
@@ -52,9 +53,9 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     except PruneError as error:
         code = _tell(name, str(error), error.exit_code)
     except _Terminated:
-        code = _tell(name, f"stopped by SIGTERM\n  {_GOES_ON}", IncompleteError.exit_code)
+        code = _tell(name, f"stopped by SIGTERM{goes_on}", IncompleteError.exit_code)
     except (KeyboardInterrupt, EOFError, click.Abort):
-        code = _tell(name, f"interrupted\n  {_GOES_ON}", EXIT_INTERRUPTED)
+        code = _tell(name, f"interrupted{goes_on}", EXIT_INTERRUPTED)
     except OSError as error:
         code = _tell_os_error(name, error)
     _leave(name, code)
@@ -63,6 +64,11 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
 def printable(text: str) -> str:
     """Text with what a terminal would obey spelled as JSON spells it: a file name must not move the cursor."""
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """Text from a manifest as a part of one line, its line ends spelled out: it must not look like lines of ours."""
+    return text.replace("\n", "\\n")
 
 
 def _stdout(stream: TextIO) -> TextIO:

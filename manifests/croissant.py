@@ -53,12 +53,12 @@ CONTEXT: dict[str, Any] = {
 }
 
 
-def write_croissant(manifest: Manifest, url: str | None = None) -> None:
-    """Write croissant.json beside the header; its date is that of the header's file."""
+def write_croissant(manifest: Manifest, folder: "Path", url: str | None = None) -> None:
+    """Write croissant.json into a folder; its date is that of the header's file."""
     made = (manifest.folder / HEADER_NAME).stat().st_mtime
     content = croissant(manifest.header, url=url, date=datetime.fromtimestamp(made, UTC).date().isoformat())
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomic(manifest.folder / NAME, (text + "\n").encode())
+    write_atomic(folder / NAME, (text + "\n").encode())
 
 
 def url_in(folder: "Path") -> str | None:

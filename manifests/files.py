@@ -4,10 +4,12 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
 CHUNK_BYTES = 1 << 20
@@ -47,6 +49,17 @@ def remove_temporaries(folder: Path) -> None:
     for path in folder.rglob(".*.tmp"):
         if _is_abandoned(path):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder of this process below the machine's folder for temporary files; what killed ones left goes first."""
+    for left in Path(gettempdir()).glob(f".{name}-*.tmp"):
+        found = _TEMPORARY.fullmatch(left.name)
+        if found is not None and found["host"] == _host() and not _is_alive(int(found["pid"])):
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=f".{name}-", suffix=f".{_host()}.{os.getpid()}.tmp") as scratch:
+        yield Path(scratch)
 
 
 def sha256_file(path: Path) -> str:

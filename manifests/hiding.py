@@ -30,7 +30,7 @@ NEVER = ("samples", "thumbnails")
 
 
 def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
-    """Write a manifest without anything into `folder` by which those without the secret could know a sample again.
+    """Write a manifest into `folder` in which those without the secret cannot look up a name or a file.
 
     Keys, content hashes, view_ids and ids are hidden (manifests/secret.py), sizes are 0, thumbnails and betons left
     out. The same source and secret give the same bytes. UsageError for a manifest that is hidden already.

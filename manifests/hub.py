@@ -4,12 +4,14 @@ import hashlib
 import re
 from typing import Any, NamedTuple
 
-from manifests.errors import UsageError
+from manifests.errors import MismatchError, UsageError
 from manifests.files import CHUNK_BYTES
 from manifests.header import HEADER_NAME
 from manifests.store import RemoteStore, Store, answering
 from manifests.targets import LocalFile
 
+PRECONDITION_FAILED = 412
+"""What the hub answers to a commit whose parent is no longer the newest."""
 _URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+))?")
 
 
@@ -33,10 +35,13 @@ class Place(NamedTuple):
 class HubTarget:
     """A data set repository; made private when it is not there yet. Nothing is sent before `finish`."""
 
+    is_one_step = True
+
     def __init__(self, store: RemoteStore, api: Any = None) -> None:
         self.store: Store = store
         self.place = Place.of(store.where)
         self._api = hub_api() if api is None else api
+        self._head: str | None = None
         self._there: dict[str, Any] = {}
         self._listed: list[str] = []
         self._new: list[LocalFile] = []
@@ -47,6 +52,7 @@ class HubTarget:
         repo, revision, folder = self.place
         with answering(self.store.where):
             self._api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
+            self._head = self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
             listed = self._api.list_repo_files(repo, repo_type="dataset", revision=revision)
             self._listed = sorted(path.removeprefix(folder) for path in listed if path.startswith(folder))
             asked = [folder + path for path in paths]
@@ -73,8 +79,12 @@ class HubTarget:
         """Remember it for the commit."""
         self._old.append(path)
 
+    def changed(self) -> str | None:
+        """Nothing: `finish` fails where there is another commit than `begin` saw."""
+        return None
+
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """One commit of everything that is new."""
+        """One commit of everything that is new; MismatchError where somebody else made one meanwhile."""
         if is_there and not self._new:
             return
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -90,8 +100,16 @@ class HubTarget:
             for file in sorted(self._new, key=lambda file: file.path)
         ]
         operations.append(CommitOperationAdd(folder + HEADER_NAME, header))
+        options = {"repo_type": "dataset", "revision": revision, "parent_commit": self._head}
         with answering(self.store.where):
-            self._api.create_commit(repo, operations, commit_message=message, repo_type="dataset", revision=revision)
+            try:
+                self._api.create_commit(repo, operations, commit_message=message, **options)
+            except Exception as error:
+                if getattr(getattr(error, "response", None), "status_code", None) != PRECONDITION_FAILED:
+                    raise
+                raise MismatchError(
+                    f"{self.store.where}: somebody else made a commit meanwhile", hint="push again when they are done"
+                ) from None
 
 
 def hub_api() -> Any:

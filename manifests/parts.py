@@ -157,7 +157,9 @@ def is_whole(table: pa.Table, digest: str) -> bool:
 def part_content(path: Path) -> str:
     """The digest of its content that a part carries, without reading that; InputError where there is none."""
     try:
-        return str((pq.read_metadata(path).metadata or {})[CONTENT_KEY].decode())
+        # Not by its path, which pyarrow takes for a URL where it begins as one.
+        with path.open("rb") as stream:
+            return str((pq.read_metadata(stream).metadata or {})[CONTENT_KEY].decode())
     except UNREADABLE as error:
         raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=_AGAIN) from None
 

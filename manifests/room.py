@@ -16,18 +16,12 @@ def make_room(target: Target, header: Header, replace: bool) -> bool:
     """Whether the manifest's header is there already; of another one, take away the header and then what it names."""
     if target.store.size(HEADER_NAME) is None:
         return False
-    try:
-        there = read_header(target.store)
-    except UnreachableError:
-        raise
-    except InputError:
-        there = None
+    there = _header_of(target.store)
     if there is not None and there.id == header.id:
         return True
     if not replace:
-        what = "something that is no manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
         raise MismatchError(
-            f"{target.store.where} holds {what}; this one is {header.id[:12]}",
+            f"{target.store.where} holds {_told(there)}; this one is {header.id[:12]}",
             hint="name another place"
             if isinstance(target.store, LocalStore)
             else "name another place, or --replace it",
@@ -38,6 +32,35 @@ def make_room(target: Target, header: Header, replace: bool) -> bool:
         if entry.path not in kept:
             target.remove(entry.path)
     return False
+
+
+def check_undisturbed(target: Target, header: Header, is_there: bool) -> None:
+    """Before the header is put: MismatchError where somebody else put another, or a file, in this place meanwhile."""
+    if target.is_one_step:
+        return
+    where, hint = target.store.where, "name another place, or push again when they are done"
+    if target.store.size(HEADER_NAME) is not None:
+        there = _header_of(target.store)
+        if there is None or there.id != header.id:
+            raise MismatchError(f"{where}: somebody else put {_told(there)} there meanwhile", hint=hint)
+    elif is_there:
+        raise MismatchError(f"{where}: somebody else took {HEADER_NAME} away meanwhile", hint=hint)
+    if (path := target.changed()) is not None:
+        raise MismatchError(f"{where}: somebody else changed {path} meanwhile", hint=hint)
+
+
+def _header_of(store: Store) -> Header | None:
+    """The header there, None for something that is none."""
+    try:
+        return read_header(store)
+    except UnreachableError:
+        raise
+    except InputError:
+        return None
+
+
+def _told(there: Header | None) -> str:
+    return "something that is no manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
 
 
 def clear(target: Target, names: Sequence[tuple[str, str | None]], replace: bool) -> None:

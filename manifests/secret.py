@@ -1,4 +1,4 @@
-"""Keys and hashes as HMACs: who lacks the secret cannot tell whether a sample they have is in a manifest.
+"""Keys and hashes as HMACs: who lacks the secret cannot look up a name or a file in a manifest.
 
 All are HMAC-SHA256 with the secret: a key becomes the hexadecimal HMAC of its UTF-8 bytes, a content hash the first 16
 bytes of the HMAC of its 16 bytes, an id the hexadecimal HMAC of its text. A view_id must come back, for the crops are
@@ -105,7 +105,7 @@ def refuse_hidden(header: Header, where: str) -> None:
     if header.hidden is not None:
         raise UsageError(
             f"{where} is hidden: its keys and view_ids are not those of images",
-            hint="prune verify, prune select and train-student work with hidden manifests",
+            hint="prune verify, prune select, prune cut and train-student work with hidden manifests",
         )
 
 

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from manifests.errors import InputError, PruneError, UnreachableError, UsageError
 from manifests.files import CHUNK_BYTES
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 _WEB = ("http", "https")
+UNTOLD = -1
+"""Size of a file at a URL, where the server does not tell it."""
 SILENCE_S = 60
 """How long a web server may say nothing."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
@@ -102,7 +104,7 @@ class RemoteStore:
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.filesystem, self.root = filesystem, root.rstrip("/")
-        self.scheme = url.partition("://")[0].lower()
+        self.scheme = url.partition("://")[0]
         self.where = without_password(url).rstrip("/")
 
     @property
@@ -119,22 +121,18 @@ class RemoteStore:
         return "/".join([self.root, *levels(path)])
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file, None when there is none; InputError when the other side refuses or does not answer."""
+        """Bytes of a file or UNTOLD, None when there is none; InputError when the other side refuses or is silent."""
         try:
             with answering(self.name(path)):
-                size_bytes = self.filesystem.info(self.full(path)).get("size")
+                return self._told_bytes(path)
         except FileNotFoundError:
             return None
-        if size_bytes is None:
-            raise InputError(f"{self.name(path)}: the server does not say how large it is")
-        return int(size_bytes)
 
     def read(self, path: str, most_bytes: int) -> bytes:
         """A file, at most one byte more of it than asked for; FileNotFoundError, or InputError as of `size`."""
         with answering(self.name(path)):
             # A web server may send more than it announced.
-            is_small = not self._is_http and self.filesystem.info(self.full(path))["size"] <= most_bytes
-            if is_small:
+            if not self._is_http and 0 <= self._told_bytes(path) <= most_bytes:
                 return bytes(self.filesystem.cat_file(self.full(path)))
             with self.open(path) as stream:
                 return _read_up_to(stream, most_bytes + 1)
@@ -154,6 +152,10 @@ class RemoteStore:
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
+
+    def _told_bytes(self, path: str) -> int:
+        size_bytes = self.filesystem.info(self.full(path)).get("size")
+        return UNTOLD if size_bytes is None else int(size_bytes)
 
     @property
     def _is_http(self) -> bool:
@@ -189,15 +191,16 @@ def store_of(where: str | Path) -> Store:
     text = str(where)
     if isinstance(where, Path) or not is_url(text):
         return LocalStore(Path(where))
-    if text.startswith("file://"):
-        return LocalStore(Path(text.removeprefix("file://")))
-    return _remote_store(text)
+    scheme, _, place = text.partition("://")
+    if scheme.lower() == "file":
+        return LocalStore(Path(re.sub("^localhost(?=/)", "", place)))
+    return _remote_store(f"{scheme.lower()}://{place}")
 
 
 def _remote_store(url: str) -> RemoteStore:
     from fsspec.core import url_to_fs
 
-    scheme, shown = url.partition("://")[0].lower(), without_password(url)
+    scheme, shown = url.partition("://")[0], without_password(url)
     if "?" in url:
         # A signed address is a password, and holds for one file only.
         raise UsageError(
@@ -219,8 +222,15 @@ def _remote_store(url: str) -> RemoteStore:
             f"{shown}: {scheme}:// needs a package that is not installed ({error.name or error})",
             hint=f"pip install '{install}'" if scheme in _EXTRAS else f"install {install}",
         ) from None
-    except ValueError as error:
-        raise UsageError(f"{shown}: {error}", hint="known are s3://, gs://, hf://, http(s)://, file://") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        known = "known are s3://, gs://, hf://, http(s)://, file://"
+        raise UsageError(f"{shown}: {without_password(str(error))}", hint=known) from None
+    except Exception as error:
+        # Some look at the other side while they are made, each with errors of its own.
+        try:
+            _tell(shown, error)
+        except FileNotFoundError:
+            raise InputError(f"{shown}: there is no such place", hint="check the address") from None
     return RemoteStore(url, filesystem, root)
 
 
@@ -242,10 +252,9 @@ def answering(where: str) -> Iterator[None]:
     except Exception as error:
         # Every file system has exceptions of its own, of packages that need not be installed.
         _tell(where, error)
-        raise
 
 
-def _tell(where: str, error: Exception) -> None:
+def _tell(where: str, error: Exception) -> NoReturn:
     cause: BaseException = error
     if isinstance(error, FileNotFoundError) and _is_of_http(error.__cause__):
         # HTTP calls whatever goes wrong a missing file, and keeps the reason as its cause.

@@ -57,6 +57,8 @@ class Target(Protocol):
     """Where a manifest is pushed to."""
 
     store: Store
+    is_one_step: bool
+    """Whether `finish` takes all that was put in one step, and nothing where somebody else was faster."""
 
     def begin(self, paths: list[str]) -> None:
         """Look which of the files are there."""
@@ -72,6 +74,9 @@ class Target(Protocol):
 
     def remove(self, path: str) -> None:
         """Forget a file, if it is there."""
+
+    def changed(self) -> str | None:
+        """The first file that was put or found here and is no longer the same; None where all are."""
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
         """Take manifest.json, unless it is there: from now on there is a manifest."""
@@ -94,9 +99,13 @@ def target_of(where: str) -> Target:
 class FolderTarget:
     """A folder on this machine or a mounted one."""
 
+    is_one_step = False
+
     def __init__(self, store: LocalStore) -> None:
         self.store: Store = store
         self.folder = store.folder
+        self._known: dict[str, tuple[object, str]] = {}
+        """Of files that are there: what tells that nobody else put one in their place, and the sha256."""
 
     def begin(self, paths: list[str]) -> None:
         """Clear what a killed push left."""
@@ -110,7 +119,25 @@ class FolderTarget:
 
     def holds(self, file: LocalFile) -> bool:
         """Whether the folder has this file with these bytes."""
-        return self.store.size(file.path) == file.bytes and self.store.sha256(file.path) == file.sha256
+        mark = self._mark(file.path)
+        if self.store.size(file.path) != file.bytes or self.store.sha256(file.path) != file.sha256:
+            return False
+        self._known[file.path] = mark, file.sha256
+        return True
+
+    def changed(self) -> str | None:
+        """The first file in whose place somebody else put other bytes."""
+        return next((path for path, known in self._known.items() if self._is_other(path, *known)), None)
+
+    def _is_other(self, path: str, mark: object, sha256: str) -> bool:
+        return self._mark(path) != mark and (self.store.size(path) is None or self.store.sha256(path) != sha256)
+
+    def _mark(self, path: str) -> object:
+        try:
+            found = os.lstat(self.folder / path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def put(self, file: LocalFile) -> None:
         """Copy under another name, then rename; InputError for a file that was altered meanwhile."""
@@ -121,6 +148,7 @@ class FolderTarget:
                 writer.write(chunk)
             if digest.hexdigest() != file.sha256:
                 raise InputError(f"{file.store.name(file.path)} was altered while it was copied", hint="push again")
+        self._known[file.path] = self._mark(file.path), file.sha256
 
     def writer(self, path: str) -> Any:
         """As `atomic_file`, for a file inside this folder; InputError where a link leads out of it."""
@@ -144,18 +172,36 @@ class FolderTarget:
 class RemoteTarget:
     """A folder of a remote file system."""
 
+    is_one_step = False
+
     def __init__(self, store: RemoteStore) -> None:
         self.store: Store = store
         self._remote, self._filesystem = store, store.filesystem
         self._listed: set[str] = set()
+        self._known: dict[str, tuple[object, str | None]] = {}
+        """Of files that are there: what `_mark` says of them."""
 
     def begin(self, paths: list[str]) -> None:
         """List what is there, so that an empty place is asked once and not for every file."""
+        self._listed = set(self._find())
+
+    def _find(self) -> dict[str, dict[str, Any]]:
+        """What the other side says of each file below the URL."""
         try:
             with answering(self.store.where):
-                self._listed = {full.strip("/") for full in self._filesystem.find(self._remote.root)}
+                found = self._filesystem.find(self._remote.root, detail=True)
         except FileNotFoundError:
-            self._listed = set()
+            return {}
+        return {full.strip("/"): info for full, info in found.items()}
+
+    def changed(self) -> str | None:
+        """The first file that has another size or digest now, as far as the other side says, or is gone."""
+        found = self._find()
+        for path, mark in self._known.items():
+            info = found.get(self._remote.full(path).strip("/"))
+            if info is None or _mark(info) != mark:
+                return path
+        return None
 
     def listed(self) -> list[str]:
         """Paths of the files below the URL."""
@@ -175,7 +221,10 @@ class RemoteTarget:
         except FileNotFoundError:
             return False
         # The ETag of one put to S3 is an MD5, of an upload in several parts or an encrypted one it is not.
-        return _md5(info) == file.md5 or self.store.sha256(file.path) == file.sha256
+        if _md5(info) != file.md5 and self.store.sha256(file.path) != file.sha256:
+            return False
+        self._known[file.path] = _mark(info)
+        return True
 
     def put(self, file: LocalFile) -> None:
         """Upload, and make sure that what arrived is what was sent."""
@@ -214,6 +263,10 @@ class RemoteTarget:
 
 
 _DAMAGED = "the manifest is incomplete or damaged: prune verify tells what is wrong"
+
+
+def _mark(info: dict[str, Any]) -> tuple[object, str | None]:
+    return info.get("size"), _md5(info)
 
 
 def _md5(info: dict[str, Any]) -> str | None:

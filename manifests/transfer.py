@@ -15,12 +15,12 @@ from typing import IO, Any, TypeVar
 
 from manifests.card import CARD_NAME, CROISSANT_NAME, write_card
 from manifests.card_plots import picture_paths
-from manifests.console import Progress, format_bytes
+from manifests.console import Progress, format_bytes, note
 from manifests.errors import IncompleteError, InputError, UnreachableError, UsageError
 from manifests.files import CHUNK_BYTES
 from manifests.header import HEADER_NAME, FileEntry, Header, header_bytes, parse_header
 from manifests.manifest import BETON_NAME, NOT_PULLED, PULLED_FROM, Manifest, write_local
-from manifests.room import check_folder, clear, make_room
+from manifests.room import check_folder, check_undisturbed, clear, make_room
 from manifests.store import LocalStore, Store, answering, store_of
 from manifests.targets import FolderTarget, LocalFile, Target
 
@@ -28,6 +28,7 @@ ALWAYS = ("samples", "selection")
 """Tables without which the others say nothing."""
 WHOLE_BYTES = 64 << 20
 """Files up to this size are taken over in one piece."""
+_CUT = "leave it out: the other side cuts its own beton: prune select --data, or prune cut"
 T = TypeVar("T")
 
 
@@ -56,15 +57,24 @@ def kind_of(entry: FileEntry) -> str:
     return entry.path.partition("/")[0]
 
 
-def push(source: Manifest, target: Target, *, with_images: bool = False, replace: bool = False, jobs: int = 8) -> Moved:
-    """Copy a manifest of this machine to a target.
+def push(
+    source: Manifest,
+    target: Target,
+    *,
+    cards: Path | None = None,
+    with_images: bool = False,
+    replace: bool = False,
+    jobs: int = 8,
+) -> Moved:
+    """Copy a manifest of this machine to a target; `cards` is the folder of its cards, unless they are its own.
 
     UsageError for images that must not be passed on, MismatchError when another manifest is there and not to be
-    replaced, InputError for a file that is missing or altered here, or refused there, IncompleteError when the
-    connection breaks: the same call goes on.
+    replaced, or comes there meanwhile, InputError for a file that is missing or altered here, or refused there,
+    IncompleteError when the connection breaks: the same call goes on.
     """
     start, header = time.monotonic(), source.header
     store, content = LocalStore(source.folder), header_bytes(source.store)
+    beside = store if cards is None else LocalStore(cards)
     if source.not_pulled:
         raise UsageError(
             f"{source.where} is without its {', '.join(sorted(source.not_pulled))}: they were not pulled",
@@ -74,11 +84,11 @@ def push(source: Manifest, target: Target, *, with_images: bool = False, replace
     names: list[tuple[str, str | None]] = [
         (entry.path, entry.sha256) for entry in header.files if with_images or not _is_beton(entry)
     ]
-    names += [(path, None) for path in _cards(source)]
+    names += [(path, None) for path in _cards(source, beside)]
     is_there = make_room(target, header, replace)
 
     def copy(name: tuple[str, str | None]) -> int | None:
-        file = LocalFile.of(store, *name)
+        file = LocalFile.of(beside if name[1] is None else store, *name)
         if target.holds(file):
             return None
         target.put(file)
@@ -89,6 +99,7 @@ def push(source: Manifest, target: Target, *, with_images: bool = False, replace
         if not is_there:
             clear(target, names, replace)
         sizes = _in_parallel(copy, names, jobs, f"pushing to {target.store.where}")
+        check_undisturbed(target, header, is_there)
         message = f"{header.kind} of {header.data.name}, manifest {source.id[:12]}"
         target.finish(content, message, is_there=is_there)
     return _moved(source.id, target.store.where, sizes, start)
@@ -108,6 +119,9 @@ def pull(
     check_images(header, with_images)
     is_there = make_room(target, header, replace=False)
     wanted = _wanted(source, only)
+    if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
+        note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
+        with_images = False
     entries = [entry for entry in header.files if kind_of(entry) in wanted or (with_images and _is_beton(entry))]
 
     def copy(entry: FileEntry) -> int | None:
@@ -128,7 +142,7 @@ def pull(
         sizes = _in_parallel(copy, entries, jobs, f"pulling {store.where}")
         pulled = _remember(folder, header, store, wanted, is_there)
         if not is_there:
-            write_card(folder, header)
+            write_card(folder, header, with_images=with_images)
         target.finish(content, "", is_there=is_there)
     return pulled, _moved(source.id, store.where, sizes, start)
 
@@ -138,8 +152,10 @@ def check_images(header: Header, with_images: bool) -> None:
     if with_images and header.data.redistributable is False:
         raise UsageError(
             f"--with-images: the images of {header.data.name} must not be passed on, says the header",
-            hint="leave it out: the other side cuts its own beton with prune select --data",
+            hint=_CUT,
         )
+    if with_images and header.hidden is not None:
+        raise UsageError("--with-images: keys are hidden here, and a beton shows the images", hint=_CUT)
 
 
 def check_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
@@ -162,10 +178,10 @@ def _is_beton(entry: FileEntry) -> bool:
     return entry.path == BETON_NAME
 
 
-def _cards(source: Manifest) -> list[str]:
+def _cards(source: Manifest, beside: LocalStore) -> list[str]:
     """What describes a manifest beside its header, as far as it is there; InputError for a link."""
     names = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
-    return [name for name in names if source.store.size(name) is not None]
+    return [name for name in names if beside.size(name) is not None]
 
 
 def _fetch(source: Manifest, entry: FileEntry, target: FolderTarget) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from manifests import beton_format as fmt
 from manifests.beton import Beton
-from manifests.errors import InputError
+from manifests.errors import InputError, UnreachableError
 from manifests.header import FileEntry
 from manifests.images import jpeg_info
 from manifests.manifest import BETON_NAME, Manifest
 from manifests.part_checks import check_part
 from manifests.parts import PART_ROWS, parse_part
-from manifests.store import LocalStore, Store
+from manifests.store import UNTOLD, LocalStore, Store
 from manifests.top_k import words_count
 
 _MISSING = "is missing"
@@ -83,12 +83,15 @@ def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
         size_bytes = manifest.store.size(entry.path)
         if size_bytes is None:
             yield _MISSING
-        elif size_bytes != entry.bytes:
+        elif size_bytes not in (entry.bytes, UNTOLD):
             yield f"has {size_bytes:,} bytes, the header says {entry.bytes:,}"
         elif entry.path == BETON_NAME:
             yield from _beton_problems(manifest.store, entry)
         else:
             yield from _part_problems(manifest, entry)
+    except UnreachableError:
+        # Nothing is known of the file.
+        raise
     except InputError as error:
         yield error.message
     except OSError as error:

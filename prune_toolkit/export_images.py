@@ -14,6 +14,7 @@ from manifests.files import sha256_file
 from manifests.manifest import BETON_NAME, Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import BetonSource
+from manifests.store import LocalStore
 from prune_toolkit.data_at_hand import open_copy
 from prune_toolkit.indexing import DataSpec
 
@@ -44,8 +45,12 @@ def images_at_hand(manifest: Manifest, samples: pa.Table, data: DataSpec | None)
                 raise
             note(f"{error.message}\n  taking the images from {beton}")
     if beton is None:
+        there = manifest.pulled_from if isinstance(manifest.store, LocalStore) else manifest.where
+        has_beton = there is not None and manifest.header.file(BETON_NAME) is not None
+        bring = f", or bring its {BETON_NAME}, if it was sent: prune pull {there} DIR --with-images"
         raise InputError(
-            f"{manifest.where} does not know where its images are on this machine", hint="name them with --data DIR"
+            f"{manifest.where} does not know where its images are on this machine",
+            hint=f"name them with --data DIR{bring if has_beton else ''}",
         )
     return in_beton(manifest, beton, samples)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from manifests.card import write_card
-from manifests.console import note
+from manifests.console import note, one_line
 from manifests.errors import UsageError
 from manifests.files import write_atomic
 from manifests.header import HEADER_NAME, Header, Tool
@@ -144,7 +144,7 @@ def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
             if manifest.header.config.get(key) != config.get(key)
         )
         raise UsageError(
-            f"{out} holds a finished manifest made otherwise ({', '.join(changed)} differ)",
+            f"{out} holds a finished manifest made otherwise ({one_line(', '.join(changed))} differ)",
             hint="manifests are never changed: name another folder with --out, or delete this one",
         )
     return manifest

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError, UsageError
 from manifests.images import ImageProblem, RawImage
 from manifests.sources.names import LAYOUTS, NoSplitsError
+from manifests.store import is_url, without_password
 
 
 class Source(Protocol):
@@ -70,6 +71,11 @@ def _open(spec: str, split: str | None, classes: Path | None, label: str | None)
         from manifests.sources.downloads import open_torchvision
 
         return open_torchvision(rest, split=split, classes=classes, label=label)
+    if is_url(spec):
+        raise InputError(
+            f"{without_password(spec)} is a URL, and images are read on this machine",
+            hint="of a manifest that is there: prune pull URL DIR",
+        )
     path = Path(spec).expanduser()
     if path.is_dir():
         return _open_folder(path, split, classes, label)

@@ -9,6 +9,11 @@ from prune_toolkit.commands.options import MANIFEST, json_option, secret_of, sec
 
 SHOWN = 5
 """Classes, settings and samples that are printed of each kind; --json has all but the samples."""
+FOUND_BY = {
+    "key": "",
+    "content hash": ", found by their content: no key is in common",
+    "content hash, then row number": ", found by their content, then by row number",
+}
 WIDEST = 48
 """Characters that are printed of a setting."""
 
@@ -21,7 +26,7 @@ WIDEST = 48
 def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None:
     """Say what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.
 
-    Samples are the same that have one key, or one content where no key is in common.
+    Samples are the same that have one key, or one content where no key is in common or keys are row numbers.
 
     \b
     prune diff manifest ../theirs/manifest
@@ -29,7 +34,7 @@ def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None
     prune diff manifest s3://bucket/hidden --secret secret.txt
     """
     from manifests.compare import compare
-    from manifests.console import echo_json
+    from manifests.console import echo_json, one_line
     from manifests.manifest import Manifest
 
     report = compare(Manifest.open(a), Manifest.open(b), secret_of(options))
@@ -51,11 +56,11 @@ def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None
         ("settings", _settings(report["settings"])),
     ):
         for number, line in enumerate(lines):
-            click.echo(f"{'' if number else title:<10} {line}")
+            click.echo(f"{'' if number else title:<10} {one_line(line)}")
 
 
 def _data(data: dict[str, Any]) -> list[str]:
-    by = ", found by their content: no key is in common" if data["joined_by"] != "key" and data["common"] else ""
+    by = FOUND_BY[data["joined_by"]] if data["common"] else ""
     lines = [f"{data['common']:,} samples in common of {data['samples'][0]:,} and {data['samples'][1]:,}{by}"]
     if data["hidden"]:
         return [*lines, data["hidden"]]
@@ -147,11 +152,15 @@ def _labels(labels: dict[str, Any] | None) -> list[str]:
         return [f"not compared: {labels['why']}"]
     lines = [
         f"{view['table']}: KL(A||B) {_number(view['kl_a_b'])}, KL(B||A) {_number(view['kl_b_a'])} nats, mean over "
-        f"{view['samples']:,} samples"
+        f"{view['samples']:,} samples{_not_finite(view)}"
         for view in labels["views"]
-        if view["samples"]
+        if view["samples"] or "not_finite" in view
     ]
     return lines if labels["same_crops"] or not lines else [*lines, "the crops of views from 1 on are others"]
+
+
+def _not_finite(view: dict[str, Any]) -> str:
+    return f"; {view['not_finite']:,} with labels that are not finite are left out" if "not_finite" in view else ""
 
 
 def _settings(settings: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from prune_toolkit.commands.options import (
     dry_run_option,
     json_option,
     rank_options,
+    redistributable_option,
     workers_option,
 )
 
@@ -30,6 +31,7 @@ from prune_toolkit.commands.options import (
 @click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to know copies encoded otherwise.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@redistributable_option
 @workers_option
 @rank_options
 @dry_run_option
@@ -47,6 +49,7 @@ def command(
     thumbnails: bool,
     name: str | None,
     licence: str | None,
+    redistributable: bool | None,
     workers: int,
     rank: int | None,
     world_size: int | None,
@@ -77,8 +80,10 @@ def command(
         ranks=Ranks.resolve(rank, world_size),
         name=name,
         licence=licence,
+        redistributable=redistributable,
     )
     if dry_run:
+        config.data.refuse_out(out)
         source = config.data.open()
         plan = {
             "source": source.kind,

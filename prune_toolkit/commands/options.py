@@ -1,18 +1,21 @@
 """Options that several commands share, spelled the same everywhere."""
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from manifests.local_path import LOCAL
+
 if TYPE_CHECKING:
     from prune_toolkit.indexing import DataSpec
     from trainer.teacher import Teacher
 
 F = TypeVar("F", bound=Callable[..., Any])
-FOLDER = click.Path(path_type=Path)
+FOLDER = LOCAL
 
 
 class _Manifest(click.ParamType):  # type: ignore[type-arg]
@@ -33,6 +36,25 @@ def asked_for() -> set[str]:
     """Names of the running command's options that were typed, or are in prune.toml."""
     context = click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
+
+
+def echo_next(*words: object) -> None:
+    """The command that one may type next, on stdout, each word as a shell takes it."""
+    click.echo(f"next: {shlex.join(map(str, words))}")
+
+
+def echo_learn(selection: Path, *, has_beton: bool = True, has_labels: bool = True) -> None:
+    """The command that makes a student of a selection, or first a beton."""
+    if has_beton:
+        echo_next("train-student", "--manifest", selection, *(() if has_labels else ("--loss", "ce")))
+    else:
+        echo_next("prune", "cut", selection, "--data", "DATA")
+
+
+def typed() -> set[str]:
+    """Names of the running command's options that were typed; none where no command is running."""
+    context, source = click.get_current_context(silent=True), click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) == source} if context else set()
 
 
 def data_options(command: F) -> F:
@@ -178,6 +200,11 @@ workers_option = click.option(
     default=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     show_default="the cores",
     help="Threads that read and decode images.",
+)
+redistributable_option = click.option(
+    "--redistributable/--not-redistributable",
+    default=None,
+    help="Whether the images may be passed on, recorded in the manifest: where not, prune push never sends any.",
 )
 secret_option = click.option(
     "--secret", type=FOLDER, metavar="FILE", help="Of a manifest whose keys are hidden: the secret it was pushed with."

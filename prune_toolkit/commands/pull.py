@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, jobs_option, json_option
+from prune_toolkit.commands.options import FOLDER, echo_next, jobs_option, json_option
 
 
 @click.command(name="pull")
@@ -41,4 +41,4 @@ def command(url: str, folder: Path, only: tuple[str, ...], with_images: bool, jo
         return
     left = f"; not pulled: {', '.join(sorted(pulled.not_pulled))}" if pulled.not_pulled else ""
     click.echo(f"{folder}/: {moved.text('pulled')}; id {moved.manifest_id[:12]}{left}")
-    click.echo(f"next: prune verify {folder} --data DATA")
+    echo_next("prune", "verify", folder, "--data", "DATA")

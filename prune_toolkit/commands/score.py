@@ -11,8 +11,10 @@ from prune_toolkit.commands.options import (
     check_teacher_named,
     data_options,
     dry_run_option,
+    echo_next,
     json_option,
     rank_options,
+    redistributable_option,
     teacher_of,
     teacher_options,
     view_options,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 @click.option("--thumbnails", is_flag=True, help="As of prune index, for images that are indexed in the same read.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@redistributable_option
 @click.option("--teacher-licence", help="Licence of the teacher's weights, recorded in the manifest.")
 @rank_options
 @dry_run_option
@@ -119,6 +122,7 @@ def command(**options: Any) -> None:
         finish_only=options["finish"],
         name=options["name"],
         licence=options["licence"],
+        redistributable=options["redistributable"],
         teacher_licence=options["teacher_licence"],
         recipe=recipe_or_none(options, teacher.preprocessing.image_px, asked=asked_for()),
         view_count=options["views"],
@@ -154,7 +158,7 @@ def command(**options: Any) -> None:
     if (features := manifest.header.features) is not None:
         names = ", ".join(f"{spec.set}/{spec.name}" for spec in manifest.header.scores if spec.set == "features")
         click.echo(f"features: {features.width} wide, what enters layer {features.layer}; scores {names}")
-    click.echo(f"next: prune select {config.out} --keep 0.5")
+    echo_next("prune", "select", config.out, "--keep", "0.5")
 
 
 def _check_flags(options: dict[str, Any]) -> None:
@@ -248,7 +252,7 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
         "preprocessing": teacher.preprocessing.model_dump(),
         "device": str(teacher.device),
         "dtype": teacher.dtype,
-        "views": config.views(teacher).model_dump(exclude_none=True),
+        "views": config.views(teacher, images).model_dump(exclude_none=True),
         **({} if (features := config.features_block(teacher)) is None else {"features": features.model_dump()}),
         "parts": len(ALONE.parts(images.count)),
         **costs(images.count * config.view_count, rate, bytes_on_disk(config, teacher, images)),

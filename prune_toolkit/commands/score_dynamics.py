@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from prune_toolkit.commands.options import echo_next
+
 _WITH_DYNAMICS = {"data_argument", "dynamics", "early_epoch", "out", "dry_run", "as_json"}
 
 
@@ -53,4 +55,4 @@ def score_dynamics(options: dict[str, Any]) -> None:
         click.echo(f"would write {plan.out}/ with {names}")
         return
     click.echo(f"{plan.out}/: {names}; id {facts['id'][:12]}")
-    click.echo(f"next: prune select {plan.out} --keep 0.5 --score dynamics/{plan.scores[0].name}")
+    echo_next("prune", "select", plan.out, "--keep", "0.5", "--score", f"dynamics/{plan.scores[0].name}")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from manifests.header import Views
     from manifests.manifest import Manifest
 
+_PASSED_ON = {True: "; images may be passed on", False: "; images must not be passed on", None: ""}
+
 
 @click.command(name="show")
 @click.argument("manifest", type=MANIFEST, default="manifest")
@@ -21,7 +23,7 @@ def command(manifest: Path | str, as_json: bool) -> None:
     \b
     prune show selection
     """
-    from manifests.console import echo_json
+    from manifests.console import echo_json, one_line
     from manifests.manifest import Manifest
     from trainer.label_times import label_times
 
@@ -38,7 +40,7 @@ def command(manifest: Path | str, as_json: bool) -> None:
         )
         return
     for title, value in _facts(opened):
-        click.echo(f"{title:<10} {value}")
+        click.echo(f"{title:<10} {one_line(value)}")
     if opened.header.scores and "scores" not in opened.not_pulled:
         click.echo()
         _echo_scores(opened)
@@ -60,7 +62,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
             f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
             f"{data.count:,} samples, {len(data.class_names)} classes, fingerprint {data.fingerprint[:16]}",
         ),
-        ("licence", data.licence or "not stated"),
+        ("licence", f"{data.licence or 'not stated'}{_PASSED_ON[data.redistributable]}"),
     ]
     if (teacher := header.teacher) is not None:
         val = "" if teacher.val_top1 is None else f", {100 * teacher.val_top1:.2f} % on validation"

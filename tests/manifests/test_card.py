@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
-from manifests.card import card, write_full_card
-from manifests.card_text import LICENCES, licence_id, plain, size_category
+from manifests.card import card, is_card, write_full_card
+from manifests.card_text import LICENCES, code, licence_id, plain, size_category
 from manifests.columns import columns_of, tables_of
 from manifests.croissant import croissant
 from manifests.errors import InputError
-from manifests.header import Header, ScoreSpec
+from manifests.header import FileEntry, Header, ScoreSpec
 from manifests.manifest import Manifest
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -81,12 +82,34 @@ def test_the_card_tells_data_teacher_use_and_where_it_is_from() -> None:
         "licence of the data: not stated; images not stated whether to pass on",
         "colour\\_teacher:colours, 9 parameters, top-1 83.33 %",
         "- kept: 6 samples (50.00 %) by medium",
-        "prune pull s3://bucket/m manifest\nprune verify manifest --data IMAGES\n",
+        "prune pull s3://bucket/m manifest\nprune cut manifest --data IMAGES\ntrain-student --manifest cut\n",
         "- this manifest: `prune select`",
         f"- made from: `{header.parents[0]}`",
         "- 1 before that: `prune score`",
     ):
         assert told in text
+
+
+def test_a_student_needs_the_images_and_the_card_says_where_they_are_from() -> None:
+    bare = Manifest.open(GOLDEN / "1.2" / "selection").header
+    beton = FileEntry(path="train.beton", rows=6, bytes=1, sha256="0" * 64)
+    header = bare.model_copy(update={"files": [*bare.files, beton]})
+
+    def commands(with_images: bool = False, **changes: object) -> list[str]:
+        text = card(header.model_copy(update=changes), with_images=with_images)
+        return text.partition("```sh\n")[2].partition("\n```")[0].splitlines()
+
+    own = ["prune pull URL manifest", "prune cut manifest --data IMAGES", "train-student --manifest cut"]
+    sent = ["prune pull URL manifest --with-images", "prune verify manifest", "train-student --manifest manifest"]
+    assert commands() == own
+    assert commands(with_images=True) == sent
+    assert "The images come with it" in card(header, with_images=True)
+    # Without a beton there is none to send, without labels none to learn, without targets nothing to train on.
+    assert commands(with_images=True, files=bare.files) == own
+    assert commands(labels=None) == [*own[:2], f"{own[2]} --loss ce"]
+    assert commands(left_out=["targets"])[2] == "prune show manifest"
+    hidden = Manifest.open(GOLDEN / "1.3" / "hidden").header.hidden
+    assert commands(hidden=hidden)[1] == "prune cut manifest --data IMAGES --secret FILE"
 
 
 def test_what_came_before_is_told_of_every_parent() -> None:
@@ -179,9 +202,20 @@ def test_what_stands_as_code_or_as_a_transform_cannot_leave_its_place() -> None:
             }
         )
     )
-    assert "- data fingerprint: `<b>[x](y)`, manifest id:" in text
-    assert "weights sha256 `<b>[x](y)`\n" in text
+    assert "- data fingerprint: <code>\\`\\<b\\>\\[x\\](y)</code>, manifest id:" in text
+    assert "weights sha256 <code>\\`\\<b\\>\\[x\\](y)</code>\n" in text
     assert "- targets: \\`\\<b\\>\\[x\\](y), single" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "a|b", "`a`", 'x"|`$a^2$`', "\\|", "``\\", "<b>*x*</b>", "<b>|", "a_b|_c_&amp;", "  x "]
+)
+def test_what_stands_as_code_is_shown_as_it_is(text: str) -> None:
+    """A name in a sentence, and in a cell of a table, as another program renders them."""
+    reader = MarkdownIt("commonmark").enable("table")
+    for markdown in (f"a {code(text)} z", f"| a |\n|---|\n| {code(text)} |"):
+        shown = ElementTree.fromstring(f"<page>{reader.render(markdown)}</page>").findall(".//code")
+        assert [(each.text or "").strip() for each in shown] == [text.strip()]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +244,33 @@ def test_sizes_are_in_the_hubs_classes(count: int, expected: str) -> None:
 def test_plain_text_keeps_what_it_says() -> None:
     assert plain("resnet50 v1.5") == "resnet50 v1.5"
     assert plain("a_b <c>") == "a\\_b \\<c\\>"
-    assert plain("see https://x.org") == "see http&#115;://x.org"
+    assert plain("see https://x.org") == "see https&#8288;://x.org"
+
+
+ADDRESS = re.compile(
+    r"(?i)((https?|ftp)://|www\.)[a-z0-9]|(mailto|xmpp):[a-z0-9]|[a-z0-9._+-]+@[a-z0-9_-]+(\.[a-z0-9_-]+)+"
+)
+"""What GitHub makes a link of: https://github.github.com/gfm/#autolinks-extension-."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["evil@evil.com", "xmpp:a@b.c", "mailto:a@b.c", "_https://evil.com", "WWW.evil.com", "(ftp://x.y)", "a_b@c-d.e/x"],
+)
+def test_no_address_becomes_a_link(text: str) -> None:
+    """GitHub and remark look for addresses in what a reader sees, after everything is unescaped."""
+    assert ADDRESS.search(text)
+    rendered = MarkdownIt("commonmark").render(plain(f"by {text}, and so on"))
+    shown = "".join(ElementTree.fromstring(rendered).itertext())
+    assert ADDRESS.search(shown) is None
+    assert shown.replace("\u2060", "") == f"by {text}, and so on"
+
+
+def test_cards_of_all_versions_are_known_and_a_page_of_somebody_is_not(golden: Manifest) -> None:
+    assert is_card((golden.folder / "README.md").read_text())
+    assert is_card(card(golden.header, url="s3://bucket/m"))
+    assert is_card(card(evil_header()))
+    assert not is_card("# Cars\n\nOur cars, with a manifest id: `none`.\n")
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ def leave_with_seven():
 def abort():
     raise click.Abort()
 
+verify = abort
+
 def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/part-00003.parquet")
 
@@ -123,6 +125,7 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
         ("incomplete", 5, "prune: 3 parts are left\n"),
         ("leave_with_seven", 7, ""),
         ("abort", 130, "prune: interrupted\n  the same command goes on where it stopped\n"),
+        ("verify", 130, "prune: interrupted\n"),
         (
             "full",
             5,

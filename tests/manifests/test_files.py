@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from manifests.files import atomic_file, link_or_copy, remove_temporaries, sha256_file, write_atomic
+from manifests.files import (
+    atomic_file,
+    link_or_copy,
+    remove_temporaries,
+    scratch_folder,
+    sha256_file,
+    write_atomic,
+)
 
 
 @pytest.fixture
@@ -167,3 +175,24 @@ def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", only_files)
     write_atomic(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
+
+
+def test_what_killed_processes_left_of_their_scratch_goes_and_that_of_living_ones_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    script = (
+        "import os, signal\nfrom manifests.files import scratch_folder\n"
+        "with scratch_folder('work') as folder:\n"
+        " (folder / 'part').mkdir(); (folder / 'part' / 'x').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".work-x.elsewhere.1.tmp").mkdir()
+    (tmp_path / f".work-x.{os.uname().nodename.replace('.', '-')}.{os.getppid()}.tmp").mkdir()
+    others = set(tmp_path.iterdir()) - {left}
+    with scratch_folder("work") as one, scratch_folder("work") as two:
+        assert set(tmp_path.iterdir()) == {*others, one, two}
+        assert one != two
+    assert set(tmp_path.iterdir()) == others

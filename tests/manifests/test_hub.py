@@ -1,5 +1,6 @@
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,11 @@ class Hub:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.commits: list[list[str]] = []
         self.is_broken = False
+        self.before_a_commit: Callable[[], None] | None = None
+
+    def repo_info(self, repo_id: str, **options: Any) -> Any:
+        self.calls.append(("repo_info", options))
+        return SimpleNamespace(sha=f"commit-{len(self.commits)}")
 
     def create_repo(self, repo_id: str, **options: Any) -> None:
         self.calls.append(("create_repo", options))
@@ -55,6 +61,14 @@ class Hub:
         self.calls.append(("create_commit", options))
         if self.is_broken:
             raise ConnectionError("the hub is away")
+        if (other := self.before_a_commit) is not None:
+            self.before_a_commit = None
+            other()
+        if options["parent_commit"] != f"commit-{len(self.commits)}":
+            # As the hub does: https://huggingface.co/docs/huggingface_hub/package_reference/hf_api, parent_commit.
+            error = OSError("412 Client Error: Precondition Failed")
+            error.response = SimpleNamespace(status_code=412)
+            raise error
         files, names = dict(self.repos[repo_id]), []
         for operation in operations:
             if type(operation).__name__ == "CommitOperationDelete":
@@ -126,6 +140,15 @@ def test_nothing_is_sent_twice_and_what_is_missing_is_mended(hub: Hub, manifest:
     hub.repos["team/cars"]["README.md"] = b"A CARD"
     push(manifest, target_of(URL))
     assert hub.commits[1] == ["README.md", path, HEADER_NAME]
+
+
+def test_a_commit_that_somebody_else_was_faster_than_is_not_made(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", ["a", "b"], [0, 1])
+    hub.before_a_commit = lambda: push(other, target_of(URL)) and None
+    with pytest.raises(MismatchError, match="somebody else made a commit meanwhile"):
+        push(manifest, target_of(URL))
+    assert (Manifest.open(URL).id, len(hub.commits)) == (other.id, 1)
+    assert verify(URL).ok
 
 
 def test_a_commit_that_fails_leaves_nothing_and_goes_on(hub: Hub, manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from manifests.header import HEADER_NAME, parse_header
 from manifests.hiding import hide
 from manifests.manifest import BETON_NAME, Manifest, write_local
 from manifests.store import LocalStore
-from manifests.targets import LocalFile, RemoteTarget, target_of
+from manifests.targets import LocalFile, RemoteTarget, Target, target_of
 from manifests.transfer import pull, push
 from manifests.verify import verify
 
@@ -113,6 +113,92 @@ def test_what_a_killed_push_left_is_taken_away_before_something_else_can_be_read
     left = {path.strip("/").removeprefix(f"{root.strip('/')}/") for path in filesystem.find(root)}
     assert left == {HEADER_NAME, *ours, *(entry.path for entry in other.header.files)}
     assert verify(url).ok
+
+
+class Disturbed:
+    """A target to which, when the last file is put, somebody else does something."""
+
+    def __init__(self, inner: Target, files: int, act: Callable[[], object]) -> None:
+        self._inner, self._left, self._act, self._lock = inner, files, act, threading.Lock()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def put(self, file: LocalFile) -> None:
+        self._inner.put(file)
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._act()
+
+
+WHERE = ["s3", "memory", "a folder"]
+
+
+def place(where: str, folder: Path, bucket: Bucket) -> str:
+    return {"s3": f"{bucket.url}/m", "memory": f"memory://{folder.name}/m", "a folder": str(folder / "m")}[where]
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_of_two_pushes_to_one_place_the_slower_one_fails_and_the_other_is_whole(
+    manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str
+) -> None:
+    url, other = place(where, tmp_path, bucket), make(tmp_path / "other", KEYS[:2], LABELS[:2])
+    files = len(manifest.header.files) + 3
+    target = Disturbed(target_of(url), files, lambda: push(other, target_of(url), replace=True))
+    with pytest.raises(MismatchError, match=f"somebody else put another manifest, index {other.id[:12]}"):
+        push(manifest, target)
+    assert Manifest.open(url).id == other.id
+    assert verify(url).ok
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("what", ["changed", "gone"])
+def test_no_header_is_put_over_parts_that_somebody_else_touched(
+    manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str, what: str
+) -> None:
+    url, path = place(where, tmp_path, bucket), "samples/part-00000.parquet"
+    other = make(tmp_path / "other", KEYS[:2], LABELS[:2])
+    theirs = target_of(url)
+
+    def act() -> None:
+        if what == "gone":
+            theirs.remove(path)
+        else:
+            theirs.put(LocalFile.of(LocalStore(other.folder), path))
+
+    with pytest.raises(MismatchError, match=f"somebody else changed {path} meanwhile"):
+        push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, act))
+    with pytest.raises(InputError, match=r"holds no manifest\.json"):
+        Manifest.open(url)
+    push(manifest, target_of(url), replace=True)
+    assert verify(url).ok
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_same_push_twice_at_once_is_no_disturbance(
+    manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str
+) -> None:
+    url = place(where, tmp_path, bucket)
+
+    def again() -> None:
+        for entry in manifest.header.files:
+            target_of(url).put(LocalFile.of(LocalStore(manifest.folder), entry.path))
+
+    push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, again))
+    (manifest.folder / "README.md").write_text("tomorrow")
+    push(manifest, Disturbed(target_of(url), 1, lambda: push(manifest, target_of(url))))
+    assert verify(url).ok
+
+
+def test_a_manifest_that_somebody_takes_away_while_it_is_pushed_again_is_missed(
+    manifest: Manifest, bucket: Bucket
+) -> None:
+    url = f"{bucket.url}/m"
+    push(manifest, target_of(url))
+    (manifest.folder / "README.md").write_text("tomorrow")
+    with pytest.raises(MismatchError, match=r"somebody else took manifest\.json away"):
+        push(manifest, Disturbed(target_of(url), 1, lambda: target_of(url).remove(HEADER_NAME)))
 
 
 def test_what_is_missing_of_a_killed_push_alone_is_sent_and_nothing_is_taken_away(

@@ -13,6 +13,7 @@ from s3 import Bucket
 from manifests.errors import InputError, UnreachableError, UsageError
 from manifests.manifest import Manifest
 from manifests.store import LocalStore, RemoteStore, store_of
+from manifests.transfer import pull
 from manifests.verify import verify
 
 KEYS = ["a/1.jpg", "a/2.jpg", "b/3.jpg"]
@@ -137,6 +138,88 @@ def test_a_missing_manifest_is_told_as_one_wherever_it_is_missing(web: Callable,
         assert type(error.value) is InputError
     with pytest.raises(InputError, match="no such folder"):
         Manifest.open("file:///no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "text"),
+    [
+        ("zip://x::/nowhere.zip", InputError, "zip://x::/nowhere.zip: there is no such place"),
+        ("reference://", UsageError, "reference://: .*missing 1 required"),
+        ("jupyter://u:p@x", UsageError, "jupyter://x: "),
+        ("dir://x", UsageError, "dir://x: "),
+        ("ftp://u:p@127.0.0.1:1/x", UnreachableError, r"ftp://127\.0\.0\.1:1/x: .*Connection refused"),
+    ],
+)
+def test_a_file_system_that_cannot_even_be_made_is_told_with_its_address(
+    url: str, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text) as told:
+        store_of(url)
+    assert type(told.value) is error
+    assert "u:p" not in str(told.value)
+
+
+def test_a_missing_manifest_at_a_url_is_not_one_whose_making_goes_on_here(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        Manifest.open(f"{bucket.url}/nowhere")
+    assert str(error.value.hint).startswith("check the address")
+    with pytest.raises(InputError) as error:
+        Manifest.open(tmp_path)
+    assert "run the command that was writing it once more" in str(error.value.hint)
+
+
+def test_schemes_are_known_in_capitals_and_this_machine_by_its_name(
+    manifest: Manifest, bucket: Bucket, web: Callable
+) -> None:
+    upload(manifest, bucket)
+    urls = [f"S3://{bucket.name}/m", web().replace("http", "HTTP"), f"FILE://{manifest.folder}",
+            f"file://localhost{manifest.folder}"]  # fmt: skip
+    for url in urls:
+        assert Manifest.open(url).id == manifest.id
+    assert store_of("file://localhost/tmp/x").where == "/tmp/x"
+    assert store_of("file:///localhost/x").where == "/localhost/x"
+
+
+def test_a_server_that_fails_is_no_damage(manifest: Manifest, web: Callable) -> None:
+    class Failing(_Quiet):
+        def do_HEAD(self) -> None:
+            if self.path.endswith(".parquet"):
+                self.send_error(503)
+            else:
+                super().do_HEAD()
+
+        def do_GET(self) -> None:
+            if self.path.endswith(".parquet"):
+                self.send_error(503)
+            else:
+                super().do_GET()
+
+    with pytest.raises(UnreachableError, match="503"):
+        verify(web(Failing))
+
+
+def test_a_server_that_tells_no_sizes_is_read_to_the_end(manifest: Manifest, web: Callable, tmp_path: Path) -> None:
+    class Chunked(_Quiet):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            data = (manifest.folder / self.path.lstrip("/")).read_bytes()
+            self.do_HEAD()
+            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+
+    url = web(Chunked)
+    assert verify(url).ok
+    assert verify(pull(url, tmp_path / "back")[0].folder).ok
+    path = manifest.folder / "samples/part-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    (finding,) = verify(url).findings
+    assert finding.path == "samples/part-00000.parquet"
+    assert "was altered: it has" in finding.problem
 
 
 def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:

@@ -14,7 +14,7 @@ from s3 import Bucket
 from tests_support import tree_bytes
 
 from manifests.errors import IncompleteError, InputError, MismatchError, UnreachableError, UsageError
-from manifests.header import HEADER_NAME
+from manifests.header import HEADER_NAME, Hidden
 from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, write_local
 from manifests.store import LocalStore, RemoteStore
 from manifests.targets import FolderTarget, LocalFile, RemoteTarget, target_of
@@ -241,8 +241,8 @@ def test_the_md5_that_google_keeps_is_enough(manifest: Manifest, tmp_path: Path)
         def info(self, path: str, **_: object) -> dict[str, object]:
             return {"name": path, "size": file.bytes, "md5Hash": base64.b64encode(digest).decode()}
 
-        def find(self, path: str, **_: object) -> list[str]:
-            return [f"/m/{file.path}"]
+        def find(self, path: str, **_: object) -> dict[str, dict[str, object]]:
+            return {f"/m/{file.path}": self.info(path)}
 
     target = RemoteTarget(RemoteStore("gs://bucket/m", Google(), "/m"))
     target.begin([])
@@ -269,6 +269,36 @@ def test_images_travel_only_when_asked_and_allowed(manifest: Manifest, tmp_path:
         with pytest.raises(UsageError, match="must not be passed on"):
             act()
     assert not (tmp_path / "never").exists()
+
+
+def test_images_of_hidden_keys_never_travel(manifest: Manifest, tmp_path: Path) -> None:
+    hidden = Hidden(method="hmac-sha256", check="0" * 64)
+    made = with_beton(manifest, True)
+    made = commit(made.folder, made.header.model_copy(update={"hidden": hidden}))
+    push(made, target_of(str(tmp_path / "there")))
+    (tmp_path / "there" / BETON_NAME).write_bytes(b"images")
+    for act in (
+        lambda: push(made, target_of(str(tmp_path / "never")), with_images=True),
+        lambda: pull(str(tmp_path / "there"), tmp_path / "never", with_images=True),
+    ):
+        with pytest.raises(UsageError, match="keys are hidden here, and a beton shows the images"):
+            act()
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_beton_that_was_not_sent_is_told_and_the_rest_is_pulled(
+    manifest: Manifest, tmp_path: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = with_beton(manifest, None)
+    push(made, target_of(f"{bucket.url}/m"))
+    back, _ = pull(f"{bucket.url}/m", tmp_path / "back", with_images=True)
+    assert verify(back.folder).ok
+    assert capsys.readouterr().err == (
+        f"{bucket.url}/m holds no train.beton: it was pushed without --with-images, or never written\n"
+    )
+    push(made, target_of(f"{bucket.url}/m"), with_images=True)
+    back, _ = pull(f"{bucket.url}/m", tmp_path / "back", with_images=True)
+    assert (back.folder / BETON_NAME).read_bytes() == b"images"
 
 
 def test_a_part_of_a_manifest_is_pulled_with_its_id_and_completed_later(manifest: Manifest, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_hidden_manifest_is_pushed_with_a_secret(
 ) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("0123456789abcdef0123456789abcdef\n")
-    url = f"{bucket.url}/hidden"
+    url, before = f"{bucket.url}/hidden", tree_bytes(manifest.folder)
     pushed = prune("push", manifest.folder, url, "--secret", secret)
     everything = b"".join(bucket.get(key) for key in bucket.objects()) + (pushed.stdout + pushed.stderr).encode()
     assert b"0123456789abcdef" not in everything
@@ -235,7 +235,7 @@ def test_a_hidden_manifest_is_pushed_with_a_secret(
     assert "0 files sent" in again.stdout
     secret.write_text("short")
     assert "fewer than 16 bytes" in prune("push", manifest.folder, url, "--secret", secret, code=2).stderr
-    assert sorted(path.name for path in manifest.folder.glob("*.parquet")) == []
+    assert tree_bytes(manifest.folder) == before
 
 
 def test_images_are_not_pushed_where_that_is_not_allowed(prune: Run, manifest: Manifest, tmp_path: Path) -> None:
@@ -274,7 +274,13 @@ def test_another_manifest_is_exit_code_4(prune: Run, manifest: Manifest, bucket:
         (("push", "{ours}", "hf://models/x"), 2, "data set repository"),
         (("push", "{tmp}/nowhere", "s3://no-such-bucket/m"), 3, "no such folder"),
         (("push", "memory://x", "{tmp}/x"), 3, "holds no manifest.json"),
-        (("score", "s3://x", "--teacher", "t"), 3, "s3:/"),
+        (("score", "s3://x", "--teacher", "t"), 3, "prune pull URL DIR"),
+        (("select", "{ours}", "--keep", "0.5", "--data", "s3://x", "-o", "{tmp}/x"), 3, "s3://x is a URL"),
+        (("sweep", "s3://x", "--keep", "0.5", "-o", "{tmp}/x"), 2, "prune pull brings a manifest here"),
+        (("pull", "{ours}", "s3://bucket/x"), 2, "s3://bucket/x is a URL"),
+        (("split", "{ours}", "--classes", "cat", "-o", "s3://u:p@bucket/x"), 2, "s3://bucket/x is a URL"),
+        (("index", "demo:digits", "-o", "gs://bucket/x"), 2, "goes there with prune push"),
+        (("card", "https://host/x"), 2, "https://host/x is a URL"),
         (("pull", "{tmp}/nowhere", "{tmp}/x"), 3, "no such folder"),
     ],
 )

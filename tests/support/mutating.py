@@ -200,6 +200,7 @@ def use_manifest(folder: Path, rng: random.Random) -> int:
         check_pulled(folder.parent / "pulled", url)
     if rng.random() < 0.25:
         use_command("select", str(folder), "--keep", "0.5", "--dry-run")
+        use_command("cut", str(folder), "--data", str(GOLDEN / "images"), "--dry-run")
     return read
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from manifests.manifest import Manifest
+from manifests.header import HEADER_NAME
+from manifests.manifest import Manifest, commit
 from trainer import epoch as epoch_module
 from trainer.loading import open_loader
 from trainer.recipes import TrainConfig, resolve
@@ -71,6 +72,14 @@ def trained(
     config = resolve(QUICK | options, recipe="auto", stored=task.stored)
     machine = Machine(device="cpu", loader=loader, workers=workers)
     return train(task, config, validation=None, out=out, machine=machine, **of_train)
+
+
+def renamed(manifest: Manifest, class_names: list[str]) -> Manifest:
+    """The manifest with other names of its classes."""
+    header = manifest.header
+    (manifest.path / HEADER_NAME).unlink()
+    data = header.data.model_copy(update={"class_names": class_names})
+    return commit(manifest.path, header.model_copy(update={"data": data}))
 
 
 @contextmanager
