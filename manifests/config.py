@@ -28,6 +28,7 @@ COMMANDS = (
     "split",
     "select",
     "label",
+    "cut",
     "sweep",
     "export",
     "show",
@@ -44,7 +45,7 @@ _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {
     "train-student": ("teacher", "checkpoint"),
     "split": ("classes",),
-    **dict.fromkeys(("select", "import", "label", "export", "verify"), _IMAGES),
+    **dict.fromkeys(("select", "import", "label", "cut", "export", "verify"), _IMAGES),
 }
 """Shared keys that mean something else to a command: a teacher at the top scores, in the table it trains live; data at
 the top is what is scored, in the table it stands in for the images that the manifest knows."""
@@ -112,7 +113,10 @@ def _merged(
             raise UsageError(f"{path}: [{command.name}] has no option {key!r}", hint=f"see: {usage} --help")
     not_shared = FROM_OWN_TABLE.get(command.name or "", ())
     merged = {parameters[key]: value for key, value in shared.items() if key in parameters and key not in not_shared}
-    return merged | {parameters[_name(key)]: value for key, value in own.items()}
+    merged |= {parameters[_name(key)]: value for key, value in own.items()}
+    repeatable = {parameter.name for parameter in command.params if getattr(parameter, "multiple", False)}
+    # One text stands for a list of it, as one flag does.
+    return {name: [value] if name in repeatable and isinstance(value, str) else value for name, value in merged.items()}
 
 
 def _parameters(command: click.Command) -> dict[str, str]:

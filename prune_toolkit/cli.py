@@ -13,6 +13,7 @@ COMMANDS = {
     "split": "prune_toolkit.commands.split",
     "select": "prune_toolkit.commands.select",
     "label": "prune_toolkit.commands.label",
+    "cut": "prune_toolkit.commands.cut",
     "sweep": "prune_toolkit.commands.sweep",
     "export": "prune_toolkit.commands.export",
     "show": "prune_toolkit.commands.show",

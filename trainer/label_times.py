@@ -7,8 +7,15 @@ from typing import Any
 
 from manifests.header import Header
 
-_NAMES = {"score": "scoring_s", "merge": "scoring_s", "select": "selection_s", "label": "labelling_s"}
+_NAMES = {
+    "score": "scoring_s",
+    "merge": "scoring_s",
+    "select": "selection_s",
+    "cut": "selection_s",
+    "label": "labelling_s",
+}
 DYNAMICS = "dynamics"
+_CHOSEN_ALREADY = ("label", "cut")
 _LONGEST_S = 1e12
 _MADE_BY = {"index": "index", "scores": "score", "selection": "select"}
 _NEEDED = {"index": (), "scores": ("score",), "selection": ("score", "select")}
@@ -45,7 +52,7 @@ def used_times(header: Header, *, stored_labels: bool) -> list[str]:
     if chosen is None or chosen.keep_got == 1:
         return []
     blocks = [header.run]
-    while blocks and blocks[0].get("command") == "label":
+    while blocks and blocks[0].get("command") in _CHOSEN_ALREADY:
         blocks = _parents(blocks[0])
     # Selections of before this was noted were chosen by a score of the teacher's or by none.
     by = _chosen_by(blocks[0]) if blocks and "chosen_by" in blocks[0] else {"teacher"} if chosen.score else set()

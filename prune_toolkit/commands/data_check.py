@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prune_toolkit.commands.options import FOLDER, secret_of, secret_option
+from prune_toolkit.commands.options import FOLDER, secret_of, secret_option, typed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from manifests.checking import DataCheck
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,20 +58,33 @@ def check_options(default: str) -> Callable[[F], F]:
 
 
 def check_of(options: dict[str, Any], default: str) -> "DataCheck":
-    """What `check_options` and --workers ask for; UsageError where they contradict each other."""
+    """What `check_options` and --workers ask for, what was typed before prune.toml; UsageError for a contradiction."""
     from manifests.checking import PIXEL_TOLERANCE, DataCheck
     from manifests.errors import UsageError
     from manifests.matching import parse_stages
 
-    level = options["check"]
-    if options[PIXELS] and level not in (None, PIXELS):
-        raise UsageError(f"--pixels is short for --check pixels, not {level}", hint="leave out one of the two")
+    said = {name: level for name, level in (("check", options["check"]), (PIXELS, options[PIXELS] and PIXELS)) if level}
+    levels = {level for name, level in said.items() if name in typed()} or set(said.values()) or {default}
+    if len(levels) > 1:
+        raise UsageError(f"--pixels is short for --check pixels, not {said['check']}", hint="leave out one of the two")
     tolerance = options["pixel_tolerance"]
     return DataCheck(
-        level=PIXELS if options[PIXELS] else level or default,
+        level=levels.pop(),
         stages=parse_stages(options["match"]),
         class_map=options["class_map"],
         pixel_tolerance=PIXEL_TOLERANCE if tolerance is None else tolerance,
         secret=secret_of(options),
         workers=options["workers"],
     )
+
+
+def note_unused(options: dict[str, Any], beton: "Path | None", *, is_written: bool = True) -> None:
+    """Tell where `check_options` that were typed compare nothing: a beton is copied as it is, or none is written."""
+    from manifests.console import note
+
+    if options["data"] is not None and not is_written:
+        note("--data is not looked at: no beton is written")
+    given = [name for name in FLAGS if name != "secret" and name in typed()]
+    if given and (beton is not None or not is_written):
+        why = f"images are copied from {beton}" if is_written else "no beton is written"
+        note(f"--{given[0].replace('_', '-')} compares nothing here: {why}")

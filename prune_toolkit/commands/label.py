@@ -11,6 +11,7 @@ from prune_toolkit.commands.options import (
     data_of,
     data_options,
     dry_run_option,
+    echo_learn,
     json_option,
     rank_options,
     teacher_of,
@@ -126,7 +127,7 @@ def command(**options: Any) -> None:
     )
     if revised := revision_line(labelled.header):
         click.echo(revised)
-    click.echo(f"next: train-student --manifest {config.out}")
+    echo_learn(config.out, has_beton=beton is not None)
 
 
 def _check_kind(selection: "Manifest") -> None:

@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.commands.data_check import FLAGS, check_of, check_options
+from prune_toolkit.commands.data_check import check_of, check_options, note_unused
 from prune_toolkit.commands.options import (
     FOLDER,
     MANIFEST,
     data_of,
     data_options,
     dry_run_option,
+    echo_learn,
     json_option,
     workers_option,
 )
 
 if TYPE_CHECKING:
-    from manifests.manifest import Manifest
     from prune_toolkit.selection.select import Plan, SelectConfig
 
 
@@ -89,12 +89,13 @@ def command(**options: Any) -> None:
     from manifests.card import selection_lines, targets_text
     from manifests.console import echo_json, format_bytes
     from manifests.manifest import Manifest
+    from prune_toolkit.materialise import beton_at_hand
     from prune_toolkit.selection.cutting import planned_cut
     from prune_toolkit.selection.select import plan_selection, write_selection
 
     config = select_config(options)
     plan = plan_selection(config, Manifest.open(options["manifest"]))
-    _note_unused(options, config, plan.parent)
+    note_unused(options, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
     if options["dry_run"]:
         _echo_plan(planned_cut(config, plan), options["batch_size"], options["as_json"])
         return
@@ -123,7 +124,7 @@ def command(**options: Any) -> None:
     )
     for line in selection_lines(selection.header):
         click.echo(line)
-    click.echo(f"next: train-student --manifest {config.out}{'' if labels is not None else ' --loss ce'}")
+    echo_learn(config.out, has_beton=beton is not None, has_labels=labels is not None)
 
 
 def select_config(options: dict[str, Any]) -> "SelectConfig":
@@ -155,18 +156,6 @@ def select_config(options: dict[str, Any]) -> "SelectConfig":
         max_side=options["max_side"],
         workers=options["workers"],
     )
-
-
-def _note_unused(options: dict[str, Any], config: "SelectConfig", parent: "Manifest") -> None:
-    """Tell where flags say how images are compared and none are."""
-    from manifests.console import note
-    from prune_toolkit.materialise import beton_at_hand
-
-    beton = beton_at_hand(parent) if config.data is None else None
-    given = [name for name in FLAGS if name != "secret" and options[name]]
-    if given and (beton is not None or not config.beton):
-        why = "no beton is written" if not config.beton else f"images are copied from {beton}"
-        note(f"--{given[0].replace('_', '-')} compares nothing here: {why}")
 
 
 def _parameters(options: dict[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from manifests.checking import DataCheck
+from manifests.checking import EXACT, DataCheck
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.indexing import DataSpec
@@ -23,11 +23,32 @@ from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectConfig:
+class CutConfig:
+    """Where a selection goes, and from which images its beton is cut."""
+
+    out: Path
+    data: DataSpec | None = None
+    check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
+    """How images that are not those scored are compared with the manifest."""
+    max_side: int | None = None
+    workers: int = 1
+
+    @property
+    def judges_copy(self) -> bool:
+        """Whether --max-side is judged by the images of `data`, which may be of other sizes than were scored."""
+        return self.data is not None and self.check.level not in EXACT
+
+    def check_out(self, parent: Manifest) -> None:
+        """UsageError where `out` lies among the images."""
+        if images := self.data or DataSpec.from_local(parent.local):
+            images.refuse_out(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(CutConfig):
     """What `prune select` was asked to do; None takes the preset's or the selector's own choice."""
 
     keep: str
-    out: Path
     selector: str | None = None
     score: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -48,11 +69,6 @@ class SelectConfig:
     preset: str | None = None
     seed: int = 0
     beton: bool = True
-    data: DataSpec | None = None
-    check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
-    """How images that are not those scored are compared with the manifest."""
-    max_side: int | None = None
-    workers: int = 1
 
     def __post_init__(self) -> None:
         parse_keep(self.keep)

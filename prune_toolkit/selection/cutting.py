@@ -11,26 +11,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from manifests.beton import Beton
-from manifests.checking import DataCheck, check_data
+from manifests.checking import EXACT, DataCheck, check_data
 from manifests.console import note
 from manifests.data_report import KINDS, DataReport
 from manifests.errors import InputError, MismatchError
+from manifests.header import FileEntry
 from manifests.identity import content_hash
 from manifests.images import RawImage
-from manifests.manifest import Manifest
+from manifests.manifest import BETON_NAME, Manifest, file_entry
 from manifests.secret import check_secret, hide_hashes, reveal_view_ids
 from manifests.sources.base import Source
+from manifests.sources.facts import SourceFacts
 from manifests.sources.folder import FolderSource
 from prune_toolkit.data_at_hand import open_copy, thumbnails_at_hand
 from prune_toolkit.indexing import DataSpec
-from prune_toolkit.materialise import IS_COPY, Copy, beton_at_hand
-from prune_toolkit.selection.config import SelectConfig
-from prune_toolkit.selection.plan import Plan
-
-EXACT = ("sizes", "hashes")
-"""Levels that let no other encoding pass."""
+from prune_toolkit.materialise import IS_COPY, Copy, beton_at_hand, write_train_beton
+from prune_toolkit.selection.config import CutConfig, SelectConfig
+from prune_toolkit.selection.plan import Plan, check_same_pixels
+from prune_toolkit.selection.targets import beton_targets
 
 
 def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
@@ -48,12 +49,12 @@ def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
     return open_copy(spec, parent)
 
 
-def local_of(config: SelectConfig, parent: Manifest, images: Source | Beton | Copy | None) -> dict[str, Any]:
+def local_of(config: CutConfig, parent: Manifest, images: Source | Beton | Copy | None) -> dict[str, Any]:
     """What local.json keeps of where a selection's images are: which split was opened, and whether they are a copy."""
     source = images.source if isinstance(images, Copy) else images
-    if config.data is None:
+    if config.data is None or source is None:
         local = parent.local
-    elif source is None or isinstance(source, Beton):
+    elif isinstance(source, Beton):
         local = config.data.local()
     else:
         local = replace(config.data, split=config.data.split or source.split).local()
@@ -62,12 +63,15 @@ def local_of(config: SelectConfig, parent: Manifest, images: Source | Beton | Co
 
 def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
     """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
-    parent = plan.parent
-    is_at_hand = config.data is not None or beton_at_hand(parent) or DataSpec.from_local(parent.local)
-    return cut_from(config, plan)[0] if config.beton and is_at_hand else plan
+    return cut_from(config, plan)[0] if config.beton and are_at_hand(config.data, plan.parent) else plan
 
 
-def cut_from(config: SelectConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
+def are_at_hand(data: DataSpec | None, parent: Manifest) -> bool:
+    """Whether `images_of` knows where to look."""
+    return data is not None or beton_at_hand(parent) is not None or DataSpec.from_local(parent.local) is not None
+
+
+def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
     """The images to cut a plan from, and the plan without those they do not have.
 
     Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
@@ -77,20 +81,25 @@ def cut_from(config: SelectConfig, plan: Plan) -> tuple[Plan, Source | Beton | C
     if isinstance(images, Beton):
         return plan, images
     check_secret(plan.parent.header, config.check.secret, plan.parent.where)
-    check = config.check
-    exact = check if check.level in EXACT else replace(check, level="hashes", stages=("path",))
-    report = None
+    check, facts, is_scored = config.check, SourceFacts(images, config.check.workers), False
     if _is_listed(images, plan):
         # Sizes in a table are known by reading it, and what is cut is hashed anyway.
         if config.data is None and check.level == "sizes" and not isinstance(images, FolderSource):
             return plan, images
-        report = _compared(exact, plan, images)
-        row_n = report.row_N[plan.keep_N]
-        if not report.unmatched and np.array_equal(row_n, np.flatnonzero(plan.keep_N)):
-            return plan, images
-    if report is None or exact is not check:
-        report = _compared(check, plan, images)
-    return _without(plan, report), Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
+        # Each in its own place: of equal images in rows, contents would find any.
+        level = check.level if check.level in EXACT else "hashes"
+        report = _compared(replace(check, level=level, stages=("path",)), plan, facts)
+        is_scored = not report.unmatched
+    if not is_scored:
+        report = _compared(check, plan, facts)
+        plan = _without(plan, report)
+    header = plan.parent.header
+    # What a selection was shrunk to before was judged then.
+    if config.judges_copy and config.max_side != header.config.get("max_side"):
+        width_n, height_n = report.side_N2[plan.keep_N].T
+        cut = pa.table({"width": width_n, "height": height_n})
+        check_same_pixels(config.max_side, plan.targets, cut, header.views)
+    return plan, images if is_scored else Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
 
 
 def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: bytes | None) -> pa.Table:
@@ -100,6 +109,31 @@ def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: byte
     view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
     at = samples.column_names.index("view_id")
     return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
+
+
+def write_cut(
+    config: CutConfig,
+    plan: Plan,
+    images: Source | Beton | Copy,
+    *,
+    weight_N: NDArray[np.float32] | None = None,
+    kd_weight_N: NDArray[np.float32] | None = None,
+) -> FileEntry:
+    """Write train.beton of what `cut_from` gave, once its targets are written; weights are 1 unless said otherwise."""
+    keep_N, count = plan.keep_N, len(plan.samples)
+    rows = write_train_beton(
+        config.out / BETON_NAME,
+        shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
+        images=images,
+        workers=config.workers,
+        max_side=plan.resolved["max_side"],
+        views=plan.parent.header.views,
+        weight_n=None if weight_N is None else weight_N[keep_N],
+        kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
+        targets=beton_targets(config.out, plan.targets, count) if plan.targets.tables else None,
+        target_shape=plan.targets.shape,
+    )
+    return file_entry(config.out, BETON_NAME, rows)
 
 
 def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
@@ -122,9 +156,19 @@ def _is_listed(source: Source, plan: Plan) -> bool:
     )
 
 
-def _compared(check: DataCheck, plan: Plan, source: Source) -> DataReport:
-    thumbnails = thumbnails_at_hand(plan.parent, check.workers) if check.level == "pixels" else None
-    return check_data(plan.parent, source, check, wanted_N=plan.keep_N, thumbnails=thumbnails)
+def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:
+    has_pixels = check.level == "pixels"
+    thumbnails = thumbnails_at_hand(plan.parent, check.workers, plan.keep_N) if has_pixels else None
+    return check_data(plan.parent, facts.source, check, wanted_N=plan.keep_N, thumbnails=thumbnails, facts=facts)
+
+
+def _looser(plan: Plan, report: DataReport) -> str:
+    """Which level lets copies pass that were encoded again, where this one does not."""
+    if report.level not in EXACT:
+        return ""
+    if thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None:
+        return "; a copy encoded again passes with --check pixels"
+    return "; a copy encoded again passes with --check names: there are no thumbnails to compare it with"
 
 
 def _without(plan: Plan, report: DataReport) -> Plan:
@@ -136,7 +180,7 @@ def _without(plan: Plan, report: DataReport) -> Plan:
     if not keep_N.any():
         raise MismatchError(
             f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
-            hint="prune verify MANIFEST --data DATA says more; a copy encoded again passes with --check pixels",
+            hint=f"prune verify MANIFEST --data DATA says more{_looser(plan, report)}",
         )
     if counts:
         note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")
@@ -146,6 +190,7 @@ def _without(plan: Plan, report: DataReport) -> Plan:
         "check": report.level,
         "left_out": counts,
         "kept": hashlib.sha256(np.packbits(keep_N).tobytes()).hexdigest()[:16],
+        **({} if report.content is None else {"content": report.content}),
     }
     distill = plan.distill
     if distill is not None:

@@ -10,20 +10,22 @@ from numpy.typing import NDArray
 
 from manifests.beton import Beton
 from manifests.console import note
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
+from manifests.header import Views
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.rows import hash_matrix
 from prune_toolkit.materialise import beton_bytes
 from prune_toolkit.selection.config import SelectConfig
 from prune_toolkit.selection.distill import RANDOM, distilled
-from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Choice, Pool, Vectors
+from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
 from prune_toolkit.selection.quotas import parse_keep
 from prune_toolkit.selection.scores import find_score, score_column
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
 FEATURES = "features/view-000"
+SHRINKS_NOTHING = "--max-side shrinks nothing here: images of a beton are copied as they are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,6 @@ class Plan:
     reason_N: NDArray[np.object_]
     distilled_N: NDArray[np.bool_]
     """Samples whose kd_weight is 1: all, unless only a share of the kept ones is distilled."""
-    choice: Choice
     distill: dict[str, Any] | None = None
     """fraction, by and count of the distilled ones; None where all are."""
     found: dict[str, str] = field(default_factory=dict)
@@ -94,9 +95,12 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
             f"{parent.where} is of kind {parent.kind}: selecting needs a scored manifest",
             hint="make one: prune score --data DATA --teacher TEACHER",
         )
+    config.check_out(parent)
     resolved = config.resolved(parent)
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    if not readable_N.any():
+        raise InputError(f"{parent.where} has no readable sample to select from")
     pool_N = readable_N & ~_held_out(config, parent)
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no sample to select from", hint="leave fewer out")
@@ -116,7 +120,10 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
     targets = config.targets(parent)
-    _check_same_pixels(config, resolved["max_side"], targets, samples.filter(pa.array(keep_N)))
+    if resolved["max_side"] is None and config.max_side is not None and config.beton:
+        note(SHRINKS_NOTHING)
+    if not config.judges_copy:
+        check_same_pixels(resolved["max_side"], targets, samples.filter(pa.array(keep_N)), parent.header.views)
     distilled_N = np.ones(len(samples), np.bool_)
     distill = None
     if config.distill is not None:
@@ -138,7 +145,6 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
         keep_N=keep_N,
         reason_N=reason_N,
         distilled_N=distilled_N,
-        choice=choice,
         distill=distill,
         found=dict(choice.found),
         chosen_by=frozenset(looked_at),
@@ -185,13 +191,17 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
     )
 
 
-def _check_same_pixels(config: SelectConfig, max_side: int | None, targets: TargetPlan, kept: pa.Table) -> None:
-    """UsageError where labels of views would go with other pixels than the teacher saw; `max_side` is what shrinks."""
+def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None = None) -> None:
+    """UsageError where labels of views would go with fewer pixels than the teacher saw; `max_side` is what shrinks.
+
+    `kept`: width and height of the images that are cut. `views` tell whether the teacher saw them shrunk.
+    """
     if max_side is None:
-        if config.max_side is not None and config.beton:
-            note("--max-side shrinks nothing here: images of a beton are copied as they are")
         return
-    large = sum((np.maximum(kept.column("width"), kept.column("height")) > max_side).tolist())
+    side_n = np.maximum(kept.column("width"), kept.column("height"))
+    if views is not None and views.max_side is not None:
+        side_n = np.minimum(side_n, views.max_side)
+    large = int((side_n > max_side).sum())
     if not large:
         return
     shrunk = f"--max-side {max_side} shrinks {large:,} images"

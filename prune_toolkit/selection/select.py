@@ -12,19 +12,18 @@ from manifests.card import write_card
 from manifests.console import note
 from manifests.errors import InputError
 from manifests.header import Distill, Header, Labels, Selection
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
+from manifests.manifest import Manifest, commit, part_entries, write_local
 from manifests.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.thumbnails import carried_tables
 from manifests.top_k import SoftLabels, TopK
-from prune_toolkit.materialise import write_train_beton
 from prune_toolkit.runs import finished, tool
 from prune_toolkit.selection.config import SelectConfig
-from prune_toolkit.selection.cutting import cut_from, local_of, shown_samples
+from prune_toolkit.selection.cutting import cut_from, local_of, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.plan import Plan, plan_selection
 from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.revision import RevisionCount
-from prune_toolkit.selection.targets import beton_targets, carried_views, targets_of, write_targets
+from prune_toolkit.selection.targets import carried_views, targets_of, write_targets
 
 __all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "plan_selection", "write_selection"]
 
@@ -56,17 +55,8 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         _write_targets(out, plan, transform, digest, revised)
     files = part_entries(out, [*linked, "selection", *plan.targets.tables], count)
     if images is not None:
-        rows_written = write_train_beton(
-            out / BETON_NAME,
-            shown_samples(plan.samples.filter(pa.array(plan.keep_N)), images, config.check.secret),
-            images=images,
-            workers=config.workers,
-            max_side=resolved["max_side"],
-            kd_weight_n=None if plan.distill is None else plan.distilled_N[plan.keep_N].astype(np.float32),
-            targets=None if transform is None else beton_targets(out, plan.targets, count),
-            target_shape=plan.targets.shape,
-        )
-        files.append(file_entry(out, BETON_NAME, rows_written))
+        kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
+        files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
     header = parent.header
     class_std = None if transform is None else transform.class_std_C
     selection_header = Header(

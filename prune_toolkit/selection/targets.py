@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
 from manifests.header import Policy, Views
 from manifests.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.top_k import SoftLabels, TopK, check_k, top_k, words_count
@@ -150,12 +150,20 @@ def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: lis
 def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[np.float16] | NDArray[np.int16]]:
     """What a beton holds of each sample with targets, in order: `plan.shape` of float16, or of the K largest's words.
 
-    Of all views, one part of the `count` samples of the manifest is in memory at a time.
+    Of all views, one part of the `count` samples of the manifest is in memory at a time. InputError for a part that
+    does not hold as many logits as planned.
     """
     for part in range(part_count(count)):
         views = []
         for table in plan.tables:
-            _, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            path = out / part_path(table, part)
+            _, labels = soft_labels_of(read_part(path), "target", plan.class_count)
+            found = labels.k if isinstance(labels, TopK) else plan.class_count
+            if found != (plan.top_k or plan.class_count):
+                raise InputError(
+                    f"{path} holds {found} logits a target, its header says {plan.top_k or plan.class_count}",
+                    hint="the manifest is damaged, or was never whole: fetch or make it again",
+                )
             views.append(labels.words() if isinstance(labels, TopK) else labels)
         yield from np.stack(views, axis=1)
 

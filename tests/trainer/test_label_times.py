@@ -30,6 +30,7 @@ OLD = {"seconds": 2.0, "parent_run": {"seconds": 40.0, "images_per_second": 9.0}
         ("selection", {"command": "select", "seconds": 2.0}, None, 2, None),
         ("selection", {"command": "select", "parent_run": SCORED}, 40, None, 0),
         ("selection", {"command": "label", "seconds": 3.0, "parent_run": LABELLED}, 40, 2, 13),
+        ("selection", {"command": "cut", "seconds": 5.0, "parent_run": LABELLED}, 40, 7, 10),
         ("scores", MERGED, 46, 0, 0),
         ("scores", {"command": "merge", "seconds": 2.0, "parent_runs": [MERGED, OTHER]}, 53, 0, 0),
         ("scores", {"command": "merge", "seconds": 1.0, "parent_runs": [SCORED, {}]}, None, 0, 0),
@@ -90,6 +91,13 @@ def test_labels_alone_pay_for_what_chose_the_samples(chosen_by, used, seconds):
         assert label_times(header)["dynamics_s"] == dynamics_s
         labelled_s = 10 if run is not selected else 0
         assert times_in_all(header, "single", 0)["total_s"] == 42 + dynamics_s + labelled_s
+
+
+def test_cutting_a_selection_counts_as_selecting():
+    cut = {"command": "cut", "seconds": 5.0, "parent_run": SELECTED | {"chosen_by": ["teacher"]}}
+    header = Header(kind="selection", data=DATA, tool=Tool(name="t", version="0"), run=cut, selection=CHOSEN)
+    assert used_times(header, stored_labels=False) == ["scoring_s", "selection_s"]
+    assert times_in_all(header, None, 0)["total_s"] == 40 + 2 + 5
 
 
 def test_on_many_ranks_training_counts_in_all_of_them(make_manifest, networks, monkeypatch, tmp_path):
