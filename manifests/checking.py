@@ -3,8 +3,9 @@
 Each level contains the ones before, but that pixels forgive other bytes: that is what they are compared for.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from manifests.class_map import match_classes, read_class_map
 from manifests.data_report import EXTRA, KINDS, LIST_SCHEMA, DataReport
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
 from manifests.manifest import Manifest
 from manifests.matching import STAGES, DataMatch, Listing, match_samples, rematch
 from manifests.rows import hash_matrix
@@ -25,8 +26,9 @@ from manifests.sources.facts import SourceFacts
 from manifests.thumbnails import THUMBNAIL_BYTES, mean_difference
 
 LEVELS = ("names", "sizes", "hashes", "pixels")
+EXACT = ("sizes", "hashes")
+"""Levels that let no other encoding pass."""
 PIXEL_TOLERANCE = 8.0
-_UNREADABLE, _UNLIKE, _SQUASHED = -1, 1, 2
 _SIZE_BITS = 42
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -62,13 +64,17 @@ def check_data(
     *,
     wanted_N: Mask | None = None,
     thumbnails: ThumbnailsOf | None = None,
+    facts: SourceFacts | None = None,
 ) -> DataReport:
-    """Compare the readable samples of a manifest, or the `wanted_N` ones of them, with a copy of the images.
+    """Compare the readable samples of a manifest, or the `wanted_N` ones that are to be cut, with a copy of the images.
 
-    MismatchError when the classes are not the same, UsageError for level pixels without thumbnails. A hidden manifest
-    has no sizes to compare.
+    What is to be cut must be decodable at level names too. A hidden manifest has no sizes: hashes take their place.
+    `facts` are those of the source, where it was looked at before. MismatchError when the classes are not the same,
+    UsageError for level pixels without thumbnails, InputError when there is no readable sample.
     """
     check_secret(manifest.header, check.secret, manifest.where)
+    if check.level == "sizes" and check.secret is not None:
+        check = replace(check, level="hashes")
     if check.level == "pixels" and thumbnails is None:
         raise UsageError(
             f"{manifest.where} has no thumbnails, and its images are not here: pixels cannot be compared",
@@ -78,8 +84,10 @@ def check_data(
     asked_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if wanted_N is not None:
         asked_N = asked_N & wanted_N
+    if not asked_N.any():
+        raise InputError(f"{manifest.where} has no readable sample to compare images with")
     hash_N16 = np.where(asked_N[:, None], hash_matrix(samples.column("content_hash")), np.uint8(0))
-    comparison = _Comparison(manifest, samples, source, check)
+    comparison = _Comparison(manifest, samples, facts or SourceFacts(source, check.workers), check)
     are_rows = "folder" not in (manifest.header.data.source, source.kind)
     match = match_samples(
         comparison.ours,
@@ -96,10 +104,12 @@ def check_data(
     row_N = np.where(asked_N, match.row_N, -1)
     comparison.names(asked_N, row_N)
     difference_n = np.zeros(0, np.float32)
-    if check.level in ("sizes", "hashes") and check.secret is None:
+    if check.level in EXACT and check.secret is None:
         comparison.sizes()
     if check.level == "hashes":
         comparison.hashes(hash_N16)
+    if check.level == "names" and wanted_N is not None:
+        comparison.decoded(hash_N16)
     if check.level == "pixels" and thumbnails is not None:
         difference_n = comparison.pixels(hash_N16, thumbnails, check.pixel_tolerance)
     extra_m = np.setdiff1d(np.arange(len(source.keys)), match.row_N)
@@ -115,13 +125,16 @@ def check_data(
         extra=len(extra_m),
         differences=comparison.table(extra_m),
         pixel_difference_n=difference_n,
+        side_N2=comparison.side_N2,
+        content=None if check.level in EXACT or wanted_N is None else comparison.content(),
     )
 
 
 class _Comparison:
     """Samples and their images in a copy, and what was found of each so far; see KINDS for the order."""
 
-    def __init__(self, manifest: Manifest, samples: pa.Table, source: Source, check: DataCheck) -> None:
+    def __init__(self, manifest: Manifest, samples: pa.Table, facts: SourceFacts, check: DataCheck) -> None:
+        source = facts.source
         pairs = None if check.class_map is None else read_class_map(check.class_map)
         their_label_C = match_classes(manifest.class_names, source.class_names, pairs)
         our_label_C = np.full(len(source.class_names), -1, np.int64)
@@ -130,10 +143,12 @@ class _Comparison:
             keys=samples.column("key").combine_chunks(), label_N=samples.column("label").to_numpy().astype(np.int64)
         )
         self.theirs = Listing(keys=pa.array(source.keys, pa.string()), label_N=our_label_C[source.labels_N])
-        self.facts, self._secret = SourceFacts(source, check.workers), check.secret
+        self.facts, self._secret = facts, check.secret
         self.what_N = np.full(len(samples), -1, np.int8)
         self._size_N = samples.column("size_bytes").to_numpy()
-        self._side_N2 = np.stack([samples.column(name).to_numpy() for name in ("width", "height")], axis=1)
+        sides = [samples.column(name).to_numpy().astype(np.int64) for name in ("width", "height")]
+        self._scored_side_N2 = np.stack(sides, axis=1)
+        self.side_N2 = self._scored_side_N2.copy()
         self._class_names = np.array(manifest.class_names, object)
         self._tables: list[pa.Table] = []
 
@@ -199,29 +214,35 @@ class _Comparison:
         other_n = is_read_n & (hash_n16 != hash_N16[ids_n]).any(axis=1)
         self._tell("other content", ids_n[other_n], _hex(hash_N16[ids_n[other_n]]), _hex(hash_n16[other_n]))
 
+    def decoded(self, hash_N16: NDArray[np.uint8]) -> tuple[Ids, NDArray[np.uint8]]:
+        """Tell what cannot be decoded; samples (m,) of other bytes that can be, their thumbnails (m, 192)."""
+        ids_n, row_n = self._left()
+        is_broken_n, is_other_n, pixels = np.zeros(len(ids_n), np.bool_), np.zeros(len(ids_n), np.bool_), bytearray()
+        for place, seen in enumerate(self.facts.seen(row_n, hash_N16[ids_n])):
+            is_broken_n[place] = seen is None
+            if seen is not None and seen.thumbnail:
+                is_other_n[place] = True
+                self.side_N2[ids_n[place]] = seen.width, seen.height
+                pixels += seen.thumbnail
+        self._tell("unreadable", ids_n[is_broken_n])
+        return ids_n[is_other_n], np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_BYTES)
+
     def pixels(self, hash_N16: NDArray[np.uint8], thumbnails: ThumbnailsOf, tolerance: float) -> NDArray[np.float32]:
         """Tell what looks otherwise; mean differences (m,) of the images of that shape whose bytes are not the same."""
-        ids_n, row_n = self._left()
-        state_n, side_n2, pixels = np.zeros(len(ids_n), np.int8), np.zeros((len(ids_n), 2), np.int64), bytearray()
-        for place, seen in enumerate(self.facts.seen(row_n, hash_N16[ids_n])):
-            if seen is None:
-                state_n[place] = _UNREADABLE
-            elif seen.thumbnail:
-                side_n2[place] = seen.width, seen.height
-                state_n[place] = _UNLIKE if is_scaled(self._side_N2[ids_n[place]], side_n2[place]) else _SQUASHED
-                pixels += seen.thumbnail if state_n[place] == _UNLIKE else b""
-        self._tell("unreadable", ids_n[state_n == _UNREADABLE])
-        squashed_n = state_n == _SQUASHED
-        self._tell(
-            "another shape", ids_n[squashed_n], _sides(self._side_N2[ids_n[squashed_n]]), _sides(side_n2[squashed_n])
-        )
-        unlike_m = ids_n[state_n == _UNLIKE]
-        theirs_mP = np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_BYTES)
-        difference_m = mean_difference(thumbnails(unlike_m), theirs_mP)
+        ids_m, theirs_mP = self.decoded(hash_N16)
+        ours_m2, theirs_m2 = self._scored_side_N2[ids_m], self.side_N2[ids_m]
+        same_m = is_scaled(ours_m2, theirs_m2)
+        self._tell("another shape", ids_m[~same_m], _sides(ours_m2[~same_m]), _sides(theirs_m2[~same_m]))
+        unlike_m = ids_m[same_m]
+        difference_m = mean_difference(thumbnails(unlike_m), theirs_mP[same_m])
         other_m = difference_m > tolerance
         levels = [f"{value:.1f} grey levels away" for value in difference_m[other_m].tolist()]
         self._tell("other pixels", unlike_m[other_m], theirs=levels)
         return difference_m
+
+    def content(self) -> str:
+        """A digest of the content hashes of all that was found and does not differ, in the order of the samples."""
+        return hashlib.sha256(self.their_hashes(self._left()[1]).tobytes()).hexdigest()[:16]
 
     def table(self, extra_m: Ids) -> pa.Table:
         """All that was told, and what is extra, as LIST_SCHEMA."""
@@ -240,13 +261,13 @@ class _Comparison:
         self._tables.append(_list(self.ours.keys.take(pa.array(ids_n)), kind, ours, theirs, their_keys))
 
 
-def is_scaled(side_2: NDArray[np.integer], other_2: NDArray[np.integer]) -> bool:
-    """Whether an image (width, height) is another at some other size, up to about a pixel of the smaller of them.
+def is_scaled(side_n2: Ids, other_n2: Ids) -> Mask:
+    """(n,) whether images (width, height) are others at some other size, up to about a pixel of the smaller of them.
 
-    Of a hidden manifest, in which sides are 0, nothing can be said: it may be.
+    Of a hidden manifest, in which sides are 0, nothing can be said: they may be.
     """
-    (width, height), (other_width, other_height) = side_2.tolist(), other_2.tolist()
-    return bool(abs(width * other_height - height * other_width) <= max(width, height, other_width, other_height))
+    across_n = np.abs(side_n2[:, 0] * other_n2[:, 1] - side_n2[:, 1] * other_n2[:, 0])
+    return np.asarray(across_n <= np.concatenate((side_n2, other_n2), axis=1).max(axis=1), np.bool_)
 
 
 def _sides(side_n2: Ids) -> list[str]:

@@ -1,6 +1,7 @@
 """Which class of a copy is which class of a manifest: by name, or by a table of two columns."""
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -52,10 +53,13 @@ def match_classes(
     are ignored. InputError when a name in it stands for two classes, MismatchError with the difference when the
     two sets of classes are not the same.
     """
-    their_name = _translation(ours, theirs, class_map or ())
-    label_of = {name: label for label, name in enumerate(theirs)}
-    wanted = [their_name.get(name, name) for name in ours]
-    only_here = [name for name, there in zip(ours, wanted, strict=True) if there not in label_of]
+    label_of = {name: label for label, name in enumerate(composed(theirs))}
+    wanted = names_there(ours, theirs, class_map)
+    only_here = [
+        name if there == name else f"{name} ({there} by the class map)"
+        for name, there in zip(composed(ours), wanted, strict=True)
+        if there not in label_of
+    ]
     only_there = sorted(label_of.keys() - set(wanted))
     if only_here or only_there:
         raise MismatchError(
@@ -63,14 +67,34 @@ def match_classes(
             f"only in the data {_some(only_there)}",
             hint=_hint(ours, theirs, class_map),
         )
-    if len(set(wanted)) < len(wanted):
-        twice = next(name for name in wanted if wanted.count(name) > 1)
-        both = [name for name, there in zip(ours, wanted, strict=True) if there == twice]
-        raise InputError(f"{' and '.join(both)} would both be {twice!r} in the data", hint=_TELL_APART)
     return np.array([label_of[name] for name in wanted], np.int64)
 
 
 _TELL_APART = "give each class a name of its own in the class map, and in the data"
+
+
+def names_there(
+    ours: Sequence[str], theirs: Sequence[str], class_map: Sequence[tuple[str, str]] | None = None
+) -> list[str]:
+    """What each of our classes is called in the data, composed; InputError when two would be called alike."""
+    ours, theirs = composed(ours), composed(theirs)
+    their_name = _translation(ours, theirs, [(_nfc(name), _nfc(other)) for name, other in class_map or ()])
+    wanted = [their_name.get(name, name) for name in ours]
+    if len(set(wanted)) < len(wanted):
+        twice = next(name for name in wanted if wanted.count(name) > 1)
+        both = [name for name, there in zip(ours, wanted, strict=True) if there == twice]
+        raise InputError(f"{' and '.join(both)} would both be {twice!r} in the data", hint=_TELL_APART)
+    return wanted
+
+
+def composed(names: Sequence[str]) -> list[str]:
+    """Names with each accented letter as one character, which some systems store as two; unless two would be one."""
+    alike = [_nfc(name) for name in names]
+    return alike if len(set(alike)) == len(set(names)) else list(names)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:

@@ -43,6 +43,10 @@ class DataReport:
     """All that does not match, kind by kind, then what is extra, as LIST_SCHEMA."""
     pixel_difference_n: NDArray[np.float32]
     """Mean differences, in grey levels, of images whose bytes differ; empty unless pixels were compared."""
+    side_N2: NDArray[np.int64]
+    """Width and height of each sample: of its image in the copy, where this was decoded."""
+    content: str | None
+    """Digest of the images that match, where other bytes than were scored may, and they are to be cut."""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,23 +1,25 @@
 """A copy of a manifest's images: how it is opened, and what it is compared with."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.checking import ThumbnailsOf
+from manifests.checking import EXACT, ThumbnailsOf
 from manifests.errors import InputError
 from manifests.manifest import Manifest
 from manifests.rows import hash_matrix, places
 from manifests.sources.base import Source
-from manifests.sources.betons import open_beton
+from manifests.sources.betons import BetonSource, open_beton
 from manifests.sources.facts import SourceFacts
 from manifests.sources.names import NoSplitsError
 from manifests.thumbnails import THUMBNAIL_BYTES, carried_tables, stored_thumbnails
 from prune_toolkit.indexing import DataSpec
-from prune_toolkit.materialise import beton_at_hand, beton_rows
+from prune_toolkit.materialise import IS_COPY, beton_rows
 
 
 def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
@@ -31,25 +33,52 @@ def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
         return spec.open()
 
 
-def thumbnails_at_hand(manifest: Manifest, workers: int) -> ThumbnailsOf | None:
-    """Thumbnails of a manifest's samples: stored ones, else made of its images; None where neither is here."""
+def thumbnails_at_hand(
+    manifest: Manifest, workers: int, wanted_N: NDArray[np.bool_] | None = None
+) -> ThumbnailsOf | None:
+    """Thumbnails of a manifest's readable samples, or the `wanted_N` ones; None where they cannot be had here.
+
+    Stored ones, else made of a beton that has all these samples, else of the source; only of what was scored, for a
+    copy is not to be compared with itself.
+    """
     if carried_tables(manifest):
         return partial(stored_thumbnails, manifest)
-    beton, spec = beton_at_hand(manifest), DataSpec.from_local(manifest.local)
-    if beton is None and spec is None:
-        return None
+    samples = manifest.samples()
+    asked_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    asked_n = np.flatnonzero(asked_N if wanted_N is None else asked_N & wanted_N)
+    for path in _scored_betons(manifest):
+        source = open_beton(path)
+        if np.isin(asked_n, source.beton.columns.get("sample_id", ())).all():
+            return partial(_of_beton, samples, source, workers)
+    spec = DataSpec.from_local(manifest.local)
+    return None if spec is None or manifest.local.get(IS_COPY) else partial(_of_source, samples, spec, workers)
 
-    def of_images(sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:
-        samples = manifest.samples().take(pa.array(sample_id_n))
-        if beton is not None:
-            source = open_beton(beton)
-            return _thumbnails(source, beton_rows(source.beton, samples), samples, workers)
-        assert spec is not None
-        images = spec.open()
-        row_n = places(samples.column("key"), pa.array(images.keys, pa.string()))
-        return _thumbnails(images, row_n, samples, workers, check=True)
 
-    return of_images
+def _scored_betons(manifest: Manifest) -> Iterator[Path]:
+    """Betons of the images that were scored: a manifest's own, and the one that local.json remembers."""
+    copy = manifest.header.config.get("copy")
+    if copy is None:
+        # What was labelled after it was cut from a copy says so here alone.
+        is_scored = not manifest.local.get(IS_COPY)
+    else:
+        is_scored = isinstance(copy, dict) and copy.get("check") in EXACT
+    if manifest.beton_path is not None and is_scored:
+        yield manifest.beton_path
+    if "beton" in manifest.local and Path(manifest.local["beton"]).is_file():
+        yield Path(manifest.local["beton"])
+
+
+def _of_beton(
+    samples: pa.Table, source: BetonSource, workers: int, sample_id_n: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    asked = samples.take(pa.array(sample_id_n))
+    return _thumbnails(source, beton_rows(source.beton, asked), asked, workers)
+
+
+def _of_source(samples: pa.Table, spec: DataSpec, workers: int, sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:
+    asked, images = samples.take(pa.array(sample_id_n)), spec.open()
+    row_n = places(asked.column("key"), pa.array(images.keys, pa.string()))
+    return _thumbnails(images, row_n, asked, workers, check=True)
 
 
 def _thumbnails(

@@ -50,6 +50,15 @@ class DataSpec:
         opener = open_held_out if self.held_out else open_source
         return opener(self.data, split=self.split, classes=self.classes, label=self.label)
 
+    def refuse_out(self, out: Path) -> None:
+        """UsageError where a manifest would be written among the images: they could not be read any more."""
+        images = Path(self.data).expanduser()
+        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+            raise UsageError(
+                f"{out} lies in the images of {self.data}: a manifest there would be taken for one of its classes",
+                hint="name a folder beside it with --out",
+            )
+
     def local(self) -> dict[str, Any]:
         """What local.json keeps of it: absolute paths, valid on this machine only."""
         path = Path(self.data)
@@ -150,7 +159,9 @@ def listing_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def data_block(source: Source, samples: pa.Table, *, name: str | None, licence: str | None) -> DataSet:
+def data_block(
+    source: Source, samples: pa.Table, *, name: str | None, licence: str | None, redistributable: bool | None = None
+) -> DataSet:
     """The header's account of the data set; InputError when not one image is readable."""
     problems = samples.column("problem")
     readable = problems.null_count
@@ -171,6 +182,7 @@ def data_block(source: Source, samples: pa.Table, *, name: str | None, licence: 
             samples.column("key").to_pylist(), names.tolist(), samples.column("content_hash").to_pylist()
         ),
         licence=licence,
+        redistributable=redistributable,
     )
 
 
@@ -195,6 +207,8 @@ class IndexConfig:
     ranks: Ranks = ALONE
     name: str | None = None
     licence: str | None = None
+    redistributable: bool | None = None
+    """Whether the images may be passed on; None: not said."""
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
@@ -219,13 +233,15 @@ class IndexConfig:
             "max_side": self.max_side,
             "name": self.name or source.name,
             "licence": self.licence,
-            # Nothing where there are none, so that such an index is what it was before there were any.
+            # Nothing where nothing is said, so that such an index is what it was before there were any.
             **({"thumbnails": True} if self.thumbnails else {}),
+            **({} if self.redistributable is None else {"redistributable": self.redistributable}),
         }
 
 
 def build_index(config: IndexConfig) -> Manifest | None:
     """Write an index manifest; None when other ranks still work on their parts."""
+    config.data.refuse_out(config.out)
     source = config.data.open()
     resolved = config.resolved(source)
     if done := finished(config.out, resolved):
@@ -254,7 +270,7 @@ def build_index(config: IndexConfig) -> Manifest | None:
         return None
     samples = read_samples(config.out, count)
     files: list[FileEntry] = part_entries(config.out, config.tables, count)
-    data = data_block(source, samples, name=config.name, licence=config.licence)
+    data = data_block(source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable)
     warn_problems(samples)
     local = config.data.local()
     if config.beton:

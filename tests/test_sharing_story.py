@@ -62,7 +62,8 @@ def teams(tmp_path: Path, web: str) -> dict[str, Path]:
             image.transpose(Image.Transpose.ROTATE_180).save(path)
     for path in files[200:202]:
         shutil.copy(path, path.with_name(f"new-{path.name}"))
-    (pictures / "7").rename(pictures / "seven")
+    for folder in (pictures, folders["b"] / "test"):
+        (folder / "7").rename(folder / "seven")
     names = [f"{c},{'seven' if c == 7 else c}" for c in range(10)]
     (folders["b"] / "classes.csv").write_text("\n".join(["ours,theirs", *names, ""]))
     for command in (

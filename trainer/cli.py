@@ -15,6 +15,7 @@ import click
 
 from manifests.console import echo_json, note, run_cli
 from manifests.errors import UsageError
+from manifests.local_path import LOCAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,12 +106,14 @@ dynamic = under("What an epoch shows, and what is recorded of it")
 
 
 @click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@data("--manifest", default="selection", show_default=True, metavar="DIR",
+@data("--manifest", type=LOCAL, default="selection", show_default=True, metavar="DIR",
       help="A selection; with --teacher or --loss ce also an index that has a beton.")  # fmt: skip
 @data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
 @data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, where there are splits]")
 @data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
 @data("--label", metavar="NAME", help="Label column of --val, when there are several.")
+@data("--class-map", type=click.Path(path_type=Path), metavar="FILE.csv",
+      help="Classes that --val calls otherwise: a row is NAME IN THE MANIFEST,NAME IN THE DATA.")  # fmt: skip
 @data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
 @views("--policy", metavar="NAME",
        help="replay (scored views, each with its label), mean or single (fresh views).  [by labels]")  # fmt: skip
@@ -141,7 +144,7 @@ dynamic = under("What an epoch shows, and what is recorded of it")
 @recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
 @budget("--epochs", type=int, help="Passes over the selected samples.  [by recipe]")
 @budget("--steps", type=int, metavar="N", help="Optimiser steps, whatever the number of samples.")
-@budget("--match-time", type=click.Path(path_type=Path), metavar="RUN",
+@budget("--match-time", type=LOCAL, metavar="RUN",
         help="As many steps as fit into the training time of that run.")  # fmt: skip
 @dynamic("--dynamic", metavar="NAME",
          help="Choose anew each epoch: infobatch (leaves learned samples out), rs2 (random ones).")  # fmt: skip
@@ -170,7 +173,7 @@ dynamic = under("What an epoch shows, and what is recorded of it")
 @machine("--channels-last/--no-channels-last", default=None, help="NHWC memory format.  [on]")
 @machine("--tf32/--no-tf32", default=None, help="TF32 on CUDA in fp32.  [on]")
 @machine("--compile/--no-compile", default=None, help="torch.compile the student.  [off]")
-@run("--out", "-o", default="run", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
+@run("--out", "-o", default="run", show_default=True, type=LOCAL, metavar="DIR",
      help="Folder of the run; one that is not finished is gone on with.")  # fmt: skip
 @run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
 @run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last is always one.  [1]")
@@ -179,11 +182,12 @@ dynamic = under("What an epoch shows, and what is recorded of it")
 @run("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def train_student(
     *,
-    manifest: str,
+    manifest: Path,
     val: str | None,
     val_split: str | None,
     classes: Path | None,
     label: str | None,
+    class_map: Path | None,
     weights: Path | None,
     checkpoint: Path | None,
     match_time: Path | None,
@@ -223,7 +227,7 @@ def train_student(
     seconds = length.get("match_s")
     matched = None if seconds is None else str(match_time)
     ranks = Ranks.from_environment()
-    task = open_task(Path(manifest))
+    task = open_task(manifest)
     given = under_flags(task.published_loss, flags)
     given["weights"] = None if weights is None else str(weights)
 
@@ -235,7 +239,9 @@ def train_student(
     validation = (
         None
         if val is None
-        else open_validation(val, split=val_split, class_names=task.class_names, classes=classes, label=label)
+        else open_validation(
+            val, split=val_split, class_names=task.class_names, classes=classes, label=label, class_map=class_map
+        )
     )
     plan = config.plan(task.beton.count, ranks.world_size)
     if ranks.is_main:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.beton import Beton
+from manifests.class_map import composed, names_there, read_class_map
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import HEADER_NAME, Preprocessing
 from manifests.manifest import Manifest
@@ -30,7 +31,7 @@ REVISE = "revise"
 _WRITES_BETON = {
     "index": "prune index DATA --beton",
     "scores": "prune select --keep 1.0",
-    "selection": "prune select, which writes one",
+    "selection": "prune cut SELECTION --data DATA",
 }
 
 
@@ -177,15 +178,19 @@ def open_validation(
     class_names: Sequence[str],
     classes: Path | None = None,
     label: str | None = None,
+    class_map: Path | None = None,
 ) -> Validation:
-    """Open a manifest with a beton, or any source of images; MismatchError when its classes are others."""
+    """Open a manifest with a beton, or any source of images; MismatchError when its classes are others.
+
+    class_map: table of the classes that it calls otherwise; see manifests/class_map.py.
+    """
     folder = Path(spec)
     if (folder / HEADER_NAME).is_file():
         task = open_task(folder)
         return Validation(
             data=task.beton,
             count=task.beton.count,
-            label_map=_label_map(task.class_names, class_names, spec),
+            label_map=_label_map(task.class_names, class_names, spec, class_map),
             identity=task.manifest.id,
         )
     from manifests.sources import open_held_out
@@ -194,19 +199,21 @@ def open_validation(
     return Validation(
         data=source,
         count=len(source.keys),
-        label_map=_label_map(source.class_names, class_names, spec),
+        label_map=_label_map(source.class_names, class_names, spec, class_map),
         identity=f"{source.kind}:{source.name}:{source.split}:{len(source.keys)}",
     )
 
 
-def _label_map(names: Sequence[str], wanted: Sequence[str], spec: str) -> NDArray[np.int64]:
-    position = {name: label for label, name in enumerate(wanted)}
+def _label_map(names: Sequence[str], wanted: Sequence[str], spec: str, class_map: Path | None) -> NDArray[np.int64]:
+    pairs = None if class_map is None else read_class_map(class_map)
+    position = {name: label for label, name in enumerate(names_there(wanted, names, pairs))}
+    names = composed(names)
     unknown = [name for name in names if name not in position]
     if unknown:
         raise MismatchError(
             f"{spec} has {len(unknown)} of {len(names)} classes that the manifest does not know: {unknown[0]!r}",
             hint=f"the manifest's classes are {', '.join(map(repr, wanted[:5]))}"
             + (", ... ; " if len(wanted) > 5 else "; ")
-            + "name the validation set's with --classes FILE",
+            + "say which is which with --class-map FILE, or name all of the validation set's with --classes FILE",
         )
     return np.array([position[name] for name in names], np.int64)

@@ -72,8 +72,11 @@ class SourceFacts:
         def work(row: int, image: RawImage | ImageProblem) -> Seen | None:
             if isinstance(image, ImageProblem):
                 return None
-            if hash_n16 is not None and content_hash(image) == hash_n16[place_M[row]].tobytes():
-                return Seen()
+            if hash_n16 is not None:
+                digest = content_hash(image)
+                self._hash_M16[row], self._is_hashed_M[row] = np.frombuffer(digest, np.uint8), True
+                if digest == hash_n16[place_M[row]].tobytes():
+                    return Seen()
             try:
                 pixels = decode_rgb(image)
             except ImageProblem:

@@ -1,12 +1,13 @@
 """`prune verify`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prune_toolkit.commands.data_check import FLAGS, check_of, check_options
-from prune_toolkit.commands.options import FOLDER, MANIFEST, data_of, data_options, json_option, workers_option
+from prune_toolkit.commands.options import FOLDER, MANIFEST, data_of, data_options, json_option, typed, workers_option
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -43,10 +44,9 @@ def command(manifest: Path | str, as_json: bool, **options: Any) -> None:
     from manifests.errors import UsageError
 
     if options["data"] is None:
-        for name in OF_DATA:
-            if options[name]:
-                flag = {"list_path": "list"}.get(name, name).replace("_", "-")
-                raise UsageError(f"--{flag} goes with --data: it is about images", hint="name them: --data DIR")
+        for name in (name for name in OF_DATA if name in typed()):
+            flag = {"list_path": "list"}.get(name, name).replace("_", "-")
+            raise UsageError(f"--{flag} goes with --data: it is about images", hint="name them: --data DIR")
         _verify_files(manifest, as_json)
     else:
         _verify_data(manifest, options, as_json)
@@ -102,7 +102,11 @@ def _verify_data(where: Path | str, options: dict[str, Any], as_json: bool) -> N
     if not ok:
         raise MismatchError(
             f"{spec.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
-            hint=_next_steps(report, is_listed=options["list_path"] is not None),
+            hint=_next_steps(
+                report,
+                is_listed=options["list_path"] is not None,
+                has_pixels=lambda: thumbnails_at_hand(manifest, check.workers) is not None,
+            ),
         )
 
 
@@ -119,14 +123,14 @@ def _allowed(text: str | None) -> "Fraction":
     return share
 
 
-def _next_steps(report: "DataReport", *, is_listed: bool) -> str:
+def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[], bool]) -> str:
     """What can be done about a mismatch; the share is the least one, in hundredths of a percent, that passes.
 
     Of data of which most does not match no share is named: it is hardly what was scored.
     """
     hundredths = -(-10_000 * report.unmatched // report.checked)
     steps = [] if is_listed else ["list them: --list FILE"]
-    if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked:
+    if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked and has_pixels():
         steps.append("were they encoded again? --pixels")
     if 2 * report.unmatched <= report.checked:
         steps.append(f"accept so many: --allow-mismatch {hundredths / 100:g}%")

@@ -152,6 +152,7 @@ def _check_validation(val: str, grid: Grid, teacher: Teacher) -> None:
         class_names=teacher.manifest.class_names,
         classes=given.get("classes"),
         label=given.get("label"),
+        class_map=given.get("class_map"),
     )
 
 

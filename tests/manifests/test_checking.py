@@ -274,8 +274,9 @@ def test_a_hidden_manifest_is_checked_with_its_secret(tmp_path: Path, files: dic
     assert report.matched_by == {"path": 11, "name": 0, "content": 1}
     assert counts(report) == {"other content": 1}
     assert report.differences.column("their_key").to_pylist() == ["eel/00.jpg"]
-    # It has no sizes to compare.
-    assert counts(found(hidden, copy, "sizes", secret=secret)) == {}
+    # It has no sizes to compare, and says what is compared in their place.
+    by_size = found(hidden, copy, "sizes", secret=secret)
+    assert (by_size.level, counts(by_size)) == ("hashes", {"other content": 1})
     with pytest.raises(UsageError, match="is hidden"):
         found(hidden, copy)
     with pytest.raises(MismatchError, match="not the secret"):

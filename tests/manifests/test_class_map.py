@@ -41,6 +41,21 @@ def test_a_map_with_its_columns_turned_is_told() -> None:
     assert "complete the class map" in (caught.value.hint or "")
 
 
+def test_a_class_that_a_map_calls_otherwise_is_told_with_that_name() -> None:
+    with pytest.raises(MismatchError) as caught:
+        match_classes(["cat", "hat"], ["cat", "hat"], [("hat", "cap")])
+    assert "only in the manifest hat (cap by the class map); only in the data hat" in caught.value.message
+
+
+def test_accents_match_in_both_spellings() -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    assert match_classes([one, "tea"], ["tea", two]).tolist() == [1, 0]
+    assert match_classes([two, "tea"], ["tea", one]).tolist() == [1, 0]
+    assert match_classes(["coffee", "tea"], ["tea", two], [("coffee", one)]).tolist() == [1, 0]
+    # Where they are two classes, they stay two.
+    assert match_classes([one, two], [two, one]).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("name", ["crane", "maillot"])
 def test_a_readable_name_of_two_classes_is_refused_with_both(name: str) -> None:
     pairs = [("n02012849", name), ("n03126707", name), ("n01440764", "tench")]

@@ -39,6 +39,7 @@ def score(**options: Any) -> None:
 @click.option("--beton/--no-beton", default=True)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
+@click.option("--match", multiple=True)
 def select(**options: Any) -> None:
     click.echo(json.dumps(options))
 
@@ -167,3 +168,10 @@ def test_what_is_not_toml_is_a_usage_error(tmp_path: Path, content: bytes) -> No
 
 def test_a_table_in_a_table_is_an_unknown_option(tmp_path: Path) -> None:
     assert "has no option 'deep'" in refusal(tmp_path, "[select.deep]\nkeep = 1", "select").message
+
+
+def test_one_text_stands_for_a_list_of_it(tmp_path: Path) -> None:
+    for written in ('"path,name"', '["path,name"]'):
+        toml = f"[select]\nkeep = '0.5'\nmatch = {written}\n"
+        assert run(tmp_path, toml, "select")["match"] == ["path,name"]
+        assert run(tmp_path, toml, "select", "--match", "path")["match"] == ["path"]

@@ -200,7 +200,9 @@ def test_a_folder_that_was_numbered_anew_is_cut_by_content(
     selection = Manifest.open(tmp_path / "s")
     assert selection.header.config["copy"]["left_out"] == {}
     assert selection.beton_path.read_bytes() == all_of_it.beton_path.read_bytes()
-    assert "20 by content" not in prune("verify", sent, "--data", copy, "--match", "path,name", code=4).stdout
+    by_names = prune("verify", sent, "--data", copy, "--match", "path,name", code=4).stdout
+    assert "0 of 60 samples match" in by_names
+    assert "found: 60 by path" in by_names
     assert "found: 60 by content" in prune("verify", sent, "--data", copy).stdout
 
 
@@ -348,9 +350,10 @@ def test_thumbnails_that_were_not_pulled_are_not_missed(
 
 
 def test_no_images_are_compared_where_none_are_cut(sent: Path, tmp_path: Path, prune: Run) -> None:
-    out = json.loads(
-        prune(
-            "select", sent, "--keep", "0.5", "--no-beton", "--data", tmp_path / "none", "--json", "-o", tmp_path / "s"
-        ).stdout
+    result = prune(
+        "select", sent, "--keep", "0.5", "--no-beton", "--data", tmp_path / "none", "--json", "-o", tmp_path / "s"
     )
-    assert out["selection"]["count"] == 30
+    assert json.loads(result.stdout)["selection"]["count"] == 30
+    assert "--data is not looked at: no beton is written" in result.stderr
+    # Nor is it taken for a place where the images are.
+    assert json.loads((tmp_path / "s" / "local.json").read_text()) == {}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from copies_support import jpeg, photos, picture, write_tree
+from copies_support import jpeg, manifest_of, photos, picture, write_tree
 from tests_support import write_idx
 
-from manifests.manifest import Manifest
+from manifests.manifest import Manifest, commit
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -230,3 +230,68 @@ def test_the_data_of_prune_toml_is_not_compared_unasked(index: Path, data: Path,
     assert "is whole" in prune("verify", index, cwd=tmp_path).stdout
     (tmp_path / "prune.toml").write_text(f'[verify]\ndata = "{data}"\n')
     assert "12 of 12" in prune("verify", index, cwd=tmp_path).stdout
+
+
+SEED = {"cat": 0, "dog": 100, "eel": 200}
+
+
+def half_the_size() -> dict[str, bytes]:
+    return {key: jpeg(picture(SEED[key[:3]] + int(key[4:6]), 20, 15), 85) for key in photos()}
+
+
+def test_flags_of_prune_toml_are_about_images_when_there_are_some(
+    index: Path, data: Path, tmp_path: Path, prune: Run
+) -> None:
+    config = tmp_path / "prune.toml"
+    copy = changed_copy(tmp_path / "copy")
+    for line in ('check = "sizes"', "pixels = true", 'list = "list.csv"', 'match = "path,name"', 'split = "train"'):
+        config.write_text(f"[verify]\n{line}\n")
+        assert "is whole" in prune("verify", index, cwd=tmp_path).stdout
+    assert not (tmp_path / "list.csv").exists()
+    base = ("verify", index, "--data", copy, "--json")
+    for line, flags, level in (
+        ('check = "names"', (), "names"),
+        ('check = "names"', ("--pixels",), "pixels"),
+        ('check = "names"', ("--check", "sizes"), "sizes"),
+        ("pixels = true", (), "pixels"),
+        ("pixels = true", ("--check", "sizes"), "sizes"),
+    ):
+        config.write_text(f"[verify]\n{line}\n")
+        assert json.loads(prune(*base, *flags, cwd=tmp_path, code=4).stdout)["check"] == level
+    config.write_text('[verify]\ncheck = "sizes"\npixels = true\n')
+    assert "leave out one" in prune(*base, cwd=tmp_path, code=2).stderr
+    moved = write_tree(tmp_path / "moved", {f"{key[:4]}sub/n{key[4:]}": d for key, d in photos().items()})
+    for line in ('match = "path,name"', 'match = ["path", "name"]'):
+        config.write_text(f"[verify]\n{line}\n")
+        assert "found: none" in prune("verify", index, "--data", moved, cwd=tmp_path, code=4).stdout
+        assert (
+            "found: 12 by content" in prune("verify", index, "--data", moved, "--match", "content", cwd=tmp_path).stdout
+        )
+
+
+def test_pixels_are_offered_where_they_can_be_compared(index: Path, tmp_path: Path, prune: Run) -> None:
+    half = write_tree(tmp_path / "half", half_the_size())
+    assert "were they encoded again? --pixels" in prune("verify", index, "--data", half, code=4).stderr
+    (index / "local.json").unlink()
+    assert "--pixels" not in prune("verify", index, "--data", half, code=4).stderr
+
+
+def test_a_manifest_without_a_readable_sample_has_nothing_to_compare(tmp_path: Path, prune: Run) -> None:
+    files = photos()
+    manifest_of(tmp_path / "m", files, ("cat", "dog", "eel"), problems=list(files))
+    data = write_tree(tmp_path / "photos", files)
+    assert "has no readable sample to compare" in prune("verify", tmp_path / "m", "--data", data, code=3).stderr
+    header = Manifest.open(tmp_path / "m").header
+    (tmp_path / "m" / "manifest.json").unlink()
+    commit(tmp_path / "m", header.model_copy(update={"kind": "scores"}))
+    refused = prune("select", tmp_path / "m", "--keep", "0.5", "--selector", "random", "--no-beton", code=3).stderr
+    assert "has no readable sample to select from" in refused
+
+
+def test_an_accent_may_be_stored_in_two_ways(tmp_path: Path, prune: Run) -> None:
+    """As one character, or as a letter and an accent, as some file systems have it."""
+    files = {key.replace("cat", "caf\u00e9"): d for key, d in photos().items()}
+    prune("index", write_tree(tmp_path / "photos", files), "-o", tmp_path / "index")
+    apart = {key.replace("\u00e9", "e\u0301"): d for key, d in files.items()}
+    copy = write_tree(tmp_path / "copy", apart)
+    assert "12 of 12 samples match" in prune("verify", tmp_path / "index", "--data", copy).stdout

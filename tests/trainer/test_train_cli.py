@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from trainer_support import renamed
 
 from manifests.console import run_cli
 from trainer import training
@@ -263,6 +264,21 @@ def test_validation_with_other_classes_does_not_match(selection, make_manifest, 
     other = make_manifest(count=9, class_names=["blue", "green", "red", "pink"])
     code, _, err = call("--manifest", selection.path, "--val", other.path, *QUICK, capsys=capsys)
     assert (code, "'pink'" in err) == (4, True)
+
+
+def test_classes_of_validation_images_may_be_called_otherwise(selection, make_manifest, folder, capsys):
+    other = renamed(make_manifest(count=50, seed=9), ["blau", "green", "rot"])
+    Path("map.csv").write_text("red,rot\nblue,blau\nof neither,side\n")
+    base = ["--manifest", selection.path, "--val", other.path, *QUICK]
+    code, _, err = call(*base, capsys=capsys)
+    assert (code, "'blau'" in err, "--class-map" in err) == (4, True, True)
+    assert call(*base, "--class-map", "map.csv", "--dry-run", capsys=capsys)[0] == 0
+    Path("map.csv").write_text("red,rot\n")
+    code, _, err = call(*base, "--class-map", "map.csv", "--dry-run", capsys=capsys)
+    assert (code, "'blau'" in err) == (4, True)
+    Path("map.csv").write_text("red,rot\nblue,rot\n")
+    code, _, err = call(*base, "--class-map", "map.csv", "--dry-run", capsys=capsys)
+    assert (code, "one name, two classes" in err) == (3, True)
 
 
 def start(args, folder):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
+from trainer_support import renamed
 
 from manifests.errors import InputError, MismatchError, UsageError
 from trainer.models.build import build_model
@@ -250,6 +251,12 @@ def test_validation_classes_are_matched_by_name(index, val, make_manifest, tmp_p
     turned = make_manifest(count=50, seed=9, class_names=["red", "blue", "green"])
     plain = run(index, tmp_path / "plain", val=val, loss="ce", epochs=1)
     assert run(index, tmp_path / "turned", val=turned, loss="ce", epochs=1)["last"] == plain["last"]
+    (tmp_path / "map.csv").write_text("ours,theirs\nred,rot\ngreen,gr\u00fcn\n")
+    called = renamed(make_manifest(count=50, seed=9), ["rot", "blue", "gru\u0308n"])
+    validation = open_validation(
+        str(called.path), split=None, class_names=["green", "red", "blue"], class_map=tmp_path / "map.csv"
+    )
+    assert validation.label_map.tolist() == [1, 2, 0]
     odd = make_manifest(count=9, class_names=["blue", "green", "red", "pink"])
     with pytest.raises(MismatchError, match="1 of 4 classes that the manifest does not know: 'pink'"):
         run(index, tmp_path / "odd", val=odd, loss="ce")
