@@ -185,7 +185,11 @@ def _open(cls: type[Beton], path: Path) -> Beton:
     if image is None:
         raise ValueError("it has no image field")
     for name in set(SCORED_FIELDS) & columns.keys():
-        if columns[name].dtype != np.int64 or (columns[name] < 0).any() or (columns[name] > fmt.MAX_SIDE_PX).any():
+        if (
+            columns[name].dtype != np.int64
+            or (columns[name] < 0).any()
+            or (columns[name] > np.iinfo(np.int32).max).any()
+        ):
             raise ValueError(f"{name} is no size of an image")
     modes_N = np.ascontiguousarray(image["mode"])
     widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)

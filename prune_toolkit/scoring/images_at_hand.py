@@ -56,14 +56,16 @@ class ImagesAtHand:
             )
         config, views = index.header.config, index.header.views
         scored_max_side = None if views is None else views.max_side
-        own_max_side = config.get("max_side") if config.get("beton") else None
+        max_side = config.get("max_side") if config.get("beton") else None
+        if max_side is None and (beton is None or Beton.open(beton).scored_size_N2 is None):
+            max_side = scored_max_side
         return cls(
             class_names=index.class_names,
             label_N=index.samples(["label"]).column("label").to_numpy().astype(np.int64),
             index=index,
             spec=spec,
             beton_path=None if beton is None else str(beton),
-            max_side=scored_max_side if own_max_side is None else own_max_side,
+            max_side=max_side,
             scored_max_side=scored_max_side,
         )
 
@@ -94,9 +96,20 @@ class ImagesAtHand:
     @cached_property
     def drawn_max_side(self) -> int | None:
         """Longer side of the images by whose sizes views are drawn; None where they are whole."""
-        if self.beton_path is not None and Beton.open(self.beton_path).scored_size_N2 is not None:
+        if self.samples is None:
+            return None
+        whole_N2 = np.stack([self.samples.column(side).to_numpy() for side in ("width", "height")], axis=1)
+        if self.beton_path is None:
+            return None if self.max_side is None or whole_N2.max(initial=0) <= self.max_side else self.max_side
+        beton = Beton.open(self.beton_path)
+        if beton.scored_size_N2 is not None:
             return self.scored_max_side
-        return self.max_side
+        held_n2, id_n = beton.drawn_sizes(np.arange(beton.count)), beton.columns.get("sample_id", np.array([-1]))
+        if id_n.min() < 0 or id_n.max() >= len(whole_N2):
+            # It is no beton of this manifest, which is told when it is read.
+            return self.max_side
+        is_shrunk_n = (held_n2 != whole_N2[id_n]).any(axis=1)
+        return int(held_n2[is_shrunk_n].max()) if is_shrunk_n.any() else None
 
     @property
     def identity(self) -> str:

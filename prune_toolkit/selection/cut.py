@@ -128,7 +128,7 @@ def _targets(parent: Manifest) -> TargetPlan:
 def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:
     """Longer side to which images are shrunk: the one asked for, else that of the selection as it was made."""
     made = parent.header.config
-    own = made.get("max_side") if made.get("beton") is True else None
+    own = made.get("max_side")
     own = own if isinstance(own, int) and own > 0 else None
     asked = config.max_side
     if asked is None:

@@ -17,7 +17,7 @@ from manifests.beton import Beton
 from manifests.checking import EXACT, DataCheck, check_data
 from manifests.console import note
 from manifests.data_report import KINDS, DataReport
-from manifests.errors import InputError, MismatchError
+from manifests.errors import InputError, MismatchError, UsageError
 from manifests.header import FileEntry
 from manifests.identity import content_hash
 from manifests.images import RawImage
@@ -99,7 +99,23 @@ def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy
         width_n, height_n = report.side_N2[plan.keep_N].T
         cut = pa.table({"width": width_n, "height": height_n})
         check_same_pixels(config.max_side, plan.targets, cut, header.views)
+    _check_hidden_crops(plan, check)
     return plan, images if is_scored else Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
+
+
+def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
+    """UsageError where views were drawn by sizes that a hidden manifest does not tell, and the images have others."""
+    header, asked = plan.parent.header, plan.resolved["max_side"]
+    if header.hidden is None or plan.targets.policy != "replay":
+        return
+    scored = None if header.views is None else header.views.max_side
+    where = f"{plan.parent.where} is hidden and does not tell the sizes of images"
+    if check.level not in EXACT:
+        raise UsageError(f"{where}: crops of a copy of other sizes could be others", hint="take --check hashes")
+    if asked != scored and scored is not None:
+        raise UsageError(f"{where}: it was scored on images shrunk to {scored} px", hint=f"take --max-side {scored}")
+    if asked != scored:
+        raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
 
 
 def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: bytes | None) -> pa.Table:

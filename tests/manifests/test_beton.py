@@ -59,17 +59,17 @@ def test_a_beton_without_targets_has_no_target_field(tmp_path: Path) -> None:
 
 
 def test_sizes_of_scored_images_are_kept_where_they_are_others(tmp_path: Path) -> None:
-    scored_N2 = np.array([[12, 8], [0, 0], [1, 1], [65_535, 9], [6, 4]])
+    scored_N2 = np.array([[12, 8], [0, 0], [1, 1], [70_000, 9], [6, 4]])
     write_beton(tmp_path / "a.beton", IMAGES, replace(columns(5), scored_size_N2=scored_N2))
     beton = Beton.open(tmp_path / "a.beton")
     assert list(beton.fields) == ["image", *COLUMN_NAMES, "scored_width", "scored_height"]
     assert np.array_equal(beton.scored_size_N2, scored_N2)
     # Of the second nothing is known: it has its own size.
-    assert beton.drawn_sizes(np.array([1, 0, 3])).tolist() == [[20, 12], [12, 8], [65_535, 9]]
+    assert beton.drawn_sizes(np.array([1, 0, 3])).tolist() == [[20, 12], [12, 8], [70_000, 9]]
     plain = Beton.open(write(tmp_path / "b.beton"))
     assert plain.scored_size_N2 is None
     assert plain.drawn_sizes(np.array([0, 1])).tolist() == [[6, 4], [20, 12]]
-    for wrong in (-1, 65_536):
+    for wrong in (-1, 1 << 31):
         scored_N2[2, 1] = wrong
         write_beton(tmp_path / "c.beton", IMAGES, replace(columns(5), scored_size_N2=scored_N2))
         with pytest.raises(InputError, match="scored_height is no size of an image"):

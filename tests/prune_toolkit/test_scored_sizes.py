@@ -98,3 +98,89 @@ def test_what_is_labelled_anew_keeps_the_sizes_by_which_its_views_were_drawn(
     assert header.views is not None
     assert header.views.max_side is None
     np.testing.assert_array_equal(relative_boxes(tmp_path / "labelled"), relative_boxes(tmp_path / "selection"))
+
+
+@pytest.fixture
+def scored(photos: Path, tmp_path: Path, prune: Run) -> Path:
+    """Scored on images that were shrunk to 40 px, beside the index."""
+    prune("index", photos, "--beton", "--max-side", 40, "-o", tmp_path / "index")
+    prune("score", tmp_path / "index", *SCORE, "-o", tmp_path / "manifest")
+    return tmp_path / "manifest"
+
+
+SELECT = ("--keep", 1, "--labels", "raw")
+LABEL = ("--teacher", "teachers:linear", "--image-size", 16, "--views", 4, "--labels", "raw")
+
+
+def sent(folder: Path, prune: Run, *flags: object) -> Path:
+    """As another team gets it: without its beton and its local.json."""
+    remote = folder.with_name(f"{folder.name}-remote")
+    prune("push", folder, remote, *flags)
+    pulled = folder.with_name(f"{folder.name}-sent")
+    prune("pull", f"file://{remote}", pulled)
+    return pulled
+
+
+def test_a_hidden_manifest_has_no_sizes_and_takes_no_others(
+    scored: Path, photos: Path, tmp_path: Path, prune: Run
+) -> None:
+    (tmp_path / "secret.txt").write_text("0123456789abcdef")
+    secret = ("--secret", tmp_path / "secret.txt")
+    hidden = sent(scored, prune, *secret)
+    base = ("select", hidden, *SELECT, "--data", photos, *secret)
+    assert "take --max-side 40" in prune(*base, "-o", tmp_path / "none", code=2).stderr
+    assert "take --max-side 40" in prune(*base, "--max-side", 20, "-o", tmp_path / "none", code=2).stderr
+    assert "take --check hashes" in prune(*base, "--check", "names", "-o", tmp_path / "none", code=2).stderr
+    prune(*base, "--max-side", 40, "-o", tmp_path / "theirs")
+    prune("select", scored, *SELECT, "-o", tmp_path / "ours")
+    assert sorted(sizes(Beton.open(tmp_path / "theirs" / "train.beton"))) == sorted(SHRUNK)
+    ours, theirs = relative_boxes(tmp_path / "ours"), relative_boxes(tmp_path / "theirs")
+    order = [np.argsort(open_task(tmp_path / name).beton.columns["view_id"]) for name in ("ours", "theirs")]
+    np.testing.assert_array_equal(ours[:, order[0]], theirs[:, order[1]])
+
+
+def test_images_that_were_labelled_whole_are_cut_whole(scored: Path, photos: Path, tmp_path: Path, prune: Run) -> None:
+    prune("select", scored, *SELECT, "--data", photos, "-o", tmp_path / "whole")
+    prune("label", tmp_path / "whole", *LABEL, "-o", tmp_path / "labelled")
+    header = Manifest.open(tmp_path / "labelled").header
+    assert "max_side" not in header.config
+    assert header.views is not None
+    assert header.views.max_side == 40
+    prune("cut", sent(tmp_path / "labelled", prune), "--data", photos, "-o", tmp_path / "cut")
+    assert sizes(Beton.open(tmp_path / "cut" / "train.beton")) == SIZES
+    np.testing.assert_array_equal(relative_boxes(tmp_path / "cut"), relative_boxes(tmp_path / "labelled"))
+
+
+def test_labels_of_what_nobody_scored_say_how_their_images_were_shrunk(
+    scored: Path, photos: Path, tmp_path: Path, prune: Run
+) -> None:
+    """The index was made of shrunk images, and its subset knows of no views."""
+    (tmp_path / "rows.txt").write_text("".join(f"{row}\n" for row in range(6)))
+    prune("import", tmp_path / "rows.txt", tmp_path / "index", "--indices", "-o", tmp_path / "subset")
+    prune("label", tmp_path / "subset", *LABEL, "--other-teacher", *SCORE[6:], "-o", tmp_path / "labelled")
+    views = Manifest.open(tmp_path / "labelled").header.views
+    assert views is not None
+    assert views.max_side == 40
+    prune("cut", sent(tmp_path / "labelled", prune), "--data", photos, "-o", tmp_path / "cut")
+    assert drawn(Beton.open(tmp_path / "cut" / "train.beton")) == SHRUNK
+    np.testing.assert_allclose(relative_boxes(tmp_path / "cut"), relative_boxes(tmp_path / "labelled"), atol=1e-6)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-beton",)])
+def test_what_was_labelled_shrunk_is_cut_shrunk(
+    photos: Path, tmp_path: Path, prune: Run, flags: tuple[str, ...]
+) -> None:
+    prune("score", photos, *SCORE[:4], "-o", tmp_path / "manifest")
+    prune("select", tmp_path / "manifest", *SELECT, "--max-side", 40, "-o", tmp_path / "small")
+    prune("label", tmp_path / "small", *LABEL, *SCORE[6:], *flags, "-o", tmp_path / "labelled")
+    prune("cut", sent(tmp_path / "labelled", prune), "--data", photos, "-o", tmp_path / "cut")
+    beton = Beton.open(tmp_path / "cut" / "train.beton")
+    assert sizes(beton) == drawn(beton) == SHRUNK
+
+
+def test_where_nothing_was_shrunk_nothing_is_said(photos: Path, tmp_path: Path, prune: Run) -> None:
+    prune("index", photos, "--beton", "--max-side", 99, "-o", tmp_path / "index")
+    prune("score", tmp_path / "index", *SCORE, "-o", tmp_path / "manifest")
+    header = Manifest.open(tmp_path / "manifest").header
+    assert header.views is not None
+    assert (header.views.max_side, header.schema_version) == (None, "1.1")
