@@ -79,7 +79,7 @@ class HubTarget:
         """Remember it for the commit."""
         self._old.append(path)
 
-    def changed(self) -> str | None:
+    def changed(self, paths: list[str]) -> str | None:
         """Nothing: `finish` fails where there is another commit than `begin` saw."""
         return None
 

@@ -75,8 +75,8 @@ class Target(Protocol):
     def remove(self, path: str) -> None:
         """Forget a file, if it is there."""
 
-    def changed(self) -> str | None:
-        """The first file that was put or found here and is no longer the same; None where all are."""
+    def changed(self, paths: list[str]) -> str | None:
+        """The first of these files that was put or found here and is no longer the same; None where all are."""
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
         """Take manifest.json, unless it is there: from now on there is a manifest."""
@@ -125,9 +125,9 @@ class FolderTarget:
         self._known[file.path] = mark, file.sha256
         return True
 
-    def changed(self) -> str | None:
+    def changed(self, paths: list[str]) -> str | None:
         """The first file in whose place somebody else put other bytes."""
-        return next((path for path, known in self._known.items() if self._is_other(path, *known)), None)
+        return next((path for path in paths if path in self._known and self._is_other(path, *self._known[path])), None)
 
     def _is_other(self, path: str, mark: object, sha256: str) -> bool:
         return self._mark(path) != mark and (self.store.size(path) is None or self.store.sha256(path) != sha256)
@@ -194,12 +194,15 @@ class RemoteTarget:
             return {}
         return {full.strip("/"): info for full, info in found.items()}
 
-    def changed(self) -> str | None:
+    def changed(self, paths: list[str]) -> str | None:
         """The first file that has another size or digest now, as far as the other side says, or is gone."""
         found = self._find()
-        for path, mark in self._known.items():
-            info = found.get(self._remote.full(path).strip("/"))
-            if info is None or _mark(info) != mark:
+        for path in paths:
+            if path not in self._known:
+                continue
+            # A listing may lag behind, or call a file otherwise.
+            info = found.get(self._remote.full(path).strip("/")) or self._info(path)
+            if info is None or _mark(info) != self._known[path]:
                 return path
         return None
 
@@ -212,13 +215,18 @@ class RemoteTarget:
         """Whether these bytes are there, by the digest the other side keeps, else by reading them back."""
         return self._remote.full(file.path).strip("/") in self._listed and self._has(file)
 
-    def _has(self, file: LocalFile) -> bool:
+    def _info(self, path: str) -> dict[str, Any] | None:
+        """What the other side says of one file; None where it is not there."""
         try:
-            with answering(self.store.name(file.path)):
-                info = self._filesystem.info(self._remote.full(file.path))
-                if info.get("size") != file.bytes:
-                    return False
+            with answering(self.store.name(path)):
+                info: dict[str, Any] = self._filesystem.info(self._remote.full(path))
+                return info
         except FileNotFoundError:
+            return None
+
+    def _has(self, file: LocalFile) -> bool:
+        info = self._info(file.path)
+        if info is None or info.get("size") != file.bytes:
             return False
         # The ETag of one put to S3 is an MD5, of an upload in several parts or an encrypted one it is not.
         if _md5(info) != file.md5 and self.store.sha256(file.path) != file.sha256:

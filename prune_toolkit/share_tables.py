@@ -64,8 +64,6 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
     for name in sorted(found - {SAMPLES, ""}):
         kind, _, rest = name.partition("/")
         having = tuple(share for share in shares if share.manifest.has(name))
-        for share in having:
-            share.manifest.require(name)
         if kind == "scores":
             sources = tuple(_score_sources(having, rest, readable_N, left_out))
         elif kind in CARRIED and _covers(having, readable_N):
@@ -78,6 +76,8 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
                 header = share.manifest.header
                 if header.teacher is not None and not share.manifest.has(name) and kind not in (header.left_out or ()):
                     raise InputError(f"{share.manifest.where} holds no {name}", hint=_AGAIN)
+        for share in dict.fromkeys(share for source in sources for share in source.shares):
+            share.manifest.require(name)
         if sources:
             plans.append(TablePlan(name=name, sources=sources))
     return plans, left_out

@@ -97,7 +97,11 @@ def _may_be_same(theirs_n: pa.Array, ours_n: pa.Array, keys_N: pa.ChunkedArray) 
 
 
 def _allow(pair: str, known: set[str]) -> bool:
-    """Whether their folders and ours are of one split, and none of theirs is one that only other samples lie in."""
+    """Whether their folders and ours are of one split, and none of theirs is one that only other samples lie in.
+
+    Of theirs the last count, as many as ours has: those above say where the data lies.
+    """
     theirs, _, ours = pair.rpartition("\0")
-    splits = {split_in(theirs), split_in(ours)} - {None}
-    return len(splits) < 2 and not (set(theirs.split("/")) & known) - set(ours.split("/"))
+    last = theirs.removesuffix("/").split("/")[-max(1, ours.count("/")) :]
+    splits = {split_in("/".join(last)), split_in(ours)} - {None}
+    return len(splits) < 2 and not (set(last) & known) - set(ours.split("/"))

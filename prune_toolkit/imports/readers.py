@@ -49,10 +49,11 @@ def read_indices(path: Path) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array
         if path.suffix.lower() == ".npy":
             return _indices(path, _npy(path))
         # Not splitlines(): a key may hold what Unicode takes for the end of a line.
-        lines = [line.strip(" \t\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
-        lines = [line for line in lines if line]
-    if lines and all(line.isdecimal() and line.isascii() and len(line) < 19 for line in lines):
-        return np.array(lines, np.int64)
+        lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        lines = [line for line in lines if line.strip()]
+    numbers = [line.strip() for line in lines]
+    if lines and all(line.isdecimal() and line.isascii() and len(line) < 19 for line in numbers):
+        return np.array(numbers, np.int64)
     return pa.array(lines, pa.string())
 
 

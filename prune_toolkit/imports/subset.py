@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.console import note
@@ -41,8 +42,11 @@ def plan_subset(
     if isinstance(named, np.ndarray):
         rows = _rows(named, file, parent, samples, order)
     else:
-        are_rows = parent.header.data.source != "folder"
-        matched = match_keys(pa.chunked_array([named]), samples.column("key"), are_rows=are_rows)
+        keys, are_rows = samples.column("key"), parent.header.data.source != "folder"
+        # A key may begin or end with a space; who typed one there did not mean it.
+        is_key = pc.is_in(named, value_set=keys.combine_chunks())
+        named = pc.if_else(is_key, named, pc.utf8_trim(named, characters=" \t"))
+        matched = match_keys(pa.chunked_array([named]), keys, are_rows=are_rows)
         tell_unmatched(matched, file.name, parent.where, listing)
         rows = matched.row_F[matched.row_F >= 0]
     named_N = np.zeros(len(samples), np.bool_)

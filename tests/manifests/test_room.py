@@ -153,6 +153,24 @@ def test_of_two_pushes_to_one_place_the_slower_one_fails_and_the_other_is_whole(
 
 
 @pytest.mark.parametrize("where", WHERE)
+def test_another_card_is_nobodys_manifest(manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str) -> None:
+    """As of another machine that pushes the same manifest at the same time, a day later by its calendar."""
+    url, theirs = place(where, tmp_path, bucket), target_of(place(where, tmp_path, bucket))
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "README.md").write_text("# Another card\n")
+    card = LocalFile.of(LocalStore(tmp_path / "cards"), "README.md")
+    push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, lambda: theirs.put(card)))
+    assert Manifest.open(url).id == manifest.id
+    assert verify(url).ok
+
+
+def test_a_listing_that_calls_files_otherwise_is_no_change(manifest: Manifest, bucket: Bucket) -> None:
+    """s3fs lists what is below bucket//m by other names."""
+    push(manifest, target_of(f"{bucket.url}//m"))
+    assert Manifest.open(f"{bucket.url}//m").id == manifest.id
+
+
+@pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("what", ["changed", "gone"])
 def test_no_header_is_put_over_parts_that_somebody_else_touched(
     manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str, what: str

@@ -263,6 +263,14 @@ def test_keys_match_as_they_are_then_by_a_file_name_that_is_unique_on_both_sides
     assert rows_of([None, "5.jpg", ""], ours) == [-1, -1, -1]
 
 
+def test_folders_above_the_classes_say_nothing_of_them() -> None:
+    ours = ["home/2.jpg", "street/1.jpg"]
+    assert rows_of(["/home/u/places/street/1.jpg", "/home/u/places/home/2.jpg"], ours) == [1, 0]
+    assert rows_of(["/home/u/home/1.jpg"], ours) == [-1]
+    assert rows_of(["/scratch/test/clothing/shirt/1.jpg"], ["train/shirt/1.jpg", "train/hat/2.jpg"]) == [0]
+    assert rows_of(["/scratch/test/shirt/1.jpg"], ["train/shirt/1.jpg", "train/hat/2.jpg"]) == [-1]
+
+
 @pytest.mark.parametrize(
     ("key", "row"),
     [

@@ -141,6 +141,13 @@ def test_marks_and_spaces_around_the_lines_play_no_part(prune: Run, tmp_path: Pa
     assert kept(tmp_path / "out") == sorted(ROWS)
 
 
+def test_a_key_may_begin_and_end_with_a_space(prune: Run, tmp_path: Path) -> None:
+    make(tmp_path / "index", [" a/1.png", "a/2.png", "b/3.png "], [0, 1, 2])
+    (tmp_path / "s.txt").write_text(" a/1.png\nb/3.png \n")
+    prune("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o", tmp_path / "out")
+    assert kept(tmp_path / "out") == [0, 2]
+
+
 def test_a_key_may_hold_what_unicode_takes_for_the_end_of_a_line(prune: Run, tmp_path: Path) -> None:
     keys = ["a\u2028b", "c\u2029d", "e"]
     make(tmp_path / "index", keys, [0, 1, 2])

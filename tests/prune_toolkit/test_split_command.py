@@ -140,11 +140,14 @@ def test_what_was_not_pulled_is_told_as_such(whole: Manifest, tmp_path: Path, pr
     """Of the features the header alone is here."""
     write_local(whole.path, {"pulled_from": "s3://b/m", "not_pulled": ["features"]})
     shutil.rmtree(whole.path / "features")
-    make(tmp_path / "other", "z", [0], some_logits(1, 2, 1, 3))
+    make(tmp_path / "other", "z", [0], some_logits(1, 2, 1, 3), features=np.zeros((1, 5)))
+    make(tmp_path / "without", "z", [0], some_logits(1, 2, 1, 3))
     for words in (("split", "whole", "--prefix", "t"), ("merge", "whole", "other")):
         told = prune(*words, "-o", "out", cwd=tmp_path, code=3).stderr
         assert told == "prune: whole: its features were not pulled\n  prune pull s3://b/m whole --only features\n"
         assert not (tmp_path / "out").exists()
+    told = prune("merge", "whole", "without", "-o", "out", cwd=tmp_path).stderr
+    assert "left out: features/view-000, which not every manifest has" in told
 
 
 def test_a_class_with_a_comma_in_its_name_is_found() -> None:
