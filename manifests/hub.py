@@ -41,6 +41,7 @@ class HubTarget:
         self.store: Store = store
         self.place = Place.of(store.where)
         self._api = hub_api() if api is None else api
+        self._filesystem = store.filesystem
         self._head: str | None = None
         self._there: dict[str, Any] = {}
         self._listed: list[str] = []
@@ -58,6 +59,7 @@ class HubTarget:
             asked = [folder + path for path in paths]
             found = self._api.get_paths_info(repo, asked, repo_type="dataset", revision=revision)
             self._there = {info.path: info for info in found}
+        self._filesystem.invalidate_cache()
 
     def listed(self) -> list[str]:
         """Paths of the files in the repository, or in a folder of it."""

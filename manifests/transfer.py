@@ -96,6 +96,9 @@ def push(
 
     with _resumable():
         target.begin([path for path, _ in names])
+        if target.is_one_step:
+            # What is there from now on is told by `finish`; what came before, nobody has looked at.
+            is_there = make_room(target, header, replace)
         if not is_there:
             clear(target, names, replace)
         sizes = _in_parallel(copy, names, jobs, f"pushing to {target.store.where}")

@@ -227,7 +227,7 @@ def _common_views(manifests: Sequence[Manifest], teachers: Sequence[Teacher]) ->
                 raise MismatchError(
                     f"{manifests[0].where} and {manifest.where} show different views: {name} is {ours.get(name)} and "
                     f"{theirs.get(name)}",
-                    hint="score the same beton with the same view flags and image size: an average needs labels of one crop",
+                    hint="score with the same view flags, image size and beton: an average needs labels of one crop",
                 )
     return first
 

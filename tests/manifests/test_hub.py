@@ -151,6 +151,22 @@ def test_a_commit_that_somebody_else_was_faster_than_is_not_made(hub: Hub, manif
     assert verify(URL).ok
 
 
+def test_what_came_before_the_commit_to_build_on_was_known_is_not_replaced(
+    hub: Hub, manifest: Manifest, tmp_path: Path
+) -> None:
+    other, target = make(tmp_path / "other", ["a", "b"], [0, 1]), target_of(URL)
+    begin = target.begin
+
+    def begin_late(paths: list[str]) -> None:
+        push(other, target_of(URL))
+        begin(paths)
+
+    target.begin = begin_late  # type: ignore[method-assign]
+    with pytest.raises(MismatchError, match=f"holds another manifest, index {other.id[:12]}"):
+        push(manifest, target)
+    assert (Manifest.open(URL).id, len(hub.commits)) == (other.id, 1)
+
+
 def test_a_commit_that_fails_leaves_nothing_and_goes_on(hub: Hub, manifest: Manifest) -> None:
     hub.is_broken = True
     with pytest.raises(IncompleteError, match="the hub is away"):
