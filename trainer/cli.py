@@ -236,6 +236,9 @@ def train_student(
 
     config = configure(**length)
     task.check(config)
+    of_val = {"--val-split": val_split, "--classes": classes, "--label": label, "--class-map": class_map}
+    if val is None and (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
+        note(f"{', '.join(unused)}: not looked at without --val")
     validation = (
         None
         if val is None

@@ -279,6 +279,9 @@ def test_classes_of_validation_images_may_be_called_otherwise(selection, make_ma
     Path("map.csv").write_text("red,rot\nblue,rot\n")
     code, _, err = call(*base, "--class-map", "map.csv", "--dry-run", capsys=capsys)
     assert (code, "one name, two classes" in err) == (3, True)
+    without = base[: base.index("--val")]
+    code, _, err = call(*without, "--class-map", "map.csv", "--dry-run", capsys=capsys)
+    assert (code, "--class-map: not looked at without --val" in err) == (0, True)
 
 
 def start(args, folder):
