@@ -208,6 +208,6 @@ def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table,
     if targets.policy == "replay":
         raise UsageError(
             f"{shrunk}, so the {targets.views} scored views would show other pixels than the teacher labelled",
-            hint="shrink before scoring: prune index --beton --max-side; or store one label: --policy single",
+            hint="leave it out; or shrink before scoring: prune index --beton --max-side; or select --policy single",
         )
     note(f"{shrunk}; the teacher saw them whole")
