@@ -10,10 +10,11 @@ import pyarrow as pa
 from manifests.console import Progress
 from manifests.header import Header, Teacher
 from manifests.manifest import Manifest, part_entries, write_local
-from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
+from manifests.parts import part_path, part_rows, vectors_table, write_part
 from manifests.thumbnails import carried_tables
 from prune_toolkit.merge_task import SCORE_TABLE, Merge, MergeConfig, licences
-from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
+from prune_toolkit.runs import PartWork, Totals, note_time, tool
+from prune_toolkit.scoring.calibrating import calibration_of
 from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.view_flags import views_text
 
@@ -67,11 +68,7 @@ def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> N
 
 def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
     out = merge.config.out
-    calibration = Calibration()
-    for part in ALONE.parts(merge.count):
-        ids, logits_nC = vectors_of(read_part(out / part_path(merge.logits_tables[0], part)), "logits")
-        scores = compute_scores(logits_nC, merge.label_N[ids], ["confidence", "correct"])
-        calibration.add(scores["confidence"], scores["correct"])
+    calibration = calibration_of(out, merge.logits_tables[0], merge.label_N, merge.class_count)
     write_local(out, next((parent.local for parent in merge.parents if parent.local), {}))
     computed = [parent.header.compute for parent in merge.parents]
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None

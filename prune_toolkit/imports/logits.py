@@ -20,19 +20,19 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.files import sha256_file
 from manifests.header import Header, Preprocessing, Teacher
 from manifests.manifest import Manifest, part_entries, write_local
-from manifests.parts import part_path, part_rows, read_part, vectors_of, vectors_table, write_part
+from manifests.parts import part_path, part_rows, vectors_table, write_part
 from manifests.rows import Ids
 from prune_toolkit.imports.matching import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
-from prune_toolkit.runs import ALONE, PartWork, Totals, finished, note_time, tool
+from prune_toolkit.runs import PartWork, Totals, finished, note_time, tool
+from prune_toolkit.scoring.calibrating import calibration_of
 from prune_toolkit.scoring.registry import outside_scores
-from prune_toolkit.scoring.scores import TEACHER, Calibration, LogitScore, check_finite, compute_scores
+from prune_toolkit.scoring.scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.view_flags import views_block
 from trainer.views import ViewRecipe
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,13 +233,7 @@ def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
 
 
 def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
-    check_finite(logits_nC, keys_n)
-    if np.abs(logits_nC).max(initial=0.0) > FLOAT16_MAX:
-        row = int(np.abs(logits_nC).max(axis=1).argmax())
-        raise InputError(
-            f"sample {keys_n[row]}: a logit of {np.abs(logits_nC[row]).max():.3g} does not fit float16",
-            hint="are these raw outputs, without softmax?",
-        )
+    check_float16(logits_nC, keys_n, hint="are these raw outputs, without softmax?")
     return logits_nC.astype(np.float16)
 
 
@@ -252,11 +246,7 @@ def _finish(
     parts: Totals,
     start: float,
 ) -> Header:
-    calibration = Calibration()
-    for part in ALONE.parts(len(label_N)):
-        ids, logits_nC = vectors_of(read_part(config.out / part_path(LOGITS_TABLE, part)), "logits")
-        scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
-        calibration.add(scores["confidence"], scores["correct"])
+    calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
     local, old = dict(parent.local), parent.header
     if parent.beton_path is not None:
         local["beton"] = os.path.realpath(parent.beton_path)

@@ -23,17 +23,16 @@ from manifests.parts import (
     config_digest,
     part_path,
     part_rows,
-    read_part,
-    soft_labels_of,
     soft_labels_table,
     vectors_table,
     write_part,
 )
 from manifests.thumbnails import TABLE as THUMBNAILS
 from manifests.thumbnails import thumbnails_block
-from manifests.top_k import TopK, top_k
+from manifests.top_k import top_k
 from prune_toolkit.indexing import data_block, read_samples, samples_table, thumbnails_of, warn_problems
-from prune_toolkit.runs import ALONE, PartWork, Totals, note_time, tool
+from prune_toolkit.runs import PartWork, Totals, note_time, tool
+from prune_toolkit.scoring.calibrating import calibration_of
 from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
@@ -126,18 +125,6 @@ def _score_part(
     write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
 
 
-def _calibration(config: ScoreConfig, images: ImagesAtHand) -> Calibration:
-    """Of the evaluation view, whichever views the scores are of."""
-    calibration = Calibration()
-    for part in ALONE.parts(images.count):
-        table = read_part(config.out / part_path(logits_table(0), part))
-        ids, stored = soft_labels_of(table, "logits", len(images.class_names))
-        logits_nC = stored.logits() if isinstance(stored, TopK) else stored
-        scores = compute_scores(logits_nC, images.label_N[ids], ["confidence", "correct"])
-        calibration.add(scores["confidence"], scores["correct"])
-    return calibration
-
-
 def _finish(
     config: ScoreConfig,
     teacher: Teacher,
@@ -148,7 +135,8 @@ def _finish(
     parts: Totals,
     start: float,
 ) -> Header:
-    calibration = _calibration(config, images)
+    # Of the evaluation view, whichever views the scores are of.
+    calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
     samples = read_samples(config.out, images.count)
     if images.index is None:
         warn_problems(samples)

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from manifests.console import Progress
 from manifests.errors import InputError
 from prune_toolkit.scoring.images_at_hand import ImageReader
-from prune_toolkit.scoring.scores import check_finite
+from prune_toolkit.scoring.scores import FLOAT16_MAX, check_float16
 from trainer.teacher import Teacher
-
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class Shown(NamedTuple):
@@ -61,23 +59,17 @@ def show_views(
             features[rows] = _checked_features(all_features[::view_count].cpu().numpy(), batch_ids)
         else:
             logits = teacher.logits(images)
-        _check_logits(logits, np.repeat(batch_ids, view_count))
+        check_float16(
+            logits,
+            np.repeat(batch_ids, view_count),
+            hint="is the checkpoint sound, and the preprocessing the teacher's own?",
+        )
         if not done:
             found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
         seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
         done = rows.stop
         progress.advance(len(images))
     return Shown(seen[:done], found[:done], features[:done] if with_features else None)
-
-
-def _check_logits(logits_nC: NDArray[np.float32], shown_ids: NDArray[np.int64]) -> None:
-    check_finite(logits_nC, shown_ids)
-    if np.abs(logits_nC).max(initial=0.0) > FLOAT16_MAX:
-        row = int(np.abs(logits_nC).max(axis=1).argmax())
-        raise InputError(
-            f"sample {shown_ids[row]}: a logit of {np.abs(logits_nC[row]).max():.3g} does not fit float16",
-            hint="is the checkpoint sound, and the preprocessing the teacher's own?",
-        )
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:
