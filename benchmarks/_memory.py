@@ -17,8 +17,8 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    from manifests.console import run_cli
-    from prune_toolkit.cli import cli
+    from prune_toolkit.main import cli
+    from trainer.cli.console import run_cli
 
     file = Path(sys.argv[1])
     try:

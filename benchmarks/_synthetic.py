@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.header import DataSet, Features, Header, Preprocessing, Teacher, Tool, Views
+from manifests.format.header import DataSet, Features, Header, Preprocessing, Teacher, Tool, Views
+from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
 from manifests.manifest import commit, part_entries
-from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
-from prune_toolkit.scoring.registry import SCORES
+from prune_toolkit.methods.score import SCORES
 
 WHOLE_NUMBERS = {"correct": 2, "forgetting": 30}
 """Scores with many ties, and how many values they have."""

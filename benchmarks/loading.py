@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.header import Preprocessing
-from manifests.images import BetonImage, Encoded, beton_form
-from trainer.loading import Batch, ViewLoader, normalise, open_loader
+from manifests.betons.reader import Beton, BetonColumns, write_beton
+from manifests.format.header import Preprocessing
+from manifests.images.decode import BetonImage, Encoded, beton_form
+from trainer.data.batches import Batch, ViewLoader
+from trainer.data.loading import open_loader
+from trainer.data.views import ViewRecipe, plan_views
 from trainer.models.build import build_model
-from trainer.views import ViewRecipe, plan_views
+from trainer.models.normalise import normalise
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagefolder_clothing"
 MEAN, STD = [0.5] * 3, [0.25] * 3
@@ -156,7 +158,7 @@ def count(images: Iterable[torch.Tensor | np.ndarray]) -> int:
 
 def stock(beton: Beton, batch_size: int, workers: int) -> Run:
     """FFCV's own loader and decoder: fast DCT, no view that could be repeated."""
-    from trainer.ffcv_boundary import torch_untouched
+    from trainer.data.ffcv_boundary import torch_untouched
 
     with torch_untouched():
         from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder

@@ -28,11 +28,11 @@ from _memory import peak_mib
 from _study import markdown
 from _synthetic import write_manifest
 
-from manifests.header import Header
+from manifests.format.header import Header
 from manifests.manifest import Manifest
-from prune_toolkit.selection.scores import score_column
-from prune_toolkit.selection.select import SelectConfig, plan_selection
+from prune_toolkit.selection.find_score import score_column
 from prune_toolkit.selection.selectors import SELECTORS
+from prune_toolkit.selection.write_selection import SelectConfig, plan_selection
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,20 @@ import numpy as np
 import torch
 from loading import cpu_name, jpeg_beton, raw_beton
 
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.header import Preprocessing
-from trainer.distributed import Ranks
-from trainer.epoch import train_epoch
-from trainer.loading import Batch, open_loader
-from trainer.recipes import TrainConfig, resolve
-from trainer.run_record import State
-from trainer.schedules import Schedule
-from trainer.student import build_student, choose_device, set_tf32
-from trainer.teacher import load_teacher
-from trainer.training_views import Stored
-from trainer.views import ViewRecipe, epoch_views
+from manifests.betons.reader import Beton, BetonColumns, write_beton
+from manifests.format.header import Preprocessing
+from trainer.config import TrainConfig
+from trainer.data.batches import Batch
+from trainer.data.loading import open_loader
+from trainer.data.stored import Stored
+from trainer.data.views import ViewRecipe, epoch_views
+from trainer.loop.distributed import Ranks
+from trainer.loop.epoch import train_epoch
+from trainer.loop.recipes import resolve
+from trainer.loop.run_folder import State
+from trainer.loop.schedules import Schedule
+from trainer.loop.student import build_student, choose_device, set_tf32
+from trainer.models.teacher import load_teacher
 
 VIEWS = 8
 

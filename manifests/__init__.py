@@ -1,24 +1,22 @@
 """The on-disk contract: everything that passes between stages or teams. Imports neither torch nor ffcv."""
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from manifests.beton import Beton
-    from manifests.header import Header
+    from manifests.betons.reader import Beton
+    from manifests.format.header import Header
+    from manifests.integrity import verify
     from manifests.manifest import Manifest
     from manifests.sources import open_source
-    from manifests.verify import verify
 
 __all__ = ["Beton", "Header", "Manifest", "open_source", "verify"]
 
 _HOME = {
-    "Beton": "manifests.beton",
-    "Header": "manifests.header",
+    "Beton": "manifests.betons.reader",
+    "Header": "manifests.format.header",
     "Manifest": "manifests.manifest",
     "open_source": "manifests.sources",
-    "verify": "manifests.verify",
+    "verify": "manifests.integrity",
 }
 
 
@@ -29,14 +27,3 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOME[name]), name)
-
-
-class _Package(ModuleType):
-    """Keeps `manifests.verify` the function: importing the module of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        named_alike = name in _HOME and isinstance(value, ModuleType)
-        super().__setattr__(name, getattr(value, name) if named_alike else value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -15,17 +15,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.base.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
+from manifests.base.layout import BETON_NAME, LOCAL_NAME, MAX_PART_BYTES
 from manifests.errors import InputError
-from manifests.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
-from manifests.header import FileEntry, Header, read_header, write_header
-from manifests.limits import MAX_PART_BYTES
-from manifests.part_checks import check_part, check_whole
-from manifests.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
-from manifests.store import LocalStore, Store, store_of
-from manifests.top_k import SoftLabels, TopK
+from manifests.format.header import FileEntry, Header
+from manifests.format.header_file import read_header, write_header
+from manifests.format.part_checks import check_part, check_whole
+from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
+from manifests.format.top_k import SoftLabels, TopK
+from manifests.stores.store import LocalStore, Store, store_of
 
-BETON_NAME = "train.beton"
-LOCAL_NAME = "local.json"
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"

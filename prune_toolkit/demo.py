@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from manifests.console import echo_table, format_seconds, run_cli
+from manifests.base.progress import format_seconds
+from trainer.cli.console import echo_table, run_cli
 
 DATA = "demo:digits"
 
@@ -45,8 +46,8 @@ ARMS = (
 
 def run(command: str) -> None:
     """Print a command and run it in this process, as the shell would."""
-    from prune_toolkit.cli import cli
-    from trainer.cli import train_student
+    from prune_toolkit.main import cli
+    from trainer.cli.train_student import train_student
 
     click.secho(f"\n$ {command}", bold=True)
     program, *arguments = shlex.split(command)

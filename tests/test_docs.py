@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.config import COMMANDS, CONFIG_NAME, config_defaults
+from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.manifest import Manifest
-from prune_toolkit.cli import cli
-from prune_toolkit.indexing import DataSpec, IndexConfig, build_index
-from trainer.cli import train_student
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.indexing.index import IndexConfig, build_index
+from prune_toolkit.main import cli
+from trainer.cli.prune_toml import COMMANDS, CONFIG_NAME, config_defaults
+from trainer.cli.train_student import train_student
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 import trainer.losses
-from manifests.identity import mix64
+from manifests.images.identity import mix64
 from manifests.manifest import Manifest
-from prune_toolkit.cli import cli
-from trainer.checkpoint import save_student
+from prune_toolkit.main import cli
 from trainer.models.build import build_model
+from trainer.models.weights import save_student
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "own-loop.md").read_text("utf-8")
 IMAGES_A_CLASS = 12

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.dataset import PrunedDataset
+    from trainer.data.dataset import PrunedDataset
     from trainer.losses import distillation_loss
 
 __all__ = ["PrunedDataset", "distillation_loss"]
 
-_HOME = {"PrunedDataset": "trainer.dataset", "distillation_loss": "trainer.losses"}
+_HOME = {"PrunedDataset": "trainer.data.dataset", "distillation_loss": "trainer.losses"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """`python -m trainer` is `train-student`."""
 
-from trainer.cli import main
+from trainer.cli.train_student import main
 
 main()

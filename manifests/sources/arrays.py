@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.images import ImageProblem, Pixels, RawImage
+from manifests.images.decode import ImageProblem, Pixels, RawImage
 from manifests.sources.names import (
     check_labels,
     choose_split,

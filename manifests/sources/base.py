@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.images import ImageProblem, RawImage
+from manifests.images.decode import ImageProblem, RawImage
 from manifests.sources.names import LAYOUTS, NoSplitsError
-from manifests.store import is_url, without_password
+from manifests.stores.store import is_url, without_password
 
 
 class Source(Protocol):
@@ -82,7 +82,7 @@ def _open(spec: str, split: str | None, classes: Path | None, label: str | None)
     if not path.exists():
         raise InputError(f"no data at {path}: no such file or folder", hint=LAYOUTS)
     if path.suffix == ".parquet":
-        from manifests.sources.tables import open_parquet
+        from manifests.sources.parquet import open_parquet
 
         return open_parquet(path, split=split, classes=classes, label=label)
     if path.suffix == ".beton":
@@ -119,7 +119,7 @@ def _open_folder(path: Path, split: str | None, classes: Path | None, label: str
         return open_idx(found, split=split, classes=classes)
     if (found := find_cifar(path)) is not None:
         return open_cifar(found, split=split, classes=classes, label=label)
-    from manifests.sources.tables import find_shards, open_parquet
+    from manifests.sources.parquet import find_shards, open_parquet
 
     if find_shards(path):
         return open_parquet(path, split=split, classes=classes, label=label)

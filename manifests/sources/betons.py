@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.beton import Beton
+from manifests.base.layout import HEADER_NAME
+from manifests.betons.reader import Beton
 from manifests.errors import InputError
-from manifests.header import HEADER_NAME, read_header
-from manifests.images import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
+from manifests.format.header_file import read_header
+from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
 from manifests.sources.names import (
     check_labels,
     data_set_name,

@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.console import Progress
-from manifests.identity import HASH_BYTES, content_hash
-from manifests.images import Encoded, ImageProblem, RawImage, decode_rgb
+from manifests.base.progress import Progress
+from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb
+from manifests.images.identity import HASH_BYTES, content_hash
+from manifests.images.thumbnails import thumbnail
 from manifests.sources.base import Source
 from manifests.sources.folder import FolderSource
 from manifests.sources.reading import map_images
-from manifests.thumbnails import thumbnail
 
 R = TypeVar("R")
 Rows = NDArray[np.int64]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.images import Encoded, ImageProblem, RawImage
+from manifests.images.decode import Encoded, ImageProblem, RawImage
 from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,

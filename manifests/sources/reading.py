@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from manifests.images import ImageProblem, RawImage
+from manifests.images.decode import ImageProblem, RawImage
 from manifests.sources.base import Source
 
 R = TypeVar("R")

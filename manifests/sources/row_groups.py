@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import InputError
-from manifests.images import ImageProblem
+from manifests.images.decode import ImageProblem
 
 if TYPE_CHECKING:
     import pyarrow as pa

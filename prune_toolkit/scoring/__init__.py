@@ -3,6 +3,4 @@
 The modules named here add scores to the registry: a new file of scores needs its name here and nothing else.
 """
 
-from prune_toolkit.scoring import dynamics_scores, feature_scores, influence, scores
-
 __all__ = ["dynamics_scores", "feature_scores", "influence", "scores"]

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.card import write_card
-from manifests.console import note
-from manifests.dynamics import Dynamics, read_dynamics
+from manifests.base.progress import note
+from manifests.card.readme import write_card
 from manifests.errors import InputError, MismatchError, UsageError
-from manifests.header import Header
+from manifests.format.dynamics import Dynamics, read_dynamics
+from manifests.format.header import Header
+from manifests.format.parts import config_digest
 from manifests.manifest import Manifest, commit, write_local
-from manifests.parts import config_digest
-from prune_toolkit.runs import finished, tool
-from prune_toolkit.score_set import add_score_set
+from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
-from prune_toolkit.scoring.registry import outside_scores
+from prune_toolkit.work.part_work import finished, tool
+from prune_toolkit.work.score_set import add_score_set
 
 DYNAMICS_TABLE = f"scores/{DYNAMICS}"
 EARLY = 10

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.console import Progress
+from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.identity import HASH_BYTES
-from manifests.parts import (
+from manifests.format.parts import (
     PART_ROWS,
     part_count,
     part_path,
@@ -23,14 +22,15 @@ from manifests.parts import (
     vectors_of,
     write_part,
 )
-from manifests.top_k import SoftLabels, TopK
-from prune_toolkit.scoring.config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
+from manifests.format.top_k import SoftLabels, TopK
+from manifests.images.identity import HASH_BYTES
+from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
-from prune_toolkit.scoring.images_at_hand import ImagesAtHand
-from prune_toolkit.scoring.scores import Logits
+from prune_toolkit.scoring.logit_scores import Logits
+from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
-from trainer.teacher import Teacher
+from trainer.models.teacher import Teacher
 
 
 def write_feature_scores(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_toolkit.methods.score import Score
 from prune_toolkit.scoring.feature_table import FeatureTable
-from prune_toolkit.scoring.registry import Score
-from prune_toolkit.scoring.scores import Floats, Logits
+from prune_toolkit.scoring.logit_scores import Floats, Logits
 
 FEATURES = "features"
 """The set of these scores."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from prune_toolkit.scoring.feature_scores import feature_score
 from prune_toolkit.scoring.feature_table import FeatureTable
-from prune_toolkit.scoring.scores import Floats
+from prune_toolkit.scoring.logit_scores import Floats
 
 DAMPING = 1e-3
 """Times the mean eigenvalue of each factor, added to all of its eigenvalues."""

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.console import Progress
+from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.top_k import words_count
-from prune_toolkit.scoring.config import ScoreConfig
+from manifests.format.top_k import words_count
+from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.images_at_hand import ImageReader, ImagesAtHand
-from prune_toolkit.scoring.scores import Calibration, LogitScore, compute_scores, mean_scores
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, mean_scores
+from prune_toolkit.scoring.score_config import ScoreConfig
 from prune_toolkit.scoring.teacher_pass import score_views
-from trainer.teacher import Teacher
+from trainer.models.teacher import Teacher
 
 SAMPLE_BYTES = 120
 """A row of `samples`, and what Parquet adds."""

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.console import Progress
+from manifests.base.progress import Progress
 from manifests.errors import InputError
-from prune_toolkit.scoring.images_at_hand import ImageReader
-from prune_toolkit.scoring.scores import FLOAT16_MAX, check_float16
-from trainer.teacher import Teacher
+from prune_toolkit.images.readers import ImageReader
+from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
+from trainer.models.teacher import Teacher
 
 
 class Shown(NamedTuple):

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from manifests.errors import UsageError
-from manifests.header import Views
+from manifests.format.header import Views
+from trainer.data.views import ViewRecipe, default_pad_px
 from trainer.models.info import SMALL_PX
-from trainer.views import ViewRecipe, default_pad_px
 
 MOST_VIEWS = 1000
 """Views are numbered with three digits on disk."""

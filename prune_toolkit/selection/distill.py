@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.identity import hash_words, mix64
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.quotas import QUOTAS
 from prune_toolkit.selection.pool import Pool, ScoreColumn, rank_in_group
-from prune_toolkit.selection.quotas import QUOTAS
 
 DEFAULT_BY = "influence"
 RANDOM = "random"

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.registry import Registry
 from manifests.errors import InputError
-from manifests.registry import Registry
-from manifests.top_k import TopK
-from prune_toolkit.scoring.scores import check_finite, row_blocks
+from manifests.format.top_k import TopK
+from prune_toolkit.scoring.logit_scores import check_finite, row_blocks
 
 Integers = NDArray[np.integer[Any]]
 Logits = NDArray[np.floating[Any]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 
 if TYPE_CHECKING:
-    from manifests.header import Harder
+    from manifests.format.header import Harder
 
 Integers = NDArray[np.integer[Any]]
 Ids = NDArray[np.int64]

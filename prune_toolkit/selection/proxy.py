@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.identity import hash_words, mix64
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.quotas import QUOTAS
 from prune_toolkit.selection.pool import Groups, Pool, Vectors, rank_in_group
-from prune_toolkit.selection.quotas import QUOTAS
-from prune_toolkit.selection.ranks import window_start
+from prune_toolkit.selection.rank_windows import window_start
 
 GRID = tuple(Fraction(tenth, 10) for tenth in range(11))
 HELD_OUT = Fraction(1, 10)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.top_k import SoftLabels, TopK
-from prune_toolkit.selection.quotas import parse_fraction
+from manifests.format.top_k import SoftLabels, TopK
+from prune_toolkit.methods.keep import parse_fraction
 
 SCOPES = ("wrong", "all")
 REVISE = "revise"

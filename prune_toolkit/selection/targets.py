@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.header import Policy, Views
-from manifests.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
-from manifests.top_k import SoftLabels, TopK, check_k, top_k, words_count
-from prune_toolkit.scoring.scores import check_finite
+from manifests.format.header import Policy, Views
+from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
+from manifests.format.top_k import SoftLabels, TopK, check_k, top_k, words_count
+from prune_toolkit.scoring.logit_scores import check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
 from prune_toolkit.selection.labels import DTYPE, Integers, LabelTransform
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.methods.keep import parse_keep
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
 from prune_toolkit.sweep.selections import Chosen
-from trainer.dynamic import full_epochs
+from trainer.config import TrainConfig
+from trainer.data.order import epoch_batches
+from trainer.loop.dynamic import full_epochs
+from trainer.loop.recipes import resolve
 from trainer.losses.settings import under_flags
-from trainer.recipes import TrainConfig, resolve
 
 EASY_SHARE = 0.65
 """Assumed of InfoBatch: the share of samples whose loss is below the mean. A few large losses put it above a half.
@@ -30,7 +32,7 @@ def run_config(chosen: Chosen, flags: Sequence[str]) -> TrainConfig:
 
 def images_of(config: TrainConfig, count: int) -> int:
     """Images that a run on so many samples shows, at most."""
-    plan = config.plan(count, 1)
+    plan = epoch_batches(config, count, 1)
     return config.total_steps(plan.steps_per_epoch) * plan.batch_size
 
 
@@ -57,11 +59,11 @@ def budget_flags(
     config = configure((*dynamic, *(() if grid.epochs is None else ("--epochs", str(grid.epochs)))))
     epochs, is_whole = config.epochs, parse_keep(keep) == 1
     if kind == "fewer" and not is_whole:
-        steps = epochs * config.plan(selected, 1).steps_per_epoch
+        steps = epochs * epoch_batches(config, selected, 1).steps_per_epoch
         return ("--steps", str(steps), "--eval-every", str(steps))
     if kind == "infobatch":
         if not is_whole:
-            epochs = matching_epochs(config, count, epochs * config.plan(selected, 1).steps_per_epoch)
+            epochs = matching_epochs(config, count, epochs * epoch_batches(config, selected, 1).steps_per_epoch)
         if pruned_epochs(config, epochs) < FEWEST_PRUNED:
             return None
     return (*dynamic, "--epochs", str(epochs), "--eval-every", str(epochs))
@@ -81,7 +83,7 @@ def expected_steps(config: TrainConfig, count: int, epochs: int) -> int:
     assert config.prune_ratio is not None
     pruned = pruned_epochs(config, epochs)
     shown = max(1, round(count * (1 - config.prune_ratio * EASY_SHARE)))
-    full_steps, pruned_steps = (config.plan(samples, 1).steps_per_epoch for samples in (count, shown))
+    full_steps, pruned_steps = (epoch_batches(config, samples, 1).steps_per_epoch for samples in (count, shown))
     return (epochs - pruned) * full_steps + pruned * pruned_steps
 
 

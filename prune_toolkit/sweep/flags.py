@@ -48,7 +48,7 @@ def words_of(text: str, option: str) -> list[str]:
 
 def select_flags(words: Sequence[str], option: str) -> dict[str, Any]:
     """Parameters of prune select that these words give; UsageError for unknown flags and those a sweep sets itself."""
-    from prune_toolkit.commands.select import command
+    from prune_toolkit.cli.select_command import command
 
     # Parsed without the required --keep: whether the words hold one is to be seen.
     given = _given(command, words, f"{option} {shlex.join(words)!r}", resilient=True)
@@ -66,7 +66,7 @@ def train_flags(words: Sequence[str], option: str, own: Iterable[str] = ()) -> d
 
 def train_options(words: Sequence[str], said: str = "train-student") -> dict[str, Any]:
     """Parameters of train-student that these words give, whatever they are."""
-    from trainer.cli import train_student
+    from trainer.cli.train_student import train_student
 
     return _given(train_student, words, said)
 

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from manifests.base.layout import HEADER_NAME
 from manifests.errors import UsageError
-from manifests.header import HEADER_NAME
 from manifests.manifest import Manifest
-from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.methods.keep import parse_keep
 from prune_toolkit.sweep.grid import Grid
-from prune_toolkit.sweep.plan import Teacher
+from prune_toolkit.sweep.runs import Teacher
 from prune_toolkit.sweep.work import write_selection
 
 HOLDOUT_SEED = 1_000_003

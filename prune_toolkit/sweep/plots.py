@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.files import atomic_file
+from manifests.base.files import atomic_file
 from prune_toolkit.sweep.grid import ALL
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.files import atomic_file, write_atomic
-from prune_toolkit.selection.quotas import parse_keep
-from prune_toolkit.sweep.folder import SweepFolder
+from manifests.base.files import atomic_file, write_atomic
+from prune_toolkit.methods.keep import parse_keep
 from prune_toolkit.sweep.grid import ALL, Arm, all_arms, baseline_of
-from prune_toolkit.sweep.plan import Row
+from prune_toolkit.sweep.runs import Row
 from prune_toolkit.sweep.statistics import paired, summary
 from prune_toolkit.sweep.study import Phase, Study, job_of
+from prune_toolkit.sweep.sweep_folder import SweepFolder
 
 Record = dict[str, Any]
 TABLE = pa.schema(

@@ -9,10 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from manifests.manifest import Manifest
-from prune_toolkit.commands.select import command as select_command
-from prune_toolkit.commands.select import select_config
-from prune_toolkit.selection.plan import Plan, plan_selection
-from trainer.training_views import Stored, scored_recipe
+from prune_toolkit.cli.select_command import command as select_command
+from prune_toolkit.cli.select_command import select_config
+from prune_toolkit.selection.choose_samples import Plan, plan_selection
+from trainer.data.stored import Stored, scored_recipe
 
 _CHOSEN_BY = {
     *("command", "parent", "keep", "selector", "parameters", "score", "quota", "per_class_min", "without"),

@@ -8,28 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manifests.console import format_seconds, note
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
-from manifests.manifest import BETON_NAME
-from prune_toolkit.selection.quotas import parse_keep
+from prune_toolkit.methods.keep import parse_keep
 from prune_toolkit.sweep.budget import FEWEST_PRUNED
 from prune_toolkit.sweep.flags import train_flags, train_options
-from prune_toolkit.sweep.folder import RUN_NAME, SweepFolder
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
 from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_holdout
-from prune_toolkit.sweep.plan import (
-    Cell,
-    Planner,
-    Row,
-    Run,
-    Teacher,
-    data_identity,
-    named_teachers,
-)
+from prune_toolkit.sweep.runs import Cell, Planner, Row, Run, Teacher, data_identity, named_teachers
+from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
 from prune_toolkit.sweep.work import Job, perform, printing_to, write_selection
 from prune_toolkit.sweep.workers import Workers, cores
+from trainer.data.task import open_validation
 from trainer.losses import LOSSES
-from trainer.task import open_validation
 
 HOLDOUT = "hold-out"
 SAME_FAILURES = 4

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from manifests.header import HEADER_NAME
-from manifests.manifest import BETON_NAME
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Job:
 
 def perform(job: Job) -> None:
     """Make the selection and train the student; whatever they print goes into the log."""
-    from trainer.cli import train_student
+    from trainer.cli.train_student import train_student
 
     with printing_to(job.log):
         try:
@@ -49,7 +48,7 @@ def perform(job: Job) -> None:
 
 def write_selection(arguments: Sequence[str], folder: Path) -> None:
     """Write a selection unless it is there with its images; one process at a time does."""
-    from prune_toolkit.commands.select import command
+    from prune_toolkit.cli.select_command import command
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f".{folder.name}.lock")):

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from small_beton import COLUMN_NAMES, IMAGES, TARGETS, columns, encoded, jpeg, raw, write
 
-from manifests import beton_format as fmt
-from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.betons import format as fmt
+from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.images import BetonImage, Encoded, beton_form
-from manifests.top_k import top_k, words_count
-from manifests.verify import beton_problems
+from manifests.format.top_k import top_k, words_count
+from manifests.images.decode import BetonImage, Encoded, beton_form
+from manifests.integrity import beton_problems
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +247,8 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.images import BetonImage
+from manifests.betons.reader import Beton, BetonColumns, write_beton
+from manifests.images.decode import BetonImage
 
 def images():
     small = BetonImage(mode=1, data=np.full(30_000, 7, np.uint8), width=100, height=100)

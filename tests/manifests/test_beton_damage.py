@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_beton import jpeg, write
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.errors import InputError
-from manifests.images import BetonImage, Encoded, beton_form
-from manifests.verify import beton_problems
+from manifests.images.decode import BetonImage, Encoded, beton_form
+from manifests.integrity import beton_problems
 
 
 @pytest.fixture(scope="module")

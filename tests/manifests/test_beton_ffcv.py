@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.identity import mix64
-from manifests.images import BetonImage, Encoded, Pixels, beton_form
-from manifests.verify import beton_problems
+from manifests.betons.reader import Beton, BetonColumns, write_beton
+from manifests.images.decode import BetonImage, Encoded, Pixels, beton_form
+from manifests.images.identity import mix64
+from manifests.integrity import beton_problems
 
 THUMBNAIL, PAGE_BYTES = 28, 2 << 20
 caches = pytest.mark.parametrize("os_cache", [True, False])

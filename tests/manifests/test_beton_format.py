@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifests import beton_format as fmt
+from manifests.betons import format as fmt
 
 
 def described(dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from manifests.card import card, is_card, write_full_card
-from manifests.card_text import LICENCES, code, licence_id, plain, size_category
-from manifests.columns import columns_of, tables_of
-from manifests.croissant import croissant
+from manifests.card.croissant import croissant
+from manifests.card.readme import card, is_card, write_full_card
+from manifests.card.text import LICENCES, code, licence_id, plain, size_category
 from manifests.errors import InputError
-from manifests.header import FileEntry, Header, ScoreSpec
+from manifests.format.columns import columns_of, tables_of
+from manifests.format.header import FileEntry, Header, ScoreSpec
 from manifests.manifest import Manifest
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -11,13 +11,13 @@ import pytest
 from copies_support import jpeg, manifest_of, photos, picture, write_tree
 from PIL import Image
 
-from manifests.checking import DataCheck, check_data
-from manifests.data_report import DataReport
+from manifests.copies.check import DataCheck, check_data
+from manifests.copies.data_report import DataReport
 from manifests.errors import MismatchError, UsageError
-from manifests.hiding import hide
+from manifests.hidden.hide import hide
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from manifests.thumbnails import stored_thumbnails
+from manifests.tables.thumbnails_table import stored_thumbnails
 
 CLASSES = ("cat", "dog", "eel")
 

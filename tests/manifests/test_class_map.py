@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.class_map import match_classes, read_class_map
+from manifests.copies.class_map import match_classes, read_class_map
 from manifests.errors import InputError, MismatchError
 
 

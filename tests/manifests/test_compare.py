@@ -11,11 +11,11 @@ from made_manifests import content, make, some_logits
 from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 
-from manifests.compare import compare
-from manifests.divergence import divergences
+from manifests.compare.diff import compare
+from manifests.compare.divergence import divergences
 from manifests.errors import MismatchError, UsageError
-from manifests.hiding import hide
-from manifests.secret import hide_keys
+from manifests.hidden.hide import hide
+from manifests.hidden.secret import hide_keys
 
 LOG3 = math.log(3)
 

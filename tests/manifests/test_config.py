@@ -6,8 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from manifests.config import COMMANDS, SHARED_OPTIONS, config_defaults
 from manifests.errors import UsageError
+from trainer.cli.prune_toml import COMMANDS, SHARED_OPTIONS, config_defaults
 
 loaded: list[str] = []
 

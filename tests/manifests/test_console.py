@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.console import Progress, echo_json, echo_table, format_bytes, format_seconds, note, printable, timed
+from manifests.base.progress import Progress, format_bytes, format_seconds, note, printable, timed
+from trainer.cli.console import echo_json, echo_table
 
 COMMAND = '''
 import errno, os, sys, time
 from pathlib import Path
 import click
 from manifests import errors
-from manifests.console import run_cli
-from manifests.files import atomic_file
+from trainer.cli.console import run_cli
+from manifests.base.files import atomic_file
 
 def tell():
     print("result")
@@ -70,7 +71,7 @@ def sleep():
                 print("taken for a fault of one image", flush=True)
 
 def say():
-    from manifests.console import echo_table, note
+    from trainer.cli.console import echo_table, note
     evil = f"evil{chr(27)}]0;title{chr(7)}{chr(0x202e)}"
     click.echo(evil)
     echo_table([(evil,)], ("name",))
@@ -234,7 +235,7 @@ def test_the_shell_can_ask_for_completions(tmp_path: Path, monkeypatch: pytest.M
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("manifests.console.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("trainer.cli.console.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def fail_after(self, seconds: float) -> None:
         self.now += seconds

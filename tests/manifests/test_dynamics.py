@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
 from manifests.errors import InputError
-from manifests.parts import PART_ROWS
+from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from manifests.format.parts import PART_ROWS
 
 ROWS = PART_ROWS + 3
 SAMPLE_ID_N = np.arange(ROWS) * 2 + 1

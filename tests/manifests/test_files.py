@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.files import (
+from manifests.base.files import (
     atomic_file,
     link_or_copy,
     remove_temporaries,
@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_the_old_file_and_a_temporary_that_is_removed_lat
     path = tmp_path / "deep" / "part"
     write_atomic(path, b"old")
     code = (
-        "import os, sys; from pathlib import Path; from manifests.files import atomic_file\n"
+        "import os, sys; from pathlib import Path; from manifests.base.files import atomic_file\n"
         "with atomic_file(Path(sys.argv[1])) as s: s.write(b'half'); s.flush(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
@@ -182,7 +182,7 @@ def test_what_killed_processes_left_of_their_scratch_goes_and_that_of_living_one
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     script = (
-        "import os, signal\nfrom manifests.files import scratch_folder\n"
+        "import os, signal\nfrom manifests.base.files import scratch_folder\n"
         "with scratch_folder('work') as folder:\n"
         " (folder / 'part').mkdir(); (folder / 'part' / 'x').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
     )

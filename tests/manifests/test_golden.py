@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from manifests.format.parts import SAMPLES_SCHEMA, SELECTION_SCHEMA
+from manifests.format.top_k import TopK
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.parts import SAMPLES_SCHEMA, SELECTION_SCHEMA
-from manifests.top_k import TopK
-from manifests.verify import verify
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 CLASSES = ["a-red", "b-green", "c-blue"]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError
-from manifests.header import (
-    HEADER_NAME,
+from manifests.format.header import (
     DataSet,
     Distill,
     Features,
@@ -21,9 +21,8 @@ from manifests.header import (
     Selection,
     Tool,
     canonical_json,
-    read_header,
-    write_header,
 )
+from manifests.format.header_file import read_header, write_header
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from made_manifests import content, content_of, make, some_logits
 
-from manifests.card import write_full_card
-from manifests.header import HEADER_NAME, Header, Views
-from manifests.hidden_header import OPEN, SEALED, hide_header
-from manifests.hiding import hide
+from manifests.base.layout import HEADER_NAME
+from manifests.card.readme import write_full_card
+from manifests.format.header import Header, Views
+from manifests.hidden.hidden_header import OPEN, SEALED, hide_header
+from manifests.hidden.hide import hide
 from manifests.manifest import Manifest, commit, file_entry
-from manifests.targets import target_of
-from manifests.transfer import push
+from manifests.share.transfer import push
+from manifests.stores.destinations import target_of
 
 SECRET = b"a secret of 24 characters"
 KEYS = [f"train/{name}/{row:03d}.jpg" for name in ("cat", "dog", "eel") for row in range(4)]

@@ -9,14 +9,15 @@ import fsspec
 import pytest
 from made_manifests import content_of, make, some_logits
 
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.errors import IncompleteError, MismatchError, UsageError
-from manifests.header import HEADER_NAME, FileEntry
-from manifests.hub import Place, hub_api
-from manifests.manifest import BETON_NAME, Manifest, commit
-from manifests.store import RemoteStore
-from manifests.targets import target_of
-from manifests.transfer import pull, push
-from manifests.verify import verify
+from manifests.format.header import FileEntry
+from manifests.integrity import verify
+from manifests.manifest import Manifest, commit
+from manifests.share.transfer import pull, push
+from manifests.stores.destinations import target_of
+from manifests.stores.hub import Place, hub_api
+from manifests.stores.store import RemoteStore
 
 pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
 URL = "hf://datasets/team/cars"
@@ -91,9 +92,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     """The hub in memory, for pushing and for reading hf:// URLs."""
     found, memory = Hub(), fsspec.filesystem("memory")
     memory.store.clear()
-    monkeypatch.setattr("manifests.hub.hub_api", lambda: found)
+    monkeypatch.setattr("manifests.stores.hub.hub_api", lambda: found)
     monkeypatch.setattr(
-        "manifests.store._remote_store",
+        "manifests.stores.store._remote_store",
         lambda url: RemoteStore(url, memory, url.replace("hf://datasets", "/hub")),
     )
     return found

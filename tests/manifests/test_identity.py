@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from manifests.identity import content_hash, fingerprint, hash_words, mix64, uniform, view_ids
-from manifests.images import Encoded, Pixels
+from manifests.images.decode import Encoded, Pixels
+from manifests.images.identity import content_hash, fingerprint, hash_words, mix64, uniform, view_ids
 
 MASK = (1 << 64) - 1
 WORDS = st.integers(-(1 << 63), MASK)

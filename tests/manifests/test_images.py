@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from manifests.images import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info, shrunk_sizes
+from manifests.images.decode import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info, shrunk_sizes
 
 MODES = {
     "JPEG": "1 L RGB CMYK YCbCr",

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from manifests.base.files import write_atomic
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.errors import InputError
-from manifests.files import write_atomic
-from manifests.header import HEADER_NAME, DataSet, Header, Tool
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries, write_local
-from manifests.parts import (
+from manifests.format.header import DataSet, Header, Tool
+from manifests.format.parts import (
     PART_ROWS,
     SAMPLES_SCHEMA,
     SELECTION_SCHEMA,
@@ -23,7 +23,8 @@ from manifests.parts import (
     vectors_table,
     write_part,
 )
-from manifests.top_k import TopK, top_k
+from manifests.format.top_k import TopK, top_k
+from manifests.manifest import Manifest, commit, file_entry, part_entries, write_local
 
 COUNT = PART_ROWS + 7
 TABLES = ["samples", "scores/teacher", "scores/dynamics", "logits/view-000", "logits/view-001", "selection",

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.copies.matching import STAGES, DataMatch, Listing, match_samples, parse_stages, shared_folders
 from manifests.errors import UsageError
-from manifests.matching import STAGES, DataMatch, Listing, match_samples, parse_stages, shared_folders
 
 Images = Sequence[tuple[str, int, str]]
 """(key, label, content) of each image."""

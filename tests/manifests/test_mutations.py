@@ -14,11 +14,11 @@ import small_beton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from manifests.base.files import atomic_file
 from manifests.errors import InputError
-from manifests.files import atomic_file
-from manifests.header import parse_header
-from manifests.pages import pages, read_footer
-from manifests.parts import parse_part
+from manifests.format.header_file import parse_header
+from manifests.format.parts import parse_part
+from manifests.untrusted.pages import pages, read_footer
 
 MOST_MIB = 1024
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,13 +80,15 @@ def until_it_is_seen(folder: Path) -> None:
 
 
 def test_a_stranger_that_is_pulled_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.trust.is_file_of_a_manifest", lambda _path: True)
+    monkeypatch.setattr("manifests.untrusted.rules.is_file_of_a_manifest", lambda _path: True)
     with pytest.raises(AssertionError, match=r"was pulled|is what somebody else wrote"):
         until_it_is_seen(tmp_path)
 
 
 def test_what_is_written_through_a_link_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.targets.FolderTarget.writer", lambda self, path: atomic_file(self.folder / path))
+    monkeypatch.setattr(
+        "manifests.stores.destinations.FolderTarget.writer", lambda self, path: atomic_file(self.folder / path)
+    )
     with pytest.raises(AssertionError, match=r"written through a link: .*teacher\.svg"):
         until_it_is_seen(tmp_path)
 

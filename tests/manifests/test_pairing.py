@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from made_manifests import make
 
-from manifests.pairing import Side, labels_in, pair_samples
+from manifests.compare.pairing import Side, labels_in, pair_samples
 
 EMPTY = bytes(16)
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.parts import (
+from manifests.format.parts import (
     PART_ROWS,
     SAMPLES_SCHEMA,
     SELECTION_SCHEMA,
@@ -27,7 +27,7 @@ from manifests.parts import (
     vectors_table,
     write_part,
 )
-from manifests.top_k import TopK, top_k
+from manifests.format.top_k import TopK, top_k
 
 EXTREMES = np.array([0.0, -0.0, 65504.0, -65504.0, 2.0**-24, -(2.0**-24), 2.0**-14, 1 / 3, np.inf, np.nan], np.float16)
 

@@ -5,9 +5,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from manifests import registry
+from manifests.base import registry
+from manifests.base.registry import PLUGIN_GROUP, Registry
 from manifests.errors import UsageError
-from manifests.registry import PLUGIN_GROUP, Registry
 
 
 class Distribution:
@@ -121,9 +121,12 @@ def test_a_plug_in_that_takes_a_name_of_ours_first_is_named(plugin, colours):
 
 
 def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
-    from trainer.dynamic import DYNAMIC
+    from trainer.loop.dynamic import DYNAMIC
 
-    code = "from trainer.dynamic import Arm, DYNAMIC\nDYNAMIC.add('still', Arm(rows_of=None, formula='', source=''))\n"
+    code = (
+        "from trainer.loop.dynamic import Arm, DYNAMIC\n"
+        "DYNAMIC.add('still', Arm(rows_of=None, formula='', source=''))\n"
+    )
     plugin(code)
     try:
         assert DYNAMIC.origin("still") == "tiny-methods 1.2"
@@ -136,18 +139,18 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
     ("code", "reason"),
     [
         (
-            "from trainer.dynamic import Arm, DYNAMIC\n"
+            "from trainer.loop.dynamic import Arm, DYNAMIC\n"
             "DYNAMIC.add('own', Arm(rows_of=None, formula='', source='', options={'speed': 1.0}))\n",
             "ValueError: dynamic arm 'own' has an option 'speed'",
         ),
         (
-            "from prune_toolkit.scoring.registry import SCORES, Score\n"
+            "from prune_toolkit.methods.score import SCORES, Score\n"
             "SCORES.add('own', Score(name='own', set='teacher', harder='high', formula='', source='', needs=(),\n"
             "                        cost='', function=len))\n",
             "ValueError: score 'own' is a Score of set teacher, but none is computed from it",
         ),
         (
-            "from prune_toolkit.scoring.scores import LogitScore, SCORES\n"
+            "from prune_toolkit.scoring.logit_scores import LogitScore, SCORES\n"
             "SCORES.add('own', LogitScore(name='own', set='features', harder='high', formula='', source='', needs=(),\n"
             "                             cost='', function=len))\n",
             "ValueError: score 'own' is a LogitScore of set features, but one of those is of set teacher",

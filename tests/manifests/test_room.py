@@ -12,16 +12,18 @@ from made_manifests import make, some_logits
 from s3 import Bucket
 from tests_support import tree_bytes
 
-from manifests.card import write_full_card
+from manifests.base.layout import BETON_NAME, HEADER_NAME
+from manifests.card.readme import write_full_card
 from manifests.errors import IncompleteError, InputError, MismatchError, UnreachableError
-from manifests.excerpt import excerpt
-from manifests.header import HEADER_NAME, parse_header
-from manifests.hiding import hide
-from manifests.manifest import BETON_NAME, Manifest, write_local
-from manifests.store import LocalStore
-from manifests.targets import LocalFile, RemoteTarget, Target, target_of
-from manifests.transfer import pull, push
-from manifests.verify import verify
+from manifests.format.header_file import parse_header
+from manifests.hidden.hide import hide
+from manifests.integrity import verify
+from manifests.manifest import Manifest, write_local
+from manifests.share.excerpt import excerpt
+from manifests.share.transfer import pull, push
+from manifests.stores.destinations import RemoteTarget, Target, target_of
+from manifests.stores.local_file import LocalFile
+from manifests.stores.store import LocalStore
 
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(3)]
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -333,13 +335,13 @@ def test_a_full_disk_here_is_not_blamed_on_the_other_side(
     manifest: Manifest, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(manifest, target_of(f"{bucket.url}/m"))
-    monkeypatch.setattr("manifests.transfer.WHOLE_BYTES", 0)
+    monkeypatch.setattr("manifests.share.transfer.WHOLE_BYTES", 0)
 
     class Full(BytesIO):
         def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("manifests.targets.FolderTarget.writer", lambda *_: Full())
+    monkeypatch.setattr("manifests.stores.destinations.FolderTarget.writer", lambda *_: Full())
     with pytest.raises(OSError, match="No space left") as error:
         pull(f"{bucket.url}/m", tmp_path / "out")
     assert error.value.errno == errno.ENOSPC

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from made_manifests import make, some_logits
 
 from manifests.errors import InputError
+from manifests.format.parts import part_path, read_part, write_part
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import part_path, read_part, write_part
-from manifests.rows import Share, SharedTable, TableRows, hash_matrix, places, row_bits
+from manifests.tables.rows import Share, SharedTable, TableRows, hash_matrix, places, row_bits
 
 COUNT = 17_000
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from manifests.errors import InputError
-from manifests.parts import part_count, part_rows, vectors_table
-from manifests.rows import with_ids
-from manifests.scattering import ScatteredRows
+from manifests.format.parts import part_count, part_rows, vectors_table
+from manifests.tables.rows import with_ids
+from manifests.tables.scattering import ScatteredRows
 
 COUNT = 20_000
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from manifests.schema import header_schema
+from manifests.format.schema import header_schema
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
 
 
 def test_the_schema_in_docs_is_up_to_date() -> None:
-    assert PUBLISHED.read_text() == header_schema(), "run: python -m manifests.schema > docs/manifest.schema.json"
+    assert PUBLISHED.read_text() == header_schema(), (
+        "run: python -m manifests.format.schema > docs/manifest.schema.json"
+    )

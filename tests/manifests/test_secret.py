@@ -10,12 +10,12 @@ from made_manifests import content, content_of, make, some_logits
 from tests_support import tree_bytes
 
 from manifests.errors import MismatchError, PruneError, UsageError
-from manifests.excerpt import excerpt
-from manifests.hiding import hide
+from manifests.format.parts import PART_ROWS
+from manifests.hidden.hide import hide
+from manifests.hidden.secret import check_secret, hide_hashes, hide_keys, read_secret, reveal_view_ids
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.parts import PART_ROWS
-from manifests.secret import check_secret, hide_hashes, hide_keys, read_secret, reveal_view_ids
-from manifests.verify import verify
+from manifests.share.excerpt import excerpt
 
 SECRET = b"a secret of 24 characters"
 KEYS = [f"train/{name}/{row:03d}.jpg" for name in ("cat", "dog", "eel") for row in range(4)]
@@ -94,7 +94,7 @@ def test_hidden_samples_are_in_the_order_of_the_hidden_keys_over_all_parts(tmp_p
 
 
 def test_nothing_that_names_a_sample_is_in_a_hidden_manifest(manifest: Manifest, tmp_path: Path) -> None:
-    from manifests.card import write_full_card
+    from manifests.card.readme import write_full_card
 
     hidden = hide(manifest, SECRET, tmp_path / "hidden")
     write_full_card(hidden.folder)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.images import Pixels
+from manifests.images.decode import Pixels
 from manifests.sources import open_source
 from manifests.sources.arrays import read_idx
 

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests import beton_format as fmt
-from manifests.beton import BetonColumns, write_beton
+from manifests.betons import format as fmt
+from manifests.betons.reader import BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.header import DataSet, Header, Tool, write_header
-from manifests.images import Encoded, Pixels, RawImage, beton_form, decode_rgb
+from manifests.format.header import DataSet, Header, Tool
+from manifests.format.header_file import write_header
+from manifests.images.decode import Encoded, Pixels, RawImage, beton_form, decode_rgb
 from manifests.sources import open_source
 
 STOCK_WRITER = """

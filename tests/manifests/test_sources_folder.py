@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from manifests.errors import InputError
-from manifests.images import Encoded, ImageProblem
+from manifests.images.decode import Encoded, ImageProblem
 from manifests.sources import open_source
 
 

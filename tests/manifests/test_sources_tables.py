@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifests.errors import InputError
-from manifests.images import Encoded, ImageProblem, decode_rgb
+from manifests.images.decode import Encoded, ImageProblem, decode_rgb
 from manifests.sources import open_source, row_groups
 
 

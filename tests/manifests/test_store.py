@@ -11,10 +11,10 @@ from made_manifests import content_of, make, some_logits
 from s3 import Bucket
 
 from manifests.errors import InputError, UnreachableError, UsageError
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.store import LocalStore, RemoteStore, store_of
-from manifests.transfer import pull
-from manifests.verify import verify
+from manifests.share.transfer import pull
+from manifests.stores.store import LocalStore, RemoteStore, store_of
 
 KEYS = ["a/1.jpg", "a/2.jpg", "b/3.jpg"]
 
@@ -230,7 +230,7 @@ def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(web: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.store.SILENCE_S", 0.3)
+    monkeypatch.setattr("manifests.stores.store.SILENCE_S", 0.3)
     done = threading.Event()
 
     class Silent(_Quiet):
@@ -321,7 +321,7 @@ def test_a_link_inside_a_manifest_is_not_followed(manifest: Manifest, tmp_path: 
 
 
 def test_a_beton_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    from manifests.header import FileEntry
+    from manifests.format.header import FileEntry
 
     made = make(tmp_path / "m", KEYS, [0, 0, 1])
     (tmp_path / "secret").write_bytes(b"12345")

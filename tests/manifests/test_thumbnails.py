@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifests.errors import InputError
-from manifests.header import read_header
+from manifests.format.header_file import read_header
+from manifests.format.parts import write_part
+from manifests.images.thumbnails import mean_difference, thumbnail
 from manifests.manifest import Manifest, commit, file_entry
-from manifests.parts import write_part
-from manifests.thumbnails import TABLE, mean_difference, stored_thumbnails, thumbnail, thumbnails_table
+from manifests.tables.thumbnails_table import TABLE, stored_thumbnails, thumbnails_table
 
 CLASSES = ("cat", "dog", "eel")
 

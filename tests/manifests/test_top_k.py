@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manifests.errors import InputError, UsageError
-from manifests.top_k import (
+from manifests.format.top_k import (
     KNOWN_BETAS,
     TEMPERATURES,
     TopK,

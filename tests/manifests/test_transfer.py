@@ -13,13 +13,15 @@ from made_manifests import content_of, make, some_logits
 from s3 import Bucket
 from tests_support import tree_bytes
 
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.errors import IncompleteError, InputError, MismatchError, UnreachableError, UsageError
-from manifests.header import HEADER_NAME, Hidden
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, write_local
-from manifests.store import LocalStore, RemoteStore
-from manifests.targets import FolderTarget, LocalFile, RemoteTarget, target_of
-from manifests.transfer import pull, push
-from manifests.verify import verify
+from manifests.format.header import Hidden
+from manifests.integrity import verify
+from manifests.manifest import Manifest, commit, file_entry, write_local
+from manifests.share.transfer import pull, push
+from manifests.stores.destinations import FolderTarget, RemoteTarget, target_of
+from manifests.stores.local_file import LocalFile
+from manifests.stores.store import LocalStore, RemoteStore
 
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(3)]
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -367,7 +369,7 @@ def test_an_altered_remote_part_is_never_written_here(manifest: Manifest, bucket
 def test_a_large_file_is_streamed_and_checked_too(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr("manifests.transfer.WHOLE_BYTES", 0)
+    monkeypatch.setattr("manifests.share.transfer.WHOLE_BYTES", 0)
     back, _ = pull(f"file://{manifest.folder}", tmp_path / "back")
     assert verify(back.folder).ok
     path = manifest.folder / manifest.header.files[0].path

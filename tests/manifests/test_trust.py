@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests import bounds
-from manifests.bounds import read_bounded
 from manifests.errors import InputError
-from manifests.header import parse_header
+from manifests.format.header_file import parse_header
+from manifests.format.part_checks import check_whole
+from manifests.format.parts import SAMPLES_SCHEMA, write_part
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.pages import Chunk, Footer, pages, read_footer
-from manifests.part_checks import check_whole
-from manifests.parts import SAMPLES_SCHEMA, write_part
-from manifests.trust import MAX_VALUES, check_ids, check_json, check_keys, check_order, path_problem
-from manifests.verify import verify
+from manifests.untrusted import bounds
+from manifests.untrusted.bounds import read_bounded
+from manifests.untrusted.pages import Chunk, Footer, pages, read_footer
+from manifests.untrusted.rules import MAX_VALUES, check_ids, check_json, check_keys, check_order, path_problem
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 BAD_KEYS = {
@@ -234,7 +234,7 @@ def test_the_largest_part_is_read_within_a_gibibyte(tmp_path: Path, item: str) -
     (tmp_path / "part").write_bytes(parquet(pa.concat_tables([few] * 64)))
     # Not ru_maxrss: a process inherits it from the one that started it.
     code = (
-        "import sys; from pathlib import Path; from manifests.bounds import read_bounded; "
+        "import sys; from pathlib import Path; from manifests.untrusted.bounds import read_bounded; "
         "table = read_bounded(Path(sys.argv[1]).read_bytes(), None); table.column('v').combine_chunks(); "
         "print(len(table), Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )

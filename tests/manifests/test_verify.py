@@ -10,13 +10,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.base.layout import BETON_NAME, HEADER_NAME
+from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.header import HEADER_NAME, DataSet, FileEntry, Header, Labels, Tool, Views, write_header
-from manifests.images import BetonImage, Encoded, Pixels, beton_form
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry, part_entries
-from manifests.parts import SELECTION_SCHEMA, part_path, vectors_table, write_part
-from manifests.verify import Finding, beton_problems, verify
+from manifests.format.header import DataSet, FileEntry, Header, Labels, Tool, Views
+from manifests.format.header_file import write_header
+from manifests.format.parts import SELECTION_SCHEMA, part_path, vectors_table, write_part
+from manifests.images.decode import BetonImage, Encoded, Pixels, beton_form
+from manifests.integrity import Finding, beton_problems, verify
+from manifests.manifest import Manifest, commit, file_entry, part_entries
 
 COUNT = 6
 SELECTION, LOGITS = part_path("selection", 0), part_path("logits/view-000", 0)

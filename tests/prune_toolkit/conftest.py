@@ -98,8 +98,8 @@ def prune(teachers: Path) -> Run:
 def _in_process(
     words: list[str], cwd: Path | None, teachers: Path, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    from manifests.console import run_cli
-    from prune_toolkit.cli import cli
+    from prune_toolkit.main import cli
+    from trainer.cli.console import run_cli
 
     output, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):

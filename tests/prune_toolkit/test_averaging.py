@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, logsumexp, softmax
 
 from manifests.errors import InputError
-from prune_toolkit.averaging import AVERAGES, average, log_mean_probabilities, mean_logits
-from prune_toolkit.commands.merge import command
+from prune_toolkit.cli.merge_command import command
+from prune_toolkit.combine.mean_logits import AVERAGES, average, log_mean_probabilities, mean_logits
 
 KEYS = [f"train/{row:08d}" for row in range(50)]
 teachers = st.tuples(st.integers(2, 4), st.integers(1, 6), st.integers(2, 5)).flatmap(

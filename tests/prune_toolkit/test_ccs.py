@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from selection_support import HALF, KEEPS, kept, pool_of, pools, reasons, selects_nothing
 
 from manifests.errors import UsageError
-from manifests.identity import hash_words, mix64
-from prune_toolkit.selection.quotas import QUOTAS
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.quotas import QUOTAS
 from prune_toolkit.selection.selectors import Pool, choose
 from prune_toolkit.selection.selectors.ccs import published_beta, strata_budgets
 

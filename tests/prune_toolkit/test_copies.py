@@ -18,10 +18,10 @@ from copies_support import altered_copy, encoded_again
 from PIL import Image
 
 from manifests.manifest import Manifest
-from trainer.loading import ffcv_available, open_loader
-from trainer.task import Task, open_task
-from trainer.training_views import TrainingViews
-from trainer.views import plan_views
+from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.policies import TrainingViews
+from trainer.data.task import Task, open_task
+from trainer.data.views import plan_views
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PX, VIEWS = 32, 3

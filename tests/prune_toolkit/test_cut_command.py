@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from copies_support import jpeg, photos, picture, write_tree
 
-from manifests.beton import Beton
-from manifests.hiding import hide
+from manifests.betons.reader import Beton
+from manifests.format.top_k import TopK
+from manifests.hidden.hide import hide
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.top_k import TopK
-from manifests.verify import verify
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = (sys.executable, str(Path(__file__).parents[1] / "support" / "kill_at.py"))
@@ -257,8 +257,8 @@ def test_killed_before_any_file_it_goes_on(pulled: dict[str, Path], tmp_path: Pa
 
 
 def test_a_student_trains_on_what_was_cut(pulled: dict[str, Path], tmp_path: Path, prune: Run) -> None:
-    from manifests.console import run_cli
-    from trainer.cli import train_student
+    from trainer.cli.console import run_cli
+    from trainer.cli.train_student import train_student
 
     def train(folder: Path) -> tuple[int, str]:
         told = io.StringIO()
@@ -373,7 +373,7 @@ def test_it_runs_without_torch_and_ffcv(pulled: dict[str, Path], tmp_path: Path)
     words = ["cut", str(pulled["views"]), "--data", str(data), "-o", str(tmp_path / "cut")]
     code = (
         "import sys; sys.modules |= dict.fromkeys(['torch', 'ffcv', 'torchvision'])\n"
-        f"from manifests.console import run_cli\nfrom prune_toolkit.cli import cli\nrun_cli(cli, {words!r})"
+        f"from trainer.cli.console import run_cli\nfrom prune_toolkit.main import cli\nrun_cli(cli, {words!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ import pytest
 from made_manifests import content, make, some_logits
 from s3 import Bucket
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -139,8 +139,8 @@ def test_none_of_it_loads_torch_or_ffcv(tmp_path: Path, arguments: list[str]) ->
     make(tmp_path / "b", ["q"], [1], some_logits(1, 1, 1, 3))
     code = f"""
 import sys
-from manifests.console import run_cli
-from prune_toolkit.cli import cli
+from trainer.cli.console import run_cli
+from prune_toolkit.main import cli
 try:
     run_cli(cli, {arguments!r})
 except SystemExit as left:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from selection_support import HALF, pool_of, pools
 
 from manifests.errors import InputError, UsageError
-from manifests.identity import hash_words, mix64
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.quotas import QUOTAS, total_count
 from prune_toolkit.selection.distill import distilled
 from prune_toolkit.selection.pool import Pool, ScoreColumn
-from prune_toolkit.selection.quotas import QUOTAS, total_count
 
 
 def test_the_easy_end_of_each_class_is_distilled() -> None:

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from manifests.errors import InputError
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from prune_toolkit.export import image_folder_order, tree_paths, write_file_list
+from prune_toolkit.export.export import image_folder_order, tree_paths, write_file_list
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CHILD = (sys.executable, "-m", "prune_toolkit")
@@ -127,7 +127,7 @@ def test_the_file_list_packs_the_kept_files_with_tar(selection: Path, photos: Pa
 def test_no_form_imports_torch(selection: Path, tmp_path: Path) -> None:
     for form in (("--indices", "i.npy"), ("--filelist", "f.txt"), ("--imagefolder", "tree")):
         code = (
-            "import sys\nfrom prune_toolkit.cli import main\n"
+            "import sys\nfrom prune_toolkit.main import main\n"
             f"sys.argv[1:] = ['export', {str(selection)!r}, {form[0]!r}, {form[1]!r}]\n"
             "try:\n    main()\nfinally:\n    assert not {'torch', 'ffcv'} & set(sys.modules)\n"
         )

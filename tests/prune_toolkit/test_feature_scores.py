@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
-from manifests.top_k import top_k
+from manifests.format.top_k import top_k
+from prune_toolkit.methods.score import SCORES
 from prune_toolkit.scoring import feature_scores, feature_table
 from prune_toolkit.scoring.feature_pass import dense_logits
 from prune_toolkit.scoring.feature_scores import class_medians
 from prune_toolkit.scoring.feature_table import FeatureRows, FeatureTable, held_out_split
-from prune_toolkit.scoring.registry import SCORES
 
 LN2 = np.log(2)
 

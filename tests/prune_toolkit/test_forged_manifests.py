@@ -12,8 +12,8 @@ import mutating
 import numpy as np
 import pytest
 
-from manifests.console import run_cli
-from prune_toolkit.cli import cli
+from prune_toolkit.main import cli
+from trainer.cli.console import run_cli
 
 COMMANDS = (
     ["show", "M"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.manifest import Manifest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

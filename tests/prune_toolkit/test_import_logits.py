@@ -14,8 +14,8 @@ from made_manifests import make
 from safetensors.numpy import save_file
 from scipy.special import log_softmax
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 INDEX = GOLDEN / "index"

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_manifests import make
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
-from prune_toolkit.imports.matching import match_keys
+from prune_toolkit.imports.match_keys import match_keys
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 INDEX, SCORES = GOLDEN / "index", GOLDEN / "scores"

@@ -9,10 +9,10 @@ import pytest
 from made_manifests import make
 from PIL import Image
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
-from prune_toolkit.imports.subset import imagefolder_order
+from prune_toolkit.imports.import_subset import imagefolder_order
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 IMAGES = GOLDEN.parent / "images"
@@ -81,8 +81,8 @@ def test_without_logits_there_are_no_targets(prune: Run, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_student_learns_from_a_subset_without_labels(prune: Run, tmp_path: Path) -> None:
-    from manifests.console import run_cli
-    from trainer.cli import train_student
+    from trainer.cli.console import run_cli
+    from trainer.cli.train_student import train_student
 
     prune("import", written(tmp_path, "rows.txt"), INDEX, "--indices", "--data", IMAGES, "-o", tmp_path / "out")
     words = ["--manifest", tmp_path / "out", "--student", "resnet8", "--epochs", "1", "-o", tmp_path / "run"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests_support import tree_bytes
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.manifest import Manifest
 
 

@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from tests_support import tree_bytes
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
+from manifests.format.top_k import top_k
+from manifests.integrity import verify
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from manifests.top_k import top_k
-from manifests.verify import verify
-from trainer.loading import open_loader
-from trainer.resample import draw_view
-from trainer.task import open_task
-from trainer.training_views import TrainingViews
-from trainer.views import ViewRecipe, plan_views
+from trainer.data.loading import open_loader
+from trainer.data.policies import TrainingViews
+from trainer.data.resample import draw_view
+from trainer.data.task import open_task
+from trainer.data.views import ViewRecipe, plan_views
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"

@@ -4,8 +4,8 @@ import json
 
 from click.testing import CliRunner
 
-from prune_toolkit.cli import cli
-from trainer.dynamic import DYNAMIC
+from prune_toolkit.main import cli
+from trainer.loop.dynamic import DYNAMIC
 
 
 def test_dynamic_arms_are_listed_with_their_options_and_sources() -> None:

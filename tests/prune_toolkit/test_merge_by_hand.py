@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 from tests_support import tree_bytes
 
-from manifests.header import Compute, DataSet, Header, Hidden, Preprocessing, Teacher, Tool, Views
+from manifests.format.header import Compute, DataSet, Header, Hidden, Preprocessing, Teacher, Tool, Views
+from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
+from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
-from manifests.thumbnails import stored_thumbnails, thumbnails_block, thumbnails_table
-from manifests.verify import verify
-from prune_toolkit.scoring.scores import LogitScore, compute_scores
-from trainer.label_times import label_times
+from manifests.tables.thumbnails_table import stored_thumbnails, thumbnails_block, thumbnails_table
+from prune_toolkit.scoring.logit_scores import LogitScore, compute_scores
+from trainer.loop.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"

@@ -11,10 +11,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 from tests_support import tree_bytes
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
-from prune_toolkit.scoring.scores import LogitScore
-from trainer.label_times import label_times
+from prune_toolkit.scoring.logit_scores import LogitScore
+from trainer.loop.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"
@@ -152,8 +152,8 @@ def test_dry_run_and_json_tell_what_is_averaged(digits: Path, tmp_path: Path, pr
 def test_merging_loads_no_torch(digits: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
-from manifests.console import run_cli
-from prune_toolkit.cli import cli
+from trainer.cli.console import run_cli
+from prune_toolkit.main import cli
 try:
     run_cli(cli, ["merge", "large", "small", "--average", "logits", "-o", {str(tmp_path / "m")!r}])
 except SystemExit as left:

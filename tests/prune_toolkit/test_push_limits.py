@@ -11,8 +11,8 @@ from made_manifests import make, some_logits
 from PIL import Image
 from tests_support import tree_bytes
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
 
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(4)]
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,9 +17,10 @@ from made_manifests import make, some_logits
 from s3 import Bucket
 from tests_support import tree_bytes
 
+from manifests.base.layout import BETON_NAME
 from manifests.errors import InputError
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry
-from manifests.parts import PART_ROWS
+from manifests.format.parts import PART_ROWS
+from manifests.manifest import Manifest, commit, file_entry
 
 KILL = Path(__file__).parents[1] / "support" / "kill_at_put.py"
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(4)]
@@ -134,7 +135,7 @@ def test_a_push_that_is_killed_goes_on_and_puts_nothing_twice(
     keys = [f"{row:08d}" for row in range(PART_ROWS + 5)]
     made = make(tmp_path / "ours", keys, [row % 3 for row in range(len(keys))], some_logits(0, 1, len(keys), 3))
     url = f"{bucket.url}/m"
-    from manifests.card import write_full_card
+    from manifests.card.readme import write_full_card
 
     write_full_card(made.folder)
     cards = ["README.md", "croissant.json", *(f"card/{path.name}" for path in (made.folder / "card").glob("*.svg"))]
@@ -294,7 +295,7 @@ def test_what_cannot_be_reached_is_told_with_its_exit_code(
 
 def test_neither_command_imports_torch(manifest: Manifest, tmp_path: Path) -> None:
     code = (
-        "import sys; from prune_toolkit.cli import cli;"
+        "import sys; from prune_toolkit.main import cli;"
         f"cli(['push', {str(manifest.folder)!r}, {str(tmp_path / 'out')!r}], standalone_mode=False);"
         f"cli(['pull', {str(tmp_path / 'out')!r}, {str(tmp_path / 'back')!r}], standalone_mode=False);"
         "assert not {'torch', 'ffcv', 'huggingface_hub'} & set(sys.modules)"

@@ -13,7 +13,7 @@ from s3 import Bucket
 
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from manifests.store import store_of, without_password
+from manifests.stores.store import store_of, without_password
 
 KILL = Path(__file__).parents[1] / "support" / "kill_at_put.py"
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(4)]

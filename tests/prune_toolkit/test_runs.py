@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UsageError
-from manifests.header import DataSet, Header, Tool
+from manifests.format.header import DataSet, Header, Tool
 from manifests.manifest import Manifest
-from prune_toolkit.runs import PartWork, Ranks, Totals, clear_times, note_time, totals
+from prune_toolkit.work.part_work import PartWork, Ranks, Totals, clear_times, note_time, totals
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
@@ -83,14 +83,14 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
     def slow(out: Path, parts: int) -> Totals:
         total = totals(out, parts)
         if when == "before it finishes":
-            monkeypatch.setattr("prune_toolkit.runs.totals", totals)
+            monkeypatch.setattr("prune_toolkit.work.part_work.totals", totals)
             other()
         return total
 
     work = PartWork(out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=finish)
     note_time(tmp_path, 0, 2.0)
     note_time(tmp_path, 1, 3.0)
-    monkeypatch.setattr("prune_toolkit.runs.totals", slow)
+    monkeypatch.setattr("prune_toolkit.work.part_work.totals", slow)
     done = work.run()
     assert done is not None
     assert done.header.run["seconds"] == Manifest.open(tmp_path).header.run["seconds"] == 5.0

@@ -12,11 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tests_support import write_idx
 
-from trainer.loading import ffcv_available, open_loader
-from trainer.order import epoch_order, rank_rows
-from trainer.task import open_task
-from trainer.teacher import load_teacher
-from trainer.training_views import TrainingViews
+from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.order import epoch_order, rank_rows
+from trainer.data.policies import TrainingViews
+from trainer.data.task import open_task
+from trainer.models.teacher import load_teacher
 
 Run = Callable[..., Any]
 VIEWS, COUNT, BATCH = 4, 48, 8

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tests_support import tree_bytes, write_idx
 
-from manifests.dynamics import DynamicsInfo, write_epoch
+from manifests.format.dynamics import DynamicsInfo, write_epoch
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
-from trainer.label_times import label_times
+from trainer.loop.label_times import label_times
 
 SAMPLES, BROKEN, EPOCHS = 60, 7, 12
 
@@ -278,7 +278,7 @@ def test_a_teacher_in_prune_toml_is_no_contradiction(scored, tmp_path, prune):
 def test_no_torch_is_loaded(scored, tmp_path):
     record(tmp_path / "run", Manifest.open(scored / "manifest"))
     code = (
-        "import sys; from manifests.console import run_cli; from prune_toolkit.cli import cli\n"
+        "import sys; from trainer.cli.console import run_cli; from prune_toolkit.main import cli\n"
         "try:\n    run_cli(cli, sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('torch' in sys.modules)"
     )

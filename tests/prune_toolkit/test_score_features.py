@@ -14,8 +14,8 @@ import torch
 from scipy.special import softmax
 from tests_support import tree_bytes, write_idx
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
 from prune_toolkit.scoring.feature_table import held_out_split
 
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"
@@ -282,9 +282,9 @@ def test_a_copy_counts_under_the_same_label_alone(small_set, tmp_path, prune):
 
 
 def test_logits_are_read_by_the_scores_that_need_them_alone(scored, monkeypatch):
+    from prune_toolkit.methods.score import SCORES
     from prune_toolkit.scoring import feature_pass
     from prune_toolkit.scoring.feature_table import FeatureTable
-    from prune_toolkit.scoring.registry import SCORES
 
     manifest, read = Manifest.open(scored), []
     read_part = feature_pass.read_part
@@ -306,7 +306,7 @@ def test_logits_are_read_by_the_scores_that_need_them_alone(scored, monkeypatch)
 
 
 def test_progress_moves_within_a_score(scored, capsys):
-    from manifests.console import Progress
+    from manifests.base.progress import Progress
     from prune_toolkit.scoring.feature_pass import _stored, _told
 
     label_N = Manifest.open(scored).samples().column("label").to_numpy()

@@ -19,19 +19,19 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tests_support import tree_bytes, write_idx
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.errors import MismatchError
-from manifests.header import Preprocessing, Views
+from manifests.format.header import Preprocessing, Views
+from manifests.format.top_k import TopK, top_k, words_count
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from manifests.top_k import TopK, top_k, words_count
-from prune_toolkit.materialise import beton_rows
-from prune_toolkit.scoring.images_at_hand import ImagesAtHand
-from prune_toolkit.scoring.passes import views_text_of
+from prune_toolkit.images.readers import ImagesAtHand
+from prune_toolkit.images.train_beton import beton_rows
+from prune_toolkit.scoring.score_pass import views_text_of
 from prune_toolkit.scoring.view_flags import recipe_or_none, view_recipe, views_block
-from trainer.resample import draw_view
-from trainer.training_views import scored_recipe
-from trainer.views import ViewRecipe, plan_views
+from trainer.data.resample import draw_view
+from trainer.data.stored import scored_recipe
+from trainer.data.views import ViewRecipe, plan_views
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"

@@ -10,11 +10,11 @@ import pytest
 from beton_support import jpeg_bytes, smooth
 from PIL import Image
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.manifest import Manifest
-from trainer.task import open_task
-from trainer.training_views import TrainingViews
-from trainer.views import plan_views
+from trainer.data.policies import TrainingViews
+from trainer.data.task import open_task
+from trainer.data.views import plan_views
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = [(67, 43), (40, 40), (53, 81), (12, 90), (99, 31), (20, 17)]

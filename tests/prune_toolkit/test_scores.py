@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.scoring import scores
-from prune_toolkit.scoring.scores import (
+from prune_toolkit.scoring import logit_scores as scores
+from prune_toolkit.scoring.logit_scores import (
     SCORES,
     Calibration,
     LogitScore,

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from tests_support import tree_bytes
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
+from manifests.format.top_k import top_k
+from manifests.integrity import verify
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from manifests.top_k import top_k
-from manifests.verify import verify
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TEACHER = ("--teacher", "teachers:linear", "--image-size", 8)
@@ -255,7 +255,7 @@ def test_a_dry_run_counts_and_writes_nothing(scored: Path, tmp_path: Path, prune
 def test_selecting_imports_neither_torch_nor_ffcv(scored: Path, tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from prune_toolkit.cli import cli\n"
+        "from prune_toolkit.main import cli\n"
         f"scored, out = {str(scored)!r}, {str(tmp_path / 's')!r}\n"
         "for line in (['select', scored, '--keep', '0.5', '-o', out], ['show', out], ['verify', out], ['list']):\n"
         "    cli.main(line, standalone_mode=False)\n"

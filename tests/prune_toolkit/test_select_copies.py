@@ -12,8 +12,8 @@ import pytest
 from copies_support import jpeg, photos, picture, write_tree
 from tests_support import write_idx
 
-from manifests.beton import Beton
-from manifests.hiding import hide
+from manifests.betons.reader import Beton
+from manifests.hidden.hide import hide
 from manifests.manifest import Manifest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

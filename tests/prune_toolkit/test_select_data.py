@@ -13,10 +13,10 @@ import pytest
 from copies_support import jpeg, photos, picture, write_tree
 from PIL import Image
 
-from manifests.beton import Beton
-from manifests.hiding import hide
+from manifests.betons.reader import Beton
+from manifests.hidden.hide import hide
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TEACHER = ("--teacher", "teachers:linear", "--image-size", 8)

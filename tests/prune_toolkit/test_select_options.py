@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from manifests.beton import Beton
-from manifests.files import link_or_copy
-from manifests.header import Features, ScoreSpec, read_header
+from manifests.base.files import link_or_copy
+from manifests.betons.reader import Beton
+from manifests.format.header import Features, ScoreSpec
+from manifests.format.header_file import read_header
+from manifests.format.parts import part_path, vectors_table, write_part
+from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import part_path, vectors_table, write_part
-from manifests.verify import verify
 from prune_toolkit.selection.presets import PRESETS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -25,10 +25,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
-from manifests.identity import hash_words, mix64
-from prune_toolkit.scoring.scores import SCORES, LogitScore, compute_scores
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.methods.quotas import QUOTAS, total_count
+from prune_toolkit.scoring.logit_scores import SCORES, LogitScore, compute_scores
 from prune_toolkit.selection.labels import LABELS
-from prune_toolkit.selection.quotas import QUOTAS, parse_keep, total_count
 from prune_toolkit.selection.selectors import REASONS, SELECTORS, Choice, Pool, choose, make_groups, selector
 
 RANKED = ["medium", "window", "random"]

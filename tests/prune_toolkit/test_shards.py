@@ -17,11 +17,11 @@ from made_manifests import content, content_of, make, some_logits
 from scipy.special import softmax
 from tests_support import tree_bytes
 
-from manifests.identity import fingerprint
+from manifests.images.identity import fingerprint
+from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.verify import verify
-from prune_toolkit.shards import Shards, ShardsConfig, write_shards
-from trainer.label_times import label_times
+from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
+from trainer.loop.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"

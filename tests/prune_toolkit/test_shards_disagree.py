@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from made_manifests import content, content_of, logits_of, make, some_logits
 
+from manifests.format.parts import part_path, read_part, write_part
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import part_path, read_part, write_part
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ANOTHER_SIZE = {"image_px": 8, "resize_px": 9, "mean": [0.5], "std": [0.5]}

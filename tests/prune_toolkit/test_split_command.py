@@ -13,10 +13,10 @@ import pytest
 from made_manifests import content_of, make, some_logits
 from tests_support import tree_bytes
 
+from manifests.integrity import verify
 from manifests.manifest import Manifest, write_local
-from manifests.verify import verify
-from prune_toolkit.splitting import class_list
-from trainer.label_times import label_times
+from prune_toolkit.combine.split import class_list
+from trainer.loop.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
-from prune_toolkit.selection.quotas import parse_keep, total_count
+from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.methods.quotas import total_count
 from prune_toolkit.sweep.budget import EASY_SHARE, budget_flags, expected_steps, matching_epochs, pruned_epochs
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
-from trainer.dynamic import epoch_plan
-from trainer.recipes import TrainConfig, resolve
-from trainer.training_views import Stored
+from trainer.config import TrainConfig
+from trainer.data.order import epoch_batches
+from trainer.data.stored import Stored
+from trainer.loop.dynamic import epoch_plan
+from trainer.loop.recipes import resolve
 
 BATCH = 64
 
@@ -38,8 +41,8 @@ def test_fewer_epochs_of_all_the_data_take_exactly_the_steps_of_a_selection() ->
     for keep, count in (("0.1", 400), ("0.3", 1200)):
         static = config_of(count, *(budget("static", keep, count) or ()))
         fewer = config_of(4000, *(budget("fewer", keep, 4000) or ()))
-        steps = static.total_steps(static.plan(count, 1).steps_per_epoch)
-        assert fewer.total_steps(fewer.plan(4000, 1).steps_per_epoch) == steps
+        steps = static.total_steps(epoch_batches(static, count, 1).steps_per_epoch)
+        assert fewer.total_steps(epoch_batches(fewer, 4000, 1).steps_per_epoch) == steps
 
 
 def infobatch(epochs: int) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ def test_expected_steps_are_those_of_training_with_so_many_samples_below_the_mea
     count = 10_000
     config = config_of(count, "--dynamic", "infobatch", "--epochs", str(epochs))
     loss_N = np.where(np.arange(count) < EASY_SHARE * count, 0.0, 1.0).astype(np.float32)
-    plan = config.plan(count, 1)
+    plan = epoch_batches(config, count, 1)
     epochs_taken = [
         epoch_plan(config, k, count=count, plan=plan, steps=10_000, loss_N=None if k == 0 else loss_N)
         for k in range(epochs)

@@ -181,8 +181,8 @@ def test_planning_needs_no_torch(scored, teachers, tmp_path) -> None:
     words = ["sweep", *map(str, arguments(scored)), "--dry-run"]
     code = f"""
 import sys
-from manifests.console import run_cli
-from prune_toolkit.cli import cli
+from trainer.cli.console import run_cli
+from prune_toolkit.main import cli
 try:
     run_cli(cli, {words!r})
 except SystemExit as left:

@@ -9,7 +9,7 @@ import pytest
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.sweep.grid import Grid
-from prune_toolkit.sweep.plan import Planner, Row, named_teachers
+from prune_toolkit.sweep.runs import Planner, Row, named_teachers
 from prune_toolkit.sweep.study import SweepConfig, job_of, plan_study
 
 COUNT = 1298

@@ -16,13 +16,13 @@ from scipy import stats
 from sweep_support import pretend
 
 from prune_toolkit.sweep.differences import draw_differences
-from prune_toolkit.sweep.folder import SweepFolder
 from prune_toolkit.sweep.grid import Arm, Grid
-from prune_toolkit.sweep.plan import Row, Run
 from prune_toolkit.sweep.plots import draw_plots, draw_weights, lines_of
 from prune_toolkit.sweep.results import TABLE, markdown, run_records, table_records, write_tables
+from prune_toolkit.sweep.runs import Row, Run
 from prune_toolkit.sweep.statistics import paired, summary
 from prune_toolkit.sweep.study import Phase, Study, SweepConfig, chosen_weights, final_phase, one_weight
+from prune_toolkit.sweep.sweep_folder import SweepFolder
 
 GRID = Grid(keeps=("0.5",), selects=("random", "medium"), seeds=2)
 RANDOM = Arm(name="random", select=("--selector", "random", "--labels", "raw"), train=("--loss", "kd"))

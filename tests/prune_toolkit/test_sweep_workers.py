@@ -13,8 +13,8 @@ import pytest
 from sweep_support import linger, load, work
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.sweep.folder import SweepFolder, slug
 from prune_toolkit.sweep.study import TimeLeft
+from prune_toolkit.sweep.sweep_folder import SweepFolder, slug
 from prune_toolkit.sweep.workers import Workers, thread_variables
 
 

@@ -11,7 +11,7 @@ from selection_support import HALF, kept, pool_of, pools, selects_nothing, vecto
 from sklearn.linear_model import Ridge
 
 from manifests.errors import UsageError
-from prune_toolkit.selection.choosing import make_groups
+from prune_toolkit.selection.choose import make_groups
 from prune_toolkit.selection.proxy import DAMPING, GRID, Proxy, held_out, memberships, try_windows
 from prune_toolkit.selection.selectors import Pool, choose
 

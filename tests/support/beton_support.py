@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manifests.beton import Beton, BetonColumns, write_beton
-from manifests.images import BetonImage
+from manifests.betons.reader import Beton, BetonColumns, write_beton
+from manifests.images.decode import BetonImage
 
 
 def raw_image(pixels: np.ndarray) -> BetonImage:

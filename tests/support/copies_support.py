@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from manifests.header import DataSet, Header, Tool
+from manifests.format.header import DataSet, Header, Tool
+from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, write_part
+from manifests.images.thumbnails import thumbnail
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, write_part
-from manifests.thumbnails import TABLE, thumbnail, thumbnails_block, thumbnails_table
+from manifests.tables.thumbnails_table import TABLE, thumbnails_block, thumbnails_table
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> np.ndarray:

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from prune_toolkit.cli import main
+from prune_toolkit.main import main
 
 renames = itertools.count(1)
 last = int(sys.argv.pop(1))

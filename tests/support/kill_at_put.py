@@ -6,8 +6,8 @@ import signal
 import sys
 from typing import Any
 
-from manifests.targets import RemoteTarget
-from prune_toolkit.cli import main
+from manifests.stores.destinations import RemoteTarget
+from prune_toolkit.main import main
 
 puts = itertools.count(1)
 last = int(sys.argv.pop(1))

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifests.header import DataSet, Features, Header, Preprocessing, ScoreSpec, Selection, Teacher, Tool, Views
-from manifests.identity import fingerprint, view_ids
-from manifests.manifest import Manifest, commit, part_entries
-from manifests.parts import (
+from manifests.format.header import DataSet, Features, Header, Preprocessing, ScoreSpec, Selection, Teacher, Tool, Views
+from manifests.format.parts import (
     SAMPLES_SCHEMA,
     SELECTION_SCHEMA,
     part_count,
@@ -21,8 +19,10 @@ from manifests.parts import (
     vectors_table,
     write_part,
 )
-from manifests.top_k import top_k
-from prune_toolkit.scoring.scores import LogitScore, compute_scores
+from manifests.format.top_k import top_k
+from manifests.images.identity import fingerprint, view_ids
+from manifests.manifest import Manifest, commit, part_entries
+from prune_toolkit.scoring.logit_scores import LogitScore, compute_scores
 
 TEACHER = {
     "spec": "net",

@@ -21,15 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import small_beton
 
-from manifests.beton import Beton
-from manifests.card import card, write_full_card
-from manifests.console import run_cli
-from manifests.croissant import croissant
+from manifests.betons.reader import Beton
+from manifests.card.croissant import croissant
+from manifests.card.readme import card, write_full_card
 from manifests.errors import PruneError
+from manifests.integrity import beton_problems, verify
 from manifests.manifest import Manifest
-from manifests.transfer import pull
-from manifests.verify import beton_problems, verify
-from prune_toolkit.cli import cli
+from manifests.share.transfer import pull
+from prune_toolkit.main import cli
+from trainer.cli.console import run_cli
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FOLDERS = sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json"))

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from manifests.header import Harder
+from manifests.format.header import Harder
+from prune_toolkit.methods.quotas import QUOTAS, total_count
 from prune_toolkit.selection.pool import Choice, Pool, ScoreColumn, Vectors
-from prune_toolkit.selection.quotas import QUOTAS, total_count
 
 HALF = Fraction(1, 2)
 ALL_QUOTAS = ["proportional", "equal", "published", "none"]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.beton import BetonColumns, write_beton
-from manifests.images import BetonImage, Encoded, Pixels, beton_form
+from manifests.betons.reader import BetonColumns, write_beton
+from manifests.images.decode import BetonImage, Encoded, Pixels, beton_form
 
 COLUMN_NAMES = ("label", "sample_id", "view_id", "weight", "kd_weight")
 

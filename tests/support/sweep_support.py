@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifests.files import write_atomic
+from manifests.base.files import write_atomic
 from prune_toolkit.sweep.study import Study
 
 

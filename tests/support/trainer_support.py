@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from manifests.header import HEADER_NAME
+from manifests.base.layout import HEADER_NAME
 from manifests.manifest import Manifest, commit
-from trainer import epoch as epoch_module
-from trainer.loading import open_loader
-from trainer.recipes import TrainConfig, resolve
-from trainer.student import Student
-from trainer.task import Task, open_task
-from trainer.training import Machine, train
-from trainer.views import ViewRecipe
+from trainer.config import TrainConfig
+from trainer.data.loading import open_loader
+from trainer.data.task import Task, open_task
+from trainer.data.views import ViewRecipe
+from trainer.loop import epoch as epoch_module
+from trainer.loop.recipes import resolve
+from trainer.loop.student import Student
+from trainer.loop.training import Machine, train
 
 QUICK = {"student": "tiny_networks:plain", "batch_size": 16, "lr": 1e-6, "schedule": "constant"}
 

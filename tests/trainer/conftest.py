@@ -7,19 +7,11 @@ import numpy as np
 import pytest
 from beton_support import jpeg_bytes, jpeg_image, raw_image
 
-from manifests.beton import BetonColumns, write_beton
-from manifests.header import (
-    DataSet,
-    Header,
-    Labels,
-    Preprocessing,
-    Selection,
-    Teacher,
-    Tool,
-    Views,
-)
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry
-from manifests.top_k import top_k as largest
+from manifests.base.layout import BETON_NAME
+from manifests.betons.reader import BetonColumns, write_beton
+from manifests.format.header import DataSet, Header, Labels, Preprocessing, Selection, Teacher, Tool, Views
+from manifests.format.top_k import top_k as largest
+from manifests.manifest import Manifest, commit, file_entry
 
 CLASS_NAMES = ["blue", "green", "red"]
 NETWORKS = '''

@@ -13,14 +13,14 @@ from safetensors.numpy import load_file
 from trainer_support import stopped_at, trained
 
 from manifests.errors import InputError, UsageError
-from trainer import training
-from trainer.budget import MAX_STEPS, MIN_STEPS, MatchTime, asked_seconds, timed_steps, training_seconds
-from trainer.recipes import resolve
-from trainer.run_record import BUDGET_NAME
-from trainer.student import Student
-from trainer.task import open_task
-from trainer.torch_loader import TorchLoader
-from trainer.training_views import Stored
+from trainer.data.stored import Stored
+from trainer.data.task import open_task
+from trainer.data.torch_loader import TorchLoader
+from trainer.loop import training
+from trainer.loop.budget import MAX_STEPS, MIN_STEPS, MatchTime, asked_seconds, timed_steps, training_seconds
+from trainer.loop.recipes import resolve
+from trainer.loop.run_folder import BUDGET_NAME
+from trainer.loop.student import Student
 
 STORED = Stored(count=100, image_px=32, view_count=1)
 DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05}

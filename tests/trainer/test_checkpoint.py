@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from manifests.errors import InputError
-from manifests.header import Preprocessing
-from trainer.checkpoint import (
+from manifests.format.header import Preprocessing
+from trainer.models.build import MODELS, ModelInfo
+from trainer.models.weights import (
     find_student_info,
     load_weights,
     other_head,
@@ -22,7 +23,6 @@ from trainer.checkpoint import (
     save_student,
     weights_sha256,
 )
-from trainer.models.build import MODELS, ModelInfo
 
 NAMES = ("cat", "größe", "x" * 40)
 INFO = ModelInfo(

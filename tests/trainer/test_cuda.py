@@ -5,11 +5,11 @@ import pytest
 import torch
 from trainer_support import QUICK, trained
 
-from manifests.dynamics import read_dynamics
-from trainer.recipes import resolve
-from trainer.task import open_task
-from trainer.teacher import load_teacher
-from trainer.training import Machine, train
+from manifests.format.dynamics import read_dynamics
+from trainer.data.task import open_task
+from trainer.loop.recipes import resolve
+from trainer.loop.training import Machine, train
+from trainer.models.teacher import load_teacher
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 LEARNS = {"student": "resnet8", "lr": 0.05, "schedule": "cosine", "epochs": 4}

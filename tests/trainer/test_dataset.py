@@ -12,18 +12,19 @@ from beton_support import jpeg_bytes, jpeg_image, raw_image, smooth
 from torch.utils.data import DataLoader, DistributedSampler, Subset, WeightedRandomSampler, default_collate
 
 import trainer
-from manifests.beton import Beton, BetonColumns, write_beton
+from manifests.base.layout import BETON_NAME
+from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.errors import InputError, UsageError
-from manifests.manifest import BETON_NAME, Manifest, commit, file_entry
-from manifests.top_k import top_k, words_count
+from manifests.format.top_k import top_k, words_count
+from manifests.manifest import Manifest, commit, file_entry
 from trainer import PrunedDataset, distillation_loss
-from trainer.loading import normalise
+from trainer.data.soft_labels import dense_logits
+from trainer.data.task import open_task
+from trainer.data.torch_loader import TorchLoader
+from trainer.loop.recipes import resolve
+from trainer.loop.training import Machine, train
 from trainer.losses import LOSSES
-from trainer.recipes import resolve
-from trainer.soft_labels import dense_logits
-from trainer.task import open_task
-from trainer.torch_loader import TorchLoader
-from trainer.training import Machine, train
+from trainer.models.normalise import normalise
 
 QUICK = {"student": "tiny_networks:plain", "epochs": 3, "batch_size": 16, "lr": 0.05, "schedule": "cosine"}
 # Python 3.12 and later warn of forks in a process with threads; a DataLoader forks all the same.
@@ -361,7 +362,7 @@ def test_a_damaged_image_is_an_input_error_in_workers_too(replayed, tmp_path) ->
 
 
 def test_the_package_offers_both_names_and_loads_torch_for_neither() -> None:
-    code = "import trainer, sys; assert not {'torch', 'numpy', 'trainer.dataset'} & set(sys.modules)"
+    code = "import trainer, sys; assert not {'torch', 'numpy', 'trainer.data.dataset'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert trainer.__all__ == sorted(trainer.__all__) == ["PrunedDataset", "distillation_loss"]
     assert all(getattr(trainer, name).__name__ == name for name in trainer.__all__)

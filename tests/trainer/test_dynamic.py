@@ -9,19 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from trainer.dynamic import (
+from trainer.data.order import epoch_batches, epoch_order, epoch_samples, rank_rows
+from trainer.data.stored import Stored
+from trainer.loop.dynamic import (
     DYNAMIC,
     Arm,
     epoch_plan,
-    epoch_samples,
     full_epochs,
     infobatch,
     last_positions,
     soft_pruned,
 )
-from trainer.order import epoch_order, rank_rows
-from trainer.recipes import resolve
-from trainer.training_views import Stored
+from trainer.loop.recipes import resolve
 
 
 def config(count=100, **flags):
@@ -30,7 +29,7 @@ def config(count=100, **flags):
 
 
 def planned(config, epoch, count=100, loss_N=None, world_size=1, steps=10**9):
-    plan = config.plan(count, world_size)
+    plan = epoch_batches(config, count, world_size)
     return epoch_plan(config, epoch, count=count, plan=plan, steps=steps, loss_N=loss_N)
 
 
@@ -95,7 +94,7 @@ def test_the_gradient_of_what_is_kept_is_the_whole_gradient_in_expectation(ratio
         plan = planned(recipe, epoch, count, loss_N)
         assert plan.steps == len(plan.order_n) // 10
         # The incomplete last batch, left out in static runs as well, is no part of this.
-        rows = infobatch(recipe, epoch, count, recipe.plan(count, 1), loss_N).order_n
+        rows = infobatch(recipe, epoch, count, epoch_batches(recipe, count, 1), loss_N).order_n
         sum_D += (plan.scale_N[rows, None] * gradient_ND[rows]).sum(0)
         shown += len(rows)
     is_easy_N = loss_N < loss_N.mean(dtype=np.float64)
@@ -174,7 +173,7 @@ def test_an_epoch_of_rs2_shows_the_next_slice_of_endless_permutations_by_hand():
 def test_rs2_shows_all_samples_equally_often(count, keep, batch_size, epochs):
     recipe = config(count, dynamic="rs2", keep=keep, batch_size=batch_size, epochs=epochs)
     plans = [planned(recipe, epoch, count) for epoch in range(epochs)]
-    want = recipe.plan(count, 1)
+    want = epoch_batches(recipe, count, 1)
     assert {(plan.steps, plan.batch_size) for plan in plans} == {(want.steps_per_epoch, want.batch_size)}
     shown = np.bincount(np.concatenate([plan.order_n for plan in plans]), minlength=count)
     assert shown.max() - shown.min() <= 1
@@ -199,12 +198,15 @@ def test_a_cut_epoch_has_its_first_batches():
 def test_the_samples_of_an_epoch_are_counted_exactly():
     assert [epoch_samples(50, 0.29), epoch_samples(100, 0.29), epoch_samples(3, 1 / 6)] == [15, 29, 1]
     assert [epoch_samples(7, None), epoch_samples(7, 1.0), epoch_samples(7, 1e-9)] == [7, 7, 1]
-    assert config(1281167, dynamic="rs2", keep=0.3, batch_size=256).plan(1281167, 1).steps_per_epoch == 384350 // 256
+    assert (
+        epoch_batches(config(1281167, dynamic="rs2", keep=0.3, batch_size=256), 1281167, 1).steps_per_epoch
+        == 384350 // 256
+    )
 
 
 def test_a_budget_of_steps_counts_the_epochs_of_rs2():
     recipe = config(dynamic="rs2", keep=0.3, epochs=None, steps=25)
-    assert (recipe.plan(100, 1).steps_per_epoch, recipe.epochs) == (3, 9)
+    assert (epoch_batches(recipe, 100, 1).steps_per_epoch, recipe.epochs) == (3, 9)
     assert recipe.milestones == pytest.approx([25 / 3 * share for share in (150 / 240, 180 / 240, 210 / 240)])
 
 

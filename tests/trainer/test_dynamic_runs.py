@@ -11,16 +11,16 @@ import torch
 from safetensors.numpy import load_file
 from trainer_support import stopped_at, trained
 
-from manifests.console import run_cli
-from trainer import training
-from trainer.budget import MatchTime
-from trainer.cli import train_student
-from trainer.loading import ffcv_available
+from trainer.cli.console import run_cli
+from trainer.cli.train_student import train_student
+from trainer.data.loading import ffcv_available
+from trainer.data.order import Stream, epoch_order, stream_generator, stream_seed
+from trainer.data.task import open_task
+from trainer.data.torch_loader import TorchLoader
+from trainer.loop import training
+from trainer.loop.budget import MatchTime
+from trainer.loop.recipes import resolve
 from trainer.models.build import build_model
-from trainer.order import Stream, epoch_order, stream_generator, stream_seed
-from trainer.recipes import resolve
-from trainer.task import open_task
-from trainer.torch_loader import TorchLoader
 
 COUNT = 96
 DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05, "schedule": "cosine"}
@@ -281,7 +281,7 @@ def test_two_ranks_train_what_one_process_does(selection, arm, tiny_networks, tm
     args = ["--manifest", selection.path, "--batch-size", 16, "--device", "cpu", "--loader", "torch", "--workers", 1]
     args += [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value)]
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli", *map(str, args), "--out", str(tmp_path / "two")]
+    ranks += ["-m", "trainer.cli.train_student", *map(str, args), "--out", str(tmp_path / "two")]
     done = subprocess.run(ranks, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import nn
 
-from trainer import facts
-from trainer.facts import gradient_norms, logit_facts
+from trainer.loop import dynamics_facts as facts
+from trainer.loop.dynamics_facts import gradient_norms, logit_facts
 from trainer.models.build import build_model
 
 

@@ -14,10 +14,11 @@ from beton_support import jpeg_bytes, jpeg_image, make_beton, raw_image, smooth
 from PIL import Image
 
 from manifests.errors import InputError
-from manifests.header import Preprocessing
-from trainer.loading import MEAN_VIEW, ffcv_available, open_loader
-from trainer.resample import draw_view
-from trainer.views import ViewRecipe, plan_views
+from manifests.format.header import Preprocessing
+from trainer.data.batches import MEAN_VIEW
+from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.resample import draw_view
+from trainer.data.views import ViewRecipe, plan_views
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5] * 3, std=[0.25] * 3)
 LARGE = Preprocessing(image_px=40, resize_px=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
@@ -139,7 +140,7 @@ def test_auto_takes_ffcv_for_a_beton(loader):
 
 
 def test_real_jpegs_are_decoded_as_by_pillow(shared_data):
-    from trainer.kernels import decode_jpeg
+    from trainer.data.kernels import decode_jpeg
 
     paths = sorted((shared_data / "imagefolder_clothing").glob("*/*/*.jpg"))[::10]
     assert len(paths) > 80
@@ -155,7 +156,7 @@ def test_real_jpegs_are_decoded_as_by_pillow(shared_data):
 def test_every_chroma_sampling_a_beton_may_hold_is_decoded_as_by_pillow(sampling):
     import cv2
 
-    from trainer.kernels import decode_jpeg
+    from trainer.data.kernels import decode_jpeg
 
     generator = np.random.default_rng(6)
     factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")
@@ -216,7 +217,7 @@ def test_torchs_threads_and_the_global_generators_are_left_alone(small):
 
 
 def test_whatever_ffcv_does_to_threads_and_warnings_is_undone():
-    from trainer.ffcv_boundary import torch_untouched
+    from trainer.data.ffcv_boundary import torch_untouched
 
     threads = torch.get_num_threads()
     with torch_untouched():
@@ -230,7 +231,7 @@ def test_importing_the_boundary_leaves_torchs_threads_alone_and_warns_of_nothing
     program = """
         import torch
         torch.set_num_threads(3)
-        import trainer.ffcv_boundary
+        import trainer.data.ffcv_boundary
         print(torch.get_num_threads())
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
@@ -240,7 +241,7 @@ def test_importing_the_boundary_leaves_torchs_threads_alone_and_warns_of_nothing
 
 
 def test_a_failure_in_the_thread_arrives_at_once_and_leaves_no_thread(loader, monkeypatch):
-    from trainer.ffcv_boundary import Epoch
+    from trainer.data.ffcv_boundary import Epoch
 
     def fail(_self, number, *_):
         raise MemoryError(f"batch {number}")
@@ -277,7 +278,7 @@ def test_a_jpeg_that_cannot_be_decoded_stops_the_pass_at_its_batch(folder, broke
 
 
 def test_a_jpeg_turbojpeg_complains_about_is_served_when_pillow_reads_it(folder):
-    from trainer.kernels import decode_jpeg
+    from trainer.data.kernels import decode_jpeg
 
     whole = jpeg_bytes(smooth(np.random.default_rng(5), 64, 64), restart_marker_blocks=4)
     dented = []
@@ -299,7 +300,7 @@ def test_a_jpeg_turbojpeg_complains_about_is_served_when_pillow_reads_it(folder)
 
 
 def test_several_loaders_live_side_by_side(small, mixed, loader):
-    """FFCV changes a type that numba shares when a second Loader is made; see trainer/kernels.py."""
+    """FFCV changes a type that numba shares when a second Loader is made; see trainer/data/kernels.py."""
     other = open_loader(mixed, kind="ffcv", recipe=RECIPES["resized_crop_flip"], preprocessing=LARGE, workers=2)
     first = torch.cat([batch.images for batch in loader.batches(np.arange(60), view_n=1, batch_size=20)])
     for batch in loader.batches(np.arange(60), view_n=1, batch_size=20):

@@ -3,9 +3,9 @@
 import pytest
 from trainer_support import trained
 
-from manifests.header import DataSet, Header, Selection, Tool
-from trainer.label_times import label_times, used_times
-from trainer.report import summary, times_in_all
+from manifests.format.header import DataSet, Header, Selection, Tool
+from trainer.loop.label_times import label_times, used_times
+from trainer.loop.run_report import summary, times_in_all
 
 DATA = DataSet(name="d", source="folder", count=1, readable=1, class_names=["a"], fingerprint="f")
 SCORED = {"command": "score", "seconds": 40.0}

@@ -10,14 +10,16 @@ import torch
 from beton_support import jpeg_bytes, jpeg_image, make_beton, raw_image, smooth
 from torchvision import transforms
 
-from manifests.beton import Beton
+from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
-from manifests.header import Preprocessing
-from manifests.images import Encoded, ImageProblem, Pixels
-from trainer import torch_loader
-from trainer.loading import MEAN_VIEW, normalise, open_loader
-from trainer.resample import draw_view
-from trainer.views import ViewRecipe, plan_views
+from manifests.format.header import Preprocessing
+from manifests.images.decode import Encoded, ImageProblem, Pixels
+from trainer.data import torch_loader
+from trainer.data.batches import MEAN_VIEW
+from trainer.data.loading import open_loader
+from trainer.data.resample import draw_view
+from trainer.data.views import ViewRecipe, plan_views
+from trainer.models.normalise import normalise
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
 LARGE = Preprocessing(image_px=40, resize_px=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
@@ -307,11 +309,11 @@ def test_without_ffcv_and_numba_betons_are_read_by_torch(small):
         import sys
         sys.modules["ffcv"] = sys.modules["numba"] = sys.modules["llvmlite"] = None
         import numpy as np
-        from manifests.beton import Beton
+        from manifests.betons.reader import Beton
         from manifests.errors import UsageError
-        from manifests.header import Preprocessing
-        from trainer.loading import open_loader
-        from trainer.views import ViewRecipe
+        from manifests.format.header import Preprocessing
+        from trainer.data.loading import open_loader
+        from trainer.data.views import ViewRecipe
 
         beton = Beton.open({str(small.path)!r})
         sizes = Preprocessing(image_px=12, resize_px=14, mean=[0.5] * 3, std=[0.5] * 3)

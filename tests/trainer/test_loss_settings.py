@@ -4,11 +4,11 @@ import click
 import pytest
 
 from manifests.errors import UsageError
-from trainer.cli import option_list
+from trainer.cli.train_student import option_list
+from trainer.data.stored import Stored
+from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES
 from trainer.losses.settings import described, under_flags
-from trainer.recipes import resolve
-from trainer.training_views import Stored
 
 STORED = Stored(count=6400, view_count=1)
 

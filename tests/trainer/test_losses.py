@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from torch.nn import functional as F
 
+from trainer.data.stored import Stored
+from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES, distillation_loss, sample_losses
-from trainer.recipes import resolve
-from trainer.training_views import Stored
 
 
 def numpy_loss(student, target, label, weight, kd_weight, *, alpha, temperature, smoothing):
@@ -183,5 +183,5 @@ def test_labels_alone_are_cross_entropy_and_look_at_no_target():
 def test_the_registry_states_what_each_loss_needs_and_needs_no_torch_to_be_listed():
     needs = {name: loss.needs_targets for name, loss in LOSSES.items()}
     assert needs == {"ce": False, "kd": True, "dkd": True, "lskd": True, "lskd-dkd": True, "dist": True}
-    code = "import sys, trainer.losses, trainer.losses.settings, trainer.recipes; sys.exit('torch' in sys.modules)"
+    code = "import sys, trainer.losses, trainer.losses.settings, trainer.loop.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

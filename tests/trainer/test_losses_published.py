@@ -11,11 +11,11 @@ from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import pearsonr
 from torch.nn import functional as F
 
+from trainer.data.stored import Stored
+from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES, sample_losses
 from trainer.losses.dist import correlation
 from trainer.losses.lskd import standardised
-from trainer.recipes import resolve
-from trainer.training_views import Stored
 
 TAUGHT = sorted(name for name, loss in LOSSES.items() if loss.needs_targets)
 

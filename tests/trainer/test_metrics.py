@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from trainer.metrics import batch_sums, metrics_of
+from trainer.loop.metrics import batch_sums, metrics_of
 
 
 def test_four_samples_of_three_classes_by_hand():

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifests.errors import InputError, UsageError
-from trainer.checkpoint import load_weights, save_student, weights_sha256
 from trainer.models.build import MODELS, ModelInfo, build_model, output_count, parameter_count
 from trainer.models.info import default_preprocessing, rescaled
+from trainer.models.weights import load_weights, save_student, weights_sha256
 
 CODE = """
 import torch

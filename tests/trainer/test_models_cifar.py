@@ -45,7 +45,7 @@ def test_the_registry_holds_the_published_family_and_facts_of_each():
 
 
 def test_the_registry_is_read_without_torch():
-    code = "import sys, trainer.models.registry as r; print(len(r.MODELS), 'torch' in sys.modules)"
+    code = "import sys, trainer.models.built_in as r; print(len(r.MODELS), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["16", "False"]
 

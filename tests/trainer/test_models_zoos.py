@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from manifests.errors import InputError, UsageError
-from trainer.checkpoint import save_student, weights_sha256
 from trainer.models.build import build_model, output_count
+from trainer.models.weights import save_student, weights_sha256
 
 SMALL = "squeezenet1_1"
 SMALL_TIMM = "test_resnet"

@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 from trainer_support import QUICK, stopped_at, trained
 
 from manifests.errors import InputError, UsageError
-from trainer.checkpoint import weights_sha256
-from trainer.lesson import live_teacher
+from trainer.data.task import open_task
+from trainer.loop.recipes import resolve
+from trainer.loop.session import live_teacher
 from trainer.models.build import build_model
-from trainer.recipes import resolve
-from trainer.task import open_task
+from trainer.models.weights import weights_sha256
 
 CPU = torch.device("cpu")
 

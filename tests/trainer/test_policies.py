@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from manifests.errors import InputError, UsageError
-from manifests.identity import mix64
-from trainer.loading import MEAN_VIEW
-from trainer.order import Stream, stream_seed
-from trainer.recipes import resolve
-from trainer.report import taught
-from trainer.task import open_task
-from trainer.training_views import Stored, TrainingViews, choose_policy
-from trainer.views import ViewRecipe
+from manifests.images.identity import mix64
+from trainer.data.batches import MEAN_VIEW
+from trainer.data.order import Stream, stream_seed
+from trainer.data.policies import TrainingViews, choose_policy
+from trainer.data.stored import Stored
+from trainer.data.task import open_task
+from trainer.data.views import ViewRecipe
+from trainer.loop.recipes import resolve
+from trainer.loop.run_report import taught
 
 SCORED = ViewRecipe(name="resized_crop_flip", seed=5, scale_min=0.3, ratio_min=0.5, flip=False)
 REPLAYED = Stored(count=640, image_px=32, view_count=8, policy="replay", scored=SCORED, scored_views=8)

@@ -12,16 +12,16 @@ from safetensors.numpy import load_file
 from scipy.special import softmax
 from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained
 
-from manifests.dynamics import read_dynamics
 from manifests.errors import InputError, UsageError
-from trainer import recording
-from trainer.distributed import Ranks
-from trainer.lesson import Seen
+from manifests.format.dynamics import read_dynamics
+from trainer.data.order import epoch_order
+from trainer.data.task import open_task
+from trainer.data.views import epoch_views
+from trainer.loop import record_dynamics as recording
+from trainer.loop.distributed import Ranks
+from trainer.loop.run_folder import RunFolder
+from trainer.loop.session import Seen
 from trainer.models.build import build_model
-from trainer.order import epoch_order
-from trainer.run_record import RunFolder
-from trainer.task import open_task
-from trainer.views import epoch_views
 
 COUNT, BATCH = 40, 16
 """Two steps an epoch; eight samples are left over."""
@@ -290,7 +290,7 @@ def test_two_ranks_record_what_one_process_does(selection, tiny_networks, tmp_pa
     args += ["--dynamic", "rs2", "--keep", "0.9", "--workers", 1]
     args += [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value)]
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli", *map(str, args), "--out", str(tmp_path / "two")]
+    ranks += ["-m", "trainer.cli.train_student", *map(str, args), "--out", str(tmp_path / "two")]
     done = subprocess.run(ranks, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     one, two = read_dynamics(tmp_path / "one"), read_dynamics(tmp_path / "two")

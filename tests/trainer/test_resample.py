@@ -6,10 +6,10 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from manifests.header import Preprocessing
-from trainer.loading import evaluation_view
-from trainer.resample import INTERPOLATIONS, draw_view, place, place_block, resample_pillow
-from trainer.views import ViewPlan
+from manifests.format.header import Preprocessing
+from trainer.data.batches import evaluation_view
+from trainer.data.resample import INTERPOLATIONS, draw_view, place, place_block, resample_pillow
+from trainer.data.views import ViewPlan
 
 NAMES = sorted(INTERPOLATIONS)
 
@@ -74,7 +74,7 @@ def test_a_view_is_pillows_resize_then_torchvisions_crop_pad_and_flip(view, inte
 @settings(max_examples=250, deadline=None)
 def test_the_compiled_kernel_equals_pillow_byte_for_byte(view, interpolation):
     pytest.importorskip("numba")
-    from trainer.kernels import render
+    from trainer.data.kernels import render
 
     pixels, plan, size_px = view
     wanted, out = np.empty((2, size_px, size_px, 3), np.uint8)

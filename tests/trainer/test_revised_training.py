@@ -9,16 +9,17 @@ from scipy.special import softmax
 from torch.utils.data import default_collate
 from trainer_support import drawn, linear_logits, trained, watched
 
-from manifests.beton import Beton
+from manifests.base.layout import BETON_NAME
+from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
-from manifests.manifest import BETON_NAME, commit
-from manifests.top_k import top_k
+from manifests.format.top_k import top_k
+from manifests.manifest import commit
 from trainer import PrunedDataset
-from trainer.checkpoint import save_student
+from trainer.data.task import open_task
+from trainer.loop.recipes import resolve
 from trainer.losses.settings import under_flags
 from trainer.models.build import build_model
-from trainer.recipes import resolve
-from trainer.task import open_task
+from trainer.models.weights import save_student
 
 COUNT, ETA, T = 48, 0.8, 3.0
 
@@ -73,7 +74,7 @@ def seen(manifest, out, monkeypatch, **flags):
 
 
 def task_views(task):
-    from trainer.training_views import TrainingViews
+    from trainer.data.policies import TrainingViews
 
     return TrainingViews.of(task, policy="single", augment="none").recipe
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from trainer.revision import revise
+from trainer.losses.revise import revise
 
 
 def revised(target_nC, label_n, *, eta, temperature=1.0, scope="all"):

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from trainer.order import Stream, epoch_order, rank_rows, rank_share, stream_seed
-from trainer.recipes import RECIPES, TrainConfig, digest, resolve
-from trainer.schedules import SCHEDULES, Schedule
-from trainer.training_views import Stored
+from trainer.config import TrainConfig, digest
+from trainer.data.order import Stream, epoch_order, rank_rows, rank_share, stream_seed
+from trainer.data.stored import Stored
+from trainer.loop.recipes import RECIPES, resolve
+from trainer.loop.schedules import SCHEDULES, Schedule
 
 
 def schedule(name, **values):

@@ -10,15 +10,15 @@ from torch.utils.data import DataLoader
 from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained, watched
 
 from manifests.errors import UsageError
-from manifests.identity import mix64
-from manifests.top_k import top_k
-from trainer import torch_loader
-from trainer.loading import ffcv_available, open_loader
+from manifests.format.top_k import top_k
+from manifests.images.identity import mix64
+from trainer.data import torch_loader
+from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.order import Stream, epoch_order, rank_rows, stream_seed
+from trainer.data.policies import TrainingViews
+from trainer.data.task import open_task
 from trainer.models.build import build_model
 from trainer.models.info import CIFAR_MEAN, CIFAR_STD
-from trainer.order import Stream, epoch_order, rank_rows, stream_seed
-from trainer.task import open_task
-from trainer.training_views import TrainingViews
 
 COUNT, BATCH, STEPS = 48, 16, 3
 EPOCHS = 3
@@ -241,7 +241,7 @@ def taught(config, logits, target, **batch):
 
 epoch.normalise = seen
 epoch.sample_losses = taught
-from trainer.cli import main
+from trainer.cli.train_student import main
 try:
     main()
 finally:

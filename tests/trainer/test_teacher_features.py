@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from manifests.errors import UsageError
-from trainer.teacher import load_teacher
+from trainer.models.teacher import load_teacher
 
 NAMES = [f"class{number}" for number in range(7)]
 

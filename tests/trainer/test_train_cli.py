@@ -14,12 +14,12 @@ import torch
 from safetensors.numpy import load_file
 from trainer_support import renamed
 
-from manifests.console import run_cli
-from trainer import training
-from trainer.cli import train_student
-from trainer.student import Student
+from trainer.cli.console import run_cli
+from trainer.cli.train_student import train_student
+from trainer.loop import training
+from trainer.loop.student import Student
 
-COMMAND = [sys.executable, "-c", "from trainer.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from trainer.cli.train_student import main; main()"]
 QUICK = ["--device", "cpu", "--loader", "torch", "--workers", "1", "--batch-size", "16", "--lr", "0.05"]
 
 
@@ -61,8 +61,8 @@ def test_help_and_dry_run_need_no_torch(selection, folder):
     for args in (["--help"], ["--manifest", str(selection.path), "--dry-run"]):
         code = f"""
 import sys
-from manifests.console import run_cli
-from trainer.cli import train_student
+from trainer.cli.console import run_cli
+from trainer.cli.train_student import train_student
 try:
     run_cli(train_student, {args!r})
 except SystemExit as left:
@@ -338,7 +338,7 @@ def test_two_ranks_train_the_student_of_one_process(selection, val, folder, caps
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--val", val.path]
     args += ["--epochs", 3, *QUICK]
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--out", "ranks"]
+    ranks += ["-m", "trainer.cli.train_student", *(str(arg) for arg in args), "--out", "ranks"]
     done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert call(*args, "--out", "one", capsys=capsys)[0] == 0
@@ -359,7 +359,15 @@ def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, ca
     report["time"] |= {"waiting_for_data_s": 0.1, "compute_s": 0.4}
     (folder / "first" / "run.json").write_text(json.dumps(report))
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--match-time", "first", "--out", "second"]
+    ranks += [
+        "-m",
+        "trainer.cli.train_student",
+        *(str(arg) for arg in args),
+        "--match-time",
+        "first",
+        "--out",
+        "second",
+    ]
     done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "as many epochs of 6 steps of 16 as take 0.5 s, found by a trial (time of first)" in done.stderr
@@ -374,7 +382,7 @@ def test_two_ranks_learn_from_a_live_teacher_what_one_process_does(selection, fo
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--teacher", "tiny_networks:linear"]
     args += ["--epochs", 2, *QUICK]
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli", *(str(arg) for arg in args), "--out", "ranks"]
+    ranks += ["-m", "trainer.cli.train_student", *(str(arg) for arg in args), "--out", "ranks"]
     done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert call(*args, "--out", "one", capsys=capsys)[0] == 0

@@ -13,12 +13,12 @@ from scipy.special import log_softmax, rel_entr, softmax
 from trainer_support import renamed
 
 from manifests.errors import InputError, MismatchError, UsageError
+from trainer.data.order import Stream, epoch_order, stream_seed
+from trainer.data.task import open_task, open_validation
+from trainer.loop.recipes import resolve
+from trainer.loop.run_folder import BUDGET_NAME, NAMES
+from trainer.loop.training import Machine, train
 from trainer.models.build import build_model
-from trainer.order import Stream, epoch_order, stream_seed
-from trainer.recipes import resolve
-from trainer.run_record import BUDGET_NAME, NAMES
-from trainer.task import open_task, open_validation
-from trainer.training import Machine, train
 
 TORCH = Machine(device="cpu", loader="torch", workers=2)
 QUICK = {"student": "tiny_networks:plain", "epochs": 2, "batch_size": 16, "lr": 0.05, "schedule": "cosine"}
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(selection, t
 def test_a_run_stopped_in_mid_epoch_goes_on_to_equal_weights(selection, val, tmp_path, monkeypatch):
     flags = {"student": "tiny_networks:dropout", "epochs": 4, "val": val, "optimizer": "adamw"}
     whole = run(selection, tmp_path / "whole", **flags)
-    from trainer import student as module
+    from trainer.loop import student as module
 
     steps, step = [], module.Student.step
 
@@ -243,7 +243,7 @@ def test_evaluation_every_second_epoch_includes_the_last(index, val, tmp_path):
 
 def test_validation_images_too_many_to_keep_are_read_every_time(index, val, tmp_path, monkeypatch):
     kept = run(index, tmp_path / "kept", val=val, loss="ce")
-    monkeypatch.setattr("trainer.evaluation.CACHE_BYTES", 0)
+    monkeypatch.setattr("trainer.loop.evaluation.CACHE_BYTES", 0)
     assert run(index, tmp_path / "read", val=val, loss="ce")["last"] == kept["last"]
 
 

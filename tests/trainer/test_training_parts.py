@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from manifests.errors import UsageError
-from trainer.evaluation import loader_for
-from trainer.order import batch_plan
-from trainer.run_record import RunFolder, State
-from trainer.task import open_validation
+from trainer.data.order import batch_plan
+from trainer.data.task import open_validation
+from trainer.loop.evaluation import loader_for
+from trainer.loop.run_folder import RunFolder, State
 
 
 def test_fewer_samples_than_a_batch_are_one_batch():

@@ -8,8 +8,8 @@ from scipy import stats
 from torchvision import transforms
 
 from manifests.errors import InputError, UsageError
-from manifests.header import Preprocessing
-from trainer.views import VIEW_RECIPES, ViewPlan, ViewRecipe, epoch_views, plan_views
+from manifests.format.header import Preprocessing
+from trainer.data.views import VIEW_RECIPES, ViewPlan, ViewRecipe, epoch_views, plan_views
 
 SMALL = Preprocessing(image_px=32, resize_px=32, mean=[0.5] * 3, std=[0.5] * 3)
 LARGE = Preprocessing(image_px=224, resize_px=256, mean=[0.5] * 3, std=[0.5] * 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainer.losses.registry import LOSSES, Loss, varies
+from trainer.losses.loss import LOSSES, Loss, varies
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainer.losses.kd import divergence
-from trainer.losses.registry import LOSSES, Loss
+from trainer.losses.loss import LOSSES, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainer.losses.registry import LOSSES, Loss, losses_of
+from trainer.losses.loss import LOSSES, Loss, losses_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.losses.dkd import decoupled_divergence
 from trainer.losses.kd import divergence
-from trainer.losses.registry import LOSSES, Loss, varies
+from trainer.losses.loss import LOSSES, Loss, varies
 
 if TYPE_CHECKING:
     from torch import Tensor

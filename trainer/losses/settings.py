@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import UsageError
-from trainer.losses.registry import LOSSES, PUBLISHED_EPOCHS
+from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS
 
 if TYPE_CHECKING:
-    from trainer.recipes import TrainConfig
+    from trainer.config import TrainConfig
+
 
 FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_options")
-SCOPES = ("wrong", "all")
 
 
 def under_flags(published: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,33 +68,3 @@ def described(config: TrainConfig) -> str:
     if config.kd_warmup_epochs:
         shown.append(f"warm-up {config.kd_warmup_epochs:.3g} epochs")
     return f"{config.loss} ({', '.join(shown)})"
-
-
-def check_loss(config: TrainConfig) -> None:
-    """UsageError, naming the flag, for values that no loss can have."""
-    convex = config.ce_weight is None
-    _refuse_unless(
-        config.kd_weight >= 0 and (config.kd_weight <= 1 if convex else math.isfinite(config.kd_weight)),
-        "--kd-weight",
-        "in [0, 1]" if convex else "0 or more",
-        config.kd_weight,
-        hint="the cross-entropy has the rest of 1; with --ce-weight both are free" if convex else None,
-    )
-    if config.ce_weight is not None:
-        _refuse_unless(_is_weight(config.ce_weight), "--ce-weight", "0 or more", config.ce_weight)
-    _refuse_unless(_is_weight(config.kd_warmup_epochs), "--kd-warmup-epochs", "0 or more", config.kd_warmup_epochs)
-    for name, value in config.loss_options.items():
-        _refuse_unless(_is_weight(value), f"--loss-options {name}", "0 or more", value)
-    if config.revise_eta is not None:
-        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 for none", config.revise_eta)
-    if config.revise_scope not in SCOPES:
-        raise UsageError(f"--revise-scope {config.revise_scope} is not known", hint=f"known: {', '.join(SCOPES)}")
-
-
-def _is_weight(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
-
-
-def _refuse_unless(holds: bool, flag: str, what: str, value: float, hint: str | None = None) -> None:
-    if not holds:
-        raise UsageError(f"{flag} must be {what}, not {value:g}", hint=hint)

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import InputError, PruneError, UsageError
-from manifests.header import Preprocessing
-from trainer import checkpoint as checkpoints
+from manifests.format.header import Preprocessing
+from trainer.models import weights as checkpoints
+from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
 from trainer.models.info import Blueprint, ModelInfo, default_preprocessing, rescaled
-from trainer.models.registry import MODELS
 from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
 
 __all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from manifests.header import Preprocessing
+from manifests.format.header import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn

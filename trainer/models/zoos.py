@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from manifests.errors import InputError, UsageError
-from manifests.header import Preprocessing
+from manifests.format.header import Preprocessing
 from trainer.models.info import Blueprint, Loaded
 
 TIMM_HUB = ("hf-hub:", "hf_hub:")

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.identity import hash_words, mix64
+from manifests.images.identity import hash_words, mix64
+from prune_toolkit.methods.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_DRAWN, TOO_HARD, Choice, Groups, Pool, rank_in_group
-from prune_toolkit.selection.quotas import parse_fraction
-from prune_toolkit.selection.registry import Parameter, selector
+from prune_toolkit.selection.selector import Parameter, selector
 
 PUBLISHED = "published"
 _PUBLISHED_KEEPS = ("0", "0.1", "0.2", "0.3", "0.5", "0.7", "1")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.console import Progress
+from manifests.base.progress import Progress
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool, ranked_rows
-from prune_toolkit.selection.registry import selector
+from prune_toolkit.selection.selector import selector
 
 _GRAM_ROWS = 4096
 """Up to here all products of a group's features are made at once, 128 MiB; above, a column for each sample chosen."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from prune_toolkit.selection.pool import Choice, Groups, Pool
-from prune_toolkit.selection.ranks import keep_ranks
-from prune_toolkit.selection.registry import selector
+from prune_toolkit.selection.rank_windows import keep_ranks
+from prune_toolkit.selection.selector import selector
 
 
 @selector(

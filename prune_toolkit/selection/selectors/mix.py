@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.identity import mix64
+from manifests.images.identity import mix64
+from prune_toolkit.methods.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool
-from prune_toolkit.selection.quotas import parse_fraction
-from prune_toolkit.selection.registry import SELECTORS, Parameter, Selector, selector
+from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, selector
 
 _EXAMPLE = 'such as --mix "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n"'
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prune_toolkit.selection.pool import Choice, Groups, Pool
-from prune_toolkit.selection.ranks import keep_ranks
-from prune_toolkit.selection.registry import selector
+from prune_toolkit.selection.rank_windows import keep_ranks
+from prune_toolkit.selection.selector import selector
 
 
 @selector(

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from manifests.identity import hash_words, mix64
+from manifests.images.identity import hash_words, mix64
 from prune_toolkit.selection.pool import NOT_DRAWN, Choice, Groups, Pool, keep_first
-from prune_toolkit.selection.registry import selector
+from prune_toolkit.selection.selector import selector
 
 
 @selector(

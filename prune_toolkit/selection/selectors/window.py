@@ -5,13 +5,13 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from manifests.console import note
+from manifests.base.progress import note
 from manifests.errors import UsageError
+from prune_toolkit.methods.keep import parse_fraction
 from prune_toolkit.selection.pool import Choice, Groups, Pool
 from prune_toolkit.selection.proxy import GRID, Proxy, try_windows
-from prune_toolkit.selection.quotas import parse_fraction
-from prune_toolkit.selection.ranks import keep_ranks, window_start
-from prune_toolkit.selection.registry import Parameter, selector
+from prune_toolkit.selection.rank_windows import keep_ranks, window_start
+from prune_toolkit.selection.selector import Parameter, selector
 
 AUTO = "auto"
 

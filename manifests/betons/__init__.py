@@ -1,0 +1,1 @@
+"""FFCV betons, read and written without ffcv."""

@@ -1,0 +1,257 @@
+"""Betons: a plain memory-mapped reader; the writer is in beton_writer.
+
+Opening checks what FFCV trusts: pointers, table length, region bounds.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.betons import format as fmt
+from manifests.betons.writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
+from manifests.errors import InputError
+from manifests.images.decode import BetonImage, Encoded, ImageProblem, decode_rgb, jpeg_info
+
+__all__ = ["INDEX_FIELDS", "Beton", "BetonColumns", "write_beton"]
+
+_AGAIN = "the file is truncated or damaged: write it again (prune index --beton, or prune select)"
+
+
+@dataclass(frozen=True, eq=False)
+class Beton:
+    """A beton opened for reading; also of FFCV's own making (first image and integer field, any names)."""
+
+    path: Path
+    page_bytes: int
+    fields: dict[str, fmt.Field]
+    columns: dict[str, NDArray[Any]]
+    """int64 or float64 (N,) for every scalar field; view_id as uint64."""
+    modes_N: NDArray[np.uint8]
+    widths_N: NDArray[np.int32]
+    heights_N: NDArray[np.int32]
+    image_pointer_N: NDArray[np.int64]
+    image_size_N: NDArray[np.int64]
+    target_pointer_N: NDArray[np.int64] | None
+    target_shape: tuple[int, int] | None
+    allocations: NDArray[np.void]
+    _map: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.modes_N)
+
+    @property
+    def view_count(self) -> int:
+        """Stored target views a sample; 0 without targets."""
+        return 0 if self.target_shape is None else self.target_shape[0]
+
+    @property
+    def class_count(self) -> int:
+        """Values a target, which are logits unless the header's labels say top_k; 0 without targets."""
+        return 0 if self.target_shape is None else self.target_shape[1]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Beton":
+        """Map a beton and check everything a decoder relies on; InputError when anything is inconsistent."""
+        path = Path(path)
+        try:
+            return _open(cls, path)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not a usable beton: {error}", hint=_AGAIN) from None
+
+    @cached_property
+    def scored_size_N2(self) -> NDArray[np.int64] | None:
+        """(N, 2) width and height of the images that were scored, 0 where unknown; None where these are they."""
+        if not set(SCORED_FIELDS) <= self.columns.keys():
+            return None
+        return np.stack([self.columns[name] for name in SCORED_FIELDS], axis=1)
+
+    def drawn_sizes(self, row_n: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n, 2) width and height by which views of some rows are drawn: those of the images that were scored."""
+        size_n2 = np.stack([self.widths_N[row_n], self.heights_N[row_n]], axis=1)
+        if self.scored_size_N2 is None:
+            return size_n2
+        scored_n2 = self.scored_size_N2[row_n]
+        return np.where((scored_n2 > 0).all(axis=1, keepdims=True), scored_n2, size_n2).astype(np.int32)
+
+    def image_bytes(self, row: int) -> NDArray[np.uint8]:
+        """The stored region of an image: JPEG bytes, or height * width * 3 raw ones; a view of the map."""
+        pointer = int(self.image_pointer_N[row])
+        return self._map[pointer : pointer + int(self.image_size_N[row])]
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8; raw images are a view of the map; InputError when a JPEG cannot be decoded."""
+        height, width = int(self.heights_N[row]), int(self.widths_N[row])
+        data = self.image_bytes(row)
+        if self.modes_N[row] == fmt.MODE_RAW:
+            return data.reshape(height, width, 3)
+        encoded = Encoded(data.tobytes())
+        if (info := jpeg_info(encoded.data)) is not None and {info.width, info.height} != {width, height}:
+            # Before memory is taken for what the JPEG says.
+            raise self._another_size(row, info.width, info.height)
+        try:
+            pixels = decode_rgb(encoded)
+        except ImageProblem as problem:
+            raise InputError(f"{self.path}: row {row}: {problem}", hint=_AGAIN) from None
+        if pixels.shape[:2] != (height, width):
+            raise self._another_size(row, pixels.shape[1], pixels.shape[0])
+        return pixels
+
+    def _another_size(self, row: int, width: int, height: int) -> InputError:
+        told = f"{int(self.widths_N[row])}x{int(self.heights_N[row])}"
+        return InputError(f"{self.path}: row {row} is {width}x{height}, its metadata says {told}", hint=_AGAIN)
+
+    def image(self, row: int) -> BetonImage:
+        """The stored form of an image, to be copied into another beton byte for byte."""
+        return BetonImage(
+            mode=int(self.modes_N[row]),
+            data=self.image_bytes(row),
+            width=int(self.widths_N[row]),
+            height=int(self.heights_N[row]),
+        )
+
+    def raw_block(self, row_n: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        """(n, H, W, 3) pixels when all these rows are raw and of one size, in one gather; None otherwise."""
+        if len(row_n) == 0 or (self.modes_N[row_n] != fmt.MODE_RAW).any():
+            return None
+        height, width = int(self.heights_N[row_n[0]]), int(self.widths_N[row_n[0]])
+        if (self.heights_N[row_n] != height).any() or (self.widths_N[row_n] != width).any():
+            return None
+        size = height * width * 3
+        block = np.empty((len(row_n), size), np.uint8)
+        for position, pointer in enumerate(self.image_pointer_N[row_n].tolist()):
+            block[position] = self._map[pointer : pointer + size]
+        return block.reshape(-1, height, width, 3)
+
+    def targets(self, row_n: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Stored targets (n, V, C) float16 of some rows; ValueError when there are none.
+
+        Where the header's labels say top_k these are the bits of words (n, V, W) int16: view them as such.
+        """
+        if self.target_pointer_N is None or self.target_shape is None:
+            raise ValueError(f"{self.path} has no targets")
+        size = int(np.prod(self.target_shape)) * 2
+        block = np.empty((len(row_n), size), np.uint8)
+        for position, pointer in enumerate(self.target_pointer_N[row_n].tolist()):
+            block[position] = self._map[pointer : pointer + size]
+        return block.view(np.float16).reshape(-1, *self.target_shape)
+
+
+def _open(cls: type[Beton], path: Path) -> Beton:
+    size_bytes = path.stat().st_size
+    if size_bytes < fmt.HEADER.itemsize:
+        raise ValueError("it is shorter than a header")
+    # A plain array over the map: slices of np.memmap cost ten times as much.
+    mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
+    header = np.frombuffer(mapped[: fmt.HEADER.itemsize], fmt.HEADER)[0]
+    page_bytes, count = int(header["page_size"]), int(header["num_samples"])
+    fields, metadata_start = _fields(mapped, header)
+    dtype = fmt.metadata_dtype(fields)
+    metadata_end, table_start = metadata_start + count * dtype.itemsize, int(header["alloc_table_ptr"])
+    if count < 1:
+        raise ValueError("it holds no sample")
+    if page_bytes < 1 or page_bytes & (page_bytes - 1):
+        raise ValueError(f"page size {page_bytes} is not a power of two")
+    if not metadata_end <= table_start < size_bytes:
+        raise ValueError(
+            f"its allocation table is named at byte {table_start} of {size_bytes}, after {metadata_end} at least"
+        )
+    table_bytes = count * sum(entry.type_id not in (fmt.INT, fmt.FLOAT) for entry in fields) * fmt.ALLOCATION.itemsize
+    if size_bytes - table_start != table_bytes:
+        raise ValueError(f"its allocation table has {size_bytes - table_start} bytes in place of {table_bytes}")
+    metadata = np.frombuffer(mapped[metadata_start:metadata_end], dtype)
+    table = np.frombuffer(mapped[table_start:], fmt.ALLOCATION)
+    regions = _Regions(table, metadata_end, table_start)
+    columns: dict[str, NDArray[Any]] = {}
+    image: NDArray[np.void] | None = None
+    target: tuple[fmt.Field, NDArray[np.int64]] | None = None
+    for position, entry in enumerate(fields):
+        values = metadata[f"f{position}"]
+        if entry.type_id == fmt.IMAGE and image is None:
+            image = values
+        elif entry.type_id in (fmt.INT, fmt.FLOAT):
+            # Copied: in the map they are strided, unaligned and read-only.
+            column = np.ascontiguousarray(values)
+            columns[entry.name] = column.view(np.uint64) if entry.name == "view_id" else column
+        elif entry.name == "target" and entry.dtype == "<i2" and len(entry.shape) == 2:
+            target = (entry, values.astype(np.int64))
+    if image is None:
+        raise ValueError("it has no image field")
+    for name in set(SCORED_FIELDS) & columns.keys():
+        if (
+            columns[name].dtype != np.int64
+            or (columns[name] < 0).any()
+            or (columns[name] > np.iinfo(np.int32).max).any()
+        ):
+            raise ValueError(f"{name} is no size of an image")
+    modes_N = np.ascontiguousarray(image["mode"])
+    widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
+    if (modes_N > fmt.MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():
+        raise ValueError("an image has an unknown mode or no size")
+    image_pointer_N = image["data_ptr"].astype(np.int64)
+    image_size_N = regions.sizes("image", image_pointer_N)
+    wrong = (modes_N == fmt.MODE_RAW) & (image_size_N != widths_N.astype(np.int64) * heights_N * 3)
+    if wrong.any():
+        raise ValueError(f"row {wrong.argmax()}: the region of a raw image has not the size of its pixels")
+    if target is not None and (regions.sizes("target", target[1]) != target[0].size_bytes).any():
+        raise ValueError("the region of a target has the wrong size")
+    return cls(
+        path=path,
+        page_bytes=page_bytes,
+        fields={entry.name: entry for entry in fields},
+        columns=columns,
+        modes_N=modes_N,
+        widths_N=widths_N,
+        heights_N=heights_N,
+        image_pointer_N=image_pointer_N,
+        image_size_N=image_size_N,
+        target_pointer_N=None if target is None else target[1],
+        target_shape=None if target is None else (target[0].shape[0], target[0].shape[1]),
+        allocations=table,
+        _map=mapped,
+    )
+
+
+def _fields(mapped: NDArray[np.uint8], header: np.void) -> tuple[list[fmt.Field], int]:
+    """The fields a file declares, and where their descriptors end."""
+    if header["version"] != fmt.VERSION:
+        raise ValueError(f"it has format version {header['version']}, this reader knows {fmt.VERSION}")
+    end = fmt.HEADER.itemsize + int(header["num_fields"]) * fmt.FIELD.itemsize
+    if end > len(mapped):
+        raise ValueError(f"its {header['num_fields']} fields do not fit {len(mapped)} bytes")
+    fields = [fmt.decode_field(row) for row in np.frombuffer(mapped[fmt.HEADER.itemsize : end], fmt.FIELD)]
+    if not fields or len({entry.name for entry in fields}) < len(fields):
+        raise ValueError("its fields have no names of their own")
+    return fields, end
+
+
+class _Regions:
+    """The allocation table in the order of the file, checked: inside the data and apart from each other."""
+
+    def __init__(self, table: NDArray[np.void], start: int, end: int) -> None:
+        # Compared one by one before they are added: forged sums of uint64 wrap around.
+        if (table["ptr"] < start).any() or (table["ptr"] > end).any() or (table["size"] > end).any():
+            raise ValueError("the allocation table points outside the data")
+        table = table[table["size"] > 0]
+        order = np.argsort(table["ptr"], kind="stable")
+        self._pointers, self._sizes = table["ptr"][order].astype(np.int64), table["size"][order].astype(np.int64)
+        ends = self._pointers + self._sizes
+        if len(ends) == 0 or ends[-1] > end:
+            raise ValueError("the allocation table is empty or points outside the data")
+        if (ends[:-1] > self._pointers[1:]).any():
+            raise ValueError("regions of the allocation table overlap")
+
+    def sizes(self, what: str, pointer_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes of the region at each pointer; ValueError where there is none."""
+        position_N = np.minimum(np.searchsorted(self._pointers, pointer_N), len(self._pointers) - 1)
+        wrong = self._pointers[position_N] != pointer_N
+        if wrong.any():
+            raise ValueError(f"row {wrong.argmax()}: its {what} points to no region of the allocation table")
+        return self._sizes[position_N]

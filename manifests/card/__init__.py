@@ -1,0 +1,1 @@
+"""The README.md, pictures and Croissant metadata of a manifest."""

@@ -1,0 +1,236 @@
+"""What differs between two manifests: data, teacher, scores, selections, labels, settings.
+
+Sections are JSON-able; one that does not apply, because a side has no such thing, is None. Samples and scores are read
+whole, labels part by part.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.compare.divergence import compare_labels
+from manifests.compare.pairing import Pairs, Side, labels_in, pair_samples, sides
+from manifests.compare.rank_correlation import spearman, spearman_by_class
+from manifests.manifest import Manifest
+from manifests.tables.rows import Ids
+
+FIRST = 5
+"""Keys that are told of each difference."""
+SETTINGS = ("config", "views", "compute", "features", "selection", "labels")
+Section = dict[str, Any] | None
+
+
+def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> dict[str, Any]:
+    """All that differs between two manifests of any kind; a secret is that of the hidden ones.
+
+    InputError where a part cannot be read, UsageError or MismatchError for a secret that is not needed, or wrong.
+    """
+    a, b = sides(first, second, secret)
+    pairs = pair_samples(a, b)
+    return {
+        "a": _who(first),
+        "b": _who(second),
+        "same": first.id == second.id,
+        "data": compare_data(a, b, pairs),
+        "teacher": compare_teachers(first, second),
+        "scores": compare_scores(a, b, pairs),
+        "selections": compare_selections(a, b, pairs),
+        "labels": compare_labels(a, b, pairs),
+        "settings": compare_settings(first, second),
+    }
+
+
+def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
+    """Samples and classes: how many are in common, in one alone, or in both with another label or content."""
+    ours, theirs = a.manifest.header.data, b.manifest.header.data
+    to_b_C = labels_in(ours.class_names, theirs.class_names)
+    relabelled = pairs.a_n[to_b_C[a.label_N[pairs.a_n]] != b.label_N[pairs.b_n]]
+    changed = pairs.a_n[(a.hash_N16[pairs.a_n] != b.hash_N16[pairs.b_n]).any(axis=1)]
+    only_a, only_b = _others(len(a), pairs.a_n), _others(len(b), pairs.b_n)
+    return {
+        "same": ours.fingerprint == theirs.fingerprint,
+        "fingerprint": [ours.fingerprint, theirs.fingerprint],
+        "name": [ours.name, theirs.name],
+        "samples": [len(a), len(b)],
+        "joined_by": pairs.by,
+        "hidden": _hidden(a, b),
+        "common": len(pairs.a_n),
+        "only_a": _some(a, only_a),
+        "only_b": _some(b, only_b),
+        "another_label": _some(a, relabelled),
+        "another_content": _some(a, changed),
+        "classes": {
+            "count": [len(ours.class_names), len(theirs.class_names)],
+            "same_order": ours.class_names == theirs.class_names,
+            "only_a": [name for name, label in zip(ours.class_names, to_b_C, strict=True) if label < 0],
+            "only_b": sorted(set(theirs.class_names) - set(ours.class_names)),
+        },
+    }
+
+
+def _hidden(a: Side, b: Side) -> str | None:
+    """Why samples cannot be found again, though they may be the same."""
+    checks = [None if block is None else block.check for block in (side.manifest.header.hidden for side in (a, b))]
+    if checks[0] == checks[1] or a.secret is not None or b.secret is not None:
+        return None
+    if None not in checks:
+        return "they are hidden by two secrets"
+    return f"{'B' if checks[0] is None else 'A'} is hidden: name the file of its secret with --secret"
+
+
+def compare_teachers(a: Manifest, b: Manifest) -> Section:
+    """Who scored: the fields that differ, and those one asks for first; None where neither has a teacher."""
+    cards = [manifest.header.teacher for manifest in (a, b)]
+    if cards == [None, None]:
+        return None
+    fields = [{} if card is None else dict(flat("", card.model_dump(mode="json", exclude_none=True))) for card in cards]
+    told = ("spec", "weights_sha256", "train_top1")
+    return {
+        "same": fields[0].get("weights_sha256") == fields[1].get("weights_sha256"),
+        **{name: [side.get(name) for side in fields] for name in told},
+        "differing": _differing(fields[0], fields[1]),
+    }
+
+
+def compare_scores(a: Side, b: Side, pairs: Pairs) -> Section:
+    """Rank correlation of every score that both have, over the samples in common and within every class of A."""
+    specs = [
+        [f"{spec.set}/{spec.name}" for spec in side.manifest.header.scores if "scores" not in side.manifest.not_pulled]
+        for side in (a, b)
+    ]
+    if not any(specs):
+        return None
+    common = [name for name in specs[0] if name in specs[1]]
+    return {
+        "common": list(_correlations(a, b, pairs, common)),
+        "only_a": [name for name in specs[0] if name not in specs[1]],
+        "only_b": [name for name in specs[1] if name not in specs[0]],
+    }
+
+
+def _correlations(a: Side, b: Side, pairs: Pairs, names: list[str]) -> Iterator[dict[str, Any]]:
+    classes = a.manifest.class_names
+    for set_name in dict.fromkeys(name.partition("/")[0] for name in names):
+        ours, theirs = _scores(a, set_name), _scores(b, set_name)
+        for name in names:
+            if name.partition("/")[0] != set_name:
+                continue
+            column = name.partition("/")[2]
+            x_n, y_n = ours[column][pairs.a_n], theirs[column][pairs.b_n]
+            scored_n = ~(np.isnan(x_n) | np.isnan(y_n))
+            x_n, y_n, label_n = x_n[scored_n], y_n[scored_n], a.label_N[pairs.a_n[scored_n]]
+            yield {
+                "score": name,
+                "samples": len(x_n),
+                "spearman": spearman(x_n, y_n),
+                "equal": bool(np.array_equal(x_n, y_n)),
+                "per_class": [
+                    {"class": classes[label], "samples": count, "spearman": correlation}
+                    for label, (count, correlation) in enumerate(spearman_by_class(x_n, y_n, label_n, len(classes)))
+                    if count
+                ],
+            }
+
+
+def _scores(side: Side, set_name: str) -> dict[str, NDArray[np.float32]]:
+    """Every score of a set, (N,) by sample_id; nan where there is none."""
+    table = side.manifest.scores(set_name)
+    ids = table.column("sample_id").to_numpy()
+    columns = {}
+    for name in table.column_names:
+        if name != "sample_id":
+            columns[name] = np.full(len(side), np.nan, np.float32)
+            columns[name][ids] = table.column(name).to_numpy()
+    return columns
+
+
+def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
+    """Which samples both keep, or one alone, overall and by class; None unless both are selections."""
+    if {a.manifest.kind, b.manifest.kind} != {"selection"}:
+        return None
+    keep_a, keep_b = (_kept(side) for side in (a, b))
+    common_a, common_b = np.zeros(len(a), np.bool_), np.zeros(len(b), np.bool_)
+    both_n = keep_a[pairs.a_n] & keep_b[pairs.b_n]
+    common_a[pairs.a_n[both_n]] = common_b[pairs.b_n[both_n]] = True
+    names = [*a.manifest.class_names, *(set(b.manifest.class_names) - set(a.manifest.class_names))]
+    names[len(a.manifest.class_names) :] = sorted(names[len(a.manifest.class_names) :])
+    b_in_union = labels_in(b.manifest.class_names, names)
+    counts = {
+        "a": np.bincount(a.label_N[keep_a], minlength=len(names)),
+        "b": np.bincount(b_in_union[b.label_N[keep_b]], minlength=len(names)),
+        "both": np.bincount(a.label_N[common_a], minlength=len(names)),
+    }
+    kept_a, kept_b, both = int(keep_a.sum()), int(keep_b.sum()), int(both_n.sum())
+    either = kept_a + kept_b - both
+    return {
+        "kept": [kept_a, kept_b],
+        "both": both,
+        "jaccard": both / either if either else None,
+        "only_a": _some(a, np.flatnonzero(keep_a & ~common_a)),
+        "only_b": _some(b, np.flatnonzero(keep_b & ~common_b)),
+        "per_class": [
+            {"class": name, **{side: int(count_C[c]) for side, count_C in counts.items()}}
+            for c, name in enumerate(names)
+        ],
+    }
+
+
+def _kept(side: Side) -> NDArray[np.bool_]:
+    keep_N: NDArray[np.bool_] = side.manifest.selection().column("keep").to_numpy(zero_copy_only=False)
+    return keep_N
+
+
+def compare_settings(a: Manifest, b: Manifest) -> list[dict[str, Any]]:
+    """Settings that differ, by their path in the header, and formulas and views of scores of one name.
+
+    Where different commands made the manifests, their configurations are compared in what both have.
+    """
+    blocks = [side.header.model_dump(mode="json", include=set(SETTINGS), exclude_none=True) for side in (a, b)]
+    sides: list[dict[str, Any]] = [{}, {}]
+    for name in SETTINGS:
+        in_both = all(block.get(name) is not None for block in blocks)
+        for side, block in zip(sides, blocks, strict=True):
+            side.update(flat(name, block[name]) if in_both else {name: block.get(name)}.items())
+    specs = [
+        {f"{spec.set}/{spec.name}": spec.model_dump(mode="json") for spec in side.header.scores} for side in (a, b)
+    ]
+    for name in [name for name in specs[0] if name in specs[1]]:
+        for side, of_side in zip(sides, specs, strict=True):
+            side |= dict(flat(f"scores.{name}", of_side[name]))
+    if a.header.config.get("command") != b.header.config.get("command"):
+        both = sides[0].keys() & sides[1].keys()
+        sides = [{key: side[key] for key in side if key in both or not key.startswith("config.")} for side in sides]
+    return _differing(sides[0], sides[1])
+
+
+def _who(manifest: Manifest) -> dict[str, str]:
+    return {"path": manifest.where, "id": manifest.id, "kind": manifest.kind}
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "a": a.get(key), "b": b.get(key)} for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)
+    ]
+
+
+def flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
+    """Values of nested objects by their path, such as preprocessing.image_px."""
+    if not isinstance(content, dict):
+        yield prefix, content
+        return
+    for name, value in content.items():
+        yield from flat(f"{prefix}.{name}" if prefix else name, value)
+
+
+def _others(count: int, ids: Ids) -> Ids:
+    """The sample_ids, of so many, that are not among some."""
+    left_N = np.ones(count, np.bool_)
+    left_N[ids] = False
+    return np.flatnonzero(left_N)
+
+
+def _some(side: Side, ids: Ids) -> dict[str, Any]:
+    """How many samples, and the keys of the first few."""
+    return {"count": len(ids), "first": side.keys(ids[:FIRST])}

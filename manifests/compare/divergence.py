@@ -1,0 +1,131 @@
+"""How far the labels of two manifests are apart: mean KL divergence, view by view, one part a side in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import Progress
+from manifests.compare.pairing import Pairs, Side, labels_in
+from manifests.format.parts import PART_ROWS, soft_labels_of
+from manifests.format.top_k import SoftLabels, TopK
+from manifests.manifest import Manifest
+from manifests.tables.rows import Share, SharedTable, TableRows
+from manifests.tables.scattering import ScatteredRows
+
+COLUMNS = {"logits": "logits", "targets": "target"}
+"""Kinds of labels, and the column each is in."""
+_BLOCK_VALUES = 1 << 16
+Logits = NDArray[np.floating[Any]]
+
+
+def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
+    """Mean KL divergence at T = 1 of what both store, targets or logits, view by view and both ways, in nats.
+
+    None where neither stores any; `views` is empty, with a reason in `why`, where they cannot be compared.
+    """
+    stored = [{kind: _views(side.manifest, kind) for kind in COLUMNS} for side in (a, b)]
+    if not any(views for side in stored for views in side.values()):
+        return None
+    to_b_C = labels_in(a.manifest.class_names, b.manifest.class_names)
+    kinds = [kind for kind in COLUMNS if stored[0][kind] and stored[1][kind]]
+    has = ["/".join(kind for kind, views in side.items() if views) or "no labels" for side in stored]
+    if not kinds:
+        return {"views": [], "why": f"one has {has[0]}, the other {has[1]}"}
+    if sorted(to_b_C.tolist()) != list(range(len(b.manifest.class_names))):
+        return {"views": [], "why": "the classes differ"}
+    blocks = [side.manifest.header.views for side in (a, b)]
+    crops = [None if block is None else block.model_dump(exclude={"count", "top_k"}) for block in blocks]
+    view_names = {kind: [view for view in stored[0][kind] if view in stored[1][kind]] for kind in kinds}
+    total = len(pairs.a_n) * sum(len(views) for views in view_names.values())
+    with Progress(total, "comparing labels", "labels") as progress:
+        return {
+            "views": [
+                {"table": f"{kind}/view-{view:03d}", **_divergence(a, b, pairs, kind, view, to_b_C, progress)}
+                for kind, views in view_names.items()
+                for view in views
+            ],
+            "why": None,
+            "same_crops": crops[0] == crops[1],
+        }
+
+
+def _views(manifest: Manifest, kind: str) -> list[int]:
+    """Views of which labels are stored and are here."""
+    if kind in manifest.not_pulled:
+        return []
+    tables = {entry.path.rpartition("/")[0] for entry in manifest.header.files}
+    return [view for view in range(len(tables)) if f"{kind}/view-{view:03d}" in tables]
+
+
+def _divergence(
+    a: Side, b: Side, pairs: Pairs, kind: str, view: int, to_b_C: NDArray[np.int64], progress: Progress
+) -> dict[str, Any]:
+    """Labels of both, their mean KL(A || B) and KL(B || A); `not_finite` counts samples with labels that are not."""
+    table, column = f"{kind}/view-{view:03d}", COLUMNS[kind]
+    ours, count, wrong, sums = TableRows(a.manifest, table), 0, 0, np.zeros(2)
+    with _rows_of_b(a, b, pairs, table) as theirs:
+        for number in np.unique(pairs.a_n // PART_ROWS).tolist():
+            id_n = pairs.a_n[pairs.a_n // PART_ROWS == number]
+            mine, other = ours.take(id_n), theirs.part(number)
+            ids_a, ids_b = (rows.column("sample_id").to_numpy() for rows in (mine, other))
+            _, in_mine, in_other = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
+            _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names))
+            _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names))
+            # Contiguous, as sums over another layout round otherwise: equal labels are 0 apart.
+            a_nC, b_nC = _dense(labels_a), np.ascontiguousarray(_dense(labels_b)[:, to_b_C])
+            finite_n = np.asarray(np.isfinite(a_nC).all(axis=1) & np.isfinite(b_nC).all(axis=1))
+            if not finite_n.all():
+                a_nC, b_nC = a_nC[finite_n], b_nC[finite_n]
+            sums += divergences(a_nC, b_nC)
+            count, wrong = count + len(a_nC), wrong + len(finite_n) - len(a_nC)
+            progress.advance(len(id_n))
+    means = [float(value) / count if count else None for value in sums]
+    found = {"samples": count, "kl_a_b": means[0], "kl_b_a": means[1]}
+    return {**found, "not_finite": wrong} if wrong else found
+
+
+class _Rows(Protocol):
+    def part(self, number: int, /) -> pa.Table:
+        """Rows of one part, by sample_id of A."""
+
+
+@contextmanager
+def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[_Rows]:
+    """A table of B by the sample_ids of A: as it is stored where both have one order, else by way of the disk."""
+    if (np.diff(pairs.b_n) > 0).all():
+        share = Share(manifest=b.manifest, old_n=pairs.b_n, new_n=pairs.a_n)
+        yield SharedTable([share], table, len(a))
+        return
+    a_of_b_N = np.full(len(b), -1)
+    a_of_b_N[pairs.b_n] = pairs.a_n
+    with TemporaryDirectory(prefix="prune-") as folder:
+        parts = (b.manifest.part(entry) for entry in b.manifest.files(table))
+        yield ScatteredRows(parts, a_of_b_N, len(a), Path(folder), b.manifest.where)
+
+
+def divergences(logits_a_nC: Logits, logits_b_nC: Logits) -> NDArray[np.float64]:
+    """(2,) sums over n samples of KL(A || B) and KL(B || A) of softmax at T = 1, in nats; float64."""
+    sums = np.zeros(2)
+    step = max(1, _BLOCK_VALUES // max(1, logits_a_nC.shape[1]))
+    for start in range(0, len(logits_a_nC), step):
+        log_p_mC, log_q_mC = (_log_softmax(each[start : start + step]) for each in (logits_a_nC, logits_b_nC))
+        gap_mC = log_p_mC - log_q_mC
+        sums += (np.exp(log_p_mC) * gap_mC).sum(), -(np.exp(log_q_mC) * gap_mC).sum()
+    return sums
+
+
+def _log_softmax(logits_nC: Logits) -> NDArray[np.float64]:
+    gap_nC = logits_nC.astype(np.float64)
+    gap_nC -= gap_nC.max(axis=1, keepdims=True)
+    gap_nC -= np.log(np.exp(gap_nC).sum(axis=1, keepdims=True))
+    return gap_nC
+
+
+def _dense(labels: SoftLabels) -> Logits:
+    return labels.logits() if isinstance(labels, TopK) else labels

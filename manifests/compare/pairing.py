@@ -1,0 +1,135 @@
+"""Which samples of two manifests are the same: by key, or by content where no key is in common or keys are row numbers.
+
+Of a hidden manifest and an open one, the keys and hashes of the open one are hidden first, where the secret is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.errors import UsageError
+from manifests.hidden.secret import check_secret, hide_hashes, hide_keys
+from manifests.images.identity import hash_words
+from manifests.manifest import Manifest
+from manifests.tables.rows import Ids, hash_matrix, places
+
+JoinedBy = Literal["key", "content hash", "content hash, then row number"]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A manifest with its samples in memory."""
+
+    manifest: Manifest
+    samples: pa.Table
+    """key, label and content_hash, a row a sample_id."""
+    secret: bytes | None = None
+    """By which its keys and hashes are hidden before they are compared."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, secret: bytes | None = None) -> "Side":
+        """Read the samples; InputError where they cannot be read."""
+        return cls(manifest, manifest.samples(["key", "label", "content_hash"]), secret)
+
+    @cached_property
+    def compared_keys(self) -> pa.Array | pa.ChunkedArray:
+        """(N,) by which its samples are found in the other manifest."""
+        keys = self.samples.column("key")
+        return keys if self.secret is None else hide_keys(self.secret, keys)
+
+    @cached_property
+    def label_N(self) -> NDArray[np.int64]:
+        """(N,) class of every sample."""
+        label_N: NDArray[np.int64] = self.samples.column("label").to_numpy().astype(np.int64)
+        return label_N
+
+    @cached_property
+    def hash_N16(self) -> NDArray[np.uint8]:
+        """(N, 16) content hashes, as they are compared."""
+        hash_N16 = hash_matrix(self.samples.column("content_hash"))
+        return hash_N16 if self.secret is None else hide_hashes(self.secret, hash_N16)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def keys(self, ids: Ids | list[int]) -> list[str]:
+        """Keys of some samples, as the manifest has them."""
+        found: list[str] = self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist()
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Samples that two manifests have in common."""
+
+    by: JoinedBy
+    a_n: Ids
+    """sample_ids in the first manifest, rising."""
+    b_n: Ids
+    """What each of them is in the second."""
+
+
+def sides(a: Manifest, b: Manifest, secret: bytes | None = None) -> tuple[Side, Side]:
+    """Both with their samples; a secret is that of the hidden ones, and hides the other.
+
+    UsageError for a secret where neither is hidden; MismatchError for a wrong one.
+    """
+    hidden = [manifest for manifest in (a, b) if manifest.header.hidden is not None]
+    if secret is not None and not hidden:
+        raise UsageError("neither manifest is hidden", hint="leave out --secret")
+    if secret is not None:
+        for manifest in hidden:
+            check_secret(manifest.header, secret, manifest.where)
+    one, other = (Side.of(manifest, None if manifest in hidden else secret) for manifest in (a, b))
+    return one, other
+
+
+def pair_samples(a: Side, b: Side) -> Pairs:
+    """The samples in common by key; where there is none, those whose content hash is once in each.
+
+    Where the keys of a side are row numbers, which are places and no names, it is the other way round: by content, and
+    what is left over on both sides by key.
+    """
+    place_N = places(a.compared_keys, b.compared_keys)
+    a_n = np.flatnonzero(place_N >= 0)
+    if {side.manifest.header.data.source for side in (a, b)} == {"folder"}:
+        if len(a_n):
+            return Pairs("key", a_n, place_N[a_n])
+        return Pairs("content hash", *_once_in_each(a.hash_N16, b.hash_N16))
+    found_n, in_b_n = _once_in_each(a.hash_N16, b.hash_N16)
+    left_N, left_M = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
+    left_N[found_n] = left_M[in_b_n] = False
+    rest_n = a_n[left_N[a_n] & left_M[place_N[a_n]]]
+    b_N = np.full(len(a), -1)
+    b_N[found_n], b_N[rest_n] = in_b_n, place_N[rest_n]
+    paired_n = np.flatnonzero(b_N >= 0)
+    in_place = np.array_equal(b_N[paired_n], place_N[paired_n])
+    return Pairs("key" if in_place else "content hash, then row number", paired_n, b_N[paired_n])
+
+
+def _once_in_each(hash_a_N16: NDArray[np.uint8], hash_b_M16: NDArray[np.uint8]) -> tuple[Ids, Ids]:
+    """Rows of equal hashes that no other row of either side has; zeros, of images that cannot be read, are none."""
+    words = [np.concatenate(pair) for pair in zip(hash_words(hash_a_N16), hash_words(hash_b_M16), strict=True)]
+    order = np.lexsort(words)
+    changes = np.logical_or.reduce([np.diff(word[order].view(np.int64)) != 0 for word in words])
+    start = np.flatnonzero(np.append(True, changes)) if len(order) else np.empty(0, np.int64)
+    twice = start[np.diff(np.append(start, len(order))) == 2]
+    # The sort is stable: of two equal hashes, one a side, that of the first side comes first.
+    first, second = order[twice], order[twice + 1] - len(hash_a_N16)
+    is_pair = (first < len(hash_a_N16)) & (second >= 0) & (words[0][first] | words[1][first] != 0)
+    first, second = first[is_pair], second[is_pair]
+    rising = np.argsort(first)
+    return first[rising], second[rising]
+
+
+def labels_in(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
+    """(C,) their label of each of our classes by name, -1 where they have none."""
+    if list(ours) == list(theirs):
+        return np.arange(len(ours))
+    label = {name: number for number, name in reversed(list(enumerate(theirs)))}
+    return np.array([label.get(name, -1) for name in ours], np.int64)

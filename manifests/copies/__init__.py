@@ -1,0 +1,1 @@
+"""Is this copy of the images what was scored?"""

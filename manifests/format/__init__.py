@@ -1,0 +1,1 @@
+"""What is on disk: the header, its tables and their columns."""

@@ -1,0 +1,103 @@
+"""Every column of every table of a manifest: its type, what it means, and which end of a score is harder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manifests.format.header import Harder, Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    type: str
+    """Of one value: int64, uint64, int32, uint16, uint8, float32, float16, bool, string or binary."""
+    meaning: str
+    width: int | None = None
+    """Values a row, None for one that is no vector."""
+    harder: "Harder | None" = None
+    """Which end of a score is harder."""
+
+
+_ID = Column(name="sample_id", type="int64", meaning="row in the order of keys; joins the tables")
+_SAMPLES: Mapping[str, tuple[str, str]] = {
+    "key": ("string", "path of the image below the data folder, or split and row"),
+    "label": ("int32", "index into the class names of the header"),
+    "size_bytes": ("int64", "bytes of the encoded file, or of the pixels as stored"),
+    "content_hash": ("binary", "first 16 bytes of the sha256 of the encoded file, or of size and pixels"),
+    "view_id": ("uint64", "fixes the crops of this image that were scored"),
+    "width": ("int32", "pixels, upright"),
+    "height": ("int32", "pixels, upright"),
+    "problem": ("string", "why the image cannot be used; null where it can"),
+}
+_SELECTION: Mapping[str, tuple[str, str]] = {
+    "keep": ("bool", "whether the student learns from it"),
+    "reason": ("string", "why it was kept or not"),
+    "weight": ("float32", "factor of the loss of this sample"),
+    "kd_weight": ("float32", "factor of the weight of its distillation term"),
+}
+_TOP_K: Mapping[str, tuple[str, str, int | None]] = {
+    "class": ("uint16", "classes of the K largest logits, by falling logit", 0),
+    "logit": ("float16", "their logits", 0),
+    "tail": ("float32", "log sum exp of the other logits at temperature 0.5, 1, 2 and 4", 4),
+    "label_logit": ("float16", "logit of the label's class", None),
+    "mean": ("float32", "mean of all logits", None),
+    "std": ("float32", "standard deviation of all logits", None),
+}
+
+
+def tables_of(header: "Header") -> list[str]:
+    """The tables a header names, in its order; files at the top, such as a beton, are none."""
+    return list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in header.files if "/" in entry.path))
+
+
+def columns_of(table: str, header: "Header") -> list[Column]:
+    """Columns of one table; of a table of a later version the sample_id alone."""
+    kind, _, rest = table.partition("/")
+    if kind in ("samples", "selection"):
+        facts = _SAMPLES if kind == "samples" else _SELECTION
+        return [_ID, *(Column(name=name, type=type_, meaning=meaning) for name, (type_, meaning) in facts.items())]
+    if kind == "scores":
+        return [_ID, *_scores(rest, header)]
+    if kind == "logits":
+        top_k = None if header.views is None else header.views.top_k
+        return [_ID, *_vectors("logits", f"logits of the teacher, {_view(rest)}, temperature 1", top_k, header)]
+    if kind == "targets":
+        top_k = None if header.labels is None else header.labels.top_k
+        return [_ID, *_vectors("target", f"logits the student learns, {_view(rest)}", top_k, header)]
+    if kind == "features" and header.features is not None:
+        meaning = f"input of the teacher's layer {header.features.layer}, {_view(rest)}"
+        return [_ID, Column(name="features", type="float16", meaning=meaning, width=header.features.width)]
+    if kind == "thumbnails" and header.thumbnails is not None:
+        width = 3 * header.thumbnails.side_px**2
+        return [_ID, Column(name="pixels", type="uint8", meaning="means of the image's squares, RGB", width=width)]
+    return [_ID]
+
+
+def _scores(set_name: str, header: "Header") -> list[Column]:
+    return [
+        Column(
+            name=spec.name,
+            type="float32",
+            meaning=spec.formula + ("" if spec.views is None else f", mean over views {spec.views}"),
+            harder=spec.harder,
+        )
+        for spec in header.scores
+        if spec.set == set_name
+    ]
+
+
+def _vectors(name: str, meaning: str, top_k: int | None, header: "Header") -> list[Column]:
+    if top_k is None:
+        return [Column(name=name, type="float16", meaning=meaning, width=len(header.data.class_names))]
+    return [
+        Column(name=column, type=type_, meaning=told, width=top_k if width == 0 else width)
+        for column, (type_, told, width) in _TOP_K.items()
+    ]
+
+
+def _view(name: str) -> str:
+    return "evaluation view" if name == "view-000" else f"augmented {name.replace('-', ' ')}"

@@ -1,0 +1,216 @@
+"""What a training run recorded of every sample in every epoch, for scores of training dynamics to read.
+
+RUN/dynamics/dynamics.json                      what there is, written last after every epoch
+RUN/dynamics/epoch-0000/part-00000.parquet      sample_id, p_y, margin, correct, el2n, in the first epochs perhaps grand
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.files import write_atomic
+from manifests.errors import InputError
+from manifests.format.parts import (
+    PART_ROWS,
+    config_digest,
+    is_whole,
+    part_content,
+    part_count,
+    part_path,
+    read_part,
+    write_part,
+)
+
+DYNAMICS_FORMAT = 1
+DYNAMICS_NAME, INFO_NAME = "dynamics", "dynamics.json"
+COLUMNS: Mapping[str, Any] = {
+    "p_y": np.float32,
+    "margin": np.float32,
+    "correct": np.bool_,
+    "el2n": np.float32,
+}
+"""p_y is the probability of the label, margin its logit less the best other one, correct whether no other is larger
+(of equal ones the lowest class wins), el2n the norm of p - y."""
+GRAND = "grand"
+"""The norm of the gradient of the cross-entropy by all parameters, float32; only in the first `grand_epochs`."""
+_AGAIN = "record it again: train-student --record-dynamics --fresh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsInfo:
+    """What dynamics.json says."""
+
+    format: int = DYNAMICS_FORMAT
+    fingerprint: str
+    """Data fingerprint of the manifest that the run learned from."""
+    manifest: str
+    """Id of that manifest."""
+    count: int
+    """Samples of the data set, unreadable ones among them."""
+    rows: int
+    """Samples of the run: the rows of every epoch."""
+    student: str
+    """Spec of the network."""
+    seed: int
+    run: str
+    """Digest of the run's configuration: parts of another one do not count."""
+    epochs_recorded: int
+    grand_epochs: int = 0
+    """Epochs that have the column `grand`: the first ones."""
+    columns: tuple[str, ...] = (*COLUMNS,)
+    """Columns beside sample_id."""
+    stepped: tuple[int, ...] | None = None
+    """Samples that a step of each epoch showed, the others were looked at after it; None in records that do not say."""
+
+    def columns_of(self, epoch: int) -> tuple[str, ...]:
+        """Columns of one epoch, counted from 0."""
+        return (*COLUMNS, GRAND) if epoch < self.grand_epochs else (*COLUMNS,)
+
+
+def epoch_table(epoch: int) -> str:
+    """The folder of an epoch, counted from 0, below `dynamics`."""
+    return f"epoch-{epoch:04d}"
+
+
+def write_epoch(
+    run: Path, info: DynamicsInfo, epoch: int, sample_id_N: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write the parts of one epoch, counted from 0, and dynamics.json last.
+
+    sample_id_N ascends; columns are (N,) each, those of `info.columns_of(epoch)`. ValueError for anything else.
+    """
+    names = info.columns_of(epoch)
+    if set(names) != set(columns) or len(sample_id_N) != info.rows or (np.diff(sample_id_N) <= 0).any():
+        raise ValueError(f"epoch {epoch} takes {info.rows} rows in ascending order with {', '.join(names)}")
+    arrays = {name: np.asarray(columns[name], COLUMNS.get(name, np.float32)) for name in names}
+    for part in range(part_count(info.rows)):
+        rows = slice(part * PART_ROWS, (part + 1) * PART_ROWS)
+        table = pa.table({"sample_id": sample_id_N[rows], **{name: values[rows] for name, values in arrays.items()}})
+        write_part(run / DYNAMICS_NAME / part_path(epoch_table(epoch), part), table, _digest(info, epoch))
+    content = json.dumps(asdict(info), indent=1) + "\n"
+    write_atomic(run / DYNAMICS_NAME / INFO_NAME, content.encode())
+
+
+def remove_dynamics(run: Path) -> None:
+    """Remove what a run recorded, and nothing else that is in its folder."""
+    folder = run / DYNAMICS_NAME
+    (folder / INFO_NAME).unlink(missing_ok=True)
+    for path in folder.glob("epoch-*/part-*.parquet"):
+        path.unlink()
+    for empty in (*folder.glob("epoch-*"), folder):
+        with suppress(OSError):
+            empty.rmdir()
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """The record of one run."""
+
+    path: Path
+    """The run's folder."""
+    info: DynamicsInfo
+    sample_id_N: NDArray[np.int64]
+    """(N,) ascending: the rows of every epoch."""
+
+    def epoch(self, epoch: int) -> dict[str, NDArray[Any]]:
+        """The columns of one epoch, counted from 0: float32 or bool, (N,) each, in the order of sample_id_N.
+
+        InputError when a part is missing, altered, of another run or of other samples; IndexError for an epoch that
+        was not recorded.
+        """
+        if not 0 <= epoch < self.info.epochs_recorded:
+            raise IndexError(f"epoch {epoch} of {self.info.epochs_recorded}")
+        columns = _read_epoch(self.path, self.info, epoch)
+        if not np.array_equal(columns.pop("sample_id"), self.sample_id_N):
+            raise InputError(f"{self.path}: epoch {epoch + 1} recorded other samples than the first one", hint=_AGAIN)
+        return columns
+
+    @cached_property
+    def content_digest(self) -> str:
+        """Hexadecimal sha256 over the digests of all parts: two runs of one configuration may differ in it.
+
+        InputError when a part is missing or carries no digest.
+        """
+        parts = hashlib.sha256()
+        for epoch in range(self.info.epochs_recorded):
+            for part in range(part_count(self.info.rows)):
+                path = part_path(epoch_table(epoch), part)
+                parts.update(f"{path} {part_content(self.path / DYNAMICS_NAME / path)}\n".encode())
+        return parts.hexdigest()
+
+    def stepped_share(self) -> float | None:
+        """Of all samples in all epochs those that a step showed; None where the record does not say."""
+        stepped = self.info.stepped
+        return None if stepped is None else sum(stepped) / (self.info.rows * self.info.epochs_recorded)
+
+
+def read_dynamics(run: str | Path) -> Dynamics:
+    """What a run recorded so far; InputError when that is nothing, damaged or of another version."""
+    run = Path(run)
+    path = run / DYNAMICS_NAME / INFO_NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        what = f"no {DYNAMICS_NAME}/{INFO_NAME}: the run recorded no dynamics, or has not finished an epoch"
+        raise InputError(f"{run} holds {what}", hint="train with --record-dynamics") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}", hint=_AGAIN) from None
+    info = _info(path, content)
+    sample_id_N: NDArray[np.int64] = _read_epoch(run, info, 0)["sample_id"]
+    if (np.diff(sample_id_N) <= 0).any():
+        raise InputError(f"{run}: the samples of {DYNAMICS_NAME}/{epoch_table(0)} are not in order", hint=_AGAIN)
+    return Dynamics(run, info, sample_id_N)
+
+
+def _info(path: Path, content: object) -> DynamicsInfo:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise InputError(f"{path} does not describe recorded dynamics", hint=_AGAIN)
+    if content["format"] != DYNAMICS_FORMAT:
+        raise InputError(
+            f"{path} has format {content['format']}; this tool reads {DYNAMICS_FORMAT}",
+            hint="upgrade prune-toolkit to read it",
+        )
+    lists = {"tuple[str, ...]": list, "tuple[int, ...] | None": (list, type(None))}
+    kinds: dict[str, Any] = {"int": int, "str": str, **lists}
+    values = {field.name: content.get(field.name) for field in fields(DynamicsInfo)}
+    for field in fields(DynamicsInfo):
+        if not isinstance(values[field.name], kinds[str(field.type)]):
+            raise InputError(f"{path}: {field.name} is missing or malformed", hint=_AGAIN)
+    stepped = None if values["stepped"] is None else tuple(values["stepped"])
+    info = DynamicsInfo(**values | {"columns": tuple(content["columns"]), "stepped": stepped})
+    if stepped is not None and [type(count) for count in stepped] != [int] * info.epochs_recorded:
+        raise InputError(f"{path}: stepped is missing or malformed", hint=_AGAIN)
+    if info.rows < 1 or info.epochs_recorded < 1:
+        raise InputError(f"{path} tells of {info.epochs_recorded} epochs of {info.rows} samples", hint=_AGAIN)
+    return info
+
+
+def _read_epoch(run: Path, info: DynamicsInfo, epoch: int) -> dict[str, NDArray[Any]]:
+    """sample_id and the columns of an epoch, (N,) each."""
+    names = ("sample_id", *info.columns_of(epoch))
+    tables = []
+    for part in range(part_count(info.rows)):
+        path = run / DYNAMICS_NAME / part_path(epoch_table(epoch), part)
+        table = read_part(path)
+        if not is_whole(table, _digest(info, epoch)) or set(table.column_names) != set(names):
+            raise InputError(f"{path} was altered, or another run wrote it", hint=_AGAIN)
+        tables.append(table)
+    whole = pa.concat_tables(tables)
+    if len(whole) != info.rows:
+        raise InputError(f"{run}: epoch {epoch + 1} has {len(whole):,} rows, not {info.rows:,}", hint=_AGAIN)
+    return {name: whole.column(name).to_numpy() for name in names}
+
+
+def _digest(info: DynamicsInfo, epoch: int) -> str:
+    return config_digest({"run": info.run, "rows": info.rows, "epoch": epoch})

@@ -1,0 +1,67 @@
+"""Whether a part holds what its place in the manifest promises: columns, types, rows, keys, labels, sample_ids."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import InputError
+from manifests.format.parts import PART_ROWS, SAMPLES_SCHEMA, SELECTION_SCHEMA
+from manifests.untrusted.rules import check_ids, check_keys, check_labels, check_order
+
+if TYPE_CHECKING:
+    from manifests.format.header import FileEntry, Header
+
+_SCHEMAS = {"samples": SAMPLES_SCHEMA, "selection": SELECTION_SCHEMA}
+"""Tables with a row for every sample."""
+_AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
+
+
+def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str, *, whole: bool = True) -> None:
+    """InputError unless a part can be used without looking at it again; of some columns of it, if it is not `whole`."""
+    if part.num_columns and part.num_rows != entry.rows:
+        raise InputError(f"{where} has {part.num_rows:,} rows, the header says {entry.rows:,}", hint=_AGAIN)
+    kind, _, rest = entry.path.partition("/")
+    fields = {field.name: field for field in _SCHEMAS.get(kind, ())}
+    fields["sample_id"] = SAMPLES_SCHEMA.field("sample_id")
+    if kind == "scores":
+        of_set = [spec.name for spec in header.scores if spec.set == rest.partition("/")[0]]
+        fields |= {name: pa.field(name, pa.float32(), nullable=False) for name in of_set}
+    for field in fields.values():
+        if whole or field.name in part.column_names:
+            _check_column(part, field, where)
+    if "sample_id" in part.column_names:
+        ids = part.column("sample_id").to_numpy()
+        check_ids(ids, header.data.count, where)
+        if kind in _SCHEMAS and len(ids) and (ids[0] % PART_ROWS or ids[-1] != ids[0] + len(ids) - 1):
+            raise InputError(f"{where} does not hold the samples of one part, one after the other", hint=_AGAIN)
+    if kind == "samples" and "key" in part.column_names:
+        check_keys(part.column("key"), where)
+        check_order(part.column("key"), where)
+    if kind == "samples" and "label" in part.column_names:
+        check_labels(part.column("label").to_numpy(), len(header.data.class_names), where)
+
+
+def check_whole(table: pa.Table, count: int, where: str) -> None:
+    """InputError unless a table has a row for each of `count` samples, in the order of sample_ids and keys."""
+    if table.num_columns and table.num_rows != count:
+        raise InputError(f"{where} has {table.num_rows:,} rows for {count:,} samples", hint=_AGAIN)
+    if "sample_id" in table.column_names and not np.array_equal(table.column("sample_id").to_numpy(), np.arange(count)):
+        raise InputError(f"{where}: its sample_ids do not count from 0 to {count - 1:,}", hint=_AGAIN)
+    if "key" in table.column_names:
+        check_order(table.column("key"), where)
+
+
+def _check_column(part: pa.Table, field: pa.Field, where: str) -> None:
+    """InputError for a column that is not there, is of another type, or has nulls it may not have."""
+    if field.name not in part.column_names:
+        raise InputError(f"{where} has no column {field.name!r}", hint=_AGAIN)
+    column = part.column(field.name)
+    if column.type != field.type:
+        raise InputError(f"{where}: {field.name} is of type {column.type}, not {field.type}", hint=_AGAIN)
+    if column.null_count and not field.nullable:
+        raise InputError(f"{where}: {column.null_count:,} rows have no {field.name}", hint=_AGAIN)
+    try:
+        column.validate(full=True)
+    except pa.ArrowException:
+        raise InputError(f"{where}: a {field.name} is not valid UTF-8", hint=_AGAIN) from None

@@ -1,0 +1,253 @@
+"""Parquet parts: 8,192 rows of the canonical order a file, each valid on its own or not there.
+
+A part carries two digests in its Parquet metadata: of the configuration that made it and of its content.
+A rerun keeps the parts whose digests hold, so resume needs no state beside the files themselves.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from manifests.base import layout as limits
+from manifests.base.files import write_atomic
+from manifests.errors import InputError
+from manifests.format.top_k import SoftLabels, TopK
+from manifests.untrusted.bounds import read_bounded
+
+PART_ROWS = limits.PART_ROWS
+SMALL_NUMBERS = ["class.list.element", "pixels.list.element"]
+CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+
+SAMPLES_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("content_hash", pa.binary(16), nullable=False),
+        pa.field("view_id", pa.uint64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("problem", pa.string()),
+    ]
+)
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("keep", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("kd_weight", pa.float32(), nullable=False),
+    ]
+)
+
+_TOP_K_COLUMNS: dict[str, tuple[str, Any]] = {
+    "class": ("class_nK", np.uint16),
+    "logit": ("logit_nK", np.float16),
+    "tail": ("tail_n4", np.float32),
+    "label_logit": ("label_logit_n", np.float16),
+    "mean": ("mean_n", np.float32),
+    "std": ("std_n", np.float32),
+}
+"""Columns of a part that keeps the K largest logits, as fields of TopK: vectors, and numbers where it ends in _n."""
+
+
+def part_count(rows: int) -> int:
+    """Number of parts that hold `rows` rows."""
+    return -(-rows // PART_ROWS)
+
+
+def part_rows(part: int, rows: int) -> range:
+    """The sample_ids of one part."""
+    return range(part * PART_ROWS, min((part + 1) * PART_ROWS, rows))
+
+
+def part_path(table: str, part: int) -> str:
+    """Path of a part inside the manifest, such as `logits/view-000/part-00000.parquet`."""
+    return f"{table}/part-{part:05d}.parquet"
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 of a JSON-able configuration; equal digests promise equal parts."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[np.float16]) -> pa.Table:
+    """A table of sample_id and one FixedSizeList(float16) column; values (n, C)."""
+    return _table_of(sample_id_n, {name: np.asarray(values_nC, np.float16)})
+
+
+def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
+    """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of a TopK."""
+    if not isinstance(labels, TopK):
+        return vectors_table(sample_id_n, name, labels)
+    return _table_of(sample_id_n, {column: getattr(labels, field) for column, (field, _) in _TOP_K_COLUMNS.items()})
+
+
+def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """sample_id (n,) and the vectors (n, C) float16 of a part; InputError when it has no such columns."""
+    return _column(table, "sample_id", pa.int64(), 1), _column(table, name, pa.float16(), 2)
+
+
+def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
+    """sample_id (n,) and the logit vectors of a part, dense (n, C) float16 or the TopK it holds.
+
+    InputError when it holds neither, or not of `class_count` classes.
+    """
+    if name in table.column_names or "class" not in table.column_names:
+        sample_id_n, dense_nC = vectors_of(table, name)
+        if dense_nC.shape[1] != class_count:
+            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
+        return sample_id_n, dense_nC
+    arrays = {
+        field: _column(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
+        for column, (field, dtype) in _TOP_K_COLUMNS.items()
+    }
+    try:
+        labels = TopK(class_count=class_count, **arrays)
+    except ValueError as error:
+        raise InputError(f"a part's {name} are no largest of {class_count} logits: {error}", hint=_AGAIN) from None
+    return _column(table, "sample_id", pa.int64(), 1), labels
+
+
+def write_part(path: Path, table: pa.Table, digest: str) -> None:
+    """Write one part in a single step, with the digest of the configuration that made it."""
+    metadata = {CONFIG_KEY: digest.encode(), CONTENT_KEY: _content_digest(table).encode()}
+    table = table.replace_schema_metadata(metadata)
+    has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in table.schema)
+    sink = pa.BufferOutputStream()
+    # Logits are noise to a compressor (10 % at best) and cost reading time; everything else shrinks well. Parquet keeps
+    # a uint8 in four bytes, but the number of a dictionary entry in as many bits as it needs.
+    pq.write_table(
+        table,
+        sink,
+        compression="none" if has_vectors else "zstd",
+        use_dictionary=SMALL_NUMBERS if has_vectors else True,
+        write_statistics=not has_vectors,
+        write_page_checksum=True,
+    )
+    write_atomic(path, sink.getvalue())
+
+
+def part_is_valid(path: Path, digest: str) -> bool:
+    """Whether a part is there, was made by this configuration and holds what was written."""
+    if not path.is_file():
+        return False
+    try:
+        return is_whole(read_bounded(path.read_bytes(), None), digest)
+    except UNREADABLE:
+        return False
+
+
+def is_whole(table: pa.Table, digest: str) -> bool:
+    """Whether a part as it was read, all columns of it, was made by this configuration and holds what was written."""
+    metadata = table.schema.metadata or {}
+    return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == _content_digest(table).encode()
+
+
+def part_content(path: Path) -> str:
+    """The digest of its content that a part carries, without reading that; InputError where there is none."""
+    try:
+        # Not by its path, which pyarrow takes for a URL where it begins as one.
+        with path.open("rb") as stream:
+            return str((pq.read_metadata(stream).metadata or {})[CONTENT_KEY].decode())
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=_AGAIN) from None
+
+
+def read_part(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """Read one part; InputError when it is missing, unreadable or, with `sha256`, altered."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint=_AGAIN) from None
+    return parse_part(data, str(path), sha256, columns)
+
+
+def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """The table in the bytes of a part; `path` is for messages. InputError as of `read_part`."""
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(
+            f"{path} was altered: its sha256 is not the one the header names",
+            hint="fetch or make the manifest again; `prune verify` lists every altered file",
+        )
+    try:
+        table = read_bounded(data, columns)
+        names = table.column_names
+    except UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=_AGAIN) from None
+    if missing := [name for name in columns or () if name not in names]:
+        raise InputError(f"{path} has no column {missing[0]!r}")
+    return table
+
+
+def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """sample_id and one column a name: a number a row of (n,), a FixedSizeList a row of (n, width)."""
+    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
+    for name, array in values.items():
+        column = pa.array(np.ascontiguousarray(array).reshape(-1))
+        if array.ndim == 2:
+            # "element" is what Parquet calls it: another name would not come back.
+            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
+            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
+        fields.append(pa.field(name, column.type, nullable=False))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
+    """A column of whole numbers (n,), or of vectors (n, width) of one width; InputError when it is anything else."""
+    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
+    kind = types.get(name, pa.null())
+    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
+    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
+        what = "one vector" if ndim == 2 else "one value"
+        raise InputError(f"a part holds no {name} with {what} of {item} a row", hint=_AGAIN)
+    values = table.column(name).combine_chunks()
+    flat = values.flatten() if is_list else values
+    if values.null_count or flat.null_count:
+        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
+    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, kind.list_size) if is_list else array
+
+
+def _content_digest(table: pa.Table) -> str:
+    """Of names, types and values alone: what lies under nulls, in padding or between chunks plays no part."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(f"{name}\0{_kind(column.type)}\0{len(column)}\0{column.null_count}\0".encode())
+        if column.null_count:
+            digest.update(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False).tobytes())
+        _add_values(digest, column.combine_chunks().drop_null())
+    return digest.hexdigest()
+
+
+def _kind(type_: Any) -> str:
+    """The type without the name of a list's items, which Parquet does not keep."""
+    is_list = pa.types.is_fixed_size_list(type_)
+    return f"{_kind(type_.value_type)}[{type_.list_size}]" if is_list else str(type_)
+
+
+def _add_values(digest: "hashlib._Hash", values: Any) -> None:
+    if pa.types.is_fixed_size_list(values.type) and not values.flatten().null_count:
+        _add_values(digest, values.flatten())
+    elif pa.types.is_primitive(values.type):
+        digest.update(values.to_numpy(zero_copy_only=False).tobytes())
+    else:
+        texts = [repr(value).encode() for value in _as_bytes(values).to_pylist()]
+        digest.update(b"".join(texts))
+
+
+def _as_bytes(values: Any) -> Any:
+    """Text as its bytes, so that text that is not UTF-8 has a digest too."""
+    return values.cast(pa.binary()) if pa.types.is_string(values.type) else values

@@ -1,0 +1,1 @@
+"""Manifests whose keys and hashes are HMACs."""

@@ -1,0 +1,113 @@
+"""A manifest whose keys and hashes are HMACs: what `prune push --secret` sends.
+
+Its samples are in the order of the hidden keys: in the order of the images, classes and positions alone would tell
+which listing they are of. So every table is written anew, in two passes, with a few parts in memory.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import Progress
+from manifests.errors import UsageError
+from manifests.format.columns import columns_of
+from manifests.format.header import Header, at_least_1_3
+from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
+from manifests.hidden.hidden_header import hide_header
+from manifests.hidden.secret import hidden_block, hide_hashes, hide_keys, hide_text, hide_view_ids
+from manifests.images.identity import fingerprint
+from manifests.manifest import Manifest, commit, part_entries
+from manifests.tables.scattering import ScatteredRows
+
+NEVER = ("samples", "thumbnails")
+"""Tables that are not taken over: samples are made anew, thumbnails show the images."""
+
+
+def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
+    """Write a manifest into `folder` in which those without the secret cannot look up a name or a file.
+
+    Keys, content hashes, view_ids and ids are hidden (manifests/hidden/secret.py), sizes are 0, thumbnails and betons
+    left out. The same source and secret give the same bytes. UsageError for a manifest that is hidden already.
+    """
+    if source.header.hidden is not None:
+        raise UsageError(f"{source.where} is hidden already", hint="push it without --secret")
+    samples = source.samples()
+    keys = hide_keys(secret, samples.column("key"))
+    order_N = np.argsort(np.array(keys.to_pylist(), "S64"), kind="stable")
+    new_id_N = np.empty(len(order_N), np.int64)
+    new_id_N[order_N] = np.arange(len(order_N))
+    hidden = _hidden_samples(secret, samples, keys).take(pa.array(order_N))
+    hidden = hidden.set_column(0, SAMPLES_SCHEMA.field("sample_id"), pa.array(np.arange(len(order_N))))
+    digest, count = config_digest({"hidden": hidden_block(secret).check}), len(samples)
+    for part in range(part_count(count)):
+        rows = part_rows(part, count)
+        write_part(folder / part_path("samples", part), hidden.slice(rows.start, len(rows)), digest)
+    tables = sorted({entry.path.rpartition("/")[0] for entry in source.header.files if entry.path != BETON_NAME})
+    tables = [table for table in tables if table.partition("/")[0] not in NEVER]
+    with Progress(len(tables) * part_count(count), "hiding", "parts") as progress:
+        for table in tables:
+            _reorder(source, table, new_id_N, folder, digest, progress)
+    return commit(folder, _header(source, secret, hidden, folder, tables))
+
+
+def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Table:
+    """The rows of `samples`, hidden, in the order they had."""
+    hashes = np.frombuffer(b"".join(samples.column("content_hash").to_pylist()), np.uint8).reshape(-1, 16)
+    view_ids = samples.column("view_id").to_numpy()
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    nothing_N = np.zeros(len(samples), np.int64)
+    columns = {
+        "sample_id": samples.column("sample_id"),
+        "key": keys,
+        "label": samples.column("label"),
+        "size_bytes": pa.array(nothing_N),
+        "content_hash": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(16), len(samples), [None, pa.py_buffer(hide_hashes(secret, hashes).tobytes())]
+        ),
+        "view_id": pa.array(hide_view_ids(secret, keys, view_ids)),
+        "width": pa.array(nothing_N.astype(np.int32)),
+        "height": pa.array(nothing_N.astype(np.int32)),
+        # What was wrong with a file may name it.
+        "problem": pc.if_else(pa.array(readable_N), pa.scalar(None, pa.string()), "unreadable"),
+    }
+    return pa.table(columns, schema=SAMPLES_SCHEMA)
+
+
+def _reorder(
+    source: Manifest, table: str, new_id_N: NDArray[np.int64], folder: Path, digest: str, progress: Progress
+) -> None:
+    """Write one table by the new sample_ids."""
+    with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
+        known = {column.name for column in columns_of(table, source.header)}
+        parts = (_only(source.part(entry), known) for entry in source.files(table))
+        scattered = ScatteredRows(parts, new_id_N, len(new_id_N), Path(scratch), source.where)
+        for part in range(part_count(len(new_id_N))):
+            write_part(folder / part_path(table, part), scattered.part(part), digest)
+            progress.advance(1)
+
+
+def _only(rows: pa.Table, known: set[str]) -> pa.Table:
+    """Without the columns that a later version added: they may tell anything."""
+    return rows.select([name for name in rows.column_names if name in known])
+
+
+def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:
+    """The header of the hidden manifest."""
+    header = hide_header(secret, source.header)
+    names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
+    keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()
+    changes: dict[str, Any] = {
+        "schema_version": at_least_1_3(header),
+        "data": header.data.model_copy(update={"fingerprint": fingerprint(keys, names, hashes)}),
+        "parents": [hide_text(secret, source.id)],
+        "thumbnails": None,
+        "hidden": hidden_block(secret),
+        "files": part_entries(folder, ["samples", *tables], header.data.count),
+    }
+    return header.model_copy(update=changes)

@@ -1,0 +1,113 @@
+"""Keys and hashes as HMACs: who lacks the secret cannot look up a name or a file in a manifest.
+
+All are HMAC-SHA256 with the secret: a key becomes the hexadecimal HMAC of its UTF-8 bytes, a content hash the first 16
+bytes of the HMAC of its 16 bytes, an id the hexadecimal HMAC of its text. A view_id must come back, for the crops are
+drawn by it: it is combined by exclusive or with the first 8 bytes (little-endian) of the HMAC of the hidden key.
+"""
+
+import hmac
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import Header, Hidden
+
+METHOD: Final = "hmac-sha256"
+LEAST_BYTES, MOST_BYTES = 16, 1 << 16
+_CHECKED = b"prune-toolkit: hidden manifest"
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file, without the line end that editors add; UsageError for one that can be guessed."""
+    try:
+        with path.open("rb") as stream:
+            secret = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the secret {path}: {error.strerror}") from None
+    if len(secret) > MOST_BYTES:
+        raise UsageError(f"{path} is too large for a secret", hint="openssl rand -hex 32 > secret.txt makes one")
+    secret = secret.rstrip(b"\r\n")
+    if len(secret) < LEAST_BYTES:
+        raise UsageError(
+            f"the secret in {path} has fewer than {LEAST_BYTES} bytes: keys could be guessed",
+            hint="openssl rand -hex 32 > secret.txt makes one",
+        )
+    return secret
+
+
+def hide_keys(secret: bytes, keys: pa.Array | pa.ChunkedArray | Iterable[str]) -> pa.Array:
+    """(N,) hidden keys, 64 hexadecimal digits each, as pyarrow strings."""
+    if isinstance(keys, pa.Array | pa.ChunkedArray):
+        keys = keys.to_pylist()
+    return pa.array([_hmac(secret, key.encode()).hex() for key in keys], pa.string())
+
+
+def hide_hashes(secret: bytes, hash_N16: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, 16) hidden content hashes of (N, 16)."""
+    data = np.ascontiguousarray(hash_N16, np.uint8).tobytes()
+    hidden = b"".join(_hmac(secret, data[at : at + 16])[:16] for at in range(0, len(data), 16))
+    return np.frombuffer(hidden, np.uint8).reshape(-1, 16)
+
+
+def hide_view_ids(
+    secret: bytes, hidden_keys: pa.Array | pa.ChunkedArray | Iterable[str], view_id_N: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """(N,) hidden view_ids of (N,), or the other way round: exclusive or is its own inverse."""
+    if isinstance(hidden_keys, pa.Array | pa.ChunkedArray):
+        hidden_keys = hidden_keys.to_pylist()
+    pads = b"".join(_hmac(secret, key.encode())[:8] for key in hidden_keys)
+    return np.asarray(view_id_N, np.uint64) ^ np.frombuffer(pads, "<u8").astype(np.uint64)
+
+
+reveal_view_ids = hide_view_ids
+
+
+def hide_ids(secret: bytes, value: Any) -> Any:
+    """A JSON-able value in which every id of a manifest, or other sha256, is hidden."""
+    if isinstance(value, dict):
+        return {name: hide_ids(secret, content) for name, content in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_ids(secret, content) for content in value]
+    return hide_text(secret, value) if isinstance(value, str) and _ID.fullmatch(value) else value
+
+
+def hide_text(secret: bytes, text: str) -> str:
+    """Hexadecimal HMAC of a text, such as an id."""
+    return _hmac(secret, text.encode()).hex()
+
+
+def hidden_block(secret: bytes) -> Hidden:
+    """What a header says of how it was hidden."""
+    return Hidden(method=METHOD, check=_hmac(secret, _CHECKED).hex())
+
+
+def check_secret(header: Header, secret: bytes | None, where: str) -> None:
+    """MismatchError unless the secret is that of a hidden manifest, or there is none of an open one."""
+    if header.hidden is None:
+        if secret is not None:
+            raise UsageError(f"{where} is not hidden", hint="leave out --secret")
+        return
+    if secret is None:
+        raise UsageError(f"{where} is hidden: its keys are HMACs", hint="name the file of its secret with --secret")
+    if not hmac.compare_digest(header.hidden.check.encode(), hidden_block(secret).check.encode()):
+        raise MismatchError(f"this is not the secret of {where}", hint="ask who pushed it for the right one")
+
+
+def refuse_hidden(header: Header, where: str) -> None:
+    """UsageError for a hidden manifest, of a command that finds images by its keys or view_ids and takes no secret."""
+    if header.hidden is not None:
+        raise UsageError(
+            f"{where} is hidden: its keys and view_ids are not those of images",
+            hint="prune verify, prune select, prune cut and train-student work with hidden manifests",
+        )
+
+
+def _hmac(secret: bytes, message: bytes) -> bytes:
+    return hmac.digest(secret, message, "sha256")

@@ -1,0 +1,233 @@
+"""Images as they lie in a data set: encoded bytes or pixels, decoded completely or reported as a problem.
+
+Everything here may be called from many threads at once: no state of Pillow is changed, and the size of an image
+is checked by hand before its pixels are allocated.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from manifests.images.jpeg import JpegInfo, exif_orientation, jpeg_info
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "MAX_PIXELS",
+    "MODE_JPEG",
+    "MODE_RAW",
+    "BetonImage",
+    "Encoded",
+    "ImageProblem",
+    "JpegInfo",
+    "Pixels",
+    "RawImage",
+    "beton_form",
+    "decode_rgb",
+    "jpeg_info",
+]
+
+MAX_PIXELS = 400_000_000
+MODE_JPEG, MODE_RAW = 0, 1
+_REASON_CHARACTERS = 200
+_BAND_BYTES = 4 << 20
+_COPYABLE_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
+_PILLOW_MODULES = re.compile(r"PIL\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A file's bytes: JPEG, PNG, WebP, BMP, TIFF, PPM or GIF."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Pixels as stored: (H, W), (H, W, 1) or (H, W, 3) uint8."""
+
+    array: NDArray[np.uint8]
+
+
+RawImage = Encoded | Pixels
+
+
+class ImageProblem(Exception):  # noqa: N818 - a fact about a sample, recorded in its row; not a failure of the run
+    """Why an image cannot be used, in one line without paths or addresses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetonImage:
+    """An image in the form a beton stores: mode 0 JPEG bytes, mode 1 height * width * 3 raw bytes."""
+
+    mode: int
+    data: NDArray[np.uint8]
+    """1-D."""
+    width: int
+    height: int
+
+
+def decode_rgb(image: RawImage) -> NDArray[np.uint8]:
+    """Decode to a fresh contiguous (H, W, 3) uint8 array, upright by its EXIF orientation.
+
+    Grey, palette, CMYK and alpha become RGB as Pillow's convert("RGB") makes them, 16-bit grey keeps its upper 8
+    bits, of an animation the first frame is taken. ImageProblem when it cannot be decoded completely, or has
+    more than MAX_PIXELS (WebP and tiled TIFF: more than Pillow's own limit of 179 million).
+    """
+    if isinstance(image, Pixels):
+        array = image.array if image.array.ndim == 3 else image.array[:, :, None]
+        return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.array(array, order="C")
+    _ignore_pillow_warnings()
+    try:
+        return _decode(image.data)
+    except ImageProblem:
+        raise
+    except Exception as error:
+        raise ImageProblem(_reason(error)) from None
+
+
+def beton_form(image: RawImage, max_side: int | None = None) -> BetonImage:
+    """The form of an image in a beton: JPEG bytes where a beton's decoder reads them as they are, else raw pixels.
+
+    A JPEG is copied byte for byte when it is whole, 8-bit SOF0/1/2, has 1 or 3 components in usual sampling, needs no
+    EXIF rotation and no side is longer than `max_side` px. Anything else is decoded, shrunk to `max_side`
+    (Lanczos) when larger, and raw. ImageProblem when it cannot be decoded.
+    """
+    info = jpeg_info(image.data) if isinstance(image, Encoded) else None
+    if isinstance(image, Encoded) and info is not None:
+        _check_size(info.width, info.height)
+        upright = info.whole and info.exif_orientation == 1 and min(info.width, info.height) > 0
+        plain = info.precision == 8 and info.sof in (0xC0, 0xC1, 0xC2) and _usual_sampling(info.sampling)
+        if upright and plain and (max_side is None or max(info.width, info.height) <= max_side):
+            data = np.frombuffer(image.data, np.uint8)
+            return BetonImage(mode=MODE_JPEG, data=data, width=info.width, height=info.height)
+    pixels = decode_rgb(image)
+    if max_side is not None and max(pixels.shape[:2]) > max_side:
+        pixels = _shrink(pixels, max_side)
+    height, width = pixels.shape[:2]
+    return BetonImage(mode=MODE_RAW, data=pixels.reshape(-1), width=width, height=height)
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    if not data:
+        raise ImageProblem("the file is empty")
+    opened = next((open_ for accept, open_ in _formats() if accept(data)), None)
+    if opened is None:
+        raise ImageProblem("not an image of a known format")
+    with opened(io.BytesIO(data)) as picture:
+        _check_size(*picture.size)
+        picture.load()
+        pixels = _to_rgb(picture)
+        if picture.format == "JPEG":
+            info = jpeg_info(data)
+            orientation = 1 if info is None else info.exif_orientation
+        elif picture.format == "TIFF":
+            orientation = 1  # Pillow turned it while loading
+        else:
+            orientation = exif_orientation(picture.info.get("exif") or b"")
+    return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _to_rgb(picture: "Image") -> NDArray[np.uint8]:
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF"):
+        grey = (np.asarray(picture).astype(np.int32) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise ImageProblem("pixels of 32 bits a channel have no agreed range")
+    picture.info.pop("transparency", None)
+    return _in_bands(picture)
+
+
+def _in_bands(picture: "Image") -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of an image, converted band by band: as one piece it costs two further copies of a large one."""
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_BYTES // (3 * max(width, 1)))
+    for top in range(0, height, rows):
+        band = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+    return pixels
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
+
+
+def shrunk_sizes(size_n2: ArrayLike, max_side: int) -> NDArray[np.int64]:
+    """(n, 2) width and height of images of (n, 2) once no side is longer than `max_side`; those that fit stay."""
+    size_n2 = np.asarray(size_n2, np.int64)
+    longer_n1 = np.maximum(size_n2.max(axis=1, keepdims=True, initial=0), 1)
+    return np.where(longer_n1 > max_side, np.maximum(np.rint(size_n2 * (max_side / longer_n1)), 1), size_n2).astype(int)
+
+
+def _shrink(pixels: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    size = tuple(shrunk_sizes([[width, height]], max_side)[0].tolist())
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _usual_sampling(sampling: tuple[tuple[int, int], ...]) -> bool:
+    if len(sampling) == 1:
+        return True
+    return len(sampling) == 3 and sampling[0] in _COPYABLE_SAMPLING and sampling[1:] == ((1, 1), (1, 1))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageProblem(f"{width}x{height} px is more than {MAX_PIXELS // 1_000_000} megapixels")
+
+
+@cache
+def _formats() -> tuple[tuple[Callable[[bytes], bool], Callable[[io.BytesIO], Any]], ...]:
+    """Recognisers and openers; not Image.open, which warns or fails by a process-wide size limit."""
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        PpmImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    def starts(*prefixes: bytes) -> Callable[[bytes], bool]:
+        return lambda data: data.startswith(prefixes)
+
+    return (
+        (starts(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+        (starts(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+        (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
+        (starts(b"BM"), BmpImagePlugin.BmpImageFile),
+        (starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
+        (lambda data: data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace(), PpmImagePlugin.PpmImageFile),
+        (starts(b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    )
+
+
+def _ignore_pillow_warnings() -> None:
+    """Silence what Pillow says about odd metadata of images whose pixels decode completely.
+
+    warnings.catch_warnings is not thread-safe: it restores a list that another thread has changed. A filter that
+    stays, put back in front when something moved it, has no such moment.
+    """
+    entry: Any = ("ignore", None, Warning, _PILLOW_MODULES, 0)
+    if warnings.filters[:1] != [entry]:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))
+    return f"cannot be decoded: {text or type(error).__name__}"[:_REASON_CHARACTERS]

@@ -1,0 +1,209 @@
+"""Is a manifest on this disk what its header says: digests, row counts, and a beton's inner consistency."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.base.layout import BETON_NAME
+from manifests.betons import format as fmt
+from manifests.betons.reader import Beton
+from manifests.errors import InputError, UnreachableError
+from manifests.format.header import FileEntry
+from manifests.format.part_checks import check_part
+from manifests.format.parts import PART_ROWS, parse_part
+from manifests.format.top_k import words_count
+from manifests.images.decode import jpeg_info
+from manifests.manifest import Manifest
+from manifests.stores.store import UNTOLD, LocalStore, Store
+
+_MISSING = "is missing"
+_ALTERED = "was altered: its sha256 is not the one the header names"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold, and where."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked and what was found; `ok` when nothing was."""
+
+    manifest_id: str
+    files: int
+    bytes: int
+    absent: list[str]
+    """What may be missing: a beton, which is not sent along unasked, and tables that `prune pull --only` left."""
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.findings
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(where: str | Path) -> Report:
+    """Check every file a manifest names against its bytes, sha256 and rows; InputError without a readable header.
+
+    At a URL all files are read, and only the inside of a beton is not looked at.
+    """
+    manifest = Manifest.open(where)
+    not_pulled = manifest.not_pulled
+    findings: list[Finding] = []
+    absent: list[str] = []
+    total_bytes = 0
+    for entry in manifest.header.files:
+        may_be_absent = entry.path == BETON_NAME or entry.path.partition("/")[0] in not_pulled
+        problems = list(_file_problems(manifest, entry))
+        if may_be_absent and problems == [_MISSING] and not _is_there(manifest.store, entry.path):
+            absent.append(entry.path if entry.path == BETON_NAME else entry.path.rpartition("/")[0])
+            continue
+        findings += [Finding(entry.path, problem) for problem in problems]
+        total_bytes += 0 if problems else entry.bytes
+    damaged = {finding.path for finding in findings}
+    findings += _table_findings(manifest, damaged)
+    findings += _view_findings(manifest, damaged)
+    return Report(manifest.id, len(manifest.header.files), total_bytes, list(dict.fromkeys(absent)), findings)
+
+
+def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
+    """What does not hold of one file: its place, size, sha256, and if all of these do, its inside."""
+    try:
+        size_bytes = manifest.store.size(entry.path)
+        if size_bytes is None:
+            yield _MISSING
+        elif size_bytes not in (entry.bytes, UNTOLD):
+            yield f"has {size_bytes:,} bytes, the header says {entry.bytes:,}"
+        elif entry.path == BETON_NAME:
+            yield from _beton_problems(manifest.store, entry)
+        else:
+            yield from _part_problems(manifest, entry)
+    except UnreachableError:
+        # Nothing is known of the file.
+        raise
+    except InputError as error:
+        yield error.message
+    except OSError as error:
+        yield f"cannot be read: {error.strerror or error}"
+
+
+def _part_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
+    data = manifest.file_bytes(entry)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        yield _ALTERED
+        return
+    name = manifest.store.name(entry.path)
+    part = parse_part(data, name)
+    if part.num_rows != entry.rows:
+        yield from _row_problems(part.num_rows, entry)
+    else:
+        check_part(part, entry, manifest.header, name)
+
+
+def _beton_problems(store: Store, entry: FileEntry) -> Iterator[str]:
+    if store.sha256(entry.path) != entry.sha256:
+        yield _ALTERED
+    elif isinstance(store, LocalStore):
+        beton = Beton.open(store.folder / entry.path)
+        yield from beton_problems(beton)
+        yield from _row_problems(beton.count, entry)
+
+
+def _is_there(store: Store, path: str) -> bool:
+    """Whether something has a file's name, such as a folder."""
+    return isinstance(store, LocalStore) and os.path.lexists(store.folder / path)
+
+
+def _row_problems(found: int, entry: FileEntry) -> Iterator[str]:
+    if found != entry.rows:
+        yield f"has {found:,} rows, the header says {entry.rows:,}"
+
+
+def _table_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
+    """Tables with a row for every sample must have them all, in parts of the contract's size."""
+    count = manifest.header.data.count
+    for table in ("samples", "selection"):
+        entries = manifest.files(table)
+        if not entries or damaged.intersection(entry.path for entry in entries):
+            continue
+        found = sum(entry.rows for entry in entries)
+        if found != count:
+            yield Finding(table, f"has {found:,} rows for {count:,} samples")
+        if any(entry.rows != PART_ROWS for entry in entries[:-1]):
+            yield Finding(table, f"has a part before its last that is not of {PART_ROWS:,} rows")
+
+
+def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
+    """Every view that the header counts must be there, and a beton's targets have the form it names."""
+    header = manifest.header
+    stored = {entry.path.rpartition("/")[0] for entry in header.files}
+    counts = {
+        "logits": header.views.count if header.kind == "scores" and header.views is not None else 0,
+        "targets": 0 if header.labels is None else header.labels.views,
+        "features": 0 if header.features is None else 1,
+    }
+    for kind, count in counts.items():
+        found = sum(table.startswith(f"{kind}/view-") for table in stored)
+        if found != count and count and kind not in (header.left_out or ()):
+            yield Finding(kind, f"has {found:,} views, the header says {count:,}")
+    labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
+    if labels is None or path is None:
+        return
+    words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
+    shape = Beton.open(path).target_shape
+    if shape != (labels.views, words):
+        yield Finding(BETON_NAME, f"has targets of {shape}, the header's labels are of {(labels.views, words)}")
+
+
+def beton_problems(beton: Beton) -> Iterator[str]:
+    """What FFCV would read wrongly without a word: rows in the table, samples on two pages, JPEG sizes.
+
+    At most one problem of each kind, with the first row it is found in.
+    """
+    table = beton.allocations
+    strangers = table["sample_id"] >= beton.count
+    if strangers.any():
+        yield f"the allocation table names sample {table['sample_id'][strangers.argmax()]} of {beton.count:,}"
+        return
+    yield from _wrong_owners(beton)
+    sample_id, size_bytes = table["sample_id"].astype(np.int64), np.maximum(table["size"], 1)
+    first_page = table["ptr"] // beton.page_bytes
+    page_N = np.zeros(beton.count, np.uint64)
+    page_N[sample_id] = first_page
+    torn = (first_page != (table["ptr"] + size_bytes - 1) // beton.page_bytes) | (first_page != page_N[sample_id])
+    if torn.any():
+        yield f"row {sample_id[torn].min()}: it lies on two pages"
+    for row in np.flatnonzero(beton.modes_N == fmt.MODE_JPG).tolist():
+        info = jpeg_info(beton.image_bytes(row).tobytes())
+        width, height = int(beton.widths_N[row]), int(beton.heights_N[row])
+        if info is None or (info.width, info.height) != (width, height):
+            yield f"row {row}: its JPEG is not of the {width}x{height} pixels its metadata names"
+            return
+        if info.precision != 8 or info.components not in (1, 3):
+            yield f"row {row}: its JPEG has {info.components} components of {info.precision} bits"
+            return
+
+
+def _wrong_owners(beton: Beton) -> Iterator[str]:
+    """Regions that the table lists under another sample than the one whose metadata points to them."""
+    table = beton.allocations[beton.allocations["size"] > 0]
+    order = np.argsort(table["ptr"], kind="stable")
+    pointers, sample_id = table["ptr"][order].astype(np.int64), table["sample_id"][order]
+    for what, pointer_N in (("image", beton.image_pointer_N), ("target", beton.target_pointer_N)):
+        if pointer_N is not None:
+            owner_N = sample_id[np.searchsorted(pointers, pointer_N)]
+            wrong = np.flatnonzero(owner_N != np.arange(beton.count))
+            if len(wrong):
+                yield f"row {wrong[0]}: the allocation table gives its {what} to sample {owner_N[wrong[0]]}"

@@ -1,0 +1,1 @@
+"""Manifests to another place and back."""

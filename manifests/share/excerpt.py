@@ -1,0 +1,33 @@
+"""A part of a manifest as a manifest of its own: what `prune push --only` sends."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from manifests.base.files import link_or_copy
+from manifests.base.layout import BETON_NAME
+from manifests.format.header import at_least_1_3
+from manifests.manifest import Manifest, commit
+from manifests.share.transfer import check_kinds, kind_of
+
+
+def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
+    """Write a manifest of samples, selection and the kinds of tables in `only` into `folder`.
+
+    It names the source as its parent and in `left_out` what it lacks. Without beton: that of a selection holds targets.
+    UsageError for a kind of table that the source has not.
+    """
+    kinds = check_kinds(source, only)
+    header = source.header
+    left_out = {kind_of(entry) for entry in header.files} - kinds - {BETON_NAME} | set(header.left_out or ())
+    entries = [entry for entry in header.files if kind_of(entry) in kinds]
+    for entry in entries:
+        with source.store.open(entry.path):
+            link_or_copy(source.folder / entry.path, folder / entry.path)
+    changes = {
+        "schema_version": at_least_1_3(header),
+        "files": entries,
+        "parents": [source.id],
+        "left_out": sorted(left_out),
+        "scores": header.scores if "scores" in kinds else [],
+    }
+    return commit(folder, header.model_copy(update=changes))

@@ -1,0 +1,265 @@
+"""Copies of a manifest elsewhere and back: files first, header last, and of the files only what is missing.
+
+Until its header is there, a copy is no manifest to any reader. What a killed push or pull has brought over is found by
+its digest and not brought again.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from manifests.base.files import CHUNK_BYTES
+from manifests.base.layout import BETON_NAME, HEADER_NAME
+from manifests.base.progress import Progress, format_bytes, note
+from manifests.card.readme import CARD_NAME, CROISSANT_NAME, write_card
+from manifests.card.score_plots import picture_paths
+from manifests.errors import IncompleteError, InputError, UnreachableError, UsageError
+from manifests.format.header import FileEntry, Header
+from manifests.format.header_file import header_bytes, parse_header
+from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, write_local
+from manifests.share.overwrite import check_folder, check_undisturbed, clear, make_room
+from manifests.stores.destinations import FolderTarget, Target
+from manifests.stores.local_file import LocalFile
+from manifests.stores.store import LocalStore, Store, answering, store_of
+
+ALWAYS = ("samples", "selection")
+"""Tables without which the others say nothing."""
+WHOLE_BYTES = 64 << 20
+"""Files up to this size are taken over in one piece."""
+_CUT = "leave it out: the other side cuts its own beton: prune select --data, or prune cut"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What a push or pull did."""
+
+    manifest_id: str
+    where: str
+    copied: int
+    """Files that were missing."""
+    copied_bytes: int
+    there: int
+    """Files that were there already."""
+    seconds: float
+
+    def text(self, done: str) -> str:
+        """Such as `3 files sent, 1.2 MB, 2 were there`."""
+        files = "1 file" if self.copied == 1 else f"{self.copied} files"
+        there = f", {self.there} were there" if self.there else ""
+        return f"{files} {done}, {format_bytes(self.copied_bytes)}{there}"
+
+
+def kind_of(entry: FileEntry) -> str:
+    """Which kind of table a file is of, such as logits; a beton's is its name."""
+    return entry.path.partition("/")[0]
+
+
+def push(
+    source: Manifest,
+    target: Target,
+    *,
+    cards: Path | None = None,
+    with_images: bool = False,
+    replace: bool = False,
+    jobs: int = 8,
+) -> Moved:
+    """Copy a manifest of this machine to a target; `cards` is the folder of its cards, unless they are its own.
+
+    UsageError for images that must not be passed on, MismatchError when another manifest is there and not to be
+    replaced, or comes there meanwhile, InputError for a file that is missing or altered here, or refused there,
+    IncompleteError when the connection breaks: the same call goes on.
+    """
+    start, header = time.monotonic(), source.header
+    store, content = LocalStore(source.folder), header_bytes(source.store)
+    beside = store if cards is None else LocalStore(cards)
+    if source.not_pulled:
+        raise UsageError(
+            f"{source.where} is without its {', '.join(sorted(source.not_pulled))}: they were not pulled",
+            hint="pull them first, or push a part: --only samples",
+        )
+    check_images(header, with_images)
+    names: list[tuple[str, str | None]] = [
+        (entry.path, entry.sha256) for entry in header.files if with_images or not _is_beton(entry)
+    ]
+    names += [(path, None) for path in _cards(source, beside)]
+    is_there = make_room(target, header, replace)
+
+    def copy(name: tuple[str, str | None]) -> int | None:
+        file = LocalFile.of(beside if name[1] is None else store, *name)
+        if target.holds(file):
+            return None
+        target.put(file)
+        return file.bytes
+
+    with _resumable():
+        target.begin([path for path, _ in names])
+        if target.is_one_step:
+            # What is there from now on is told by `finish`; what came before, nobody has looked at.
+            is_there = make_room(target, header, replace)
+        if not is_there:
+            clear(target, names, replace)
+        sizes = _in_parallel(copy, names, jobs, f"pushing to {target.store.where}")
+        check_undisturbed(target, header, is_there)
+        message = f"{header.kind} of {header.data.name}, manifest {source.id[:12]}"
+        target.finish(content, message, is_there=is_there)
+    return _moved(source.id, target.store.where, sizes, start)
+
+
+def pull(
+    url: str, folder: Path, *, only: Collection[str] = (), with_images: bool = False, jobs: int = 8
+) -> tuple[Manifest, Moved]:
+    """Bring a manifest to a folder of this machine, or of its tables those of `only` and the samples.
+
+    Errors as of `push`; UsageError for a table that the manifest has not.
+    """
+    start, store = time.monotonic(), store_of(url)
+    content = header_bytes(store)
+    source = Manifest(store, parse_header(content, store.name(HEADER_NAME)))
+    header, target = source.header, FolderTarget(LocalStore(folder))
+    check_images(header, with_images)
+    is_there = make_room(target, header, replace=False)
+    wanted = _wanted(source, only)
+    if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
+        note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
+        with_images = False
+    entries = [entry for entry in header.files if kind_of(entry) in wanted or (with_images and _is_beton(entry))]
+
+    def copy(entry: FileEntry) -> int | None:
+        if target.store.size(entry.path) == entry.bytes and target.store.sha256(entry.path) == entry.sha256:
+            return None
+        _fetch(source, entry, target)
+        return entry.bytes
+
+    if not is_there:
+        check_folder(folder, header, store)
+    with _resumable():
+        folder.mkdir(parents=True, exist_ok=True)
+        target.begin([])
+        if not is_there:
+            # From now on the folder is known to be a pull of this URL, which the same command goes on with.
+            write_local(folder, {**Manifest(folder, header).local, PULLED_FROM: store.where})
+            clear(target, [(entry.path, None) for entry in header.files], replace=True)
+        sizes = _in_parallel(copy, entries, jobs, f"pulling {store.where}")
+        pulled = _remember(folder, header, store, wanted, is_there)
+        if not is_there:
+            write_card(folder, header, with_images=with_images)
+        target.finish(content, "", is_there=is_there)
+    return pulled, _moved(source.id, store.where, sizes, start)
+
+
+def check_images(header: Header, with_images: bool) -> None:
+    """UsageError when images were asked for that must not be passed on."""
+    if with_images and header.data.redistributable is False:
+        raise UsageError(
+            f"--with-images: the images of {header.data.name} must not be passed on, says the header",
+            hint=_CUT,
+        )
+    if with_images and header.hidden is not None:
+        raise UsageError("--with-images: keys are hidden here, and a beton shows the images", hint=_CUT)
+
+
+def check_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
+    """The kinds of tables asked for, samples and selection; UsageError for one that the manifest has not."""
+    has = {kind_of(entry) for entry in manifest.header.files} - {BETON_NAME}
+    if unknown := sorted(set(only) - has):
+        raise UsageError(f"--only {unknown[0]}: {manifest.where} holds {', '.join(sorted(has))}")
+    kinds = {*only, *has.intersection(ALWAYS)}
+    if left := sorted(kinds & manifest.not_pulled):
+        raise UsageError(f"--only {left[0]}: {manifest.where} is without its {left[0]}", hint="pull them first")
+    return kinds
+
+
+def _wanted(manifest: Manifest, only: Collection[str]) -> set[str]:
+    everything = {kind_of(entry) for entry in manifest.header.files if not _is_beton(entry)}
+    return check_kinds(manifest, only) if only else everything
+
+
+def _is_beton(entry: FileEntry) -> bool:
+    return entry.path == BETON_NAME
+
+
+def _cards(source: Manifest, beside: LocalStore) -> list[str]:
+    """What describes a manifest beside its header, as far as it is there; InputError for a link."""
+    names = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
+    return [name for name in names if beside.size(name) is not None]
+
+
+def _fetch(source: Manifest, entry: FileEntry, target: FolderTarget) -> None:
+    """Write one file here if it is what the header says; InputError when it is not."""
+    altered = InputError(
+        f"{source.store.name(entry.path)} was altered: its size or sha256 is not the one the header names",
+        hint="whoever pushed it can push it again",
+    )
+    if entry.bytes <= WHOLE_BYTES:
+        data = source.file_bytes(entry)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise altered
+        with target.writer(entry.path) as writer:
+            writer.write(data)
+        return
+    digest, left_bytes, name = hashlib.sha256(), entry.bytes, source.store.name(entry.path)
+    with source.store.open(entry.path) as reader, target.writer(entry.path) as writer:
+        while left_bytes >= 0 and (chunk := _chunk(reader, name)):
+            left_bytes -= len(chunk)
+            digest.update(chunk)
+            writer.write(chunk)
+        if left_bytes or digest.hexdigest() != entry.sha256:
+            raise altered
+
+
+def _chunk(reader: IO[bytes], name: str) -> bytes:
+    with answering(name):
+        return reader.read(CHUNK_BYTES)
+
+
+def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_there: bool) -> Manifest:
+    """Note in local.json where a manifest came from, and what was left there."""
+    here = Manifest(folder, header)
+    before = here.not_pulled if is_there else {kind_of(entry) for entry in header.files} - {BETON_NAME}
+    beside: dict[str, Any] = {**here.local, PULLED_FROM: store.where}
+    if left := sorted(set(before) - wanted):
+        beside[NOT_PULLED] = left
+    write_local(folder, beside)
+    return Manifest(folder, header)
+
+
+def _in_parallel(work: Callable[[T], int | None], items: Sequence[T], jobs: int, what: str) -> list[int | None]:
+    """Results of work in any order; the first error ends it all."""
+    results = []
+    with Progress(len(items), what, "files") as progress, ThreadPoolExecutor(jobs, "copies") as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                results.append(future.result())
+                progress.advance(1)
+        finally:
+            for future in futures:
+                future.cancel()
+    return results
+
+
+def _moved(manifest_id: str, where: str, sizes: list[int | None], start: float) -> Moved:
+    copied = [size for size in sizes if size is not None]
+    return Moved(
+        manifest_id=manifest_id,
+        where=where,
+        copied=len(copied),
+        copied_bytes=sum(copied),
+        there=len(sizes) - len(copied),
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Turn a broken connection into an IncompleteError: what was brought over stays."""
+    try:
+        yield
+    except UnreachableError as error:
+        raise IncompleteError(error.message, hint=f"{error.hint}; the same command goes on") from None

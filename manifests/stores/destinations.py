@@ -1,0 +1,250 @@
+"""Where a manifest can be pushed to: a folder, or a file system of fsspec; see manifests/hub.py for the hub.
+
+A target says whether it holds a file by its digest, and takes files one by one. The header comes last: until it is
+there, readers see no manifest.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from manifests.base.files import CHUNK_BYTES, atomic_file, remove_temporaries, write_atomic
+from manifests.base.layout import HEADER_NAME
+from manifests.errors import InputError, UsageError
+from manifests.stores.local_file import LocalFile
+from manifests.stores.store import LocalStore, RemoteStore, Store, answering, levels, store_of
+
+ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+"""Object stores: what is put appears whole or not at all."""
+
+
+class Target(Protocol):
+    """Where a manifest is pushed to."""
+
+    store: Store
+    is_one_step: bool
+    """Whether `finish` takes all that was put in one step, and nothing where somebody else was faster."""
+
+    def begin(self, paths: list[str]) -> None:
+        """Look which of the files are there."""
+
+    def listed(self) -> list[str]:
+        """Paths of the files that `begin` saw there, whoever put them."""
+
+    def holds(self, file: LocalFile) -> bool:
+        """Whether it has this file with these bytes."""
+
+    def put(self, file: LocalFile) -> None:
+        """Take a file, in place of another of its name."""
+
+    def remove(self, path: str) -> None:
+        """Forget a file, if it is there."""
+
+    def changed(self, paths: list[str]) -> str | None:
+        """The first of these files that was put or found here and is no longer the same; None where all are."""
+
+    def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
+        """Take manifest.json, unless it is there: from now on there is a manifest."""
+
+
+def target_of(where: str) -> Target:
+    """The target at a path or URL; UsageError for one that nobody can write to."""
+    store = store_of(where)
+    if isinstance(store, LocalStore):
+        return FolderTarget(store)
+    if store.scheme in ("http", "https"):
+        raise UsageError(f"{store.where}: a web server takes no files", hint="push to s3://, gs://, hf:// or a folder")
+    if store.scheme == "hf":
+        from manifests.stores.hub import HubTarget
+
+        return HubTarget(store)
+    return RemoteTarget(store)
+
+
+class FolderTarget:
+    """A folder on this machine or a mounted one."""
+
+    is_one_step = False
+
+    def __init__(self, store: LocalStore) -> None:
+        self.store: Store = store
+        self.folder = store.folder
+        self._known: dict[str, tuple[object, str]] = {}
+        """Of files that are there: what tells that nobody else put one in their place, and the sha256."""
+
+    def begin(self, paths: list[str]) -> None:
+        """Clear what a killed push left."""
+        if self.folder.is_dir():
+            remove_temporaries(self.folder)
+
+    def listed(self) -> list[str]:
+        """Paths of the files in the folder, and of links."""
+        found = (path for path in self.folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def holds(self, file: LocalFile) -> bool:
+        """Whether the folder has this file with these bytes."""
+        mark = self._mark(file.path)
+        if self.store.size(file.path) != file.bytes or self.store.sha256(file.path) != file.sha256:
+            return False
+        self._known[file.path] = mark, file.sha256
+        return True
+
+    def changed(self, paths: list[str]) -> str | None:
+        """The first file in whose place somebody else put other bytes."""
+        return next((path for path in paths if path in self._known and self._is_other(path, *self._known[path])), None)
+
+    def _is_other(self, path: str, mark: object, sha256: str) -> bool:
+        return self._mark(path) != mark and (self.store.size(path) is None or self.store.sha256(path) != sha256)
+
+    def _mark(self, path: str) -> object:
+        try:
+            found = os.lstat(self.folder / path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def put(self, file: LocalFile) -> None:
+        """Copy under another name, then rename; InputError for a file that was altered meanwhile."""
+        digest = hashlib.sha256()
+        with file.store.open(file.path) as reader, self.writer(file.path) as writer:
+            while chunk := reader.read(CHUNK_BYTES):
+                digest.update(chunk)
+                writer.write(chunk)
+            if digest.hexdigest() != file.sha256:
+                raise InputError(f"{file.store.name(file.path)} was altered while it was copied", hint="push again")
+        self._known[file.path] = self._mark(file.path), file.sha256
+
+    def writer(self, path: str) -> Any:
+        """As `atomic_file`, for a file inside this folder; InputError where a link leads out of it."""
+        place = self.folder
+        for name in levels(path):
+            place = place / name
+            if place.is_symlink():
+                raise InputError(f"{place} is a symbolic link: nothing is written through it", hint="remove it")
+        return atomic_file(place)
+
+    def remove(self, path: str) -> None:
+        """Delete a file, if it is there."""
+        (self.folder / os.path.join(*levels(path))).unlink(missing_ok=True)  # noqa: PTH118
+
+    def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
+        """Write manifest.json."""
+        if not is_there:
+            write_atomic(self.folder / HEADER_NAME, header)
+
+
+class RemoteTarget:
+    """A folder of a remote file system."""
+
+    is_one_step = False
+
+    def __init__(self, store: RemoteStore) -> None:
+        self.store: Store = store
+        self._remote, self._filesystem = store, store.filesystem
+        self._listed: set[str] = set()
+        self._known: dict[str, tuple[object, str | None]] = {}
+        """Of files that are there: what `_mark` says of them."""
+
+    def begin(self, paths: list[str]) -> None:
+        """List what is there, so that an empty place is asked once and not for every file."""
+        self._listed = set(self._find())
+
+    def _find(self) -> dict[str, dict[str, Any]]:
+        """What the other side says of each file below the URL."""
+        try:
+            with answering(self.store.where):
+                found = self._filesystem.find(self._remote.root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {full.strip("/"): info for full, info in found.items()}
+
+    def changed(self, paths: list[str]) -> str | None:
+        """The first file that has another size or digest now, as far as the other side says, or is gone."""
+        found = self._find()
+        for path in paths:
+            if path not in self._known:
+                continue
+            # A listing may lag behind, or call a file otherwise.
+            info = found.get(self._remote.full(path).strip("/")) or self._info(path)
+            if info is None or _mark(info) != self._known[path]:
+                return path
+        return None
+
+    def listed(self) -> list[str]:
+        """Paths of the files below the URL."""
+        root = f"{self._remote.root.strip('/')}/"
+        return sorted(full.removeprefix(root) for full in self._listed if full.startswith(root))
+
+    def holds(self, file: LocalFile) -> bool:
+        """Whether these bytes are there, by the digest the other side keeps, else by reading them back."""
+        return self._remote.full(file.path).strip("/") in self._listed and self._has(file)
+
+    def _info(self, path: str) -> dict[str, Any] | None:
+        """What the other side says of one file; None where it is not there."""
+        try:
+            with answering(self.store.name(path)):
+                info: dict[str, Any] = self._filesystem.info(self._remote.full(path))
+                return info
+        except FileNotFoundError:
+            return None
+
+    def _has(self, file: LocalFile) -> bool:
+        info = self._info(file.path)
+        if info is None or info.get("size") != file.bytes:
+            return False
+        # The ETag of one put to S3 is an MD5, of an upload in several parts or an encrypted one it is not.
+        if _md5(info) != file.md5 and self.store.sha256(file.path) != file.sha256:
+            return False
+        self._known[file.path] = _mark(info)
+        return True
+
+    def put(self, file: LocalFile) -> None:
+        """Upload, and make sure that what arrived is what was sent."""
+        self._write(file.path, lambda full: self._filesystem.put_file(str(file.full), full))
+        if not self._has(file):
+            raise InputError(f"{self.store.name(file.path)} arrived altered", hint="push again")
+
+    def _write(self, path: str, write: Callable[[str], Any]) -> None:
+        full = self._remote.full(path)
+        try:
+            with answering(self.store.name(path)):
+                if self._remote.scheme in ATOMIC_SCHEMES:
+                    write(full)
+                    return
+                folder, _, name = full.rpartition("/")
+                self._filesystem.makedirs(folder, exist_ok=True)
+                write(f"{folder}/.{name}.tmp")
+                self._filesystem.mv(f"{folder}/.{name}.tmp", full)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.store.name(path)}: there is no such place to write to", hint="make the bucket first"
+            ) from None
+
+    def remove(self, path: str) -> None:
+        """Delete a file, if it is there."""
+        try:
+            with answering(self.store.name(path)):
+                self._filesystem.rm_file(self._remote.full(path))
+        except FileNotFoundError:
+            return
+
+    def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
+        """Write manifest.json."""
+        if not is_there:
+            self._write(HEADER_NAME, lambda full: self._filesystem.pipe_file(full, header))
+
+
+def _mark(info: dict[str, Any]) -> tuple[object, str | None]:
+    return info.get("size"), _md5(info)
+
+
+def _md5(info: dict[str, Any]) -> str | None:
+    """Hexadecimal MD5 of a file, where the other side says."""
+    if isinstance(etag := info.get("ETag"), str):
+        return etag.strip('"').lower()
+    if isinstance(encoded := info.get("md5Hash"), str):
+        return base64.b64decode(encoded).hex()
+    return None

@@ -1,0 +1,1 @@
+"""Rows of the tables of a manifest by sample_id."""

@@ -1,0 +1,199 @@
+"""Rows of tables by sample_id, part by part: what joins, comparisons and copies of manifests read.
+
+Two manifests, or many, are held together by `sample_id`s of one of them or of a new one; since every table is in the
+order of its sample_ids, a part of each is all that is in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from manifests.errors import InputError
+from manifests.format.parts import PART_ROWS, part_path, part_rows
+from manifests.manifest import Manifest
+
+Ids = NDArray[np.int64]
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+
+
+class TableRows:
+    """The rows of one table by sample_id; the part read last stays in memory."""
+
+    def __init__(self, manifest: Manifest, table: str, columns: Sequence[str] | None = None) -> None:
+        self._manifest, self._table = manifest, table
+        self._columns = None if columns is None else list(dict.fromkeys(["sample_id", *columns]))
+        self._entries = {entry.path: entry for entry in manifest.files(table)}
+        self._number = -1
+        self._part: pa.Table = None
+
+    def take(self, id_n: Ids) -> pa.Table:
+        """The rows of these sample_ids, which rise strictly; those the table does not have are left out.
+
+        InputError for a part that is missing or damaged.
+        """
+        number_n = id_n // PART_ROWS
+        pieces = [self._rows(int(number), id_n[number_n == number]) for number in np.unique(number_n)]
+        return concat(pieces or [self._read(0).slice(0, 0)], self._manifest.where, self._table)
+
+    def forget(self) -> None:
+        """Let go of the part in memory."""
+        self._number, self._part = -1, None
+
+    def _rows(self, number: int, id_n: Ids) -> pa.Table:
+        part = self._read(number)
+        held_n = part.column("sample_id").to_numpy()
+        row_n = np.searchsorted(held_n, id_n)
+        row_n = row_n[np.append(held_n, -1)[row_n] == id_n]
+        # A slice holds on to the whole part, so only a large one is worth it.
+        if 2 * len(row_n) > len(part) and row_n[-1] - row_n[0] == len(row_n) - 1:
+            return part.slice(int(row_n[0]), len(row_n))
+        return part.take(row_n)
+
+    def _read(self, number: int) -> pa.Table:
+        if number == self._number:
+            return self._part
+        self.forget()
+        path = part_path(self._table, number)
+        if (entry := self._entries.get(path)) is None:
+            raise InputError(f"{self._manifest.where} has no {path}", hint=_AGAIN)
+        part = self._manifest.part(entry, self._columns).replace_schema_metadata(None)
+        self._number, self._part = number, part
+        return part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Share:
+    """Rows of one manifest that go into another: sample_id `old_n` here is `new_n` there, both rising strictly."""
+
+    manifest: Manifest
+    old_n: Ids
+    new_n: Ids
+
+    def is_whole(self, count: int) -> bool:
+        """Whether these are all rows of the manifest and the other has no more, so that every row keeps its place."""
+        return len(self.old_n) == self.manifest.header.data.count == count
+
+    def at(self, start: int, stop: int) -> Ids:
+        """sample_ids here of the rows that become `start` to `stop` there."""
+        first, end = np.searchsorted(self.new_n, [start, stop])
+        return self.old_n[first:end]
+
+    def renumbered(self, rows: pa.Table) -> pa.Table:
+        """Rows of this share with the sample_ids they have there."""
+        place_n = np.searchsorted(self.old_n, rows.column("sample_id").to_numpy())
+        return with_ids(rows, self.new_n[place_n])
+
+    def only(self, keep_n: NDArray[np.bool_]) -> "Share":
+        """Some of these rows."""
+        return Share(manifest=self.manifest, old_n=self.old_n[keep_n], new_n=self.new_n[keep_n])
+
+
+class SharedTable:
+    """One table of several shares as the table of one manifest; where two have a row, that of the first share."""
+
+    def __init__(self, shares: Sequence[Share], table: str, count: int, columns: Sequence[str] | None = None) -> None:
+        """A table of `count` samples; all its columns, unless some are named."""
+        self.shares, self.table, self._count = shares, table, count
+        self._rows = [TableRows(share.manifest, table, columns) for share in shares]
+
+    def part(self, number: int) -> pa.Table:
+        """The rows of one part by sample_id there; InputError where shares have other columns."""
+        return first_of_each(self._pieces(number, self.shares), self.shares[0].manifest.where, self.table)
+
+    def differing(self, number: int, shared_N: NDArray[np.bool_]) -> Ids:
+        """sample_ids there, of the (N,) that several shares have, of rows that do not hold the same in each."""
+        span = part_rows(number, self._count)
+        shared = [share.only(shared_N[share.new_n]) for share in self.shares]
+        touched = [share for share in shared if len(share.at(span.start, span.stop))]
+        if len(touched) < 2 or _is_one_file(touched, number, self._count, self.table):
+            return np.empty(0, np.int64)
+        pieces = self._pieces(number, shared)
+        first = first_of_each(pieces, self.shares[0].manifest.where, self.table)
+        first_id_n, first_bits_nB = first.column("sample_id").to_numpy(), row_bits(first)
+        found = []
+        for piece in pieces:
+            id_m = piece.column("sample_id").to_numpy()
+            same_m = (row_bits(piece) == first_bits_nB[np.searchsorted(first_id_n, id_m)]).all(axis=1)
+            found.append(id_m[~same_m])
+        return np.unique(np.concatenate(found))
+
+    def _pieces(self, number: int, shares: Sequence[Share]) -> list[pa.Table]:
+        span = part_rows(number, self._count)
+        pieces = []
+        for share, rows in zip(shares, self._rows, strict=True):
+            old_n = share.at(span.start, span.stop)
+            if len(old_n):
+                pieces.append(share.renumbered(rows.take(old_n)))
+            else:
+                rows.forget()
+        if not pieces:
+            pieces = [self._rows[0].take(np.empty(0, np.int64))]
+        return pieces
+
+
+def first_of_each(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
+    """Tables put together in the order of sample_id; of rows that share one, that of the first table."""
+    whole = concat(pieces, where, table)
+    id_n = whole.column("sample_id").to_numpy()
+    if (np.diff(id_n) > 0).all():
+        return whole
+    _, first_n = np.unique(id_n, return_index=True)
+    return whole.take(first_n)
+
+
+def _is_one_file(shares: Sequence[Share], number: int, count: int, table: str) -> bool:
+    """Whether all shares keep their rows' places and have the very same part."""
+    path = part_path(table, number)
+    entries = [share.manifest.header.file(path) for share in shares if share.is_whole(count)]
+    digests = {entry.sha256 for entry in entries if entry is not None}
+    return len(entries) == len(shares) and None not in entries and len(digests) == 1
+
+
+def concat(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
+    """Tables one after the other; InputError where they have different columns."""
+    names = pieces[0].column_names
+    try:
+        return pa.concat_tables([piece.select(names) for piece in pieces])
+    except (pa.ArrowException, KeyError):
+        raise InputError(f"{where}: {table} has other columns than elsewhere", hint=_AGAIN) from None
+
+
+def with_ids(rows: pa.Table, id_n: Ids) -> pa.Table:
+    """The table with other sample_ids (n,)."""
+    place = rows.column_names.index("sample_id")
+    return rows.set_column(place, rows.schema.field(place), pa.array(id_n, pa.int64()))
+
+
+def row_bits(rows: pa.Table) -> NDArray[np.uint8]:
+    """(n, bytes) of all columns but sample_id, numbers and vectors of one width; InputError for anything else."""
+    found = [np.empty((len(rows), 0), np.uint8)]
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if name == "sample_id":
+            continue
+        values = column.combine_chunks()
+        is_list = pa.types.is_fixed_size_list(values.type)
+        flat = values.flatten() if is_list else values
+        if values.null_count or flat.null_count or not pa.types.is_primitive(flat.type):
+            raise InputError(f"column {name} holds something else than one number or vector a row", hint=_AGAIN)
+        numbers = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False))
+        found.append(numbers.reshape(-1, values.type.list_size if is_list else 1).view(np.uint8))
+    return np.concatenate(found, axis=1)
+
+
+def hash_matrix(hashes: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """(N, bytes) of a column of fixed-size binary."""
+    values = hashes.combine_chunks()
+    width = values.type.byte_width
+    return np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width).reshape(-1, width)
+
+
+def places(wanted: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Ids:
+    """(N,) the row of each value among others (M,), which differ from each other; -1 where it is not there or null."""
+    whole = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
+    found = pc.index_in(wanted, value_set=whole, skip_nulls=True)
+    place_N: Ids = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return place_N

@@ -1,0 +1,29 @@
+"""`prune card`."""
+
+from pathlib import Path
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, json_option
+
+
+@click.command(name="card")
+@click.argument("manifest", type=FOLDER, default="manifest")
+@click.option("--url", help="Where the manifest will be, for the commands on the card.")
+@json_option
+def command(manifest: Path, url: str | None, as_json: bool) -> None:
+    """Write README.md with pictures of the scores, and croissant.json, into MANIFEST.
+
+    They describe the manifest to people, to the Hugging Face hub and to Croissant readers; its id stays what it is.
+
+    \b
+    prune card manifest
+    """
+    from manifests.card.readme import write_full_card
+    from trainer.cli.console import echo_json
+
+    paths = write_full_card(manifest, url)
+    if as_json:
+        echo_json({"path": str(manifest), "files": paths})
+        return
+    click.echo(f"{manifest}/: {', '.join(paths)}")

@@ -1,0 +1,105 @@
+"""`prune cut`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.copy_options import check_of, check_options, note_unused
+from prune_toolkit.cli.options import (
+    FOLDER,
+    MANIFEST,
+    data_of,
+    data_options,
+    dry_run_option,
+    echo_learn,
+    json_option,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from prune_toolkit.selection.choose_samples import Plan
+
+CHECK = "sizes"
+
+
+@click.command(name="cut")
+@click.argument("selection", type=MANIFEST, default="selection")
+@click.option("--out", "-o", type=FOLDER, default="cut", show_default=True, help="Folder of the new selection.")
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=8),
+    metavar="PX",
+    help="Shrink images whose longer side exceeds PX [default: as they were shrunk for SELECTION].",
+)
+@data_options
+@check_options(CHECK)
+@workers_option
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Cut the beton of SELECTION, which came without it, from a copy of the images; write both as a selection.
+
+    Samples, targets and weights stay those of SELECTION. The copy is compared with it first, as by `prune select`, and
+    what does not match is left out.
+
+    \b
+    prune cut selection --data photos
+    prune cut s3://bucket/half --data smaller-photos --pixels -o half
+    """
+    from manifests.base.progress import format_bytes
+    from manifests.betons.reader import Beton
+    from manifests.manifest import Manifest
+    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.selection.cut_images import cut_from
+    from prune_toolkit.selection.cut_selection import plan_cut, write_cut_selection
+    from prune_toolkit.selection.select_config import CutConfig
+    from trainer.cli.console import echo_json
+
+    config = CutConfig(
+        out=options["out"],
+        data=data_of(options),
+        check=check_of(options, CHECK),
+        max_side=options["max_side"],
+        workers=options["workers"],
+    )
+    parent = Manifest.open(options["selection"])
+    plan = plan_cut(config, parent)
+    beton = beton_at_hand(parent) if config.data is None else None
+    note_unused(options, beton)
+    if options["dry_run"]:
+        left = cut_from(config, plan)[0]
+        size_bytes = left.beton_bytes(None if beton is None else Beton.open(beton))
+        _echo_plan(plan.count, left, size_bytes, options["as_json"])
+        return
+    selection = write_cut_selection(config, plan)
+    chosen, path = selection.header.selection, selection.beton_path
+    assert chosen is not None
+    assert path is not None
+    size_bytes = path.stat().st_size
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": selection.id,
+                "path": str(config.out),
+                "selection": chosen.model_dump(),
+                "copy": selection.header.config.get("copy"),
+                "beton_bytes": size_bytes,
+                "seconds": selection.header.run.get("seconds"),
+            }
+        )
+        return
+    click.echo(
+        f"{config.out}/: {chosen.count:,} of {plan.count:,} samples of {parent.where}; train.beton "
+        f"{format_bytes(size_bytes)}; id {selection.id[:12]}"
+    )
+    echo_learn(config.out, has_labels=bool(plan.targets.tables))
+
+
+def _echo_plan(before: int, plan: "Plan", size_bytes: int, as_json: bool) -> None:
+    from manifests.base.progress import format_bytes
+    from trainer.cli.console import echo_json
+
+    if as_json:
+        echo_json({"count": plan.count, "of": before, "bytes": size_bytes, "config": plan.resolved})
+    else:
+        click.echo(f"{plan.count:,} of {before:,} samples, about {format_bytes(size_bytes)}")

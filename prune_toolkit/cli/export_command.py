@@ -1,0 +1,132 @@
+"""`prune export`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, MANIFEST, data_options, json_option, workers_option
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from manifests.manifest import Manifest
+
+Written = tuple[dict[str, Any], str | None]
+"""What --json adds, and the line for people; None when the result itself went to stdout."""
+
+
+@click.command(name="export")
+@click.argument("selection", type=MANIFEST, default="selection")
+@click.option("--indices", type=FOLDER, metavar="F", help="Write sample_ids to F.npy (int64), or F.txt, one a line.")
+@click.option("--filelist", type=FOLDER, metavar="F", help="Write keys, one a line; - for stdout.")
+@click.option("--imagefolder", type=FOLDER, metavar="DIR", help="Write the images as DIR/CLASS/NAME.")
+@click.option("--copy", is_flag=True, help="Of --imagefolder: copy files in place of hard links.")
+@data_options
+@workers_option
+@json_option
+def command(**options: Any) -> None:
+    """Hand what SELECTION keeps to other tools: exactly one of --indices, --filelist, --imagefolder.
+
+    Needs no model. For --imagefolder the images are read where they were scored, or from --data, or else from
+    train.beton; --classes names the folders, in label order, when the class names cannot.
+
+    \b
+    prune export selection --filelist - | rsync -a --files-from=- photos/ server:photos-half/
+    prune export selection --imagefolder photos-half
+    """
+    from manifests.errors import UsageError
+    from manifests.manifest import Manifest
+    from prune_toolkit.export.export import kept_samples
+
+    forms = [name for name in ("indices", "filelist", "imagefolder") if options[name] is not None]
+    if len(forms) != 1:
+        raise UsageError("say what to write: exactly one of --indices F, --filelist F and --imagefolder DIR")
+    if forms != ["imagefolder"] and (unused := [name for name in _OF_IMAGEFOLDER if _is_typed(name)]):
+        raise UsageError(f"--{unused[0]} has no meaning for --{forms[0]}", hint="it belongs to --imagefolder")
+    manifest = Manifest.open(options["selection"])
+    samples = kept_samples(manifest)
+    path: Path = options[forms[0]]
+    facts, told = _WRITERS[forms[0]](path, manifest, samples, options)
+    if options["as_json"]:
+        from trainer.cli.console import echo_json
+
+        echo_json({"id": manifest.id, "form": forms[0], "path": str(path), "count": len(samples), **facts})
+    elif told is not None:
+        click.echo(f"{told}; selection {manifest.id[:12]}")
+
+
+def _indices(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+    from manifests.base.progress import note
+    from prune_toolkit.export.export import image_folder_order, write_indices
+
+    data, is_position = manifest.header.data, None
+    if data.source == "folder":
+        is_position = image_folder_order(manifest.samples(["key"]).column("key").to_pylist(), data.split)
+        if not is_position:
+            note(
+                "these are rows of the manifest, not positions in torchvision's ImageFolder, which orders these files "
+                "otherwise\n  take --filelist, or --imagefolder"
+            )
+    write_indices(path, samples)
+    return {"imagefolder_positions": is_position}, f"{path}: {len(samples):,} of {data.count:,} rows"
+
+
+def _filelist(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+    from manifests.errors import UsageError
+    from prune_toolkit.export.export import write_file_list
+
+    if str(path) != "-":
+        write_file_list(path, samples)
+        return {}, f"{path}: {len(samples):,} of {manifest.header.data.count:,} keys"
+    if options["as_json"]:
+        raise UsageError("--filelist - and --json both write to stdout", hint="leave one out")
+    sys.stdout.buffer.write(write_file_list(None, samples))
+    return {}, None
+
+
+def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+    from manifests.base.progress import format_bytes, note
+    from manifests.errors import UsageError
+    from manifests.sources.names import read_class_names
+    from prune_toolkit.export.export import refuse_existing, tree_paths, write_kept
+    from prune_toolkit.images.data_spec import DataSpec
+
+    data = None
+    if options["data"] is not None:
+        data = DataSpec(data=options["data"], split=options["split"], label=options["label"])
+    elif unused := [name for name in ("split", "label") if _is_typed(name)]:
+        raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
+    names = tuple(manifest.class_names) if options["classes"] is None else read_class_names(options["classes"])
+    if len(names) != len(manifest.class_names):
+        raise UsageError(f"--classes names {len(names)} classes, {manifest.where} has {len(manifest.class_names)}")
+    refuse_existing(path, folder=True)
+    paths = tree_paths(manifest, samples, names)
+    tree = write_kept(path, paths, manifest, samples, data, copy=options["copy"], workers=options["workers"])
+    folders = sorted({folder.partition("/")[0] for folder in paths})
+    if folders != list(names[: len(folders)]):
+        note(
+            "torchvision's ImageFolder numbers class folders by their sorted names: "
+            f"{sum(label != names.index(folder) for label, folder in enumerate(folders))} of {len(folders)} get "
+            "another label than in the manifest"
+        )
+    facts = {"classes": len(folders), "linked": tree.linked, "written": tree.written, "bytes": tree.bytes}
+    told = (
+        f"{path}/: {len(paths):,} images in {len(folders)} class folders, {tree.linked:,} hard links, "
+        f"{tree.written:,} files written ({format_bytes(tree.bytes)})"
+    )
+    return facts, told
+
+
+def _is_typed(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+_OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")
+_WRITERS: dict[str, Callable[[Path, "Manifest", "pa.Table", dict[str, Any]], Written]] = {
+    "indices": _indices,
+    "filelist": _filelist,
+    "imagefolder": _imagefolder,
+}

@@ -1,0 +1,126 @@
+"""`prune index`."""
+
+from pathlib import Path
+
+import click
+
+from prune_toolkit.cli.options import (
+    FOLDER,
+    data_options,
+    dry_run_option,
+    json_option,
+    rank_options,
+    redistributable_option,
+    workers_option,
+)
+
+
+@click.command(name="index")
+@click.argument("data_argument", metavar="[DATA]", required=False)
+@data_options
+@click.option("--out", "-o", type=FOLDER, default="index", show_default=True, help="Folder of the index.")
+@click.option("--beton/--no-beton", default=False, help="Also write train.beton: all readable images, for FFCV.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@click.option(
+    "--check",
+    type=click.Choice(["decode", "header"]),
+    default="decode",
+    show_default=True,
+    help="Decode every image, or only read the header of JPEGs (faster; damage inside is then found later).",
+)
+@click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to know copies encoded otherwise.")
+@click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
+@click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@redistributable_option
+@workers_option
+@rank_options
+@dry_run_option
+@json_option
+def command(
+    data_argument: str | None,
+    data: str | None,
+    split: str | None,
+    classes: Path | None,
+    label: str | None,
+    out: Path,
+    beton: bool,
+    max_side: int | None,
+    check: str,
+    thumbnails: bool,
+    name: str | None,
+    licence: str | None,
+    redistributable: bool | None,
+    workers: int,
+    rank: int | None,
+    world_size: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """List every image of DATA: key, label, size, content hash. Needs no model.
+
+    \b
+    prune index photos --split train --beton
+    """
+    from manifests.base.progress import format_bytes, format_seconds, note
+    from manifests.errors import UsageError
+    from prune_toolkit.images.data_spec import DataSpec
+    from prune_toolkit.indexing.index import IndexConfig, build_index
+    from prune_toolkit.work.part_work import ALONE, Ranks
+    from trainer.cli.console import echo_json
+
+    chosen = data_argument or data
+    if chosen is None:
+        raise UsageError("which data?", hint='prune index DIR, or data = "DIR" in prune.toml')
+    config = IndexConfig(
+        data=DataSpec(data=chosen, split=split, classes=classes, label=label),
+        out=out,
+        beton=beton,
+        max_side=max_side,
+        check="header" if check == "header" else "decode",
+        thumbnails=thumbnails,
+        workers=workers,
+        ranks=Ranks.resolve(rank, world_size),
+        name=name,
+        licence=licence,
+        redistributable=redistributable,
+    )
+    if dry_run:
+        config.data.refuse_out(out)
+        source = config.data.open()
+        plan = {
+            "source": source.kind,
+            "samples": len(source.keys),
+            "classes": len(source.class_names),
+            "parts": len(ALONE.parts(len(source.keys))),
+            "out": str(out),
+        }
+        if as_json:
+            echo_json(plan)
+        else:
+            click.echo(
+                f"{plan['samples']:,} samples in {plan['classes']} classes ({plan['source']}) would be read into {out}/"
+            )
+        return
+    manifest = build_index(config)
+    if manifest is None:
+        note("this rank's parts are done; others are still at work")
+        return
+    header = manifest.header
+    size_bytes = sum(entry.bytes for entry in header.files)
+    result = {
+        "id": manifest.id,
+        "path": str(out),
+        "samples": header.data.count,
+        "readable": header.data.readable,
+        "classes": len(header.data.class_names),
+        "bytes": size_bytes,
+        "seconds": header.run.get("seconds"),
+    }
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(
+            f"{out}/: {header.data.readable:,} of {header.data.count:,} images readable, "
+            f"{len(header.data.class_names)} classes, {format_bytes(size_bytes)}, "
+            f"{format_seconds(header.run.get('seconds', 0))}; id {manifest.id[:12]}"
+        )

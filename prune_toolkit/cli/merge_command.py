@@ -1,0 +1,179 @@
+"""`prune merge`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, echo_next, json_option
+
+if TYPE_CHECKING:
+    from manifests.manifest import Manifest
+    from prune_toolkit.combine.average import Merge
+    from prune_toolkit.combine.merge import Shards
+
+
+@click.command(name="merge")
+@click.argument("manifests", nargs=-1, type=MANIFEST)
+@click.option(
+    "--average",
+    type=click.Choice(["logits", "probabilities"]),
+    help="Average what several teachers say: mean of the logits, or log of the mean of the probabilities.",
+)
+@click.option(
+    "--prefer",
+    metavar="MANIFEST",
+    help="Without --average: whose values count where manifests disagree; one of them, first or last.",
+)
+@click.option(
+    "--score-views",
+    type=click.Choice(["all", "0", "train"]),
+    help="With --average: views that scores are the mean over [default: as in the manifests].",
+)
+@click.option("--out", "-o", type=FOLDER, default="merged", show_default=True, help="Folder of the manifest.")
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Put MANIFESTS together: shards of one data set, or further score sets of the same samples.
+
+    All must be of one teacher and the same views. With --average they are of several teachers and the same samples,
+    and become the manifest of their ensemble; scores are computed anew from the averaged logits. Needs no model. The
+    order of the manifests plays no part.
+
+    \b
+    prune merge shard-1 shard-2 shard-3
+    prune merge manifest-a manifest-b --average probabilities
+    """
+    from manifests.errors import UsageError
+    from manifests.manifest import Manifest
+
+    for name, needs, value in (
+        ("--score-views", "--average", options["average"] or not options["score_views"]),
+        ("--prefer", "no --average", not options["average"] or not options["prefer"]),
+    ):
+        if not value:
+            raise UsageError(f"{name} goes with {needs}")
+    manifests = [Manifest.open(path) for path in options["manifests"]]
+    if options["average"]:
+        _average(manifests, options)
+    else:
+        _join(manifests, options)
+
+
+def _join(manifests: list["Manifest"], options: dict[str, Any]) -> None:
+    from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
+    from trainer.cli.console import echo_json
+
+    shards = Shards.of(ShardsConfig(out=options["out"], prefer=options["prefer"]), manifests)
+    if options["dry_run"]:
+        _echo_shards(shards, options["as_json"])
+        return
+    merged = write_shards(shards)
+    header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": merged.id,
+                "path": str(merged.path),
+                "samples": header.data.count,
+                "readable": header.data.readable,
+                "score_sets": sets,
+                "left_out": list(shards.left_out),
+                "teacher": None if header.teacher is None else header.teacher.model_dump(),
+            }
+        )
+        return
+    top1 = "" if header.teacher is None else f", top-1 {100 * header.teacher.train_top1:.2f} % on these images"
+    scores = f", scores {', '.join(sets)}" if sets else ""
+    click.echo(
+        f"{merged.path}/: {header.data.count:,} samples of {len(manifests)} manifests{scores}{top1}; "
+        f"id {merged.id[:12]}"
+    )
+    echo_next(
+        "prune", *(("select", merged.path, "--keep", "0.5") if sets else ("score", merged.path, "--teacher", "TEACHER"))
+    )
+
+
+def _echo_shards(shards: "Shards", as_json: bool) -> None:
+    from trainer.cli.console import echo_json
+
+    tables = ["samples", *(plan.name for plan in shards.plans)]
+    plan = {
+        "samples": shards.count,
+        "shares": {share.manifest.where: len(share.old_n) for share in shards.joined.shares},
+        "tables": tables,
+        "left_out": list(shards.left_out),
+        "config": shards.resolved(),
+        "out": str(shards.config.out),
+    }
+    if as_json:
+        echo_json(plan)
+        return
+    for share in shards.joined.shares:
+        click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
+    for what in shards.left_out:
+        click.echo(f"left out: {what}")
+    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
+
+
+def _average(manifests: list["Manifest"], options: dict[str, Any]) -> None:
+    from prune_toolkit.combine.average import Merge, MergeConfig, write_merge
+    from trainer.cli.console import echo_json
+
+    config = MergeConfig(out=options["out"], average=options["average"], score_views=options["score_views"])
+    merge = Merge.of(config, manifests)
+    if options["dry_run"]:
+        _echo_plan(merge, options["as_json"])
+        return
+    merged = write_merge(merge)
+    card, members = merged.header.teacher, merge.teachers
+    assert card is not None
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": merged.id,
+                "path": str(config.out),
+                "average": config.average,
+                "teacher": card.model_dump(),
+                "members": [member.model_dump() for member in members],
+                "run": {name: value for name, value in merged.header.run.items() if name != "parent_runs"},
+            }
+        )
+        return
+    each = ", ".join(f"{member.spec} {100 * member.train_top1:.2f} %" for member in members)
+    views_top1 = merged.header.run.get("views_top1")
+    on_views = "" if views_top1 is None else f", {100 * views_top1:.2f} % on their training views"
+    click.echo(
+        f"{config.out}/: {merged.header.data.readable:,} samples, {config.average} averaged over {len(members)} "
+        f"teachers: top-1 {100 * card.train_top1:.2f} % on these images ({each}){on_views}, ECE "
+        f"{card.train_ece:.4f}; id {merged.id[:12]}"
+    )
+    echo_next("prune", "select", config.out, "--keep", "0.5")
+
+
+def _echo_plan(merge: "Merge", as_json: bool) -> None:
+    from manifests.base.progress import format_bytes
+    from prune_toolkit.scoring.logit_scores import LogitScore
+    from prune_toolkit.work.part_work import ALONE
+    from trainer.cli.console import echo_json
+
+    data, views = merge.data, merge.views.count
+    size_bytes = data.readable * (2 * views * merge.class_count + 4 * len(LogitScore.registered()))
+    specs = [teacher.spec for teacher in merge.teachers]
+    plan = {
+        "samples": merge.count,
+        "classes": merge.class_count,
+        "views": views,
+        "teachers": specs,
+        "parts": len(ALONE.parts(merge.count)),
+        "bytes": size_bytes,
+        "config": merge.resolved(),
+        "out": str(merge.config.out),
+    }
+    if as_json:
+        echo_json(plan)
+        return
+    click.echo(
+        f"{merge.config.average} of {len(specs)} teachers ({', '.join(specs)}), {data.readable:,} "
+        f"samples x {views} view(s), {plan['parts']} part(s): {format_bytes(size_bytes)} of logits and scores into "
+        f"{merge.config.out}/"
+    )

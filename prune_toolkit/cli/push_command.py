@@ -1,0 +1,159 @@
+"""`prune push`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, MANIFEST, echo_next, jobs_option, json_option
+
+if TYPE_CHECKING:
+    from manifests.format.header import Header
+    from manifests.manifest import Manifest
+
+TELLING = {"logits", "targets"}
+"""Tables a student could be taught with to answer as the teacher does."""
+MATCHING = {"features", "logits", "scores", "targets"}
+"""Tables whose values tell rows apart."""
+
+
+@click.command(name="push")
+@click.argument("manifest", type=MANIFEST)
+@click.argument("url")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="TABLE",
+    help="Send these tables as a manifest of their own: scores, logits, features, targets or thumbnails; repeatable. "
+    "Samples, and which of them are kept, are always sent.",
+)
+@click.option("--with-images", is_flag=True, help="Send train.beton too, unless the data may not be passed on.")
+@click.option(
+    "--secret",
+    type=FOLDER,
+    metavar="FILE",
+    help="Replace keys and hashes by HMACs: who lacks FILE cannot look up a name or a file. Scores stay as they are, "
+    "and tell of an image to those who have the teacher.",
+)
+@click.option("--replace", is_flag=True, help="Put it in the place of another manifest that is there.")
+@jobs_option
+@json_option
+def command(
+    manifest: Path | str,
+    url: str,
+    only: tuple[str, ...],
+    with_images: bool,
+    secret: Path | None,
+    replace: bool,
+    jobs: int,
+    as_json: bool,
+) -> None:
+    """Copy MANIFEST to URL: s3://, gs://, hf://datasets/, any other of fsspec, or a folder.
+
+    Files that are there already are not sent again, so a push that was interrupted goes on. The header is sent last:
+    until then there is no manifest for those who read. Where the images are on this machine is never sent.
+
+    \b
+    prune push manifest s3://bucket/cars
+    prune push manifest hf://datasets/team/cars --only scores
+    """
+    from dataclasses import asdict
+
+    from manifests.base.files import scratch_folder
+    from manifests.card.croissant import url_in
+    from manifests.errors import UsageError
+    from manifests.manifest import Manifest
+    from manifests.share.transfer import check_images, push
+    from manifests.stores.destinations import target_of
+    from manifests.stores.store import RemoteStore
+    from trainer.cli.console import echo_json
+
+    if with_images and (only or secret is not None):
+        flag = "--only" if only else "--secret"
+        raise UsageError(f"--with-images and {flag}: a beton shows the images, and holds targets", hint="leave out one")
+    source, target = Manifest.open(manifest), target_of(url)
+    check_images(source.header, with_images)
+    with scratch_folder("prune-push") as scratch:
+        sent = _prepared(source, only, secret, scratch)
+        _warn(sent.header)
+        # A folder is no place that others know: its card keeps the one that `prune card --url` named.
+        place = target.store.where if isinstance(target.store, RemoteStore) else url_in(sent.folder)
+        _describe(sent, place, scratch / "cards", with_images)
+        moved = push(sent, target, cards=scratch / "cards", with_images=with_images, replace=replace, jobs=jobs)
+    if as_json:
+        echo_json(asdict(moved))
+        return
+    click.echo(f"{moved.where}: {moved.text('sent')}; id {moved.manifest_id[:12]}")
+    echo_next("prune", "pull", moved.where, "DIR")
+
+
+def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, scratch: Path) -> "Manifest":
+    """What is sent: the manifest itself, a part of it, or either with hidden keys."""
+    from manifests.base.layout import BETON_NAME
+    from manifests.base.progress import note
+    from manifests.errors import UsageError
+    from manifests.hidden.hide import hide
+    from manifests.hidden.secret import read_secret
+    from manifests.share.excerpt import excerpt
+    from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
+
+    header = source.header
+    if THUMBNAILS in only and secret is not None:
+        raise UsageError(f"--secret and --only {THUMBNAILS}: they show the images", hint="leave out one")
+    is_bound = header.data.redistributable is False
+    if THUMBNAILS in only and is_bound:
+        raise UsageError(
+            f"--only {THUMBNAILS}: they show images of {header.data.name}, which must not be passed on, says the header"
+        )
+    kinds = _kinds(header)
+    if not only and secret is None and not source.not_pulled:
+        if is_bound and THUMBNAILS in kinds:
+            note(f"{THUMBNAILS} are left out: the images of {header.data.name} must not be passed on, says the header")
+            only = tuple(sorted(kinds - {THUMBNAILS}))
+        elif header.hidden is not None and header.file(BETON_NAME) is not None:
+            note(f"sent as a part, without {BETON_NAME}: its size and sha256 are of the images, and keys are hidden")
+            only = tuple(sorted(kinds))
+    if only:
+        source = excerpt(source, only, scratch / "part")
+    return source if secret is None else hide(source, read_secret(secret), scratch / "hidden")
+
+
+def _kinds(header: "Header") -> set[str]:
+    """The kinds of tables of a manifest."""
+    from manifests.base.layout import BETON_NAME
+    from manifests.share.transfer import kind_of
+
+    return {kind_of(entry) for entry in header.files} - {BETON_NAME}
+
+
+def _warn(header: "Header") -> None:
+    """Say what those who read the manifest can do with it."""
+    from manifests.base.progress import note
+
+    kinds = _kinds(header)
+    if told := sorted(kinds & TELLING):
+        others = "".join(f" --only {kind}" for kind in sorted(kinds - TELLING - {"samples"}))
+        note(
+            f"whoever reads this can train a copy of the teacher from its {' and '.join(told)};"
+            f"{others or ' --only samples'} leaves them out"
+        )
+    if header.hidden is not None and (told := sorted(kinds & MATCHING)):
+        what = " and ".join(told)
+        note(f"names and bytes are hidden: by {what}, who has the teacher and an image can tell whether it is in here")
+        note(f"equal {what} still match an open copy of this manifest: do not publish both")
+
+
+def _describe(manifest: "Manifest", url: str | None, folder: Path, with_images: bool) -> None:
+    """Write the card with its pictures into a folder; a README.md of somebody's own takes the place of the card."""
+    from manifests.base.progress import note
+    from manifests.card.readme import CARD_NAME, is_card, write_full_card
+    from manifests.format.header_file import MAX_HEADER_BYTES
+
+    write_full_card(manifest.folder, url, into=folder, with_images=with_images)
+    try:
+        text = manifest.store.read(CARD_NAME, MAX_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    if not is_card(text.decode(errors="replace")):
+        note(f"{CARD_NAME} is sent as it is: no command wrote it")
+        (folder / CARD_NAME).write_bytes(text)

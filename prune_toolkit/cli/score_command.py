@@ -1,0 +1,306 @@
+"""`prune score`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.options import (
+    FOLDER,
+    asked_for,
+    check_teacher_named,
+    data_options,
+    dry_run_option,
+    echo_next,
+    json_option,
+    rank_options,
+    redistributable_option,
+    teacher_of,
+    teacher_options,
+    view_options,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from prune_toolkit.images.readers import ImagesAtHand
+    from prune_toolkit.scoring.preview import Preview
+    from prune_toolkit.scoring.score_config import ScoreConfig
+    from trainer.models.teacher import Teacher
+
+
+@click.command(name="score")
+@click.argument("data_argument", metavar="[DATA or MANIFEST]", required=False)
+@data_options
+@teacher_options
+@click.option("--val", help="Validation images with the same classes; gives the teacher's val_top1.")
+@click.option("--val-split", help="Split of --val [default: test or validation, where there are splits].")
+@click.option(
+    "--out", "-o", type=FOLDER, help="Folder of the manifest [default: manifest; with --dynamics manifest-dynamics]."
+)
+@click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use when it is of this data.")
+@view_options(views=1)
+@click.option(
+    "--score-views",
+    type=click.Choice(["all", "0", "train"]),
+    help="Views that scores are the mean over [default: train where --views is 2 or more, else 0].",
+)
+@click.option(
+    "--features",
+    is_flag=True,
+    help="Also store penultimate features, and the scores that need them.",
+)
+@click.option(
+    "--held-out",
+    metavar="DATA",
+    help="With --features: images whose loss `influence` is on, never the test set [default: a tenth of DATA].",
+)
+@click.option("--held-out-split", help="Split of --held-out, such as val.")
+@click.option(
+    "--dynamics",
+    type=FOLDER,
+    multiple=True,
+    metavar="RUN",
+    help="Run no teacher: add scores of what `train-student --record-dynamics` recorded to MANIFEST; repeatable.",
+)
+@click.option(
+    "--early-epoch",
+    type=int,
+    metavar="N",
+    help="With --dynamics: the epoch of early scores, from 1 [default: a tenth of those recorded].",
+)
+@workers_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
+)
+@click.option("--finish", is_flag=True, help="Score nothing; write the header if all parts are there.")
+@click.option("--thumbnails", is_flag=True, help="As of prune index, for images that are indexed in the same read.")
+@click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
+@click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@redistributable_option
+@click.option("--teacher-licence", help="Licence of the teacher's weights, recorded in the manifest.")
+@rank_options
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Run the teacher over DATA once; write logits and scores into a manifest.
+
+    DATA may be an index (a folder made by `prune index`) or the images themselves, which are then indexed in the
+    same read. Interrupted, the same command goes on where it stopped. Several processes share the work when RANK and
+    WORLD_SIZE are set (torchrun, a Slurm array, or two shells).
+
+    \b
+    prune score photos --split train --teacher torchvision/resnet50:IMAGENET1K_V2
+    prune score photos --teacher run/student.safetensors --limit 2000
+    prune score manifest --dynamics run
+    """
+    if options["dynamics"]:
+        from prune_toolkit.cli.score_dynamics_command import score_dynamics
+
+        score_dynamics(options)
+        return
+    from manifests.base.progress import note
+    from prune_toolkit.scoring.preview import preview
+    from prune_toolkit.scoring.score_config import ScoreConfig
+    from prune_toolkit.scoring.score_pass import build_scores, views_text_of
+    from prune_toolkit.scoring.view_flags import recipe_or_none
+    from prune_toolkit.work.part_work import Ranks
+    from trainer.cli.console import echo_json
+
+    _check_flags(options)
+    check_teacher_named(options)
+    images = _images(options)
+    val = _other_images(options, images, "val", held_out=True)
+    held_out = _other_images(options, images, "held_out", held_out=False)
+    if options["held_out_split"] == "test":
+        note("warning: the test split is held out for influence: what is chosen by it has seen the test set")
+    teacher = teacher_of(options, images.class_names)
+    config = ScoreConfig(
+        out=options["out"] or Path("manifest"),
+        batch_size=options["batch_size"],
+        workers=options["workers"],
+        loader=options["loader"],
+        ranks=Ranks.resolve(options["rank"], options["world_size"]),
+        finish_only=options["finish"],
+        name=options["name"],
+        licence=options["licence"],
+        redistributable=options["redistributable"],
+        teacher_licence=options["teacher_licence"],
+        recipe=recipe_or_none(options, teacher.preprocessing.image_px, asked=asked_for()),
+        view_count=options["views"],
+        top_k=options["top_k"],
+        score_views=options["score_views"],
+        features=options["features"],
+        thumbnails=options["thumbnails"],
+    )
+    if options["dry_run"]:
+        plan = _plan(config, teacher, images)
+        echo_json(plan) if options["as_json"] else _echo_plan(plan)
+        return
+    if options["limit"] is not None:
+        result = preview(config, teacher, images, options["limit"])
+        echo_json(vars(result)) if options["as_json"] else _echo_preview(result, images.count)
+        return
+    manifest = build_scores(config, teacher, images, val, held_out)
+    if manifest is None:
+        note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
+        return
+    card, run = manifest.header.teacher, manifest.header.run
+    assert card is not None
+    if options["as_json"]:
+        echo_json({"id": manifest.id, "path": str(config.out), "teacher": card.model_dump(), "run": run})
+        return
+    views_text = views_text_of(run, card.train_top1)
+    val_text = "" if card.val_top1 is None else f", {100 * card.val_top1:.2f} % on validation"
+    click.echo(
+        f"{config.out}/: {manifest.header.data.readable:,} samples scored by {card.spec}: "
+        f"top-1 {100 * card.train_top1:.2f} % on these images{views_text}{val_text}, ECE {card.train_ece:.4f}; "
+        f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
+    )
+    if (features := manifest.header.features) is not None:
+        names = ", ".join(f"{spec.set}/{spec.name}" for spec in manifest.header.scores if spec.set == "features")
+        click.echo(f"features: {features.width} wide, what enters layer {features.layer}; scores {names}")
+    echo_next("prune", "select", config.out, "--keep", "0.5")
+
+
+def _check_flags(options: dict[str, Any]) -> None:
+    """UsageError for flags of another way to score."""
+    from manifests.errors import UsageError
+
+    if options["early_epoch"] is not None:
+        raise UsageError("--early-epoch goes with --dynamics RUN")
+    if options["held_out"] is not None and not options["features"]:
+        raise UsageError("--held-out goes with --features: only influence looks at held-out images")
+    if options["held_out_split"] is not None and options["held_out"] is None:
+        raise UsageError("--held-out-split goes with --held-out DATA")
+
+
+def _images(options: dict[str, Any]) -> "ImagesAtHand":
+    """The index named, the index of the data named, or the data itself."""
+    from manifests.base.layout import HEADER_NAME
+    from manifests.base.progress import note
+    from manifests.errors import UsageError
+    from manifests.manifest import Manifest
+    from prune_toolkit.images.data_spec import DataSpec
+    from prune_toolkit.images.readers import ImagesAtHand
+
+    data = options["data_argument"] or options["data"]
+    index_path = options["index"]
+    index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
+    if data is None:
+        if index is None:
+            raise UsageError("which data?", hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index')
+        return ImagesAtHand.of_index(index)
+    if (Path(data) / HEADER_NAME).is_file():
+        return ImagesAtHand.of_index(Manifest.open(data))
+    spec = DataSpec(data=data, split=options["split"], classes=options["classes"], label=options["label"])
+    if index is not None and index.local and spec.local().items() <= index.local.items():
+        note(f"using the index at {index_path}/")
+        return ImagesAtHand.of_index(index)
+    return ImagesAtHand.of_source(spec)
+
+
+def _other_images(
+    options: dict[str, Any], images: "ImagesAtHand", flag: str, *, held_out: bool
+) -> "ImagesAtHand | None":
+    """The images of --val or --held-out, which must have the classes of the data; None where there are none.
+
+    held_out: where no split is named, take the test or validation split.
+    """
+    from manifests.base.layout import HEADER_NAME
+    from manifests.errors import MismatchError
+    from manifests.manifest import Manifest
+    from prune_toolkit.images.data_spec import DataSpec
+    from prune_toolkit.images.readers import ImagesAtHand
+
+    data = options[flag]
+    if data is None:
+        return None
+    if (Path(data) / HEADER_NAME).is_file():
+        found = ImagesAtHand.of_index(Manifest.open(data))
+    else:
+        spec = DataSpec(
+            data=data,
+            split=options[f"{flag}_split"],
+            classes=options["classes"],
+            label=options["label"],
+            held_out=held_out,
+        )
+        found = ImagesAtHand.of_source(spec)
+    if found.class_names != images.class_names:
+        raise MismatchError(
+            f"{data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
+            hint="name them alike and in the same order, with --classes if need be",
+        )
+    return found
+
+
+def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
+    """What a run would do, and after a short trial how long it would take."""
+    import numpy as np
+
+    from prune_toolkit.scoring.preview import bytes_on_disk, costs, trial_rate
+    from prune_toolkit.work.part_work import ALONE
+
+    config.resolved(teacher, images, None)
+    ids = images.readable(np.arange(images.count))
+    rate = trial_rate(teacher, config.open(teacher, images), ids, config.batch_size)
+    return {
+        "samples": images.count,
+        "classes": len(images.class_names),
+        "indexed": images.index is not None,
+        "teacher": teacher.info.spec,
+        "parameters": teacher.parameters,
+        "preprocessing": teacher.preprocessing.model_dump(),
+        "device": str(teacher.device),
+        "dtype": teacher.dtype,
+        "views": config.views(teacher, images).model_dump(exclude_none=True),
+        **({} if (features := config.features_block(teacher)) is None else {"features": features.model_dump()}),
+        "parts": len(ALONE.parts(images.count)),
+        **costs(images.count * config.view_count, rate, bytes_on_disk(config, teacher, images)),
+        "out": str(config.out),
+    }
+
+
+def _echo_plan(plan: dict[str, Any]) -> None:
+    from manifests.base.progress import format_bytes, format_seconds
+
+    views = plan["views"]
+    read = "from the index" if plan["indexed"] else "indexed in the same read"
+    click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
+    click.echo(f"teacher {plan['teacher']}, {plan['parameters']:,} parameters, {plan['dtype']} on {plan['device']}")
+    click.echo(_preprocessing_text(plan["preprocessing"]))
+    if views["count"] > 1:
+        click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
+    kept = f"the {views['top_k']} largest " if "top_k" in views else ""
+    if "features" in plan:
+        click.echo(f"features: {plan['features']['width']} wide, what enters layer {plan['features']['layer']}")
+    click.echo(f"{plan['parts']} parts, {format_bytes(plan['bytes'])} of {kept}logits and scores into {plan['out']}/")
+    click.echo(
+        f"a short trial: {plan['images_per_second']:,.0f} images/s, "
+        f"{format_seconds(plan['seconds'])} ({plan['hours']:.2f} hours) for all"
+    )
+
+
+def _preprocessing_text(block: dict[str, Any]) -> str:
+    mean = ", ".join(f"{value:.4g}" for value in block["mean"])
+    std = ", ".join(f"{value:.4g}" for value in block["std"])
+    return (
+        f"shown: shorter side to {block['resize_px']} px ({block['interpolation']}), "
+        f"centre {block['image_px']}x{block['image_px']}, mean ({mean}), std ({std})"
+    )
+
+
+def _echo_preview(result: "Preview", count: int) -> None:
+    from manifests.base.progress import format_bytes, format_seconds
+    from trainer.cli.console import echo_table
+
+    click.echo(f"top-1 {100 * result.top1:.2f} %, ECE {result.ece:.4f} on {result.samples:,} of {count:,} images")
+    click.echo(_preprocessing_text(result.preprocessing))
+    echo_table(
+        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result.hardest],
+        ("hardest", "label", "predicted", "loss"),
+    )
+    click.echo(
+        f"all {count:,}: about {format_seconds(result.seconds_for_all)} at {result.images_per_second:,.0f} images/s, "
+        f"{format_bytes(result.bytes_for_all)}"
+    )

@@ -1,0 +1,214 @@
+"""`prune select`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.copy_options import check_of, check_options, note_unused
+from prune_toolkit.cli.options import (
+    FOLDER,
+    MANIFEST,
+    data_of,
+    data_options,
+    dry_run_option,
+    echo_learn,
+    json_option,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from prune_toolkit.selection.write_selection import Plan, SelectConfig
+
+
+CHECK = "sizes"
+PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
+"""Parameters of our own selectors that have a flag of their name; --parameter takes these and all others."""
+
+
+@click.command(name="select")
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.option("--keep", required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
+@click.option(
+    "--selector",
+    help="medium (default), random, window, ccs, moderate, herding or mix; `prune list selectors` tells more.",
+)
+@click.option("--score", help="Score to rank by, NAME or SET/NAME [default: the selector's].")
+@click.option("--position", metavar="P", help="Of window: 0 easiest, 1/2 medium, 1 hardest, or auto: by a proxy.")
+@click.option("--beta", metavar="B", help="Of ccs: share of the hardest to drop first [default: published].")
+@click.option("--strata", metavar="S", help="Of ccs: strata of equal width [default: 50].")
+@click.option(
+    "--mix", metavar="PARTS", help='Of mix: such as "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n".'
+)
+@click.option("--parameter", multiple=True, metavar="NAME=VALUE", help="Any parameter of the selector; repeatable.")
+@click.option("--quota", help="proportional (default), equal, published or none.")
+@click.option(
+    "--per-class-min", type=click.IntRange(min=0), default=0, metavar="N", help="Keep at least N of every class."
+)
+@click.option(
+    "--without", type=MANIFEST, metavar="SELECTION", help="Leave out what that selection keeps, such as a hold-out."
+)
+@click.option("--labels", help="What becomes of the logits: reshape (default), raw, revise, or none.")
+@click.option("--eta", metavar="ETA", help="Of --labels revise: the most a label may trust the teacher [default: 0.8].")
+@click.option("--revise-scope", metavar="SCOPE", help="Which labels are revised: all (default) or wrong.")
+@click.option("--distill-fraction", metavar="F", help="Distill this share of the kept samples [default: all].")
+@click.option(
+    "--distill-by", metavar="SCORE", help="Which: the easy end of a score, influence (default), loss, ...; or random."
+)
+@click.option("--views", type=int, metavar="N", help="Carry the labels of the first N scored views [default: all].")
+@click.option(
+    "--policy", help="What is stored of the views: replay (default), each its own label; mean, one; single, view 0's."
+)
+@click.option("--top-k", type=int, metavar="K", help="Store the K largest logits a target [default: as scored].")
+@click.option("--preset", help="A published combination: mdslr, kd-pruning or lr-ds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random draws.")
+@click.option("--out", "-o", type=FOLDER, default="selection", show_default=True, help="Folder of the selection.")
+@click.option("--beton/--no-beton", default=True, help="Write train.beton from the images.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@data_options
+@check_options(CHECK)
+@workers_option
+@dry_run_option
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="For the steps an epoch of --dry-run.",
+)
+@json_option
+def command(**options: Any) -> None:
+    """Pick the samples of MANIFEST worth keeping; write them as train.beton with soft labels.
+
+    Needs neither the teacher nor a GPU. The images are read where they were scored, or from --data: a copy that is
+    not what was scored is compared with MANIFEST first, and what does not match is left out.
+
+    \b
+    prune select --keep 0.5
+    prune select manifest --keep 0.3 --selector window --position 1 --score el2n --labels raw -o hard
+    """
+    from manifests.base.progress import format_bytes
+    from manifests.card.readme import selection_lines, targets_text
+    from manifests.manifest import Manifest
+    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.selection.cut_images import planned_cut
+    from prune_toolkit.selection.write_selection import plan_selection, write_selection
+    from trainer.cli.console import echo_json
+
+    config = select_config(options)
+    plan = plan_selection(config, Manifest.open(options["manifest"]))
+    note_unused(options, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
+    if options["dry_run"]:
+        _echo_plan(planned_cut(config, plan), options["batch_size"], options["as_json"])
+        return
+    selection = write_selection(config, plan)
+    chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
+    assert chosen is not None
+    size_bytes = beton.stat().st_size if beton is not None else 0
+    if options["as_json"]:
+        echo_json(
+            {
+                "id": selection.id,
+                "path": str(config.out),
+                "selection": chosen.model_dump(),
+                "labels": None if labels is None else labels.model_dump(exclude={"class_std"}),
+                "beton_bytes": size_bytes,
+                "seconds": selection.header.run.get("seconds"),
+            }
+        )
+        return
+    beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
+    is_plain = labels is not None and plan.targets.views == 1 and labels.top_k is None
+    text = labels.transform if labels is not None and is_plain else targets_text(selection.header) or "none"
+    click.echo(
+        f"{config.out}/: {chosen.count:,} samples kept ({100 * chosen.keep_got:.2f} %) by {chosen.method}, quota "
+        f"{chosen.quota}, labels {text}; {beton_text}; id {selection.id[:12]}"
+    )
+    for line in selection_lines(selection.header):
+        click.echo(line)
+    echo_learn(config.out, has_beton=beton is not None, has_labels=labels is not None)
+
+
+def select_config(options: dict[str, Any]) -> "SelectConfig":
+    """What the command's options ask for."""
+    from prune_toolkit.selection.write_selection import SelectConfig
+
+    return SelectConfig(
+        keep=options["keep"],
+        out=options["out"],
+        selector="mix" if options["selector"] is None and options["mix"] is not None else options["selector"],
+        score=options["score"],
+        parameters=_parameters(options),
+        quota=options["quota"],
+        per_class_min=options["per_class_min"],
+        without=options["without"],
+        labels=options["labels"],
+        eta=options["eta"],
+        revise_scope=options["revise_scope"],
+        distill_fraction=options["distill_fraction"],
+        distill_by=options["distill_by"],
+        views=options["views"],
+        policy=options["policy"],
+        top_k=options["top_k"],
+        preset=options["preset"],
+        seed=options["seed"],
+        beton=options["beton"],
+        data=data_of(options),
+        check=check_of(options, CHECK),
+        max_side=options["max_side"],
+        workers=options["workers"],
+    )
+
+
+def _parameters(options: dict[str, Any]) -> dict[str, str]:
+    """Parameters of the selector by name; UsageError for one that is no NAME=VALUE or given twice."""
+    from manifests.errors import UsageError
+
+    given = {name: options[name] for name in PARAMETER_FLAGS if options[name] is not None}
+    for text in options["parameter"]:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--parameter {text!r} is no NAME=VALUE", hint="for example: --parameter position=1/3")
+        if name in given:
+            raise UsageError(f"--parameter {text}: {name} is {given[name]} already", hint="give it once")
+        given[name] = value
+    return given
+
+
+def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
+    from manifests.base.progress import format_bytes
+    from manifests.betons.reader import Beton
+    from prune_toolkit.images.train_beton import beton_at_hand
+    from trainer.cli.console import echo_json, echo_table
+
+    path = beton_at_hand(plan.parent)
+    size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
+    steps = plan.count // batch_size
+    if as_json:
+        echo_json(
+            {
+                "count": plan.count,
+                "keep_got": plan.keep_got,
+                "bytes": size_bytes,
+                "steps_an_epoch": steps,
+                "batch_size": batch_size,
+                "held_out": plan.held_out,
+                "distill": plan.distill,
+                "parameters": plan.parameters,
+                "classes": plan.per_class(),
+                "config": plan.resolved,
+            }
+        )
+        return
+    rows = plan.per_class()
+    echo_table(
+        [tuple(f"{value:,}" if isinstance(value, int) else value for value in row.values()) for row in rows],
+        tuple(rows[0]),
+    )
+    click.echo(
+        f"{plan.count:,} samples ({100 * plan.keep_got:.2f} %), about {format_bytes(size_bytes)}, "
+        f"{steps:,} steps an epoch at batch {batch_size}"
+    )
+    if plan.held_out:
+        click.echo(f"{plan.held_out:,} samples were held out beforehand")
+    if plan.found:
+        click.echo(", ".join(f"{name} {value}" for name, value in plan.found.items()))

@@ -1,0 +1,199 @@
+"""`prune show`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.options import MANIFEST, json_option
+
+if TYPE_CHECKING:
+    from manifests.format.header import Views
+    from manifests.manifest import Manifest
+
+_PASSED_ON = {True: "; images may be passed on", False: "; images must not be passed on", None: ""}
+
+
+@click.command(name="show")
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@json_option
+def command(manifest: Path | str, as_json: bool) -> None:
+    """Say what MANIFEST is: data, teacher, views, scores, selection, labels, files, and what they took.
+
+    \b
+    prune show selection
+    """
+    from manifests.base.progress import one_line
+    from manifests.manifest import Manifest
+    from trainer.cli.console import echo_json
+    from trainer.loop.label_times import label_times
+
+    opened = Manifest.open(manifest)
+    if as_json:
+        echo_json(
+            {
+                "id": opened.id,
+                "path": opened.where,
+                **opened.header.model_dump(mode="json", exclude_none=True),
+                "bytes_a_sample_and_view": _bytes_a_vector(opened),
+                "times": label_times(opened.header),
+            }
+        )
+        return
+    for title, value in _facts(opened):
+        click.echo(f"{title:<10} {one_line(value)}")
+    if opened.header.scores and "scores" not in opened.not_pulled:
+        click.echo()
+        _echo_scores(opened)
+    if opened.kind == "selection":
+        click.echo()
+        _echo_classes(opened)
+
+
+def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
+    from manifests.base.progress import format_bytes
+    from manifests.card.readme import has_particular_parameters, selection_lines, targets_text
+
+    header, data = manifest.header, manifest.header.data
+    size_bytes = sum(entry.bytes for entry in header.files)
+    facts = [
+        (header.kind, f"{manifest.where}  id {manifest.id[:16]}"),
+        (
+            "data",
+            f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
+            f"{data.count:,} samples, {len(data.class_names)} classes, fingerprint {data.fingerprint[:16]}",
+        ),
+        ("licence", f"{data.licence or 'not stated'}{_PASSED_ON[data.redistributable]}"),
+    ]
+    if (teacher := header.teacher) is not None:
+        val = "" if teacher.val_top1 is None else f", {100 * teacher.val_top1:.2f} % on validation"
+        shown = teacher.preprocessing
+        facts += [
+            (
+                "teacher",
+                f"{teacher.spec}, {teacher.parameters:,} parameters, top-1 {100 * teacher.train_top1:.2f} % on these "
+                f"images{val}, ECE {teacher.train_ece:.4f}",
+            ),
+            (
+                "shown",
+                f"shorter side to {shown.resize_px} px ({shown.interpolation}), "
+                f"centre {shown.image_px}x{shown.image_px}",
+            ),
+        ]
+    if header.views is not None:
+        facts += [("views", _views_text(header.views))]
+    if (chosen := header.selection) is not None:
+        told = {} if has_particular_parameters(header) else chosen.parameters
+        parameters = "".join(f", {name} {value}" for name, value in told.items())
+        by = "" if chosen.score is None else f" over {chosen.score}"
+        facts += [
+            (
+                "kept",
+                f"{chosen.count:,} samples ({100 * chosen.keep_got:.2f} %, asked {chosen.keep_asked}) by "
+                f"{chosen.method}{by}{parameters}, quota {chosen.quota}, seed {chosen.seed}",
+            ),
+            *(("", line) for line in selection_lines(header)),
+        ]
+    size_of = _bytes_a_vector(manifest)
+    if "logits" in size_of:
+        facts += [("logits", f"{format_bytes(size_of['logits'])} a sample and a view")]
+    if header.features is not None:
+        each = f", {format_bytes(size_of['features'])} a sample" if "features" in size_of else ""
+        facts += [("features", f"{header.features.width} wide, what enters layer {header.features.layer}{each}")]
+    if recorded := _dynamics_text(manifest):
+        facts += [("dynamics", recorded)]
+    if header.labels is not None:
+        each = "a sample and a view" if header.labels.views > 1 else "a sample"
+        stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
+        facts += [("targets", f"{targets_text(header)}{stored}")]
+    facts += [
+        ("files", f"{len(header.files)}, {format_bytes(size_bytes)}{_absent_text(manifest)}"),
+        *_times(manifest),
+        ("made by", f"{header.tool.name} {header.tool.version}, schema {header.schema_version}"),
+    ]
+    for parent in header.parents:
+        facts.append(("parent", parent[:16]))
+    return facts
+
+
+def _absent_text(manifest: "Manifest") -> str:
+    """Which kinds of tables this is without; "" where it has them all."""
+    whats = (("not pulled", manifest.not_pulled), ("left out", manifest.header.left_out or ()))
+    return "".join(f"; {what}: {', '.join(sorted(kinds))}" for what, kinds in whats if kinds)
+
+
+def _views_text(views: "Views") -> str:
+    kept = "" if views.top_k is None else f", top-{views.top_k} logits of each"
+    if views.recipe == "eval":
+        return f"1, the evaluation view{kept}"
+    extra = views.model_extra or {}
+    how = {
+        "pad_crop_flip": f"padded by {extra.get('pad_px')} px",
+        "resized_crop_flip": f"areas from {extra.get('scale_min')}",
+    }.get(views.recipe, f"version {views.version}")
+    mirrored = "" if extra.get("flip", True) else ", not mirrored"
+    drawn = f"{views.recipe} ({how}{mirrored})"
+    if views.count == 1:
+        return f"1, the evaluation view{kept}; others are drawn by {drawn}"
+    return f"{views.count}: the evaluation view and {drawn}, seed {views.seed}{kept}"
+
+
+def _dynamics_text(manifest: "Manifest") -> str:
+    """The runs whose dynamics were scored; "" where there are none, or a later version wrote them otherwise."""
+    runs = manifest.header.config.get("dynamics")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        return ""
+    return "; ".join(
+        f"{run.get('epochs')} epochs of {run.get('student')}, seed {run.get('seed')}, early scores at "
+        f"epoch {run.get('early_epoch')}"
+        for run in runs
+    )
+
+
+def _bytes_a_vector(manifest: "Manifest") -> dict[str, float]:
+    """Bytes on disk of logits, features and targets of one sample in one view."""
+    sizes = {}
+    for kind in ("logits", "features", "targets"):
+        entries = [entry for entry in manifest.header.files if entry.path.startswith(f"{kind}/view-")]
+        if rows := sum(entry.rows for entry in entries):
+            sizes[kind] = round(sum(entry.bytes for entry in entries) / rows, 2)
+    return sizes
+
+
+def _times(manifest: "Manifest") -> list[tuple[str, str]]:
+    """What was spent so far, where the headers say."""
+    from manifests.base.progress import format_seconds
+    from trainer.loop.label_times import label_times
+
+    times = label_times(manifest.header)
+    known = [f"{name.removesuffix('_s')} {format_seconds(seconds)}" for name, seconds in times.items() if seconds]
+    return [("took", ", ".join(known))] if known else []
+
+
+def _echo_scores(manifest: "Manifest") -> None:
+    """Distribution of every score: quartiles and which end is harder."""
+    import numpy as np
+
+    from trainer.cli.console import echo_table
+
+    rows: list[tuple[str, ...]] = []
+    for set_name in dict.fromkeys(spec.set for spec in manifest.header.scores):
+        table = manifest.scores(set_name)
+        for spec in manifest.header.scores:
+            if spec.set == set_name:
+                values = table.column(spec.name).to_numpy()
+                values = values[np.isfinite(values)]
+                quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
+                told = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
+                rows.append((f"{set_name}/{spec.name}", spec.harder, *told))
+    echo_table(rows, ("score", "harder", "min", "25 %", "median", "75 %", "max"))
+
+
+def _echo_classes(manifest: "Manifest") -> None:
+    """Why samples were kept or dropped."""
+    from collections import Counter
+
+    from trainer.cli.console import echo_table
+
+    reasons: Counter[Any] = Counter(manifest.selection().column("reason").to_pylist())
+    echo_table([(str(reason), f"{count:,}") for reason, count in reasons.most_common()], ("reason", "samples"))

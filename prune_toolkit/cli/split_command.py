@@ -1,0 +1,83 @@
+"""`prune split`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, json_option
+
+if TYPE_CHECKING:
+    from manifests.manifest import Manifest
+    from prune_toolkit.combine.split import Split
+
+
+@click.command(name="split")
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.option("--classes", multiple=True, metavar="A,B", help="The samples of these classes; repeatable.")
+@click.option("--prefix", multiple=True, metavar="TEXT", help="The samples whose keys begin so; repeatable.")
+@click.option("--out", "-o", type=FOLDER, default="split", show_default=True, help="Folder of these samples.")
+@click.option("--rest", type=FOLDER, metavar="DIR", help="Folder of all the others [default: they are not written].")
+@dry_run_option
+@json_option
+def command(
+    manifest: Path | str,
+    classes: tuple[str, ...],
+    prefix: tuple[str, ...],
+    out: Path,
+    rest: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take some samples of MANIFEST, an index or a scored one, into a manifest of their own.
+
+    Class names stay whole; `prune merge` puts pieces together again.
+
+    \b
+    prune split manifest --classes hat,shoes -o part --rest others
+    prune split manifest --prefix train/n01 -o part
+    """
+    from manifests.manifest import Manifest
+    from prune_toolkit.combine.split import Split, SplitConfig, write_split
+    from trainer.cli.console import echo_json
+
+    split = Split.of(SplitConfig(out=out, rest=rest, classes=classes, prefixes=prefix), Manifest.open(manifest))
+    if dry_run:
+        _echo_plan(split, as_json)
+        return
+    written = write_split(split)
+    if as_json:
+        echo_json([_facts(piece) for piece in written])
+        return
+    for piece in written:
+        facts, teacher = _facts(piece), piece.header.teacher
+        top1 = "" if teacher is None else f", top-1 {100 * teacher.train_top1:.2f} %"
+        click.echo(
+            f"{piece.path}/: {facts['samples']:,} of {split.parent.header.data.count:,} samples of "
+            f"{facts['classes']:,} classes{top1}; id {piece.id[:12]}"
+        )
+
+
+def _facts(piece: "Manifest") -> dict[str, object]:
+    """What became of it; `classes` are those that have samples."""
+    import numpy as np
+
+    labels = piece.samples(["label"]).column("label").to_numpy()
+    return {
+        "path": str(piece.path),
+        "id": piece.id,
+        "samples": piece.header.data.count,
+        "readable": piece.header.data.readable,
+        "classes": len(np.unique(labels)),
+    }
+
+
+def _echo_plan(split: "Split", as_json: bool) -> None:
+    from trainer.cli.console import echo_json
+
+    pieces = [{"out": str(out), "samples": int(rows_N.sum())} for out, rows_N in split.pieces()]
+    if as_json:
+        echo_json(pieces)
+        return
+    for piece in pieces:
+        click.echo(f"{piece['samples']:,} of {len(split.samples):,} samples into {piece['out']}/")

@@ -1,0 +1,163 @@
+"""`prune verify`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.copy_options import FLAGS, check_of, check_options
+from prune_toolkit.cli.options import FOLDER, MANIFEST, data_of, data_options, json_option, typed, workers_option
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from manifests.copies.data_report import DataReport
+
+SHOWN = 20
+OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
+
+
+@click.command(name="verify")
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@data_options
+@check_options("hashes")
+@click.option(
+    "--allow-mismatch",
+    metavar="F",
+    help="Share of the samples that may be missing or differ, such as 0.001 or 0.1% [default: 0].",
+)
+@click.option("--list", "list_path", type=FOLDER, metavar="FILE", help="Write all that does not match, as CSV.")
+@workers_option
+@json_option
+def command(manifest: Path | str, as_json: bool, **options: Any) -> None:
+    """Check every file of MANIFEST: size, sha256, rows, and the inside of its beton. With --data, check images.
+
+    A copy of the images is compared with the samples of MANIFEST, whatever its layout. Exit code 4 says that too
+    much is missing or differs; what is there beyond the samples is told, and is no mismatch.
+
+    \b
+    prune verify selection
+    prune verify manifest --data photos --check sizes
+    prune verify manifest --data smaller-photos --pixels
+    """
+    from manifests.errors import UsageError
+
+    if options["data"] is None:
+        for name in (name for name in OF_DATA if name in typed()):
+            flag = {"list_path": "list"}.get(name, name).replace("_", "-")
+            raise UsageError(f"--{flag} goes with --data: it is about images", hint="name them: --data DIR")
+        _verify_files(manifest, as_json)
+    else:
+        _verify_data(manifest, options, as_json)
+
+
+def _verify_files(manifest: Path | str, as_json: bool) -> None:
+    from manifests.base.progress import format_bytes
+    from manifests.errors import InputError
+    from manifests.integrity import verify
+    from manifests.stores.store import without_password
+    from trainer.cli.console import echo_json, echo_table
+
+    report, where = verify(manifest), without_password(str(manifest))
+    if as_json:
+        echo_json(report.as_json())
+    elif report.ok:
+        absent = f"; not here: {', '.join(report.absent)}" if report.absent else ""
+        click.echo(
+            f"{where}/ is whole: {report.files} files, {format_bytes(report.bytes)}, "
+            f"id {report.manifest_id[:12]}{absent}"
+        )
+    else:
+        echo_table([(f.path, f.problem) for f in report.findings[:SHOWN]], ("file", "problem"))
+    if not report.ok:
+        raise InputError(
+            f"{where} is damaged: {len(report.findings)} problem(s)",
+            hint="fetch or make the manifest again; nothing was changed",
+        )
+
+
+def _verify_data(where: Path | str, options: dict[str, Any], as_json: bool) -> None:
+    from fractions import Fraction
+
+    from manifests.copies.check import check_data
+    from manifests.errors import MismatchError, UsageError
+    from manifests.manifest import Manifest
+    from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
+    from trainer.cli.console import echo_json
+
+    if options["list_path"] is not None and options["list_path"].is_dir():
+        raise UsageError(f"--list {options['list_path']} is a folder", hint="name a file in it")
+    allowed, check, spec = _allowed(options["allow_mismatch"]), check_of(options, "hashes"), data_of(options)
+    assert spec is not None
+    manifest = Manifest.open(where)
+    thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
+    report = check_data(manifest, open_copy(spec, manifest), check, thumbnails=thumbnails)
+    ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
+    if options["list_path"] is not None:
+        report.write_list(options["list_path"])
+    if as_json:
+        echo_json({"ok": ok, **report.as_json()})
+    else:
+        _echo_report(report, manifest.where, spec.data)
+    if not ok:
+        raise MismatchError(
+            f"{spec.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
+            hint=_next_steps(
+                report,
+                is_listed=options["list_path"] is not None,
+                has_pixels=lambda: thumbnails_at_hand(manifest, check.workers) is not None,
+            ),
+        )
+
+
+def _allowed(text: str | None) -> "Fraction":
+    """The share that --allow-mismatch names; UsageError unless 0 <= share <= 1."""
+    from fractions import Fraction
+
+    from manifests.errors import UsageError
+    from prune_toolkit.methods.keep import parse_fraction
+
+    share = Fraction(0) if text is None else parse_fraction(text)
+    if share is None or not 0 <= share <= 1:
+        raise UsageError(f"--allow-mismatch {text!r}: a share from 0 to 1", hint="for example 0.001, 1/1000 or 0.1%")
+    return share
+
+
+def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[], bool]) -> str:
+    """What can be done about a mismatch; the share is the least one, in hundredths of a percent, that passes.
+
+    Of data of which most does not match no share is named: it is hardly what was scored.
+    """
+    hundredths = -(-10_000 * report.unmatched // report.checked)
+    steps = [] if is_listed else ["list them: --list FILE"]
+    if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked and has_pixels():
+        steps.append("were they encoded again? --pixels")
+    if 2 * report.unmatched <= report.checked:
+        steps.append(f"accept so many: --allow-mismatch {hundredths / 100:g}%")
+    return "     ".join(steps) or "is it the data set and the split that was scored?"
+
+
+def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
+    from trainer.cli.console import echo_table
+
+    matched = report.checked - report.unmatched
+    click.echo(
+        f"{data} against {manifest}, by {report.level}: {matched:,} of {report.checked:,} samples match "
+        f"({100 * report.match_rate:.2f} %)"
+    )
+    found = ", ".join(f"{count:,} by {stage}" for stage, count in report.matched_by.items() if count)
+    click.echo(f"found: {found or 'none'}")
+    if report.ambiguous:
+        click.echo(f"of the missing, {report.ambiguous:,} have a file name that is not unique within their class")
+    difference_n = report.pixel_difference_n
+    if len(difference_n):
+        click.echo(
+            f"encoded otherwise: {len(difference_n):,}, which differ by {difference_n.mean():.2f} grey levels on "
+            f"average, {difference_n.max():.2f} at most"
+        )
+    rows: list[tuple[str, ...]] = [
+        (what, f"{count:,}", ", ".join(report.first(what))) for what, count in report.told.items()
+    ]
+    if rows:
+        echo_table(rows, ("what", "images", "the first"))

@@ -1,0 +1,1 @@
+"""Several manifests in, one out: averages, shards, splits."""

@@ -1,0 +1,119 @@
+"""`prune merge`: scored manifests of several teachers become that of their ensemble, part by part. Torch-free."""
+
+import hashlib
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.base.progress import Progress
+from manifests.format.header import Header, Teacher
+from manifests.format.parts import part_path, part_rows, vectors_table, write_part
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.tables.thumbnails_table import carried_tables
+from prune_toolkit.combine.average_config import SCORE_TABLE, Merge, MergeConfig, licences
+from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
+from prune_toolkit.scoring.view_flags import views_text
+from prune_toolkit.work.part_work import PartWork, Totals, note_time, tool
+
+__all__ = ["Merge", "MergeConfig", "write_merge"]
+
+
+def write_merge(merge: Merge) -> Manifest:
+    """Write the scored manifest of the ensemble; what an interrupted run has done is kept."""
+    config = merge.config
+
+    def make(parts: list[int], digest: str) -> None:
+        labels = sum(len(part_rows(part, merge.count)) for part in parts) * merge.views.count
+        with Progress(labels, f"averaging {config.average} of {len(merge.parents)} teachers", "labels") as progress:
+            for part in parts:
+                _average_part(merge, part, digest, progress)
+
+    resolved = merge.resolved()
+    done = PartWork(
+        out=config.out,
+        config=resolved,
+        count=merge.count,
+        tables=merge.tables,
+        make=make,
+        finish=lambda parts, start: _finish(merge, resolved, parts, start),
+        parent=merge.carrier,
+        linked=["samples", *carried_tables(merge.carrier)],
+    ).run()
+    assert done is not None, "one process makes all parts"
+    return done
+
+
+def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> None:
+    start, hits, out = time.monotonic(), 0, merge.config.out
+    ids, per_view = np.empty(0, np.int64), []
+    for view, table in enumerate(merge.logits_tables):
+        ids, logits_nC = merge.logits(table, part)
+        label_n = merge.label_N[ids]
+        write_part(out / part_path(table, part), vectors_table(ids, "logits", logits_nC), digest)
+        if view in merge.scored_views:
+            per_view.append(compute_scores(logits_nC, label_n))
+        if view > 0:
+            hits += int((logits_nC.argmax(axis=1) == label_n).sum())
+        progress.advance(len(part_rows(part, merge.count)))
+    scores = {"sample_id": pa.array(ids)}
+    for name in per_view[0]:
+        mean_n = np.stack([scores_of_view[name] for scores_of_view in per_view]).mean(axis=0, dtype=np.float64)
+        scores[name] = pa.array(mean_n.astype(np.float32))
+    note_time(out, part, time.monotonic() - start, hits)
+    write_part(out / part_path(SCORE_TABLE, part), pa.table(scores), digest)
+
+
+def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
+    out = merge.config.out
+    calibration = calibration_of(out, merge.logits_tables[0], merge.label_N, merge.class_count)
+    write_local(out, next((parent.local for parent in merge.parents if parent.local), {}))
+    computed = [parent.header.compute for parent in merge.parents]
+    averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
+    return Header(
+        kind="scores",
+        data=merge.data,
+        teacher=_card(merge, calibration),
+        compute=computed[0] if all(block == computed[0] for block in computed) else None,
+        views=merge.views,
+        hidden=merge.carrier.header.hidden,
+        thumbnails=merge.carrier.header.thumbnails if carried_tables(merge.carrier) else None,
+        scores=[entry.spec(averaged_over) for entry in LogitScore.registered()],
+        parents=[parent.id for parent in merge.parents],
+        tool=tool(),
+        config=resolved,
+        files=part_entries(out, ["samples", *carried_tables(merge.carrier), *merge.tables], merge.count),
+        run=_run_block(merge, parts, calibration.count, start),
+    )
+
+
+def _card(merge: Merge, calibration: Calibration) -> Teacher:
+    """The ensemble as one teacher; the normalisation is that of its first member, others may have another."""
+    kind, teachers = merge.config.average, merge.teachers
+    names = [f"({teacher.spec})" if teacher.spec.startswith("average of ") else teacher.spec for teacher in teachers]
+    digests = "\0".join([kind, *(teacher.weights_sha256 for teacher in teachers)])
+    return Teacher(
+        spec=f"average of {kind}: {' + '.join(names)}",
+        weights_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        parameters=sum(teacher.parameters for teacher in teachers),
+        preprocessing=teachers[0].preprocessing,
+        train_top1=calibration.top1,
+        train_ece=calibration.ece,
+        licence=licences([teacher.licence for teacher in teachers]),
+    )
+
+
+def _run_block(merge: Merge, parts: Totals, samples: int, start: float) -> dict[str, Any]:
+    """As of scoring; what every teacher took is under `parent_runs`."""
+    training_views = samples * (merge.views.count - 1)
+    known = parts.hits is not None and training_views > 0
+    runs = {parent.id: parent.header.run for parent in merge.parents}
+    return {
+        "command": "merge",
+        "seconds": parts.seconds,
+        "wall": round(time.monotonic() - start, 3),
+        "views_top1": round((parts.hits or 0) / training_views, 6) if known else None,
+        "parent_runs": list(runs.values()),
+    }

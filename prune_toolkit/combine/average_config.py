@@ -1,0 +1,265 @@
+"""What `prune merge` was asked to do, and whether the manifests go together.
+
+The labels of an ensemble are the mean of what its members say of the same pixels: same samples, same views, same crops.
+In which order the manifests are named plays no part: teachers are sorted before anything is added.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import note
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import DataSet, FileEntry, Teacher, Views
+from manifests.format.parts import part_count, soft_labels_of
+from manifests.format.top_k import TopK
+from manifests.manifest import Manifest
+from manifests.tables.thumbnails_table import carried_tables
+from prune_toolkit.combine.mean_logits import AVERAGES, average, check_logits
+from prune_toolkit.methods.score import outside_scores
+from prune_toolkit.scoring.logit_scores import TEACHER
+from prune_toolkit.scoring.view_flags import views_text, views_to_score
+
+SCORE_TABLE = f"scores/{TEACHER}"
+PIXELS = ("image_px", "resize_px", "interpolation")
+"""What of a teacher's preprocessing decides which pixels a view shows; normalisation is the teacher's own affair."""
+_AND, _NOT_STATED = "; ", "not stated"
+"""Between licences, and for one that nobody stated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """What `prune merge` was asked to do, the manifests apart."""
+
+    out: Path
+    average: str
+    score_views: str | None = None
+    """all, 0 or train: the views whose scores are averaged; None: as in the manifests, where they agree."""
+
+    def __post_init__(self) -> None:
+        if self.average not in AVERAGES:
+            raise UsageError(f"unknown average {self.average!r}", hint=f"known: {', '.join(AVERAGES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Manifests that can be averaged, sorted by their teachers."""
+
+    config: MergeConfig
+    parents: tuple[Manifest, ...]
+    teachers: tuple[Teacher, ...]
+    views: Views
+    scored_views: range
+    samples: pa.Table
+    """key and label of every sample."""
+
+    @classmethod
+    def of(cls, config: MergeConfig, manifests: Sequence[Manifest]) -> "Merge":
+        """Check that manifests go together; UsageError, MismatchError or InputError where they do not."""
+        if len(manifests) < 2:
+            raise UsageError(
+                "to average, at least two scored manifests are needed",
+                hint="prune merge manifest-a manifest-b --average logits",
+            )
+        cards = [(_scored_by(manifest), manifest) for manifest in manifests]
+        cards.sort(key=lambda card: (card[0].spec, card[0].weights_sha256, card[1].id))
+        parents, teachers = tuple(manifest for _, manifest in cards), tuple(teacher for teacher, _ in cards)
+        _check_data(parents)
+        views = _common_views(parents, teachers)
+        times = Counter(teacher.weights_sha256 for teacher in teachers)
+        for teacher in {teacher.weights_sha256: teacher for teacher in teachers}.values():
+            if (count := times[teacher.weights_sha256]) > 1:
+                note(f"{teacher.spec} is named {count} times, with equal weights: it counts {count} times")
+        return cls(
+            config=config,
+            parents=parents,
+            teachers=teachers,
+            views=views,
+            scored_views=_scored_views(config, parents, views.count),
+            samples=_common_samples(parents),
+        )
+
+    @cached_property
+    def carrier(self) -> Manifest:
+        """Whose samples are taken over, with their thumbnails: the first that has them, where one has."""
+        return next((parent for parent in self.parents if carried_tables(parent)), self.parents[0])
+
+    @property
+    def count(self) -> int:
+        """All samples, unreadable ones included."""
+        return len(self.samples)
+
+    @property
+    def class_count(self) -> int:
+        """Classes of the data."""
+        return len(self.parents[0].class_names)
+
+    @property
+    def data(self) -> DataSet:
+        """The data set; it may be passed on where every manifest says so."""
+        blocks = [parent.header.data for parent in self.parents]
+        licence = licences([block.licence for block in blocks])
+        return blocks[0].model_copy(update={"licence": licence, "redistributable": may_be_passed_on(blocks)})
+
+    @property
+    def logits_tables(self) -> list[str]:
+        """One table a view."""
+        return [f"logits/view-{view:03d}" for view in range(self.views.count)]
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that are made part by part."""
+        return [*self.logits_tables, SCORE_TABLE]
+
+    @cached_property
+    def label_N(self) -> NDArray[np.int64]:
+        """(N,) class of every sample."""
+        label_N: NDArray[np.int64] = self.samples.column("label").to_numpy().astype(np.int64)
+        return label_N
+
+    @cached_property
+    def _entries(self) -> dict[str, list[list[FileEntry]]]:
+        """Of each table of logits the parts in every manifest; InputError where some are not there."""
+        found = {table: [parent.require(table) for parent in self.parents] for table in self.logits_tables}
+        for table, per_parent in found.items():
+            for parent, entries in zip(self.parents, per_parent, strict=True):
+                if len(entries) != part_count(self.count):
+                    raise InputError(
+                        f"{parent.where} holds {len(entries)} of {part_count(self.count)} parts of {table}"
+                    )
+        return found
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        outside = outside_scores(TEACHER)
+        return {
+            "command": "merge",
+            "average": self.config.average,
+            "parents": [parent.id for parent in self.parents],
+            "score_views": views_text(self.scored_views),
+            **({"scores": outside} if outside else {}),
+        }
+
+    def logits(self, table: str, part: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """sample_id (n,) and the averaged logits (n, C) of one part of a view; one part a teacher is in memory."""
+        found: list[NDArray[np.float16]] = []
+        ids_n, keys_n = np.empty(0, np.int64), []
+        for parent, entries in zip(self.parents, self._entries[table], strict=True):
+            path = parent.store.name(entries[part].path)
+            ids, labels = soft_labels_of(parent.part(entries[part]), "logits", self.class_count)
+            if isinstance(labels, TopK) or (found and not np.array_equal(ids, ids_n)):
+                raise InputError(f"{path} is of other samples than the other manifests, or does not hold all logits")
+            if not found:
+                ids_n, keys_n = ids, self.samples.column("key").take(pa.array(ids)).to_pylist()
+            check_logits(labels, keys_n, where=path, what="is not finite", hint="score with this teacher again")
+            found.append(labels)
+        return ids_n, average(self.config.average, found, keys_n)
+
+
+def licences(stated: Sequence[str | None]) -> str | None:
+    """All that were stated, each once; None where nobody stated one."""
+    several = [(licence or _NOT_STATED).split(_AND) for licence in stated]
+    known = list(dict.fromkeys(licence for of_one in several for licence in of_one))
+    return None if known == [_NOT_STATED] else _AND.join(known)
+
+
+def may_be_passed_on(blocks: Sequence[DataSet]) -> bool | None:
+    """Where every block says so; not where one says not, and None where one does not say."""
+    allowed = [block.redistributable for block in blocks]
+    return False if False in allowed else None if None in allowed else True
+
+
+def _scored_by(manifest: Manifest) -> Teacher:
+    header = manifest.header
+    if header.kind != "scores" or header.teacher is None or header.views is None:
+        raise UsageError(
+            f"{manifest.where} is of kind {header.kind}: averaging needs scored manifests",
+            hint="make them: prune score index --teacher TEACHER, once with each teacher",
+        )
+    if header.views.top_k is not None:
+        raise UsageError(
+            f"{manifest.where} holds the {header.views.top_k} largest logits of each view; an average needs all of "
+            "them",
+            hint="score again without --top-k",
+        )
+    return header.teacher
+
+
+def _check_data(manifests: Sequence[Manifest]) -> None:
+    first = manifests[0]
+    for other in manifests[1:]:
+        ours, theirs = first.header.data, other.header.data
+        if (ours.fingerprint, ours.count) != (theirs.fingerprint, theirs.count):
+            raise MismatchError(
+                f"{first.where} and {other.where} are of different data: {ours.name} with {ours.count:,} samples and "
+                f"{theirs.name} with {theirs.count:,}, fingerprints {ours.fingerprint[:12]} and "
+                f"{theirs.fingerprint[:12]}",
+                hint="score the same index with each teacher",
+            )
+        if ours.class_names != theirs.class_names:
+            pairs = enumerate(zip_longest(ours.class_names, theirs.class_names))
+            label, (one, another) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
+            raise MismatchError(
+                f"{first.where} and {other.where} number their classes differently: class {label} is {one} and "
+                f"{another}",
+                hint="score the same index with each teacher",
+            )
+
+
+def _common_views(manifests: Sequence[Manifest], teachers: Sequence[Teacher]) -> Views:
+    blocks = [manifest.header.views for manifest in manifests]
+    first = blocks[0]
+    assert first is not None
+    for manifest, block, teacher in zip(manifests, blocks, teachers, strict=True):
+        assert block is not None
+        ours = first.model_dump() | teachers[0].preprocessing.model_dump(include=set(PIXELS))
+        theirs = block.model_dump() | teacher.preprocessing.model_dump(include=set(PIXELS))
+        for name in ours | theirs:
+            if ours.get(name) != theirs.get(name):
+                raise MismatchError(
+                    f"{manifests[0].where} and {manifest.where} show different views: {name} is {ours.get(name)} and "
+                    f"{theirs.get(name)}",
+                    hint="score with the same view flags, image size and beton: an average needs labels of one crop",
+                )
+    return first
+
+
+def _common_samples(manifests: Sequence[Manifest]) -> pa.Table:
+    first = manifests[0].samples(["key", "label", "view_id", "problem"])
+    for other in manifests[1:]:
+        table = other.samples(["label", "view_id", "problem"])
+        for name, differs in (
+            ("label", np.not_equal),
+            ("view_id", np.not_equal),
+            ("problem", lambda a, b: a.is_valid().to_numpy() != b.is_valid().to_numpy()),
+        ):
+            if (rows := np.flatnonzero(differs(first.column(name), table.column(name)))).size:
+                raise MismatchError(
+                    f"{manifests[0].where} and {other.where} disagree on the {name} of {rows.size:,} samples; the "
+                    f"first: {first.column('key')[int(rows[0])]}",
+                    hint="score the same index with each teacher",
+                )
+    return first.select(["key", "label"])
+
+
+def _scored_views(config: MergeConfig, manifests: Sequence[Manifest], count: int) -> range:
+    """The views whose scores are averaged: those asked for, else those of all manifests; UsageError."""
+    if config.score_views is not None or count == 1:
+        return views_to_score(config.score_views, count)
+    specs = [spec for manifest in manifests for spec in manifest.header.scores if spec.set == TEACHER]
+    texts = {spec.views for spec in specs}
+    for which in ("train", "all", "0"):
+        if texts == {views_text(views := views_to_score(which, count))}:
+            return views
+    raise UsageError(
+        f"the scores of these manifests are of different views: {', '.join(sorted(map(str, texts)))}",
+        hint="say which to take: --score-views train, all or 0",
+    )

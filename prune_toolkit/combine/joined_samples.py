@@ -1,0 +1,171 @@
+"""Samples of several manifests as those of one: in the order of their keys, each once. Torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.parts import PART_ROWS
+from manifests.images.identity import fingerprint
+from manifests.manifest import Manifest
+from manifests.tables.rows import Ids, Share, hash_matrix, with_ids
+
+HINT = "say whose samples count: --prefer MANIFEST, or --prefer first or last"
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """The samples of several manifests, and which of them each manifest has."""
+
+    samples: pa.Table
+    shares: tuple[Share, ...]
+    """One a manifest, in order; without the samples of which another manifest's row was preferred."""
+
+    @property
+    def shared_N(self) -> NDArray[np.bool_]:
+        """(N,) samples that several manifests have."""
+        times_N = np.zeros(len(self.samples), np.int64)
+        for share in self.shares:
+            times_N[share.new_n] += 1
+        return times_N > 1
+
+
+def join_samples(manifests: Sequence[Manifest], preferred: int) -> Joined:
+    """Put samples together; of those that differ, the row of the first manifest counts if it is a preferred one.
+
+    The first `preferred` manifests are. MismatchError for any other sample that two manifests describe differently, in
+    label, content, view or readability, and for any row whose number stands for another image; InputError for a
+    manifest whose samples are not in the order of their keys.
+    """
+    tables = [checked_samples(manifest) for manifest in manifests]
+    whole = pa.concat_tables(tables)
+    owner_M = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    # Stable, and by the bytes of UTF-8: of equal keys, that of the first manifest comes first.
+    order_M = pc.sort_indices(whole.column("key")).to_numpy().astype(np.int64)
+    is_first_M = np.append(True, _differs(whole.column("key").take(pa.array(order_M))))[: len(order_M)]
+    new_M = np.empty(len(order_M), np.int64)
+    new_M[order_M] = np.cumsum(is_first_M) - 1
+    first_N = order_M[is_first_M]
+    differs_M = _unlike(whole, first_N[new_M], np.sort(order_M[~is_first_M]))
+    if manifests[0].header.data.source != "folder":
+        _check_rows(manifests, whole, owner_M, first_N[new_M], differs_M)
+    undecided_M = {name: rows[owner_M[first_N[new_M[rows]]] >= preferred] for name, rows in differs_M.items()}
+    _check_agreement(manifests, whole, owner_M, first_N[new_M], undecided_M)
+    dropped_M = np.zeros(len(order_M), np.bool_)
+    for rows in differs_M.values():
+        dropped_M[rows] = True
+    start = np.cumsum([0, *(len(table) for table in tables)])
+    shares = []
+    for number, manifest in enumerate(manifests):
+        old_n = np.flatnonzero(~dropped_M[start[number] : start[number + 1]])
+        shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[start[number] + old_n]))
+    samples = with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N)))
+    return Joined(samples=samples, shares=tuple(shares))
+
+
+def check_scored(joined: Joined) -> None:
+    """UsageError where a manifest has a teacher, and a readable sample is in none that has one."""
+    scored_N, without = np.zeros(len(joined.samples), np.bool_), []
+    for share in joined.shares:
+        if share.manifest.header.teacher is None:
+            without.append(share.manifest)
+        else:
+            scored_N[share.new_n] = True
+    lacking_N = readable(joined.samples) & ~scored_N
+    if len(without) == len(joined.shares) or not lacking_N.any():
+        return
+    wheres = " and ".join(f"{manifest.where} (of kind {manifest.kind})" for manifest in without)
+    raise UsageError(
+        f"the teacher has not scored {lacking_N.sum():,} samples that are in {wheres} alone; the first: "
+        f"{joined.samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
+        hint="prune score scores them: merge what it makes",
+    )
+
+
+def readable(samples: pa.Table) -> NDArray[np.bool_]:
+    """(N,) whether each sample can be read."""
+    readable_N: NDArray[np.bool_] = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    return readable_N
+
+
+def checked_samples(manifest: Manifest) -> pa.Table:
+    """The samples of a manifest; InputError unless their keys rise and their sample_ids count from 0."""
+    samples = manifest.samples()
+    keys, id_N = samples.column("key"), samples.column("sample_id").to_numpy()
+    rises = (
+        not len(keys) or pc.all(pc.greater(keys[1:].combine_chunks(), keys[:-1].combine_chunks())).as_py() is not False
+    )
+    if not rises or not np.array_equal(id_N, np.arange(manifest.header.data.count)):
+        raise InputError(f"{manifest.where}: its samples are not in the order of their keys", hint=_AGAIN)
+    return samples
+
+
+def data_fingerprint(samples: pa.Table, class_names: Sequence[str]) -> str:
+    """The fingerprint of samples as `prune index` takes it, a part in memory as Python objects at a time."""
+    names = np.array(class_names, object)
+
+    def column(name: str) -> Any:
+        for start in range(0, len(samples), PART_ROWS):
+            yield from samples.column(name).slice(start, PART_ROWS).to_pylist()
+
+    return fingerprint(column("key"), (names[label] for label in column("label")), column("content_hash"))
+
+
+def _differs(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(n - 1,) whether each value is another than the one before it."""
+    values = column.combine_chunks()
+    changed: NDArray[np.bool_] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    return changed
+
+
+def _unlike(whole: pa.Table, first_M: Ids, again_m: Ids) -> dict[str, Ids]:
+    """Of the rows that repeat a key, those that differ from its first row, by what differs."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    for name in ("label", "view_id"):
+        values_M = whole.column(name).to_numpy()
+        found[name] = values_M[again_m] != values_M[first_M[again_m]]
+    hash_M16 = hash_matrix(whole.column("content_hash"))
+    found["content"] = (hash_M16[again_m] != hash_M16[first_M[again_m]]).any(axis=1)
+    problem_M = whole.column("problem").is_valid().to_numpy(zero_copy_only=False)
+    found["problem"] = problem_M[again_m] != problem_M[first_M[again_m]]
+    return {name: again_m[differs_m] for name, differs_m in found.items()}
+
+
+def _check_rows(
+    manifests: Sequence[Manifest], whole: pa.Table, owner_M: Ids, first_M: Ids, differs_M: dict[str, Ids]
+) -> None:
+    """MismatchError where one row number is of two images: both samples are wanted, and only one could stay."""
+    rows = np.setdiff1d(differs_M["content"], differs_M["problem"])
+    if not len(rows):
+        return
+    row = int(rows[0])
+    one, other = manifests[owner_M[first_M[row]]], manifests[owner_M[row]]
+    raise MismatchError(
+        f"{one.where} and {other.where} are of different data: their keys are row numbers, and {len(rows):,} of them "
+        f"are of another image in each; the first: {whole.column('key')[row].as_py()}",
+        hint="index the folder of all files as one data set, and `prune split` it or score it with several processes "
+        "(--rank, --world-size)",
+    )
+
+
+def _check_agreement(
+    manifests: Sequence[Manifest], whole: pa.Table, owner_M: Ids, first_M: Ids, undecided: dict[str, Ids]
+) -> None:
+    rows = np.unique(np.concatenate(list(undecided.values())))
+    if not len(rows):
+        return
+    names = [name for name, of_name in undecided.items() if len(of_name)]
+    keys = whole.column("key").take(pa.array(rows))
+    row = int(rows[pc.sort_indices(keys)[0].as_py()])
+    one, other = manifests[owner_M[first_M[row]]], manifests[owner_M[row]]
+    raise MismatchError(
+        f"{one.where} and {other.where} disagree on the {' and '.join(names)} of {len(set(first_M[rows])):,} samples; "
+        f"the first: {whole.column('key')[row].as_py()}",
+        hint=HINT,
+    )

@@ -1,0 +1,183 @@
+"""Which tables a manifest made of rows of others has, and where the columns of each come from. Torch-free.
+
+A table is carried over where it covers every readable sample of the result, scores column by column. A score of all
+samples together (Moderate's distance, influence, dynamics of a training) is another number in a shard than in the
+whole, so that it is carried over from a manifest that has all samples, or from the pieces of one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, MismatchError
+from manifests.format.header import Header, ScoreSpec
+from manifests.format.parts import part_path, part_rows, write_part
+from manifests.tables.rows import Ids, Share, SharedTable
+
+SAMPLES = "samples"
+CARRIED = ("logits", "features", "scores", "thumbnails")
+"""Kinds of tables that can be carried over; a row of each belongs to one readable sample."""
+TOGETHER = ("features", "dynamics")
+"""Sets of scores that are of all samples together, but for these."""
+ROW_BY_ROW = frozenset({"grand"})
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """Where some columns of a table come from: of rows that several shares have, from the first."""
+
+    shares: tuple[Share, ...]
+    columns: tuple[str, ...] | None = None
+    """None: all there are."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TablePlan:
+    """One table of the result."""
+
+    name: str
+    sources: tuple[Source, ...]
+
+    def as_it_is(self, count: int) -> Share | None:
+        """The share whose table is that of the result to the last row and column; None where there is none."""
+        if len(self.sources) != 1:
+            return None
+        share, columns = self.sources[0].shares[0], self.sources[0].columns
+        has = {spec.name for spec in share.manifest.header.scores if f"scores/{spec.set}" == self.name}
+        return share if share.is_whole(count) and (columns is None or set(columns) == has) else None
+
+
+def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple[list[TablePlan], list[str]]:
+    """The tables of the result but `samples`, and what is left out with the reason; shares in order of precedence.
+
+    MismatchError where scores of one name are different scores, InputError for a share without its logits, or of which
+    a table was not pulled.
+    """
+    plans: list[TablePlan] = []
+    left_out: list[str] = []
+    found = {entry.path.rpartition("/")[0] for share in shares for entry in share.manifest.header.files}
+    for name in sorted(found - {SAMPLES, ""}):
+        kind, _, rest = name.partition("/")
+        having = tuple(share for share in shares if share.manifest.has(name))
+        if kind == "scores":
+            sources = tuple(_score_sources(having, rest, readable_N, left_out))
+        elif kind in CARRIED and _covers(having, readable_N):
+            sources = (Source(shares=having),)
+        else:
+            sources = ()
+            left_out.append(f"{name}, which not every manifest has")
+        if kind == "logits":
+            for share in shares:
+                header = share.manifest.header
+                if header.teacher is not None and not share.manifest.has(name) and kind not in (header.left_out or ()):
+                    raise InputError(f"{share.manifest.where} holds no {name}", hint=_AGAIN)
+        for share in dict.fromkeys(share for source in sources for share in source.shares):
+            share.manifest.require(name)
+        if sources:
+            plans.append(TablePlan(name=name, sources=sources))
+    return plans, left_out
+
+
+def _score_sources(
+    shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], left_out: list[str]
+) -> Iterator[Source]:
+    """Columns of one set of scores by where they come from; what is left out is added to a list."""
+    specs = [_specs(share.manifest.header, set_name) for share in shares]
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name in dict.fromkeys(name for of_share in specs for name in of_share):
+        having = [number for number, of_share in enumerate(specs) if name in of_share]
+        _check_spec(shares, having, [specs[number][name] for number in having])
+        reason = "which not every manifest has"
+        origins = {origin(shares[number].manifest.header) for number in having}
+        if set_name in TOGETHER and name not in ROW_BY_ROW and len(origins) > 1:
+            having = [number for number in having if shares[number].is_whole(len(readable_N))]
+            reason = "which is of all samples of a shard together"
+        if having and _covers([shares[number] for number in having], readable_N):
+            together.setdefault(tuple(having), []).append(name)
+        else:
+            left_out.append(f"scores/{set_name} {name}, {reason}")
+    for numbers, names in together.items():
+        yield Source(shares=tuple(shares[number] for number in numbers), columns=tuple(names))
+
+
+def score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> list[ScoreSpec]:
+    """What the header says of the scores that are carried over."""
+    carried = {
+        (plan.name, column)
+        for plan in plans
+        for source in plan.sources
+        if plan.name.startswith("scores/")
+        for column in source.columns or ()
+    }
+    specs = {(spec.set, spec.name): spec for share in reversed(shares) for spec in share.manifest.header.scores}
+    order = dict.fromkeys((spec.set, spec.name) for share in shares for spec in share.manifest.header.scores)
+    return [specs[key] for key in order if (f"scores/{key[0]}", key[1]) in carried]
+
+
+def write_table_part(
+    out: Path, plan: TablePlan, tables: Sequence[SharedTable], part: int, readable_N: NDArray[np.bool_], digest: str
+) -> None:
+    """Write one part of a table; InputError unless it has one row of every readable sample."""
+    span = part_rows(part, len(readable_N))
+    expected_n = span.start + np.flatnonzero(readable_N[span.start : span.stop])
+    fields: dict[str, pa.Field] = {}
+    columns: dict[str, pa.ChunkedArray] = {}
+    for table in tables:
+        found = table.part(part)
+        _check_rows(found, expected_n, table)
+        fields |= {field.name: field for field in found.schema}
+        columns |= dict(zip(found.column_names, found.columns, strict=True))
+    whole = pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
+    write_part(out / part_path(plan.name, part), whole, digest)
+
+
+def opened(plan: TablePlan, count: int) -> list[SharedTable]:
+    """The tables that a table of the result, of so many samples, is read from, a part of each in memory."""
+    return [SharedTable(source.shares, plan.name, count, source.columns) for source in plan.sources]
+
+
+def origin(header: Header) -> str:
+    """The id of the manifest whose samples were scored together: what `prune split` made is a piece of another."""
+    whole = header.config.get("whole") if header.config.get("command") == "split" else None
+    return whole if isinstance(whole, str) else header.id
+
+
+def _check_rows(found: pa.Table, expected_n: Ids, table: SharedTable) -> None:
+    id_n = found.column("sample_id").to_numpy()
+    if not np.array_equal(id_n, expected_n):
+        wheres = ", ".join(share.manifest.where for share in table.shares)
+        raise InputError(
+            f"{table.table} of {wheres} holds {len(id_n):,} rows where {len(expected_n):,} samples are readable",
+            hint=_AGAIN,
+        )
+
+
+def _check_spec(shares: Sequence[Share], having: list[int], specs: list[ScoreSpec]) -> None:
+    first = specs[0].model_dump()
+    for number, spec in zip(having, specs, strict=True):
+        for field, value in spec.model_dump().items():
+            if value != first.get(field):
+                raise MismatchError(
+                    f"score {spec.set}/{spec.name} of {shares[having[0]].manifest.where} and "
+                    f"{shares[number].manifest.where} is not the same score: {field} is {first.get(field)} and {value}",
+                    hint="import them alike, or each into a set of its own: --set NAME"
+                    if spec.source == "imported"
+                    else "score the shards alike",
+                )
+
+
+def _specs(header: Header, set_name: str) -> dict[str, ScoreSpec]:
+    return {spec.name: spec for spec in header.scores if spec.set == set_name}
+
+
+def _covers(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> bool:
+    """Whether every readable sample is in one of the shares."""
+    covered_N = np.zeros(len(readable_N), np.bool_)
+    for share in shares:
+        covered_N[share.new_n] = True
+    return not (readable_N & ~covered_N).any()

@@ -1,0 +1,263 @@
+"""Writes a manifest made of rows of others: tables that come together part by part, the others as hard links."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import Progress
+from manifests.errors import InputError, UsageError
+from manifests.format.header import DataSet, Header, Teacher
+from manifests.format.parts import (
+    SAMPLES_SCHEMA,
+    part_count,
+    part_is_valid,
+    part_path,
+    part_rows,
+    read_part,
+    soft_labels_of,
+    write_part,
+)
+from manifests.format.top_k import TopK
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.tables.rows import Share
+from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
+from prune_toolkit.combine.joined_samples import data_fingerprint, readable
+from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, opened, origin, score_specs, write_table_part
+from prune_toolkit.combine.mean_logits import check_logits
+from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
+from prune_toolkit.work.part_work import PartWork, tool
+
+LOGITS = "logits/view-000"
+_AND = " + "
+"""Between the names of data sets that were merged."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShareWork:
+    """A manifest of rows of others, before anything is written."""
+
+    out: Path
+    resolved: dict[str, Any]
+    parents: tuple[Manifest, ...]
+    """In an order that does not depend on how they were named."""
+    shares: tuple[Share, ...]
+    """In the order of precedence."""
+    samples: pa.Table
+    plans: tuple[TablePlan, ...]
+    what: str
+    """What is being done, for the progress bar."""
+
+    def write(self) -> Manifest:
+        """Write it; what an interrupted run has done is kept. UsageError where its header could not be made."""
+        answers_in = self._answers_in()
+        done = PartWork(
+            out=self.out,
+            config=self.resolved,
+            count=len(self.samples),
+            tables=self._made,
+            make=self._make,
+            finish=lambda _parts, start: self._finish(start, answers_in),
+        ).run()
+        assert done is not None, "one process makes all parts"
+        return done
+
+    @property
+    def _linked(self) -> dict[str, Manifest]:
+        """Tables that are those of a parent to the last row."""
+        count = len(self.samples)
+        linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
+        if self.shares[0].is_whole(count):
+            linked[SAMPLES] = self.shares[0].manifest
+        return linked
+
+    @property
+    def _made(self) -> list[str]:
+        linked = self._linked
+        return [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
+
+    def _make(self, parts: list[int], digest: str) -> None:
+        """Table by table, so that a part of one table of every manifest is in memory."""
+        count, made, readable_N = len(self.samples), self._made, readable(self.samples)
+        rows = sum(len(part_rows(part, count)) for part in parts)
+        with Progress(rows * len(made), self.what, "rows") as progress:
+            for name in made:
+                plan = next((plan for plan in self.plans if plan.name == name), None)
+                tables = [] if plan is None else opened(plan, count)
+                for part in parts:
+                    path, span = self.out / part_path(name, part), part_rows(part, count)
+                    if part_is_valid(path, digest):
+                        pass
+                    elif plan is None:
+                        part_samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
+                        write_part(path, part_samples.cast(SAMPLES_SCHEMA), digest)
+                    else:
+                        write_table_part(self.out, plan, tables, part, readable_N, digest)
+                    progress.advance(len(span))
+
+    def _finish(self, start: float, answers_in: str | None) -> Header:
+        for name, manifest in self._linked.items():
+            manifest.link_table(name, self.out)
+        if (local := self._local()) is not None:
+            write_local(self.out, local)
+        headers, tables = [parent.header for parent in self.parents], {plan.name for plan in self.plans}
+        scored, count = [header for header in headers if header.teacher is not None] or headers, len(self.samples)
+        computed, specs = [header.compute for header in scored], score_specs(self.shares, self.plans)
+        seconds = round(time.monotonic() - start, 3)
+        kinds = {name.partition("/")[0] for name in tables}
+        lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
+        return Header(
+            kind="scores" if specs or answers_in is not None or "scores" in lacking else "index",
+            data=self._data(),
+            teacher=None if answers_in is None else self._teacher(answers_in),
+            compute=computed[0] if all(block == computed[0] for block in computed) else None,
+            views=scored[0].views,
+            features=_first(header.features for header in headers) if "features" in kinds else None,
+            thumbnails=_first(header.thumbnails for header in headers) if "thumbnails" in kinds else None,
+            hidden=headers[0].hidden,
+            left_out=sorted(lacking) or None,
+            scores=specs,
+            parents=[parent.id for parent in self.parents],
+            tool=tool(),
+            config=self.resolved,
+            files=part_entries(self.out, [SAMPLES, *sorted(tables)], count),
+            run={"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
+        )
+
+    def _data(self) -> DataSet:
+        blocks = [parent.header.data for parent in self.parents]
+        names = {block.name for block in blocks}
+        if len(names) > 1:
+            names = {name for several in names for name in several.split(_AND)}
+        splits = {block.split for block in blocks}
+        return blocks[0].model_copy(
+            update={
+                "name": _AND.join(sorted(names)),
+                "split": splits.pop() if len(splits) == 1 else None,
+                "count": len(self.samples),
+                "readable": int(readable(self.samples).sum()),
+                "fingerprint": data_fingerprint(self.samples, blocks[0].class_names),
+                "licence": licences([block.licence for block in blocks]),
+                "redistributable": may_be_passed_on(blocks),
+            }
+        )
+
+    def _teacher(self, answers_in: str) -> Teacher:
+        """The teacher of the first, with its accuracy on all of these samples."""
+        cards = [parent.header.teacher for parent in self.parents if parent.header.teacher is not None]
+        calibration = Calibration()
+        for confidence_n, correct_n in self._answers(answers_in):
+            calibration.add(confidence_n, correct_n)
+        val = {card.val_top1 for card in cards}
+        return cards[0].model_copy(
+            update={
+                "train_top1": calibration.top1,
+                "train_ece": calibration.ece,
+                "val_top1": val.pop() if len(val) == 1 else None,
+                "licence": licences([card.licence for card in cards]),
+            }
+        )
+
+    def _answers_in(self) -> str | None:
+        """The table that tells how often the teacher is right, None where there is no teacher; UsageError."""
+        if all(parent.header.teacher is None for parent in self.parents):
+            return None
+        specs = score_specs(self.shares, self.plans)
+        stored = {spec.name for spec in specs if spec.set == TEACHER and spec.views in (None, "0")}
+        if LOGITS in {plan.name for plan in self.plans}:
+            return LOGITS
+        if {"confidence", "correct"} <= stored:
+            return SCORE_TABLE
+        wheres = ", ".join(parent.where for parent in self.parents)
+        raise UsageError(
+            f"{wheres}: how often the teacher is right on these samples cannot be told without its logits, or its "
+            "scores of view 0",
+            hint="push or pull them too: --only logits, --only scores",
+        )
+
+    def _answers(self, table_name: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """confidence and correct of view 0, part by part, from logits or scores; InputError for what is neither."""
+        label_N, where = self.samples.column("label").to_numpy(), ", ".join(parent.where for parent in self.parents)
+        for part in range(part_count(len(self.samples))):
+            table = read_part(self.out / part_path(table_name, part))
+            keys_n = self.samples.column("key").take(table.column("sample_id")).to_pylist()
+            if table_name == SCORE_TABLE:
+                confidence_n, correct_n = (table.column(name).to_numpy() for name in ("confidence", "correct"))
+                _check_answers(confidence_n, correct_n, keys_n, where)
+                yield confidence_n, correct_n
+                continue
+            ids, logits = soft_labels_of(table, "logits", len(self.parents[0].class_names))
+            logits_nC = logits.logits() if isinstance(logits, TopK) else logits
+            check_logits(logits_nC, keys_n, where=where, what="is not finite", hint="score with this teacher again")
+            scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
+            yield scores["confidence"], scores["correct"]
+
+    def _local(self) -> dict[str, Any] | None:
+        """Where the images are, if all manifests have them from one place; a beton of one is none of the result."""
+        places = [
+            {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
+            for parent in self.parents
+        ]
+        return places[0] if places[0] and all(place == places[0] for place in places) else None
+
+
+def _check_answers(
+    confidence_n: NDArray[np.float32], correct_n: NDArray[np.float32], keys_n: Sequence[str], where: str
+) -> None:
+    """InputError for the first sample whose confidence is no probability, or which is neither right nor wrong."""
+    sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
+    if sound_n.all():
+        return
+    row = int(np.argmin(sound_n))
+    raise InputError(
+        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct {correct_n[row]:g}: a "
+        "probability, and 0 or 1, are expected",
+        hint="score with this teacher again",
+    )
+
+
+def _first(blocks: Any) -> Any:
+    return next((block for block in blocks if block is not None), None)
+
+
+def _runs(headers: Sequence[Header]) -> dict[str, Any]:
+    """The runs behind a run, each once: pieces of one manifest took its scoring together, and so did what it became."""
+    whole = {origin(header): header.run for header in headers}
+    runs = [_before_split(run) for run in whole.values()]
+    older = [ancestor for run in runs for ancestor in _ancestors(run)]
+    seen: list[dict[str, Any]] = []
+    found = [_once(run, seen) for run in runs if run not in older]
+    trained = [run["training_seconds"] for run in found if isinstance(run.get("training_seconds"), (int, float))]
+    return {"parent_runs": found, **({"training_seconds": sum(trained)} if trained else {})}
+
+
+def _before_split(run: dict[str, Any]) -> dict[str, Any]:
+    while run.get("command") == "split" and len(parents := _parents(run)) == 1:
+        run = parents[0]
+    return run
+
+
+def _once(run: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """A run without the runs behind it that are known already, which the others are from now on."""
+    parents = [parent for parent in _parents(run) if parent not in seen]
+    if len(parents) == len(_parents(run)):
+        seen += parents
+        return run
+    own = {name: value for name, value in run.items() if name not in ("parent_run", "parent_runs")}
+    return {**own, "parent_runs": parents}
+
+
+def _parents(run: dict[str, Any]) -> list[dict[str, Any]]:
+    several = run.get("parent_runs", [run.get("parent_run")])
+    return [parent for parent in several if isinstance(parent, dict)] if isinstance(several, list) else []
+
+
+def _ancestors(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for parent in _parents(run):
+        yield parent
+        yield from _ancestors(parent)

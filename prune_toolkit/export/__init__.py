@@ -1,0 +1,1 @@
+"""A selection in, files for other tools out."""

@@ -1,0 +1,268 @@
+"""What a selection keeps, for other tools: row numbers, a list of files, or the images in class folders. Torch-free."""
+
+import io
+import os
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.files import atomic_file, write_atomic
+from manifests.base.progress import Progress, note
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.hidden.secret import refuse_hidden
+from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, RawImage
+from manifests.images.identity import content_hash
+from manifests.manifest import Manifest
+from manifests.sources.betons import BetonSource
+from manifests.sources.folder import FolderSource
+from manifests.sources.reading import map_images
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.export_images import Images, images_at_hand, in_beton
+from prune_toolkit.images.train_beton import IS_COPY
+
+MAX_NAME_BYTES = 255
+_MAGIC = {
+    b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"BM": "bmp", b"II": "tif", b"MM": "tif",
+    b"GIF8": "gif", b"P2": "pgm", b"P5": "pgm", b"P": "ppm",
+}  # fmt: skip
+
+
+def kept_samples(manifest: Manifest) -> pa.Table:
+    """The rows of `samples` that a selection keeps, in canonical order; UsageError for another kind of manifest."""
+    if manifest.kind != "selection":
+        raise UsageError(
+            f"{manifest.where} is of kind {manifest.kind}: only a selection says what is kept",
+            hint="make one: prune select --keep 0.5",
+        )
+    refuse_hidden(manifest.header, manifest.where)
+    samples, selection = manifest.samples(), manifest.selection()
+    if not samples.column("sample_id").equals(selection.column("sample_id")):
+        raise InputError(f"{manifest.where}: samples and selection are not of the same rows")
+    return samples.filter(selection.column("keep"))
+
+
+def refuse_existing(path: Path, *, folder: bool = False) -> None:
+    """UsageError when something is there already; where a folder is wanted, an empty one is nothing."""
+    is_empty_folder = folder and path.is_dir() and not any(path.iterdir())
+    if path.is_symlink() or (path.exists() and not is_empty_folder):
+        raise UsageError(f"{path} is there already", hint="exports are never changed: name another, or delete this one")
+
+
+def write_indices(path: Path, samples: pa.Table) -> None:
+    """Write the sample_ids of some samples: .npy as int64 (n,), .txt one a line; UsageError for another suffix."""
+    if path.suffix not in (".npy", ".txt"):
+        raise UsageError(f"--indices {path}: expected a name that ends in .npy or .txt")
+    refuse_existing(path)
+    id_n = samples.column("sample_id").to_numpy().astype(np.int64)
+    with atomic_file(path) as stream:
+        if path.suffix == ".npy":
+            np.save(stream, id_n, allow_pickle=False)
+        else:
+            stream.write("".join(f"{sample_id}\n" for sample_id in id_n.tolist()).encode())
+
+
+def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
+    """Whether torchvision's ImageFolder lists these files in the order of their keys.
+
+    keys are CLASS/.../NAME, below SPLIT/ when `split` is given. ImageFolder goes through sorted class folders, in each
+    through sorted folders, in each of these through sorted names; a .gif it leaves out.
+    """
+    start = 0 if split is None else len(split) + 1
+
+    def place(key: str) -> tuple[str, str, str]:
+        folder, _, name = key[start:].rpartition("/")
+        return folder.partition("/")[0], folder, name
+
+    ordered = all(first < second for first, second in pairwise(map(place, keys)))
+    return ordered and not any(key.lower().endswith(".gif") for key in keys)
+
+
+def write_file_list(path: Path | None, samples: pa.Table) -> bytes:
+    """The keys of some samples, one a line, UTF-8; written to `path` unless None. InputError for a key of two lines."""
+    keys = samples.column("key").to_pylist()
+    for key in keys:
+        if "\n" in key or "\r" in key:
+            raise InputError(f"the key {key!r} holds a line break: it cannot stand in a list", hint="rename the file")
+    content = "".join(f"{key}\n" for key in keys).encode()
+    if path is not None:
+        refuse_existing(path)
+        write_atomic(path, content)
+    return content
+
+
+def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str]) -> list[str]:
+    """Where each image goes: FOLDER/NAME, below its class folder as it was; row sources without a suffix.
+
+    UsageError when the folder of a class that occurs is no safe name, InputError when a key leads out of its folder.
+    """
+    label_n = samples.column("label").to_numpy()
+    for label in np.unique(label_n).tolist():
+        _check_folder_name(folder_names[label])
+    data = manifest.header.data
+    # Below SPLIT/CLASS/ or CLASS/ of a folder of images; a row's number is all of its key that matters.
+    above = None if data.source != "folder" else 1 if data.split is None else 2
+    paths = []
+    for label, key in zip(label_n.tolist(), samples.column("key").to_pylist(), strict=True):
+        below = key.split("/")[-1:] if above is None else key.split("/")[above:]
+        if not below or not all(part not in ("", ".", "..") and "\0" not in part for part in below):
+            raise InputError(f"{manifest.where}: {key!r} is no path of an image in a class folder")
+        paths.append("/".join((folder_names[label], *below)))
+    return paths
+
+
+def _check_folder_name(name: str) -> None:
+    is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name == name.strip()
+    if not is_plain or name.startswith(".") or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise UsageError(
+            f"the class name {name!r} is no safe name of a folder",
+            hint="give other names, one a class in label order, with --classes FILE",
+        )
+
+
+@dataclass(kw_only=True)
+class Tree:
+    """What was written."""
+
+    linked: int = 0
+    """Hard links into the source."""
+    written: int = 0
+    """Files with bytes of their own."""
+    bytes: int = 0
+    """Size of these."""
+
+
+def write_tree(
+    out: Path, paths: Sequence[str], keys: Sequence[str], images: Images, *, copy: bool, workers: int
+) -> Tree:
+    """Write each image at its path below `out`, all or nothing; files of a folder as hard links unless `copy`.
+
+    Encoded images keep their bytes, pixels become PNG; a suffix is added where the path has none that says so.
+    MismatchError at the first image, in the order given, that is not what was indexed; InputError when two of a beton
+    would get one name.
+    """
+    _check_names(paths, keys, images)
+    source, tree = images.source, Tree()
+    place = {row: position for position, row in enumerate(images.rows)}
+    files = source.root if isinstance(source, FolderSource) else None
+
+    def write(row: int, image: RawImage | ImageProblem) -> str | int:
+        """What is wrong with the image, else how many bytes were written: 0 for a link."""
+        position = place[row]
+        if isinstance(image, ImageProblem):
+            return f"cannot be read any more ({image})"
+        if images.hashes is not None and content_hash(image) != images.hashes[position]:
+            return "was altered since it was indexed"
+        target = unfinished / paths[position]
+        if files is not None and not copy and _linked(files / source.keys[row], target):
+            return 0
+        data, suffix = _encoded(image)
+        with (target if files is not None else _with_suffix(target, suffix)).open("xb") as stream:
+            return stream.write(data)
+
+    with _renamed_when_done(out) as unfinished, Progress(len(paths), f"writing {out.name}") as progress:
+        for folder in {path.rpartition("/")[0] for path in paths}:
+            (unfinished / folder).mkdir(parents=True, exist_ok=True)
+        # Closed before the folder is removed: no thread may still be writing into it.
+        results = cast(Generator[str | int, None, None], map_images(source, images.rows, write, workers))
+        with closing(results):
+            for key, result in zip(keys, results, strict=True):
+                if isinstance(result, str):
+                    raise MismatchError(f"{key} {result}", hint="name the images as they were with --data")
+                tree.linked += result == 0
+                tree.written += result > 0
+                tree.bytes += result
+                progress.advance(1)
+    return tree
+
+
+def write_kept(
+    out: Path,
+    paths: Sequence[str],
+    manifest: Manifest,
+    samples: pa.Table,
+    data: DataSpec | None,
+    *,
+    copy: bool,
+    workers: int,
+) -> Tree:
+    """`write_tree` from `images_at_hand`.
+
+    Where a selection was cut from a copy that has other bytes or paths than were scored, its beton is taken.
+    """
+    keys = samples.column("key").to_pylist()
+    try:
+        return write_tree(out, paths, keys, images_at_hand(manifest, samples, data), copy=copy, workers=workers)
+    except MismatchError as error:
+        beton = manifest.beton_path
+        if data is not None or beton is None or not manifest.local.get(IS_COPY):
+            raise
+        note(f"cut from a copy: {error.message}\n  taking the images from {beton}")
+    return write_tree(out, paths, keys, in_beton(manifest, beton, samples), copy=copy, workers=workers)
+
+
+def _check_names(paths: Sequence[str], keys: Sequence[str], images: Images) -> None:
+    """Refuse a.webp beside a.webp.png: only a beton holds pixels, which get a suffix, under the names of files."""
+    if not isinstance(images.source, BetonSource):
+        return
+    is_jpeg_n = images.source.beton.modes_N[images.rows] == MODE_JPEG
+    key_of: dict[Path, str] = {}
+    for path, key, is_jpeg in zip(paths, keys, is_jpeg_n.tolist(), strict=True):
+        name = _with_suffix(Path(path), "jpg" if is_jpeg else "png")
+        if other := key_of.get(name):
+            raise InputError(
+                f"{other} and {key} would both be written as {name}: {images.source.name} holds pixels, not the files",
+                hint="name the folder of the files with --data",
+            )
+        key_of[name] = key
+
+
+def _linked(file: Path, target: Path) -> bool:
+    """Whether a hard link could be made; not where the file system cannot, or is another."""
+    try:
+        # Of the file itself: a hard link to a relative symbolic link would lead nowhere.
+        os.link(os.path.realpath(file), target)
+    except OSError:
+        return False
+    return True
+
+
+def _encoded(image: RawImage) -> tuple[bytes, str]:
+    """The bytes of a file and the suffix that says what they are."""
+    if isinstance(image, Encoded):
+        return image.data, next((suffix for magic, suffix in _MAGIC.items() if image.data.startswith(magic)), "img")
+    from PIL import Image
+
+    array: NDArray[Any] = image.array[:, :, 0] if image.array.shape[2:] == (1,) else image.array
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "png")
+    return stream.getvalue(), "png"
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    said = path.suffix.lower().removeprefix(".")
+    alike = {"jpeg": "jpg", "tiff": "tif"}
+    return path if alike.get(said, said) == suffix else path.with_name(f"{path.name}.{suffix}")
+
+
+@contextmanager
+def _renamed_when_done(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when all went well, and is removed when not."""
+    refuse_existing(out, folder=True)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.incomplete")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

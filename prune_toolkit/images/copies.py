@@ -1,0 +1,101 @@
+"""A copy of a manifest's images: how it is opened, and what it is compared with."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.copies.check import EXACT, ThumbnailsOf
+from manifests.errors import InputError
+from manifests.images.thumbnails import THUMBNAIL_BYTES
+from manifests.manifest import Manifest
+from manifests.sources.base import Source
+from manifests.sources.betons import BetonSource, open_beton
+from manifests.sources.facts import SourceFacts
+from manifests.sources.names import NoSplitsError
+from manifests.tables.rows import hash_matrix, places
+from manifests.tables.thumbnails_table import carried_tables, stored_thumbnails
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.train_beton import IS_COPY, beton_rows
+
+
+def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
+    """The images that `spec` names; of data with splits, unless it names one, the split the manifest is of."""
+    split = manifest.header.data.split
+    if spec.split is not None or split is None or manifest.header.data.source == "beton":
+        return spec.open()
+    try:
+        return replace(spec, split=split).open()
+    except NoSplitsError:
+        return spec.open()
+
+
+def thumbnails_at_hand(
+    manifest: Manifest, workers: int, wanted_N: NDArray[np.bool_] | None = None
+) -> ThumbnailsOf | None:
+    """Thumbnails of a manifest's readable samples, or the `wanted_N` ones; None where they cannot be had here.
+
+    Stored ones, else made of a beton that has all these samples, else of the source; only of what was scored, for a
+    copy is not to be compared with itself.
+    """
+    if carried_tables(manifest):
+        return partial(stored_thumbnails, manifest)
+    samples = manifest.samples()
+    asked_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    asked_n = np.flatnonzero(asked_N if wanted_N is None else asked_N & wanted_N)
+    for path in _scored_betons(manifest):
+        source = open_beton(path)
+        if np.isin(asked_n, source.beton.columns.get("sample_id", ())).all():
+            return partial(_of_beton, samples, source, workers)
+    spec = DataSpec.from_local(manifest.local)
+    return None if spec is None or manifest.local.get(IS_COPY) else partial(_of_source, samples, spec, workers)
+
+
+def _scored_betons(manifest: Manifest) -> Iterator[Path]:
+    """Betons of the images that were scored: a manifest's own, and the one that local.json remembers."""
+    copy = manifest.header.config.get("copy")
+    if copy is None:
+        # What was labelled after it was cut from a copy says so here alone.
+        is_scored = not manifest.local.get(IS_COPY)
+    else:
+        is_scored = isinstance(copy, dict) and copy.get("check") in EXACT
+    if manifest.beton_path is not None and is_scored:
+        yield manifest.beton_path
+    if "beton" in manifest.local and Path(manifest.local["beton"]).is_file():
+        yield Path(manifest.local["beton"])
+
+
+def _of_beton(
+    samples: pa.Table, source: BetonSource, workers: int, sample_id_n: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    asked = samples.take(pa.array(sample_id_n))
+    return _thumbnails(source, beton_rows(source.beton, asked), asked, workers)
+
+
+def _of_source(samples: pa.Table, spec: DataSpec, workers: int, sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:
+    asked, images = samples.take(pa.array(sample_id_n)), spec.open()
+    row_n = places(asked.column("key"), pa.array(images.keys, pa.string()))
+    return _thumbnails(images, row_n, asked, workers, check=True)
+
+
+def _thumbnails(
+    source: Source, row_n: NDArray[np.int64], samples: pa.Table, workers: int, *, check: bool = False
+) -> NDArray[np.uint8]:
+    """(n, 192) of some samples; InputError naming the first whose image is not what it was, or cannot be decoded."""
+    facts, wrong_n = SourceFacts(source, workers), row_n < 0
+    if check and not wrong_n.any():
+        wrong_n = (facts.hashes(row_n) != hash_matrix(samples.column("content_hash"))).any(axis=1)
+    found = [] if wrong_n.any() else list(facts.seen(row_n))
+    if wrong_n.any() or None in found:
+        row = int(np.argmax(wrong_n)) if wrong_n.any() else found.index(None)
+        raise InputError(
+            f"{samples.column('key')[row].as_py()} is not what it was when it was indexed: it is to be compared with",
+            hint="restore the images that were scored, or compare less: --check hashes",
+        )
+    return np.frombuffer(b"".join(seen.thumbnail for seen in found if seen is not None), np.uint8).reshape(
+        -1, THUMBNAIL_BYTES
+    )

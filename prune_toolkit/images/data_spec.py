@@ -1,0 +1,71 @@
+"""Where the images are and how to read them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import UsageError
+from manifests.sources import open_held_out, open_source
+from manifests.sources.base import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Where the images are and how to read them."""
+
+    data: str
+    split: str | None = None
+    classes: Path | None = None
+    label: str | None = None
+    held_out: bool = False
+    """Without a split: take the test or validation split, not train."""
+
+    def open(self) -> Source:
+        """The source; InputError when it is not one."""
+        opener = open_held_out if self.held_out else open_source
+        return opener(self.data, split=self.split, classes=self.classes, label=self.label)
+
+    def refuse_out(self, out: Path) -> None:
+        """UsageError where a manifest would be written among the images: they could not be read any more."""
+        images = Path(self.data).expanduser()
+        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+            raise UsageError(
+                f"{out} lies in the images of {self.data}: a manifest there would be taken for one of its classes",
+                hint="name a folder beside it with --out",
+            )
+
+    def local(self) -> dict[str, Any]:
+        """What local.json keeps of it: absolute paths, valid on this machine only."""
+        path = Path(self.data)
+        local = {"data": str(path.resolve()) if path.exists() else self.data}
+        if self.split is not None:
+            local["split"] = self.split
+        if self.classes is not None:
+            local["classes"] = str(self.classes.resolve())
+        if self.label is not None:
+            local["label"] = self.label
+        return local
+
+    @classmethod
+    def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
+        """What an earlier command wrote into local.json; None when it says nothing."""
+        if "data" not in local:
+            return None
+        classes = local.get("classes")
+        return cls(
+            data=str(local["data"]),
+            split=local.get("split"),
+            classes=None if classes is None else Path(classes),
+            label=local.get("label"),
+        )
+
+
+def listing_digest(source: Source) -> str:
+    """sha256 over class names, keys and labels: ties unfinished parts to the data they were made of."""
+    digest = hashlib.sha256("\0".join(source.class_names).encode())
+    digest.update("\0".join(source.keys).encode())
+    digest.update(np.ascontiguousarray(source.labels_N, "<i4").tobytes())
+    return digest.hexdigest()

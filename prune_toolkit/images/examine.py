@@ -1,0 +1,52 @@
+"""Facts of one image: its size, content hash, dimensions, thumbnail, or why it cannot be read."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb, jpeg_info
+from manifests.images.identity import HASH_BYTES, content_hash
+from manifests.images.thumbnails import thumbnail
+
+Check = Literal["decode", "header"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFacts:
+    """What a row of `samples` says of one image."""
+
+    size_bytes: int
+    content_hash: bytes
+    width: int
+    height: int
+    problem: str | None = None
+    thumbnail: bytes | None = None
+    """Where it was asked for, and the image could be decoded."""
+
+
+def examine(
+    image: RawImage | ImageProblem, check: Check = "decode", *, with_thumbnail: bool = False
+) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
+    """Facts of one image, and its RGB pixels (H, W, 3) when `check` decoded it and it could be."""
+    if isinstance(image, ImageProblem):
+        facts = SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), width=0, height=0, problem=str(image))
+        return facts, None
+    digest = content_hash(image)
+    size_bytes = len(image.data) if isinstance(image, Encoded) else image.array.nbytes
+    try:
+        info = jpeg_info(image.data) if check == "header" and isinstance(image, Encoded) else None
+        if info is not None and info.whole:
+            pixels, width, height = None, info.width, info.height
+            if info.exif_orientation >= 5:
+                width, height = height, width
+        else:
+            pixels = decode_rgb(image)
+            height, width = pixels.shape[:2]
+    except ImageProblem as problem:
+        facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=0, height=0, problem=str(problem))
+        return facts, None
+    small = thumbnail(pixels).tobytes() if with_thumbnail and pixels is not None else None
+    facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=width, height=height, thumbnail=small)
+    return facts, pixels

@@ -1,0 +1,284 @@
+"""The images of one scoring run: from an index's beton, or read from the source and indexed in passing."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from manifests.betons.reader import Beton
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import Preprocessing
+from manifests.hidden.secret import refuse_hidden
+from manifests.images.decode import ImageProblem, RawImage, beton_form
+from manifests.images.identity import HASH_BYTES, view_ids
+from manifests.manifest import Manifest
+from manifests.sources.base import Source
+from manifests.sources.reading import BLOCK_ROWS, map_images
+from prune_toolkit.images.data_spec import DataSpec, listing_digest
+from prune_toolkit.images.examine import SampleFacts, examine
+from prune_toolkit.images.train_beton import beton_at_hand, beton_rows
+from trainer.data.batches import ViewLoader, image_views
+from trainer.data.loading import open_loader
+from trainer.data.views import EVALUATION, ViewRecipe
+from trainer.models.teacher import as_tensor
+
+Batches = Generator[tuple[NDArray[np.int64], torch.Tensor], None, None]
+
+
+@dataclass(kw_only=True)
+class ImagesAtHand:
+    """Where pixels come from; `index` is None when the data is indexed in the same read."""
+
+    class_names: list[str]
+    label_N: NDArray[np.int64]
+    index: Manifest | None = None
+    spec: DataSpec | None = None
+    beton_path: str | None = None
+    max_side: int | None = None
+    """Longer side to which images of the source are shrunk, where the beton they stand in for holds them so."""
+    scored_max_side: int | None = None
+    """That to which they had been shrunk when they were scored."""
+    facts: dict[int, SampleFacts] = field(default_factory=dict)
+    """What reading a source without an index found out about each image, by sample_id."""
+
+    @classmethod
+    def of_index(cls, index: Manifest, data: DataSpec | None = None) -> "ImagesAtHand":
+        """The images of an index (or of any manifest): `data`, or its beton, or the source named in its local.json."""
+        refuse_hidden(index.header, index.where)
+        beton = None if data is not None else beton_at_hand(index)
+        spec = data or DataSpec.from_local(index.local)
+        if beton is None and spec is None:
+            raise InputError(
+                f"{index.where} has no beton and does not know where its images are",
+                hint="name the images instead of the manifest with --data",
+            )
+        config, views = index.header.config, index.header.views
+        scored_max_side = None if views is None else views.max_side
+        max_side = config.get("max_side") if config.get("beton") else None
+        if max_side is None and (beton is None or Beton.open(beton).scored_size_N2 is None):
+            max_side = scored_max_side
+        return cls(
+            class_names=index.class_names,
+            label_N=index.samples(["label"]).column("label").to_numpy().astype(np.int64),
+            index=index,
+            spec=spec,
+            beton_path=None if beton is None else str(beton),
+            max_side=max_side,
+            scored_max_side=scored_max_side,
+        )
+
+    @classmethod
+    def of_source(cls, spec: DataSpec) -> "ImagesAtHand":
+        """The images of a source that has no index."""
+        source = spec.open()
+        images = cls(class_names=list(source.class_names), label_N=source.labels_N.astype(np.int64), spec=spec)
+        images.source = source
+        return images
+
+    @cached_property
+    def source(self) -> Source:
+        """The source, opened when first needed."""
+        assert self.spec is not None
+        return self.spec.open()
+
+    @cached_property
+    def samples(self) -> pa.Table | None:
+        """The index's samples; None when there is no index yet."""
+        return None if self.index is None else self.index.samples()
+
+    @property
+    def count(self) -> int:
+        """All samples, unreadable ones included."""
+        return len(self.label_N)
+
+    @cached_property
+    def drawn_max_side(self) -> int | None:
+        """Longer side of the images by whose sizes views are drawn; None where they are whole."""
+        if self.samples is None:
+            return None
+        whole_N2 = np.stack([self.samples.column(side).to_numpy() for side in ("width", "height")], axis=1)
+        if self.beton_path is None:
+            return None if self.max_side is None or whole_N2.max(initial=0) <= self.max_side else self.max_side
+        beton = Beton.open(self.beton_path)
+        if beton.scored_size_N2 is not None:
+            return self.scored_max_side
+        held_n2, id_n = beton.drawn_sizes(np.arange(beton.count)), beton.columns.get("sample_id", np.array([-1]))
+        if id_n.min() < 0 or id_n.max() >= len(whole_N2):
+            # It is no beton of this manifest, which is told when it is read.
+            return self.max_side
+        is_shrunk_n = (held_n2 != whole_N2[id_n]).any(axis=1)
+        return int(held_n2[is_shrunk_n].max()) if is_shrunk_n.any() else None
+
+    @property
+    def identity(self) -> str:
+        """What ties unfinished parts to these images."""
+        return listing_digest(self.source) if self.index is None else self.index.id
+
+    def readable(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some samples that can be read, as far as is known."""
+        if self.samples is None:
+            return ids
+        problem = self.samples.column("problem").is_valid().to_numpy()
+        readable: NDArray[np.int64] = ids[~problem[ids]]
+        return readable
+
+    def open(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        device: torch.device,
+        workers: int,
+        loader: str,
+        recipe: ViewRecipe = EVALUATION,
+        view_count: int = 1,
+        with_thumbnails: bool = False,
+    ) -> "ImageReader":
+        """A reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch.
+
+        with_thumbnails: find out the thumbnails of images that are indexed in passing, too.
+        """
+        if self.beton_path is not None:
+            beton = Beton.open(self.beton_path)
+            view_loader = open_loader(
+                beton,
+                kind=loader,
+                recipe=recipe,
+                preprocessing=preprocessing,
+                workers=workers,
+                device=device,
+            )
+            assert self.samples is not None
+            return BetonReader(beton, self.samples, view_loader, view_count)
+        if loader == "ffcv":
+            raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
+        return SourceReader(self, preprocessing, device, workers, recipe, view_count, with_thumbnails)
+
+
+class ImageReader:
+    """Views 0 .. V - 1 of samples, batch by batch."""
+
+    name: str
+
+    def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
+        """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
+
+        b is as many samples as have all their views among `batch_size` images, one at least. Unreadable samples are
+        left out; only the last batch is not full. Each image is decoded once.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give threads and files back."""
+
+
+def samples_a_batch(batch_size: int, view_count: int) -> int:
+    """Samples whose views make up a forward pass of `batch_size` images."""
+    return max(1, batch_size // view_count)
+
+
+class BetonReader(ImageReader):
+    """Through the training loaders, from a beton."""
+
+    def __init__(self, beton: Beton, samples: pa.Table, loader: ViewLoader, view_count: int) -> None:
+        self.beton, self.loader, self.view_count = beton, loader, view_count
+        self.samples = samples.select(["sample_id", "key", "view_id"])
+        self.name = loader.kind
+
+    def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
+        """Every sample must be in the beton, with the view_id that the samples table has; MismatchError."""
+        rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
+        view_n = np.tile(np.arange(self.view_count), len(ids))
+        done, step = 0, samples_a_batch(batch_size, self.view_count)
+        for batch in self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count):
+            size = len(batch.images) // self.view_count
+            yield ids[done : done + size], batch.images
+            done += size
+
+    def close(self) -> None:
+        """Close the loader."""
+        self.loader.close()
+
+
+class SourceReader(ImageReader):
+    """From the source through a thread pool; finds out the facts of every image on the way."""
+
+    name = "source"
+
+    def __init__(
+        self,
+        images: ImagesAtHand,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        workers: int,
+        recipe: ViewRecipe,
+        view_count: int,
+        with_thumbnails: bool,
+    ) -> None:
+        self.images, self.preprocessing, self.device, self.workers = images, preprocessing, device, workers
+        self.recipe, self.view_count, self.with_thumbnails = recipe, view_count, with_thumbnails
+
+    def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
+        """Read, hash, decode and resample each image once."""
+        source = self.images.source
+        samples = self.images.samples
+        rows = ids.tolist()
+        view_id_of_row: dict[int, int] = {}
+        if samples is not None:
+            row_of_key = {key: row for row, key in enumerate(source.keys)}
+            keys = samples.column("key").take(pa.array(ids)).to_pylist()
+            missing = [key for key in keys if key not in row_of_key]
+            if missing:
+                raise MismatchError(f"{len(missing):,} indexed samples are gone; the first: {missing[0]}", hint=_AGAIN)
+            rows = [row_of_key[key] for key in keys]
+            view_ids = samples.column("view_id").take(pa.array(ids)).to_pylist()
+            view_id_of_row = dict(zip(rows, view_ids, strict=True))
+
+        def work(row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
+            facts, pixels = examine(image, with_thumbnail=self.with_thumbnails)
+            if pixels is None:
+                return facts, None
+            view_id = view_id_of_row[row] if samples is not None else _view_id(facts)
+            pixels = _as_stored(image, pixels, self.images.max_side)
+            return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, self.view_count)
+
+        # As many views wait in blocks as images do when there is one view of each.
+        block_rows = max(1, BLOCK_ROWS // self.view_count)
+        read = map_images(source, rows, work, self.workers, block_rows)
+        step = samples_a_batch(batch_size, self.view_count)
+        held_ids: list[int] = []
+        held: list[NDArray[np.uint8]] = []
+        for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
+            if samples is None:
+                self.images.facts[sample_id] = facts
+            elif facts.content_hash != samples.column("content_hash")[sample_id].as_py():
+                key = samples.column("key")[sample_id].as_py()
+                raise MismatchError(f"{key} was altered since it was indexed", hint=_AGAIN)
+            if views is None:
+                continue
+            held_ids.append(sample_id)
+            held.append(views)
+            if len(held) == step:
+                yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
+                held_ids, held = [], []
+        if held:
+            yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
+
+
+def _as_stored(image: RawImage | ImageProblem, pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
+    """Pixels of a readable image as a beton of this --max-side holds them."""
+    if max_side is None or max(pixels.shape[:2]) <= max_side or isinstance(image, ImageProblem):
+        return pixels
+    stored = beton_form(image, max_side)
+    shrunk: NDArray[np.uint8] = stored.data.reshape(stored.height, stored.width, 3)
+    return shrunk
+
+
+def _view_id(facts: SampleFacts) -> int:
+    return int(view_ids(np.frombuffer(facts.content_hash, np.uint8).reshape(1, HASH_BYTES))[0])
+
+
+_AGAIN = "index the data again: prune index DATA --out NEW"

@@ -1,0 +1,281 @@
+"""`prune import FILE --logits`: what a teacher said elsewhere becomes a scored manifest, part by part."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.files import sha256_file
+from manifests.base.progress import Progress, note
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.columns import tables_of
+from manifests.format.header import Header, Preprocessing, Teacher
+from manifests.format.parts import part_path, part_rows, vectors_table, write_part
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.tables.rows import Ids
+from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
+from prune_toolkit.methods.score import outside_scores
+from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
+from prune_toolkit.scoring.view_flags import views_block
+from prune_toolkit.work.part_work import PartWork, Totals, finished, note_time, tool
+from trainer.data.views import ViewRecipe
+
+LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsImport:
+    """What `prune import --logits` was asked to do."""
+
+    file: Path
+    out: Path
+    teacher: str
+    """What the teacher is called."""
+    preprocessing: Preprocessing
+    """Which pixels it saw."""
+    tensor: str | None = None
+    """The tensor of a safetensors file, or the column of a Parquet file."""
+    key: str = "key"
+    """The column of keys of a Parquet file."""
+    parameters: int = 0
+    """Of the teacher; 0 is not stated."""
+    class_names: tuple[str, ...] | None = None
+    """Classes of the columns; None: those of the manifest, in its order."""
+    licence: str | None = None
+    """Of the teacher."""
+    weights_sha256: str | None = None
+    """Of the teacher's weights, hexadecimal; None: they are told apart by the file of logits."""
+    listing: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights_sha256 is not None and not _SHA256.fullmatch(self.weights_sha256):
+            raise UsageError(f"--weights-sha256 {self.weights_sha256}: 64 hexadecimal digits are expected")
+
+    def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        outside = outside_scores(TEACHER)
+        return {
+            "command": "import",
+            "parent": parent.id,
+            "teacher": self.teacher,
+            "weights_sha256": self.weights_sha256 or sha256,
+            **({} if self.weights_sha256 is None else {"file_sha256": sha256}),
+            "tensor": self.tensor,
+            "key": self.key,
+            "preprocessing": self.preprocessing.model_dump(),
+            "parameters": self.parameters,
+            "output_map": output_map(self.class_names, parent.class_names),
+            "teacher_licence": self.licence,
+            **({"scores": outside} if outside else {}),
+        }
+
+
+def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
+    """Write the scored manifest; what an interrupted run has done is kept.
+
+    UsageError for a manifest that has logits; MismatchError for another number of samples or classes; InputError for
+    logits that are not finite or do not fit float16.
+    """
+    if not config.file.is_file():
+        raise InputError(f"cannot read {config.file}: no such file")
+    if parent.header.views is not None or parent.header.teacher is not None or parent.kind == "selection":
+        raise UsageError(
+            f"{parent.where} (a manifest of kind {parent.kind}) is scored already",
+            hint="a manifest has one teacher: import into its index",
+        )
+    samples = parent.samples(["sample_id", "key", "label", "problem"])
+    matrix = open_matrix(config.file, config.tensor, config.key)
+    outputs = output_map(config.class_names, parent.class_names)
+    _check_classes(config, matrix, parent)
+    row_N, again = _rows(config, matrix, parent, samples)
+    resolved = config.resolved(parent, sha256_file(config.file))
+    if done := finished(config.out, resolved):
+        note(f"{config.out} is finished already")
+        return done
+    tables = tables_of(parent.header)
+    label_N = samples.column("label").to_numpy().astype(np.int64)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
+        _check_equal(config.file, values, again, row_N, samples.column("key"))
+
+        def make(parts: list[int], digest: str) -> None:
+            for part in parts:
+                began, rows = time.monotonic(), part_rows(part, len(samples))
+                ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
+                logits_nC = _float16(values(row_N[ids]), samples.column("key").take(pa.array(ids)))
+                if outputs is not None:
+                    logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
+                write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
+                scores = compute_scores(logits_nC, label_N[ids])
+                note_time(config.out, part, time.monotonic() - began)
+                table = pa.table({"sample_id": ids, **scores})
+                write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
+                progress.advance(len(rows))
+
+        done = PartWork(
+            out=config.out,
+            config=resolved,
+            count=len(samples),
+            tables=[LOGITS_TABLE, SCORE_TABLE],
+            make=make,
+            finish=lambda parts, start: _finish(config, parent, resolved, tables, label_N, parts, start),
+            parent=parent,
+            linked=tables,
+        ).run()
+    assert done is not None, "one process makes all parts"
+    return done
+
+
+def output_map(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
+    """Column of the file for each class, by name; None where the order is the same. MismatchError for other classes."""
+    if theirs is None or list(theirs) == ours:
+        return None
+    place = {name: column for column, name in enumerate(theirs)}
+    if len(place) != len(theirs) or (missing := [name for name in ours if name not in place]):
+        first = "two columns have one name" if len(place) != len(theirs) else f"there is no {missing[0]!r}"
+        raise MismatchError(f"--outputs names other classes than the manifest: {first}")
+    return [place[name] for name in ours]
+
+
+def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> None:
+    names, where = parent.class_names, f"{parent.where} has"
+    if config.class_names is not None:
+        names, where = list(config.class_names), "--outputs names"
+    if matrix.columns != len(names):
+        raise MismatchError(
+            f"{config.file} holds logits of {matrix.columns:,} classes, {where} {len(names):,}",
+            hint="columns are classes in label order, or in that of --outputs FILE",
+        )
+
+
+def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:
+    """(N,) row of the file that holds each readable sample's logits, -1 for unreadable ones; further rows of samples.
+
+    These are (m,) rows, and the sample_id of each.
+    """
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    count, readable = len(samples), int(readable_N.sum())
+    row_N = np.full(count, -1, np.int64)
+    again = np.empty(0, np.int64), np.empty(0, np.int64)
+    if matrix.keys is not None:
+        matched = match_keys(matrix.keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
+        tell_unmatched(matched, config.file.name, parent.where, config.listing)
+        found = np.flatnonzero(matched.row_F >= 0)
+        row_N[matched.row_F[found]] = found
+        further = found[(row_N[matched.row_F[found]] != found) & readable_N[matched.row_F[found]]]
+        again = further, matched.row_F[further]
+        row_N[~readable_N] = -1
+        if (lacking := readable_N & (row_N < 0)).any():
+            first = samples.column("key")[int(np.argmax(lacking))]
+            raise MismatchError(
+                f"{config.file} has no logits of {lacking.sum():,} of {count:,} samples; the first: {first}"
+            )
+    elif matrix.rows in (count, readable):
+        row_N[readable_N] = np.flatnonzero(readable_N) if matrix.rows == count else np.arange(readable)
+    else:
+        raise MismatchError(
+            f"{config.file} holds logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
+            f"{readable:,} are readable",
+            hint="rows are samples in the order of their keys; in a .parquet file with a column of keys, in any order",
+        )
+    return row_N, again
+
+
+def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
+    """InputError where two rows of one sample differ."""
+    for start in range(0, len(again[0]), BLOCK_ROWS):
+        row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
+        differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
+        if differs_m.any():
+            key = keys_N[int(id_m[np.argmax(differs_m)])]
+            raise InputError(f"{file} holds two unequal rows of {key}", hint="keep one row a sample")
+
+
+@contextmanager
+def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
+    """A function from rows (n,) to logits (n, C): straight from the file, or by way of a copy asked by row."""
+    if matrix.keys is None:
+        yield lambda row_n: _gather(matrix, row_n)
+        return
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        copied = _copied(matrix, scratch)
+        yield lambda row_n: copied[row_n]
+
+
+def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows that ascend, read as one block."""
+    if not len(row_n):
+        return np.empty((0, matrix.columns), np.float32)
+    block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
+    return block
+
+
+def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
+    """The whole matrix on disk, in float32, which tells what does not fit float16."""
+    values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
+    for start in range(0, matrix.rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, matrix.rows)
+        with np.errstate(over="ignore"):
+            values[start:stop] = matrix.read(start, stop)
+    return values
+
+
+def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
+    check_float16(logits_nC, keys_n, hint="are these raw outputs, without softmax?")
+    return logits_nC.astype(np.float16)
+
+
+def _finish(
+    config: LogitsImport,
+    parent: Manifest,
+    resolved: dict[str, Any],
+    tables: list[str],
+    label_N: NDArray[np.int64],
+    parts: Totals,
+    start: float,
+) -> Header:
+    calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+    local, old = dict(parent.local), parent.header
+    if parent.beton_path is not None:
+        local["beton"] = os.path.realpath(parent.beton_path)
+    write_local(config.out, local)
+    teacher = Teacher(
+        spec=config.teacher,
+        weights_sha256=resolved["weights_sha256"],
+        parameters=config.parameters,
+        preprocessing=config.preprocessing,
+        output_map=resolved["output_map"],
+        train_top1=calibration.top1,
+        train_ece=calibration.ece,
+        licence=config.licence,
+    )
+    return old.model_copy(
+        update={
+            "kind": "scores",
+            "teacher": teacher,
+            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
+            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
+            "parents": [parent.id],
+            "tool": tool(),
+            "config": resolved,
+            "files": part_entries(config.out, [*tables, LOGITS_TABLE, SCORE_TABLE], len(label_N)),
+            "run": {
+                "command": "import",
+                "seconds": parts.seconds,
+                "wall": round(time.monotonic() - start, 3),
+                "parent_run": old.run,
+            },
+        }
+    )

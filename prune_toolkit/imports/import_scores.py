@@ -1,0 +1,214 @@
+"""`prune import FILE --key COL --score COL`: a column of somebody else's numbers becomes a score of a manifest."""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.files import sha256_file
+from manifests.base.progress import note
+from manifests.card.readme import write_card
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import Harder, ScoreSpec
+from manifests.format.parts import config_digest
+from manifests.manifest import Manifest, commit, write_local
+from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.readers import read_columns
+from prune_toolkit.work.part_work import finished, tool
+from prune_toolkit.work.score_set import add_score_set
+
+IMPORTED = "imported"
+OWN_SETS = ("teacher", "features", "dynamics")
+_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedScore:
+    """A column of a file, and what it is called in the manifest."""
+
+    column: str
+    name: str
+    harder: Harder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresImport:
+    """What `prune import` was asked to do with a table of scores."""
+
+    file: Path
+    out: Path
+    key: str
+    scores: Sequence[ImportedScore]
+    set: str = IMPORTED
+    missing: str | None = None
+    """What samples get that the file has no value for: mean, hardest, easiest or a number; None refuses them."""
+    listing: Path | None = None
+    """Where keys that match nothing are listed."""
+
+    def __post_init__(self) -> None:
+        if self.set in OWN_SETS or not _SET_NAME.fullmatch(self.set):
+            raise UsageError(
+                f"--set {self.set}: a name of a-z, 0-9, _ and -, and none of {', '.join(OWN_SETS)}",
+                hint="those sets are this toolkit's own",
+            )
+        names = [score.name for score in self.scores]
+        for name in names:
+            if (
+                not name.isprintable()
+                or not name.strip()
+                or "/" in name
+                or name == "sample_id"
+                or names.count(name) > 1
+            ):
+                raise UsageError(f"--name {name!r}: scores need names of their own, without /")
+        if self.missing is not None and self.missing not in ("mean", "hardest", "easiest"):
+            _number(self.missing)
+
+    def resolved(self, parent: Manifest) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        return {
+            "command": "import",
+            "parent": parent.id,
+            "set": self.set,
+            "scores": [{"name": score.name, "column": score.column, "harder": score.harder} for score in self.scores],
+            "key": self.key,
+            "missing": self.missing,
+            "file_sha256": sha256_file(self.file),
+        }
+
+
+def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
+    """Write the manifest with one more set of scores.
+
+    UsageError for a set that is there already; MismatchError when no key matches or a sample has no value;
+    InputError for a value that is not finite, and for two values of one sample.
+    """
+    start, out, table = time.monotonic(), config.out, f"scores/{config.set}"
+    if not config.file.is_file():
+        raise InputError(f"cannot read {config.file}: no such file")
+    if parent.kind == "selection":
+        raise UsageError(f"{parent.where} is a selection", hint="import scores into the manifest it was made from")
+    if parent.has(table):
+        raise UsageError(f"{parent.where} has scores of set {config.set} already", hint="name another: --set NAME")
+    resolved = config.resolved(parent)
+    if done := finished(out, resolved):
+        note(f"{out} is finished already")
+        if config.listing is not None:
+            score_columns(config, parent)
+        return done
+    ids, columns = score_columns(config, parent)
+    files = add_score_set(parent, out, table, ids, columns, config_digest(resolved))
+    local = dict(parent.local)
+    if parent.beton_path is not None:
+        local["beton"] = os.path.realpath(parent.beton_path)
+    write_local(out, local)
+    specs = [
+        ScoreSpec(
+            set=config.set,
+            name=score.name,
+            formula=f"column {score.column}",
+            source="imported",
+            harder=score.harder,
+        )
+        for score in config.scores
+    ]
+    old = parent.header
+    header = old.model_copy(
+        update={
+            "kind": "scores",
+            "scores": [*old.scores, *specs],
+            "parents": [parent.id],
+            "tool": tool(),
+            "config": resolved,
+            "files": files,
+            "run": {"command": "import", "seconds": round(time.monotonic() - start, 3), "parent_run": old.run},
+        }
+    )
+    write_card(out, header)
+    return commit(out, header)
+
+
+def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+    """sample_id (n,) of the readable samples, and a value of each score for each of them, (n,) float32."""
+    keys, found = read_columns(config.file, config.key, [score.column for score in config.scores])
+    samples = parent.samples(["sample_id", "key", "problem"])
+    matched = match_keys(keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
+    tell_unmatched(matched, config.file.name, parent.where, config.listing)
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    columns = {}
+    for score in config.scores:
+        value_F = found[score.column].to_numpy()
+        value_N = _spread(value_F, matched.row_F, samples.column("key"), f"{config.file}: {score.column}")
+        lacking_N = readable_N & np.isnan(value_N)
+        if lacking_N.any():
+            value_N[lacking_N] = _fill(
+                config, score, value_N[readable_N & ~lacking_N], lacking_N, samples.column("key")
+            )
+        columns[score.name] = value_N[readable_N].astype(np.float32)
+    return np.flatnonzero(readable_N), columns
+
+
+def _spread(
+    value_F: NDArray[np.float64], row_F: NDArray[np.int64], keys_N: pa.ChunkedArray, where: str
+) -> NDArray[np.float64]:
+    """(N,) the value of each sample, nan where the file has none; InputError for two that differ."""
+    has_F = (row_F >= 0) & ~np.isnan(value_F)
+    row_f, value_f = row_F[has_F], value_F[has_F]
+    with np.errstate(over="ignore"):
+        wrong = ~np.isfinite(value_f.astype(np.float32))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InputError(f"{where} of {keys_N[int(row_f[at])]} is {value_f[at]:g}: scores are finite float32 numbers")
+    value_N = np.full(len(keys_N), np.nan)
+    value_N[row_f] = value_f
+    differs = value_N[row_f] != value_f
+    if differs.any():
+        at = int(np.argmax(differs))
+        raise InputError(
+            f"{where} names {keys_N[int(row_f[at])]} twice, as {value_f[at]:g} and {value_N[row_f[at]]:g} "
+            f"({differs.sum():,} such rows)",
+            hint="keep one value a sample",
+        )
+    return value_N
+
+
+def _fill(
+    config: ScoresImport,
+    score: ImportedScore,
+    known_n: NDArray[np.float64],
+    lacking_N: NDArray[np.bool_],
+    keys_N: pa.ChunkedArray,
+) -> float:
+    """What samples without a value get; MismatchError when nobody said."""
+    if config.missing is None:
+        raise MismatchError(
+            f"{config.file} has no {score.column} of {lacking_N.sum():,} of {len(lacking_N):,} samples; the first: "
+            f"{keys_N[int(np.argmax(lacking_N))]}",
+            hint="--missing mean, hardest, easiest or a number gives them one",
+        )
+    if config.missing not in ("mean", "hardest", "easiest"):
+        return _number(config.missing)
+    if not len(known_n):
+        raise MismatchError(f"{config.file} has no {score.column} of any readable sample")
+    if config.missing == "mean":
+        return float(known_n.mean())
+    return float(known_n.max() if (config.missing == "hardest") == (score.harder == "high") else known_n.min())
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(np.float32(value))
+    if not fits:
+        raise UsageError(f"--missing {text}: mean, hardest, easiest or a number")
+    return value

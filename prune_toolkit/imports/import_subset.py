@@ -1,0 +1,129 @@
+"""`prune import FILE --indices`: a subset that somebody published becomes a selection, with a beton and raw targets."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from manifests.base.files import sha256_file
+from manifests.base.progress import note
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.manifest import Manifest
+from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.readers import read_indices
+from prune_toolkit.selection.choose_samples import Plan
+from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
+from prune_toolkit.selection.select_config import SelectConfig
+
+METHOD = "imported"
+ORDERS = ("keys", "imagefolder")
+
+
+def plan_subset(
+    file: Path, config: SelectConfig, parent: Manifest, *, order: str | None = None, listing: Path | None = None
+) -> tuple[SelectConfig, Plan]:
+    """The plan that keeps what a file names, rows of the data set in its `order` or keys, and what asks for that share.
+
+    MismatchError for a row beyond the data set, for keys that match nothing, and where no readable sample is left.
+    """
+    if not file.is_file():
+        raise InputError(f"cannot read {file}: no such file")
+    if parent.kind == "selection":
+        raise UsageError(f"{parent.where} is a selection", hint="name the index or scored manifest of the data set")
+    config.check_out(parent)
+    samples = parent.samples()
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    named = read_indices(file)
+    if isinstance(named, np.ndarray):
+        rows = _rows(named, file, parent, samples, order)
+    else:
+        keys, are_rows = samples.column("key"), parent.header.data.source != "folder"
+        # A key may begin or end with a space; who typed one there did not mean it.
+        is_key = pc.is_in(named, value_set=keys.combine_chunks())
+        named = pc.if_else(is_key, named, pc.utf8_trim(named, characters=" \t"))
+        matched = match_keys(pa.chunked_array([named]), keys, are_rows=are_rows)
+        tell_unmatched(matched, file.name, parent.where, listing)
+        rows = matched.row_F[matched.row_F >= 0]
+    named_N = np.zeros(len(samples), np.bool_)
+    named_N[rows] = True
+    if (twice := len(rows) - int(named_N.sum())) > 0:
+        note(f"{file.name} names {twice:,} samples more than once: they are kept once")
+    keep_N = named_N & readable_N
+    if (broken := int((named_N & ~readable_N).sum())) > 0:
+        note(f"{broken:,} of the samples that {file.name} names cannot be read: they are left out")
+    if not keep_N.any():
+        raise MismatchError(f"{file} names no readable sample of {parent.where}")
+    code_N = np.where(readable_N, np.where(keep_N, KEPT, NOT_CHOSEN), UNREADABLE).astype(np.int8)
+    targets = config.targets(parent)
+    config = replace(config, keep=str(Fraction(int(keep_N.sum()), int(readable_N.sum()))), selector="random")
+    plan = Plan(
+        parent=parent,
+        resolved=_resolved(file, config, parent, order),
+        targets=targets,
+        samples=samples,
+        readable_N=readable_N,
+        pool_N=readable_N,
+        keep_N=keep_N,
+        reason_N=np.array(REASONS, object)[code_N],
+        distilled_N=np.ones(len(samples), np.bool_),
+    )
+    return config, plan
+
+
+def _resolved(file: Path, config: SelectConfig, parent: Manifest, order: str | None) -> dict[str, Any]:
+    """What the result depends on, without paths: as of a selection that was chosen here."""
+    return {
+        **config.resolved(parent),
+        "command": "import",
+        "selector": METHOD,
+        "parameters": {} if order is None else {"order": order},
+        "score": None,
+        "quota": "none",
+        "file_sha256": sha256_file(file),
+    }
+
+
+def _rows(
+    named: NDArray[np.int64] | NDArray[np.bool_], file: Path, parent: Manifest, samples: pa.Table, order: str | None
+) -> NDArray[np.int64]:
+    """sample_ids of rows, or of a flag for each, that are counted in the order of whoever published them."""
+    count = len(samples)
+    is_mask = named.dtype == np.bool_
+    if is_mask and len(named) != count:
+        raise MismatchError(
+            f"{file} has {len(named):,} flags, {parent.where} has {count:,} samples",
+            hint="it is a subset of another data set or split",
+        )
+    index_n = np.flatnonzero(named) if is_mask else named.astype(np.int64)
+    if len(index_n) and (index_n.min() < 0 or index_n.max() >= count):
+        wrong = index_n[(index_n < 0) | (index_n >= count)]
+        raise MismatchError(
+            f"{file} names row {wrong[0]}, {parent.where} has {count:,} samples, counted from 0 "
+            f"({len(wrong):,} such rows)",
+            hint="it is a subset of another data set or split",
+        )
+    if parent.header.data.source != "folder" or order == "keys":
+        return index_n
+    walked_N = imagefolder_order(samples.column("key").to_pylist(), parent.header.data.split)
+    if order is None and not np.array_equal(walked_N, np.arange(count)):
+        raise UsageError(
+            f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files otherwise",
+            hint="say which one the file counts in: --order imagefolder or --order keys",
+        )
+    return walked_N[index_n]
+
+
+def imagefolder_order(keys: list[str], split: str | None) -> NDArray[np.int64]:
+    """(N,) sample_id of every row of torchvision's ImageFolder: class by class, folder by folder, name by name."""
+    first = 1 if split is not None and all(key.startswith(f"{split}/") for key in keys) else 0
+
+    def place(row: int) -> tuple[str, str, str]:
+        folder, _, name = keys[row].rpartition("/")
+        return keys[row].split("/")[first], folder, name
+
+    return np.array(sorted(range(len(keys)), key=place), np.int64)

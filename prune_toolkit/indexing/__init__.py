@@ -1,0 +1,1 @@
+"""Images in, an index manifest out."""

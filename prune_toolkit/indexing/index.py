@@ -1,0 +1,212 @@
+"""`prune index`: read every image once and write down which samples there are.
+
+No model is needed. Images that cannot be decoded become rows with a `problem`; they are never selected.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import Progress, note
+from manifests.card.readme import write_card
+from manifests.errors import InputError, UsageError
+from manifests.format.header import DataSet, FileEntry, Header
+from manifests.format.parts import (
+    SAMPLES_SCHEMA,
+    config_digest,
+    part_count,
+    part_path,
+    part_rows,
+    read_part,
+    write_part,
+)
+from manifests.images.decode import ImageProblem, RawImage
+from manifests.images.identity import HASH_BYTES, fingerprint, view_ids
+from manifests.images.thumbnails import THUMBNAIL_BYTES
+from manifests.manifest import Manifest, commit, file_entry, part_entries, write_local
+from manifests.sources.base import Source
+from manifests.sources.reading import map_images
+from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
+from manifests.tables.thumbnails_table import thumbnails_block, thumbnails_table
+from manifests.untrusted.rules import check_keys
+from prune_toolkit.images.data_spec import DataSpec, listing_digest
+from prune_toolkit.images.examine import Check, SampleFacts, examine
+from prune_toolkit.images.train_beton import write_train_beton
+from prune_toolkit.work.part_work import ALONE, Ranks, finished, missing_parts, tool
+
+
+def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
+    """The `samples` rows of some images; InputError for a name that no reader of a manifest accepts."""
+    keys = pa.array([source.keys[row] for row in rows], pa.string())
+    check_keys(keys, source.name, hint="rename the file or its folder")
+    hashes = [fact.content_hash for fact in facts]
+    hash_n16 = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+    columns = [
+        pa.array(rows, pa.int64()),
+        keys,
+        pa.array(source.labels_N[list(rows)], pa.int32()),
+        pa.array([fact.size_bytes for fact in facts], pa.int64()),
+        pa.array(hashes, pa.binary(HASH_BYTES)),
+        pa.array(view_ids(hash_n16), pa.uint64()),
+        pa.array([fact.width for fact in facts], pa.int32()),
+        pa.array([fact.height for fact in facts], pa.int32()),
+        pa.array([fact.problem for fact in facts], pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=SAMPLES_SCHEMA)
+
+
+def thumbnails_of(rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
+    """The `thumbnails` rows of those images that have one."""
+    ids = [row for row, fact in zip(rows, facts, strict=True) if fact.thumbnail is not None]
+    pixels = np.frombuffer(b"".join(fact.thumbnail or b"" for fact in facts), np.uint8)
+    return thumbnails_table(np.array(ids, np.int64), pixels.reshape(-1, THUMBNAIL_BYTES))
+
+
+def data_block(
+    source: Source, samples: pa.Table, *, name: str | None, licence: str | None, redistributable: bool | None = None
+) -> DataSet:
+    """The header's account of the data set; InputError when not one image is readable."""
+    problems = samples.column("problem")
+    readable = problems.null_count
+    if readable == 0:
+        first = problems[0].as_py()
+        raise InputError(
+            f"not one of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
+        )
+    names = np.array(source.class_names, object)[samples.column("label").to_numpy()]
+    return DataSet(
+        name=name or source.name,
+        source=source.kind,
+        split=source.split,
+        count=len(samples),
+        readable=readable,
+        class_names=list(source.class_names),
+        fingerprint=fingerprint(
+            samples.column("key").to_pylist(), names.tolist(), samples.column("content_hash").to_pylist()
+        ),
+        licence=licence,
+        redistributable=redistributable,
+    )
+
+
+def read_samples(folder: Path, count: int) -> pa.Table:
+    """The samples of a manifest in the making, from its parts."""
+    parts = [read_part(folder / part_path("samples", part)) for part in range(part_count(count))]
+    return pa.concat_tables(parts).replace_schema_metadata(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What `prune index` was asked to do."""
+
+    data: DataSpec
+    out: Path
+    beton: bool = False
+    max_side: int | None = None
+    check: Check = "decode"
+    thumbnails: bool = False
+    """Store eight by eight pixels of each image, by which copies of other encodings are compared."""
+    workers: int = 1
+    ranks: Ranks = ALONE
+    name: str | None = None
+    licence: str | None = None
+    redistributable: bool | None = None
+    """Whether the images may be passed on; None: not said."""
+
+    def __post_init__(self) -> None:
+        if self.max_side is not None and self.max_side < 8:
+            raise UsageError(f"--max-side {self.max_side}: images must keep at least 8 pixels a side")
+        if self.thumbnails and self.check != "decode":
+            raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that are made part by part, the samples last: with them a part is done."""
+        return [*([THUMBNAILS] if self.thumbnails else []), "samples"]
+
+    def resolved(self, source: Source) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        return {
+            "command": "index",
+            "kind": source.kind,
+            "split": source.split,
+            "listing": listing_digest(source),
+            "check": self.check,
+            "beton": self.beton,
+            "max_side": self.max_side,
+            "name": self.name or source.name,
+            "licence": self.licence,
+            # Nothing where nothing is said, so that such an index is what it was before there were any.
+            **({"thumbnails": True} if self.thumbnails else {}),
+            **({} if self.redistributable is None else {"redistributable": self.redistributable}),
+        }
+
+
+def build_index(config: IndexConfig) -> Manifest | None:
+    """Write an index manifest; None when other ranks still work on their parts."""
+    config.data.refuse_out(config.out)
+    source = config.data.open()
+    resolved = config.resolved(source)
+    if done := finished(config.out, resolved):
+        note(f"{config.out} is finished already")
+        return done
+    count, digest = len(source.keys), config_digest(resolved)
+    start = time.monotonic()
+    config.out.mkdir(parents=True, exist_ok=True)
+    mine = list(missing_parts(config.out, config.tables, config.ranks.parts(count), digest))
+
+    def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
+        return examine(image, config.check, with_thumbnail=config.thumbnails)[0]
+
+    with Progress(sum(len(part_rows(part, count)) for part in mine), "indexing") as progress:
+        for part in mine:
+            rows = part_rows(part, count)
+            facts = []
+            for fact in map_images(source, rows, facts_of, config.workers):
+                facts.append(fact)
+                progress.advance(1)
+            if config.thumbnails:
+                write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
+            write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
+        rate = progress.rate()
+    if config.ranks.world_size > 1 and list(missing_parts(config.out, config.tables, ALONE.parts(count), digest)):
+        return None
+    samples = read_samples(config.out, count)
+    files: list[FileEntry] = part_entries(config.out, config.tables, count)
+    data = data_block(source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable)
+    warn_problems(samples)
+    local = config.data.local()
+    if config.beton:
+        rows_kept = write_train_beton(
+            config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
+        )
+        files.append(file_entry(config.out, BETON_NAME, rows_kept))
+    header = Header(
+        kind="index",
+        data=data,
+        thumbnails=thumbnails_block() if config.thumbnails else None,
+        tool=tool(),
+        config=resolved,
+        files=files,
+        run={"seconds": round(time.monotonic() - start, 3), "images_per_second": round(rate, 1)},
+    )
+    write_local(config.out, local)
+    write_card(config.out, header)
+    return commit(config.out, header)
+
+
+def warn_problems(samples: pa.Table) -> None:
+    """Tell how many images are unreadable, and which is the first."""
+    broken = samples.filter(samples.column("problem").is_valid())
+    if len(broken):
+        first = broken.slice(0, 1).to_pylist()[0]
+        note(
+            f"{len(broken):,} of {len(samples):,} images cannot be read and are left out; "
+            f"the first: {first['key']}: {first['problem']}"
+        )

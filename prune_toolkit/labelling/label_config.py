@@ -1,0 +1,202 @@
+"""What `prune label` was asked to do, and whether selection, teacher and images go together."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.base.progress import Progress
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import Views
+from manifests.format.parts import part_rows
+from manifests.manifest import Manifest
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.readers import ImageReader, ImagesAtHand
+from prune_toolkit.methods.score import outside_scores
+from prune_toolkit.scoring.logit_scores import TEACHER
+from prune_toolkit.scoring.score_config import SCORE_TABLE
+from prune_toolkit.scoring.teacher_pass import score_views
+from prune_toolkit.scoring.view_flags import views_block
+from prune_toolkit.selection.labels import LABELS, LabelTransform
+from prune_toolkit.selection.targets import TargetPlan
+from prune_toolkit.work.part_work import ALONE, Ranks
+from trainer.data.views import ViewRecipe
+from trainer.models.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What `prune label` was asked to do, the teacher and the selection apart."""
+
+    out: Path
+    recipe: ViewRecipe
+    targets: TargetPlan
+    labels: str
+    other_teacher: bool = False
+    teacher_licence: str | None = None
+    """Of another teacher; that of the first one is in the selection."""
+    beton: bool = True
+    data: DataSpec | None = None
+    batch_size: int = 256
+    workers: int = 1
+    loader: str = "auto"
+    ranks: Ranks = ALONE
+    finish_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+
+    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
+        """What the header says of the labelled views."""
+        image_px = teacher.preprocessing.image_px
+        return views_block(self.recipe, self.targets.views, image_px, None, images.drawn_max_side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """A labelling that can be done: the selection, its teacher, its images, and how logits become targets."""
+
+    config: LabelConfig
+    teacher: Teacher
+    selection: Manifest
+    images: ImagesAtHand
+    transform: LabelTransform
+    is_other: bool
+    """Whether another teacher than the one that scored gives the labels."""
+
+    @classmethod
+    def of(cls, config: LabelConfig, teacher: Teacher, selection: Manifest) -> "Labelling":
+        """Check that they go together; UsageError, MismatchError or InputError where they do not."""
+        if selection.header.selection is not None and not selection.header.selection.count:
+            raise InputError(f"{selection.where} keeps no sample: nothing to label", hint="select with a larger --keep")
+        difference = _difference(teacher, selection)
+        if difference is not None and not config.other_teacher:
+            raise MismatchError(
+                f"{selection.where} was scored otherwise: {difference}",
+                hint="name the teacher that scored with --teacher and --checkpoint; or take this one: --other-teacher",
+            )
+        is_other = difference is not None
+        return cls(
+            config=config,
+            teacher=teacher,
+            selection=selection,
+            images=ImagesAtHand.of_index(selection, config.data),
+            transform=stored_transform(selection, config.labels, is_other=is_other),
+            is_other=is_other,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, without paths."""
+        config, teacher, targets = self.config, self.teacher, self.config.targets
+        # Without these, a labelling is configured as it was before there were any.
+        sometimes = {
+            "teacher_licence": config.teacher_licence if self.is_other else None,
+            "max_side": self.images.max_side,
+            "scores": (outside_scores(TEACHER) or None) if self.is_other else None,
+        }
+        return {
+            "command": "label",
+            "parent": self.selection.id,
+            "teacher": teacher.info.spec,
+            "weights_sha256": teacher.weights_sha256,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "output_map": teacher.outputs,
+            "compute": teacher.compute(config.batch_size).model_dump(),
+            "views": config.views(teacher, self.images).model_dump(exclude_none=True),
+            "policy": targets.policy,
+            "top_k": targets.top_k,
+            "labels": config.labels,
+            "beton": config.beton,
+            **{name: value for name, value in sometimes.items() if value is not None},
+        }
+
+    @cached_property
+    def keep_N(self) -> NDArray[np.bool_]:
+        """(N,) whether a sample of the data set is kept."""
+        keep_N: NDArray[np.bool_] = self.selection.selection().column("keep").to_numpy(zero_copy_only=False)
+        return keep_N
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that are made part by part; another teacher's scores of the kept samples tell how good it is."""
+        return [*self.config.targets.tables, *([SCORE_TABLE] if self.is_other else [])]
+
+    def kept(self, part: int) -> NDArray[np.int64]:
+        """Kept samples of one part."""
+        rows = part_rows(part, len(self.keep_N))
+        ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
+        return ids
+
+    def open_images(self) -> ImageReader:
+        """A reader of all views."""
+        return self.images.open(
+            self.teacher.preprocessing,
+            device=self.teacher.device,
+            workers=self.config.workers,
+            loader=self.config.loader,
+            recipe=self.config.recipe,
+            view_count=self.config.targets.read_views,
+        )
+
+    def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
+        """Logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
+        views, classes = self.config.targets.read_views, len(self.images.class_names)
+        if not len(ids):
+            return np.empty((0, views, classes), np.float16)
+        found, logits_nVC = score_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
+        if len(found) < len(ids):
+            missing = np.setdiff1d(ids, found)
+            key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
+            raise InputError(
+                f"{key} cannot be read any more ({len(missing):,} such samples here)",
+                hint="restore the images, or name a whole copy of them with --data",
+            )
+        return logits_nVC
+
+
+def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> LabelTransform:
+    """The label transform as it was fitted to all scored samples; UsageError when it was not, or to another teacher."""
+    method = LABELS[labels]
+    transform = method.make(len(selection.class_names))
+    if not method.needs_fit:
+        transform.finish()
+        return transform
+    block = selection.header.labels
+    if is_other:
+        raise UsageError(
+            f"--labels {labels} with another teacher: what it needs was measured on all samples, with the first one",
+            hint="take --labels raw; or score with the other teacher and select again",
+        )
+    if block is None or block.class_std is None or block.transform != labels:
+        raise UsageError(
+            f"{selection.where} was selected without --labels {labels}: what it needs was measured on no sample",
+            hint=f"take --labels raw, or select again with --labels {labels}",
+        )
+    class_std_C = np.array(block.class_std, np.float64)
+    if len(class_std_C) != len(selection.class_names) or not (np.isfinite(class_std_C) & (class_std_C >= 0)).all():
+        raise InputError(
+            f"{selection.where}: labels.class_std is not one number of 0 or more for each of the "
+            f"{len(selection.class_names)} classes",
+            hint="select again, or take --labels raw",
+        )
+    transform.restore(class_std_C)
+    return transform
+
+
+def _difference(teacher: Teacher, selection: Manifest) -> str | None:
+    """How this teacher, or what it is shown, differs from the selection's; None when it does not."""
+    card = selection.header.teacher
+    if card is None:
+        return "by no teacher that is known"
+    if card.weights_sha256 != teacher.weights_sha256:
+        return (
+            f"by {card.spec} with weights {card.weights_sha256[:12]}; "
+            f"this is {teacher.info.spec} with weights {teacher.weights_sha256[:12]}"
+        )
+    now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
+    differing = next((name for name in now if now[name] != then.get(name)), None)
+    return None if differing is None else f"with {differing} {then.get(differing)}; it is {now[differing]} now"

@@ -1,0 +1,172 @@
+"""`prune label`: the teacher looks at many views of the kept samples only, part by part, into a selection of its own.
+
+Parts are those of the canonical order, as in scoring, so a killed run loses one part at most and ranks need no contact.
+"""
+
+import time
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import Progress
+from manifests.betons.reader import Beton
+from manifests.format.header import Header, Labels
+from manifests.format.header import Teacher as TeacherCard
+from manifests.format.parts import part_path, read_part, write_part
+from manifests.manifest import Manifest, file_entry, part_entries, write_local
+from manifests.tables.thumbnails_table import carried_tables
+from prune_toolkit.images.readers import ImageReader
+from prune_toolkit.images.train_beton import beton_bytes, write_train_beton
+from prune_toolkit.labelling.label_config import LabelConfig, Labelling
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
+from prune_toolkit.scoring.preview import costs, trial_rate
+from prune_toolkit.scoring.score_config import SCORE_TABLE
+from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_card, training_hits
+from prune_toolkit.selection.cut_images import images_of
+from prune_toolkit.selection.revision import label_parameters
+from prune_toolkit.selection.targets import beton_targets, stored_targets, targets_of, write_targets
+from prune_toolkit.work.part_work import ALONE, PartWork, Totals, note_time, tool
+
+__all__ = ["LabelConfig", "Labelling", "trial", "write_labels"]
+
+
+def write_labels(work: Labelling) -> Manifest | None:
+    """Write a labelled selection; None when other ranks still work on their parts."""
+    config, views = work.config, work.config.targets.read_views
+
+    def make(parts: list[int], digest: str) -> None:
+        shown = sum(len(work.kept(part)) for part in parts) * views
+        with (
+            closing(work.open_images()) as reader,
+            Progress(shown, f"labelling with {work.teacher.info.spec}") as progress,
+        ):
+            for part in parts:
+                _label_part(work, reader, part, digest, progress)
+
+    resolved = work.resolved()
+    return PartWork(
+        out=config.out,
+        config=resolved,
+        count=work.selection.header.data.count,
+        tables=work.tables,
+        make=make,
+        finish=lambda parts, start: _finish(work, resolved, parts, start),
+        parent=work.selection,
+        linked=["samples", *carried_tables(work.selection), "selection"],
+        ranks=config.ranks,
+        finish_only=config.finish_only,
+    ).run()
+
+
+def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
+    start = time.monotonic()
+    out, targets = work.config.out, work.config.targets
+    ids = work.kept(part)
+    label_n = work.images.label_N[ids]
+    logits_nVC = work.logits(reader, ids, progress)
+    if work.is_other:
+        scores = compute_scores(logits_nVC[:, 0], label_n)
+        table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(values) for name, values in scores.items()}})
+        write_part(out / part_path(SCORE_TABLE, part), table, digest)
+    labels = targets_of(logits_nVC, label_n, ids, work.transform, targets.policy, targets.top_k)
+    # Before the tables that make the part valid: a part that is done has its time.
+    note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
+    write_targets(out, targets, part, ids, labels, digest)
+
+
+def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
+    """Write train.beton and the header; all of it but labels and teacher is the selection's."""
+    finish_start = time.monotonic()
+    config, selection, parent = work.config, work.selection, work.selection.header
+    views = config.views(work.teacher, work.images)
+    out, targets, count = config.out, config.targets, parent.data.count
+    files = part_entries(out, ["samples", *carried_tables(selection), "selection", *work.tables], count)
+    if config.beton:
+        kept = selection.selection().filter(pa.array(work.keep_N))
+        rows = write_train_beton(
+            out / BETON_NAME,
+            selection.samples().filter(pa.array(work.keep_N)),
+            images=images_of(config.data, selection),
+            workers=config.workers,
+            max_side=work.images.max_side,
+            views=views,
+            weight_n=kept.column("weight").to_numpy(),
+            kd_weight_n=kept.column("kd_weight").to_numpy(),
+            targets=beton_targets(out, targets, count),
+            target_shape=targets.shape,
+        )
+        files.append(file_entry(out, BETON_NAME, rows))
+    class_std = work.transform.class_std_C
+    write_local(out, selection.local if config.data is None else config.data.local())
+    return Header(
+        kind="selection",
+        data=parent.data,
+        teacher=_card(work) if work.is_other else parent.teacher,
+        compute=work.teacher.compute(config.batch_size),
+        views=views,
+        thumbnails=parent.thumbnails if carried_tables(selection) else None,
+        hidden=parent.hidden,
+        scores=score_specs() if work.is_other else [],
+        selection=parent.selection,
+        labels=Labels(
+            transform=config.labels,
+            parameters=label_parameters(
+                {} if parent.labels is None else parent.labels.parameters,
+                config.labels,
+                ((labels, work.images.label_N[ids]) for ids, labels in stored_targets(out, targets, count)),
+            ),
+            views=len(targets.tables),
+            policy=targets.policy,
+            top_k=targets.top_k,
+            class_std=None if class_std is None else class_std.tolist(),
+        ),
+        parents=[selection.id],
+        tool=tool(),
+        config=resolved,
+        files=files,
+        run=_run_block(work, parts, start, finish_start),
+    )
+
+
+def _run_block(work: Labelling, parts: Totals, start: float, finish_start: float) -> dict[str, Any]:
+    """As of scoring; seconds are those of writing train.beton, too."""
+    facts = run_facts(parts, int(work.keep_N.sum()), work.config.targets.read_views, start)
+    facts["seconds"] = round(parts.seconds + time.monotonic() - finish_start, 3)
+    return {"command": "label", **facts, "parent_run": work.selection.header.run}
+
+
+def _card(work: Labelling) -> TeacherCard:
+    """The card of a teacher that did not score: top-1 and calibration are of view 0 of the kept samples."""
+    calibration = Calibration()
+    for part in ALONE.parts(work.selection.header.data.count):
+        table = read_part(work.config.out / part_path(SCORE_TABLE, part))
+        calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
+    classes, licence = len(work.images.class_names), work.config.teacher_licence
+    return teacher_card(work.teacher, calibration, class_count=classes, licence=licence)
+
+
+def trial(work: Labelling) -> dict[str, Any]:
+    """What `--dry-run` tells, after labelling a few samples spread over the kept ones; writes nothing."""
+    plan, samples = work.config.targets, int(work.keep_N.sum())
+    rate = trial_rate(work.teacher, work.open_images(), np.flatnonzero(work.keep_N), work.config.batch_size)
+    return {
+        "samples": samples,
+        "views": plan.read_views,
+        "targets": len(plan.tables),
+        **costs(samples * plan.read_views, rate, _bytes_on_disk(work)),
+    }
+
+
+def _bytes_on_disk(work: Labelling) -> int:
+    """About the size of what is new: tables of targets, train.beton, and the scores of another teacher."""
+    plan, samples = work.config.targets, int(work.keep_N.sum())
+    size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
+    if work.is_other:
+        size_bytes += samples * 4 * len(LogitScore.registered())
+    if not work.config.beton:
+        return size_bytes
+    kept, path = work.selection.samples().filter(pa.array(work.keep_N)), work.images.beton_path
+    return size_bytes + beton_bytes(kept, None if path is None else Beton.open(path), plan.shape or (0, 0))

@@ -1,0 +1,72 @@
+"""`prune`: score a data set with a teacher once, select what is worth keeping, share the result."""
+
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+COMMANDS = {
+    "index": "prune_toolkit.cli.index_command",
+    "score": "prune_toolkit.cli.score_command",
+    "import": "prune_toolkit.cli.import_command",
+    "merge": "prune_toolkit.cli.merge_command",
+    "split": "prune_toolkit.cli.split_command",
+    "select": "prune_toolkit.cli.select_command",
+    "label": "prune_toolkit.cli.label_command",
+    "cut": "prune_toolkit.cli.cut_command",
+    "sweep": "prune_toolkit.sweep.command",
+    "export": "prune_toolkit.cli.export_command",
+    "show": "prune_toolkit.cli.show_command",
+    "diff": "prune_toolkit.cli.diff_command",
+    "list": "prune_toolkit.cli.list_command",
+    "verify": "prune_toolkit.cli.verify_command",
+    "card": "prune_toolkit.cli.card_command",
+    "push": "prune_toolkit.cli.push_command",
+    "pull": "prune_toolkit.cli.pull_command",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The `command` object of the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        click.echo(f"prune-toolkit {version('prune-toolkit')}")
+        ctx.exit()
+
+
+@click.group(name="prune", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """Let the teacher look at the data once, and train students on the part worth keeping.
+
+    \b
+    prune score --data photos --teacher torchvision/resnet50:IMAGENET1K_V2
+    prune select --keep 0.5
+    train-student --manifest selection --val photos
+
+    Defaults come from prune.toml in the current folder; flags win over it.
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of `prune`."""
+    from trainer.cli.console import run_cli
+
+    run_cli(cli)

@@ -1,0 +1,1 @@
+"""What scoring and selection share: the registry of scores, quotas, the keep fraction."""

@@ -1,0 +1,34 @@
+"""The fraction of the samples to keep, as an exact number."""
+
+import re
+from fractions import Fraction
+
+from manifests.errors import UsageError
+
+# Exponents have two digits: Fraction("1e-999999999") would not return for hours.
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?"
+_KEEP = re.compile(rf"\s*(?:(?P<value>{_NUMBER}|\d+/\d+)\s*(?P<percent>%?))\s*", re.ASCII)
+_MAX_TEXT = 64
+
+
+def parse_fraction(text: str) -> Fraction | None:
+    """The exact value of "0.29", "1/3", "50%" or "1e-2"; None for anything else."""
+    match = _KEEP.fullmatch(text) if len(text) <= _MAX_TEXT else None
+    if match is None:
+        return None
+    try:
+        value = Fraction(match["value"])
+    except ZeroDivisionError:
+        return None
+    return value / 100 if match["percent"] else value
+
+
+def parse_keep(text: str) -> Fraction:
+    """The fraction to keep, exactly as typed; UsageError unless 0 < keep <= 1."""
+    keep = parse_fraction(text)
+    if keep is None or not 0 < keep <= 1:
+        raise UsageError(
+            f"keep is {text!r}: it must be a fraction above 0 and at most 1",
+            hint="half of the samples is 0.5, 1/2 or 50%",
+        )
+    return keep

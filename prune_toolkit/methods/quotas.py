@@ -1,0 +1,161 @@
+"""How many samples of each class to keep: exact whole numbers from a fraction, no floating point.
+
+N counts readable samples. `proportional` and `equal` give exactly floor(r * N + 1/2) samples, `published`
+what its formula gives, `none` ranks all classes together. Keep = 1 keeps every sample under every quota.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.base.registry import Registry
+
+Counts = NDArray[np.int64]
+
+
+def total_count(keep: Fraction, samples: int) -> int:
+    """Samples to keep of `samples`: floor(keep * samples + 1/2), exact."""
+    return (2 * keep.numerator * samples + keep.denominator) // (2 * keep.denominator)
+
+
+QuotaFunction = Callable[[list[int], Fraction], list[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """A rule that shares a keep fraction among classes."""
+
+    name: str
+    formula: str
+    source: str
+    function: QuotaFunction | None
+    """None: no quota a class, one ranking over all samples."""
+
+    def __call__(self, class_sizes_C: NDArray[np.integer[Any]], keep: Fraction) -> Counts | None:
+        """Samples to keep of each class, int64 (C,), at most its size; None for one global ranking.
+
+        `class_sizes_C` counts the readable samples of each class, 0 allowed; 0 < keep <= 1.
+        """
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep {keep} is outside (0, 1]")
+        if self.function is None:
+            return None
+        sizes = [int(size) for size in class_sizes_C]
+        return np.array(sizes if keep == 1 else self.function(sizes, keep), np.int64)
+
+
+QUOTAS: Registry[Quota] = Registry("quota")
+
+
+def with_minimum(quota: str, class_sizes_C: NDArray[np.integer[Any]], keep_C: Counts, minimum: int) -> Counts:
+    """Counts (C,) of the same total in which every class keeps at least `minimum`, or all it has.
+
+    Classes that fall short get their minimum, and the quota shares what is left among the others, until all have it.
+    The total must be enough for all minima.
+    """
+    least_C = np.minimum(minimum, class_sizes_C).astype(np.int64)
+    total, fixed_C, counts_C = int(keep_C.sum()), np.zeros(len(keep_C), np.bool_), keep_C
+    while (short_C := counts_C < least_C).any():
+        fixed_C |= short_C
+        counts_C, rest_C = least_C.copy(), class_sizes_C[~fixed_C]
+        left = total - int(least_C[fixed_C].sum())
+        if left:
+            shared = QUOTAS[quota](rest_C, Fraction(left, int(rest_C.sum())))
+            assert shared is not None
+            counts_C[~fixed_C] = shared
+    return counts_C
+
+
+def quota(name: str, *, formula: str, source: str) -> Callable[[QuotaFunction], Quota]:
+    """Register a function of the class sizes (Python integers) and a keep fraction below 1."""
+
+    def register(function: QuotaFunction) -> Quota:
+        return QUOTAS.add(name, Quota(name=name, formula=formula, source=source, function=function))
+
+    return register
+
+
+@quota(
+    "proportional",
+    formula="Sainte-Lague seats: one at a time to the class with the largest n_c / (2 K_c + 1)",
+    source="Webster / Sainte-Lague apportionment, the lower class index first among equals",
+)
+def proportional(sizes: list[int], keep: Fraction) -> list[int]:
+    """Each class keeps its share of the total, rounded so that the total is exact.
+
+    A full class never gets a seat: its quotient n / (2n + 1) is below 1/2, and while the total is at most N
+    some other class still offers at least n / (2n - 1), above 1/2.
+    """
+    samples = sum(sizes)
+    seats = total_count(keep, samples)
+    # Rounding r * n_c to nearest gives the seats above one quotient: the count is then at most C/2 off.
+    counts = [(2 * seats * size + samples) // (2 * samples) if size else 0 for size in sizes]
+    missing = seats - sum(counts)
+    step = 1 if missing >= 0 else -1
+    heap = [(_quotient(sizes, counts, c, step), step * c) for c in range(len(sizes)) if sizes[c]]
+    heapq.heapify(heap)
+    for _ in range(abs(missing)):
+        c = step * heap[0][1]
+        counts[c] += step
+        heapq.heapreplace(heap, (_quotient(sizes, counts, c, step), step * c))
+    return counts
+
+
+def _quotient(sizes: list[int], counts: list[int], c: int, step: int) -> Fraction:
+    """Heap order of giving (+1) or taking back (-1) a seat of class c: the smallest comes first."""
+    if step > 0:
+        return Fraction(-sizes[c], 2 * counts[c] + 1)
+    return Fraction(sizes[c], 2 * counts[c] - 1) if counts[c] else Fraction(max(sizes) + 1)
+
+
+@quota(
+    "equal",
+    formula="K_c = min(n_c, L), the largest level L that fits; the rest one each to the first classes above L",
+    source="water-filling; the lower class index first",
+)
+def equal(sizes: list[int], keep: Fraction) -> list[int]:
+    """Every class keeps the same number, small classes all they have; the total is exact."""
+    seats = total_count(keep, sum(sizes))
+    ascending = sorted(sizes)
+    level = seats
+    open_classes = len(sizes)
+    for size, filled in zip(ascending, accumulate(ascending, initial=0), strict=False):
+        if filled + size * open_classes > seats:
+            level = (seats - filled) // open_classes
+            break
+        open_classes -= 1
+    counts = [min(size, level) for size in sizes]
+    rest = seats - sum(counts)
+    for c in range(len(sizes)):
+        if rest and sizes[c] > level:
+            counts[c] += 1
+            rest -= 1
+    return counts
+
+
+@quota(
+    "published",
+    formula="K_c = min(n_c, floor(r * N / C)); the total may fall short of r * N",
+    source="MDSLR, ICLR 2025 (code chenyd7/MDSLR), equal on balanced data; ours: keep = 1 keeps everything",
+)
+def published(sizes: list[int], keep: Fraction) -> list[int]:
+    """The same absolute number of every class, capped at its size; C counts empty classes too."""
+    number = keep.numerator * sum(sizes) // (keep.denominator * len(sizes))
+    return [min(size, number) for size in sizes]
+
+
+QUOTAS.add(
+    "none",
+    Quota(
+        name="none",
+        formula="no quota: the total of all classes is floor(r * N + 1/2), ranked together",
+        source="global ranking, as in Paul et al. 2021",
+        function=None,
+    ),
+)

@@ -1,0 +1,275 @@
+"""`prune score`: one pass of the teacher over the data, part by part, into a scored manifest.
+
+A part is done when its samples, the logits of all its views and its scores are on disk and valid, so a killed run loses
+one part at most and ranks need no contact. Batches never cross parts: the bytes do not depend on who computed which
+part.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import Progress, note
+from manifests.format.header import Header, ScoreSpec
+from manifests.format.header import Teacher as TeacherCard
+from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
+from manifests.format.top_k import top_k
+from manifests.manifest import Manifest, part_entries, write_local
+from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
+from manifests.tables.thumbnails_table import thumbnails_block
+from prune_toolkit.images.readers import ImageReader, ImagesAtHand
+from prune_toolkit.indexing.index import data_block, read_samples, samples_table, thumbnails_of, warn_problems
+from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.feature_pass import write_feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureScore
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, is_near_chance, mean_scores
+from prune_toolkit.scoring.score_config import (
+    FEATURE_SCORE_TABLE,
+    FEATURE_TABLE,
+    SCORE_TABLE,
+    ScoreConfig,
+    logits_table,
+)
+from prune_toolkit.scoring.teacher_pass import score_views, show_views
+from prune_toolkit.scoring.view_flags import views_text
+from prune_toolkit.work.part_work import PartWork, Totals, note_time, tool
+from trainer.models.teacher import Teacher
+
+WEAK_ON_VIEWS = 0.85
+"""A teacher that keeps less of its top-1 on training views is warned about. One that kept 81 % taught worse than labels
+alone, one that kept 95 % as well as live (docs/benchmarks.md)."""
+
+
+def build_scores(
+    config: ScoreConfig,
+    teacher: Teacher,
+    images: ImagesAtHand,
+    val: ImagesAtHand | None = None,
+    held_out: ImagesAtHand | None = None,
+) -> Manifest | None:
+    """Write a scored manifest; None when other ranks still work on their parts.
+
+    held_out: the images whose loss `influence` is on, in place of a tenth of those scored.
+    """
+    if images.spec is not None:
+        images.spec.refuse_out(config.out)
+    indexed = images.index is not None
+    thumbnails = config.thumbnails_tables(images)
+
+    def make(parts: list[int], digest: str) -> None:
+        shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
+        with (
+            closing(config.open(teacher, images)) as reader,
+            Progress(shown, f"scoring with {teacher.info.spec}") as progress,
+        ):
+            for part in parts:
+                _score_part(config, teacher, images, reader, part, digest, progress)
+
+    resolved = config.resolved(teacher, images, val, held_out)
+    return PartWork(
+        out=config.out,
+        config=resolved,
+        count=images.count,
+        tables=[*([] if indexed else [*thumbnails, "samples"]), *config.part_tables],
+        make=make,
+        finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
+        parent=images.index,
+        linked=["samples", *thumbnails],
+        ranks=config.ranks,
+        finish_only=config.finish_only,
+    ).run()
+
+
+def _score_part(
+    config: ScoreConfig,
+    teacher: Teacher,
+    images: ImagesAtHand,
+    reader: ImageReader,
+    part: int,
+    digest: str,
+    progress: Progress,
+) -> None:
+    start = time.monotonic()
+    rows = part_rows(part, images.count)
+    readable = images.readable(np.arange(rows.start, rows.stop))
+    shown = show_views(
+        teacher, reader, readable, config.batch_size, progress, config.view_count, with_features=config.features
+    )
+    ids = shown.ids
+    logits_nVC = shown.logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
+    label_n = images.label_N[ids]
+    if images.index is None:
+        facts = [images.facts.pop(row) for row in rows]
+        if config.thumbnails:
+            write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
+        write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
+    for view, table in enumerate(config.logits_tables):
+        logits_nC = logits_nVC[:, view]
+        stored = logits_nC if config.top_k is None else top_k(logits_nC, label_n, config.top_k)
+        write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
+    if shown.features_nD is not None:
+        write_part(
+            config.out / part_path(FEATURE_TABLE, part), vectors_table(ids, "features", shown.features_nD), digest
+        )
+    scores = mean_scores(logits_nVC, label_n, config.scored_views)
+    score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
+    # Before the last table, which makes the part valid: a part that is done has its time.
+    note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
+    write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
+
+
+def _finish(
+    config: ScoreConfig,
+    teacher: Teacher,
+    images: ImagesAtHand,
+    val: ImagesAtHand | None,
+    held_out: ImagesAtHand | None,
+    resolved: dict[str, Any],
+    parts: Totals,
+    start: float,
+) -> Header:
+    # Of the evaluation view, whichever views the scores are of.
+    calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
+    samples = read_samples(config.out, images.count)
+    if images.index is None:
+        warn_problems(samples)
+        spec = images.spec
+        assert spec is not None
+        data = data_block(images.source, samples, name=config.name, licence=config.licence)
+        local = spec.local()
+    else:
+        data, local = images.index.header.data, dict(images.index.local)
+        if images.beton_path is not None:
+            local["beton"] = os.path.realpath(images.beton_path)
+    if config.redistributable is not None:
+        data = data.model_copy(update={"redistributable": config.redistributable})
+    card = teacher_card(
+        teacher,
+        calibration,
+        class_count=len(images.class_names),
+        val_top1=None if val is None else validation_top1(config, teacher, val),
+        licence=config.teacher_licence,
+    )
+    thumbnails = config.thumbnails_tables(images)
+    tables, specs, seconds = ["samples", *thumbnails, *config.part_tables], score_specs(views_of_scores(config)), 0.0
+    if config.features:
+        began = time.monotonic()
+        write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
+        seconds = time.monotonic() - began
+        tables.append(FEATURE_SCORE_TABLE)
+        specs += [entry.spec() for entry in FeatureScore.registered()]
+    write_local(config.out, local)
+    run = run_facts(parts, calibration.count, config.view_count, start)
+    return Header(
+        kind="scores",
+        data=data,
+        teacher=card,
+        compute=teacher.compute(config.batch_size),
+        views=config.views(teacher, images),
+        features=config.features_block(teacher),
+        thumbnails=thumbnails_block() if thumbnails else None,
+        scores=specs,
+        parents=[] if images.index is None else [images.index.id],
+        tool=tool(),
+        config=resolved,
+        files=part_entries(config.out, tables, images.count),
+        run={"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
+    )
+
+
+def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:
+    """Training views, those from 1 on, of which the largest logit is the label's; logits (n, V, C)."""
+    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum()) if logits_nVC.shape[1] > 1 else 0
+
+
+def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
+    """The run block: seconds of all processes together and of this one, from `start`; images are samples times views.
+
+    views_top1, the teacher's top-1 on the training views, tells whether it knows this augmentation.
+    """
+    images, training_views = samples * view_count, samples * (view_count - 1)
+    known = parts.hits is not None and training_views > 0
+    return {
+        "seconds": parts.seconds,
+        "wall": round(time.monotonic() - start, 3),
+        "images": images,
+        "images_per_second": round(images / parts.seconds, 1) if parts.seconds else 0.0,
+        "views_top1": round((parts.hits or 0) / training_views, 6) if known else None,
+    }
+
+
+def score_specs(views: str | None = None) -> list[ScoreSpec]:
+    """What a header says of the scores of logits; `views` are those they are the mean over, where there are several."""
+    return [score.spec(views) for score in LogitScore.registered()]
+
+
+def views_of_scores(config: ScoreConfig) -> str | None:
+    """The views that scores are the mean over, where more than one is stored."""
+    return None if config.view_count == 1 else views_text(config.scored_views)
+
+
+def teacher_card(
+    teacher: Teacher,
+    calibration: Calibration,
+    *,
+    class_count: int,
+    val_top1: float | None = None,
+    licence: str | None = None,
+) -> TeacherCard:
+    """What a header says of a teacher that did so well on the images; warns of one near chance."""
+    warn_about_teacher(calibration.top1, class_count)
+    return TeacherCard(
+        spec=teacher.info.spec,
+        weights_sha256=teacher.weights_sha256,
+        parameters=teacher.parameters,
+        preprocessing=teacher.preprocessing,
+        output_map=teacher.outputs,
+        train_top1=calibration.top1,
+        train_ece=calibration.ece,
+        val_top1=val_top1,
+        licence=licence,
+    )
+
+
+def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
+    """The teacher's top-1 on a validation set with the same classes."""
+    reader = config.open_view_0(teacher, val)
+    calibration = Calibration()
+    ids = val.readable(np.arange(val.count))
+    try:
+        with Progress(len(ids), "validating the teacher") as progress:
+            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, 1)
+    finally:
+        reader.close()
+    scores = compute_scores(logits_nVC[:, 0], val.label_N[found], ["confidence", "correct"])
+    calibration.add(scores["confidence"], scores["correct"])
+    return calibration.top1
+
+
+def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
+    """The teacher's top-1 on the training views, in words; a warning where it is much lower than on view 0."""
+    views_top1 = run.get("views_top1")
+    if views_top1 is None:
+        return ""
+    if views_top1 < WEAK_ON_VIEWS * train_top1:
+        note(
+            f"warning: the teacher is right on {100 * train_top1:.2f} % of the images and on {100 * views_top1:.2f} % "
+            "of their training views: it hardly knows this augmentation, and its labels of it may teach less than "
+            "that of view 0\n  take the augmentation it was trained with (--augment), or --policy single"
+        )
+    return f", right on {100 * views_top1:.2f} % of their training views"
+
+
+def warn_about_teacher(train_top1: float, class_count: int) -> None:
+    """A teacher near chance is more often mismatched than bad."""
+    if is_near_chance(train_top1, class_count):
+        note(
+            f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
+            f"{class_count} classes: is the class order right, and the preprocessing?"
+        )

@@ -1,0 +1,213 @@
+"""Which samples to keep and why, decided before anything is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import note
+from manifests.betons.reader import Beton
+from manifests.errors import InputError, UsageError
+from manifests.format.header import Views
+from manifests.manifest import Manifest
+from manifests.manifest import Vectors as Streamed
+from manifests.tables.rows import hash_matrix
+from prune_toolkit.images.train_beton import beton_bytes
+from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.selection.distill import RANDOM, distilled
+from prune_toolkit.selection.find_score import find_score, score_column
+from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
+from prune_toolkit.selection.select_config import SelectConfig
+from prune_toolkit.selection.selectors import choose
+from prune_toolkit.selection.targets import TargetPlan
+
+FEATURES = "features/view-000"
+SHRINKS_NOTHING = "--max-side shrinks nothing here: images of a beton are copied as they are"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A decided selection, before anything is written."""
+
+    parent: Manifest
+    resolved: dict[str, Any]
+    targets: TargetPlan
+    samples: pa.Table
+    readable_N: NDArray[np.bool_]
+    pool_N: NDArray[np.bool_]
+    """Samples there were to choose from: the readable ones but those held out."""
+    keep_N: NDArray[np.bool_]
+    reason_N: NDArray[np.object_]
+    distilled_N: NDArray[np.bool_]
+    """Samples whose kd_weight is 1: all, unless only a share of the kept ones is distilled."""
+    distill: dict[str, Any] | None = None
+    """fraction, by and count of the distilled ones; None where all are."""
+    found: dict[str, str] = field(default_factory=dict)
+    """Parameters that the selector found by itself."""
+    chosen_by: frozenset[str] = frozenset()
+    """What was looked at to choose: sets of scores, features, logits."""
+
+    @property
+    def count(self) -> int:
+        """Samples kept."""
+        return int(self.keep_N.sum())
+
+    @property
+    def held_out(self) -> int:
+        """Readable samples that were left out beforehand."""
+        return int(self.readable_N.sum()) - int(self.pool_N.sum())
+
+    @property
+    def keep_got(self) -> float:
+        """Kept share of the samples there were to choose from."""
+        return self.count / int(self.pool_N.sum())
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Parameters of the selector, what it found by itself in place of what it was asked to find."""
+        return {**self.resolved["parameters"], **self.found}
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Samples there were to choose from, kept and, where not all of them are, distilled ones of every class."""
+        counted = {"samples": self.pool_N, "kept": self.keep_N}
+        if self.distill is not None:
+            counted["distilled"] = self.keep_N & self.distilled_N
+        label_N = self.samples.column("label").to_numpy()
+        classes = len(self.parent.class_names)
+        counts = {name: np.bincount(label_N[rows_N], minlength=classes) for name, rows_N in counted.items()}
+        return [
+            {"class": class_name, **{name: int(count_C[c]) for name, count_C in counts.items()}}
+            for c, class_name in enumerate(self.parent.class_names)
+        ]
+
+    def beton_bytes(self, beton: Beton | None) -> int:
+        """About how large train.beton will be, in bytes."""
+        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
+
+
+def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
+    """Decide what to keep; UsageError for a manifest without what the selector needs."""
+    if parent.kind != "scores":
+        raise UsageError(
+            f"{parent.where} is of kind {parent.kind}: selecting needs a scored manifest",
+            hint="make one: prune score --data DATA --teacher TEACHER",
+        )
+    config.check_out(parent)
+    resolved = config.resolved(parent)
+    samples = parent.samples()
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    if not readable_N.any():
+        raise InputError(f"{parent.where} has no readable sample to select from")
+    pool_N = readable_N & ~_held_out(config, parent)
+    if not pool_N.any():
+        raise UsageError(f"--without {config.without} leaves no sample to select from", hint="leave fewer out")
+    looked_at: set[str] = set()
+    pool = _pool(config, parent, samples.filter(pa.array(pool_N)), resolved["score"], looked_at)
+    choice = choose(
+        resolved["selector"],
+        pool,
+        keep=parse_keep(config.keep),
+        quota=resolved["quota"],
+        seed=config.seed,
+        parameters=config.parameters,
+        per_class_min=config.per_class_min,
+    )
+    keep_N = np.zeros(len(samples), np.bool_)
+    keep_N[pool_N] = choice.keep_N
+    reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
+    reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
+    targets = config.targets(parent)
+    if resolved["max_side"] is None and config.max_side is not None and config.beton:
+        note(SHRINKS_NOTHING)
+    if not config.judges_copy:
+        check_same_pixels(resolved["max_side"], targets, samples.filter(pa.array(keep_N)), parent.header.views)
+    distilled_N = np.ones(len(samples), np.bool_)
+    distill = None
+    if config.distill is not None:
+        fraction, by = config.distill[0], resolved["distill_by"]
+        kept = pool.take(choice.keep_N)
+        column = None
+        if by != RANDOM:
+            column = score_column(parent, by, np.asarray(kept.sample_id_N, np.int64))
+            looked_at.add(find_score(parent, by).set)
+        distilled_N[keep_N] = distilled(kept, column, fraction, config.seed)
+        distill = {"fraction": str(fraction), "by": by, "count": int((keep_N & distilled_N).sum())}
+    return Plan(
+        parent=parent,
+        resolved=resolved,
+        targets=targets,
+        samples=samples,
+        readable_N=readable_N,
+        pool_N=pool_N,
+        keep_N=keep_N,
+        reason_N=reason_N,
+        distilled_N=distilled_N,
+        distill=distill,
+        found=dict(choice.found),
+        chosen_by=frozenset(looked_at),
+    )
+
+
+def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
+    """(N,) samples that `without` keeps."""
+    other = config.left_out(parent)
+    if other is None:
+        return np.zeros(parent.header.data.count, np.bool_)
+    keep_N: NDArray[np.bool_] = other.selection().column("keep").to_numpy(zero_copy_only=False)
+    return keep_N
+
+
+def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
+    """What there is to choose from; `looked_at` gets the sets of scores, and features or logits once they are read."""
+    ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
+    column = None if score is None else score_column(parent, score, ids)
+    method = config.method
+    further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
+    looked_at |= {find_score(parent, name).set for name in (*([] if score is None else [score]), *further)}
+
+    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors:
+        def read() -> Streamed:
+            looked_at.add(name)
+            return stream()
+
+        return Vectors(name=name, width=width, stream=read)
+
+    block = parent.header.features
+    return Pool(
+        sample_id_N=ids,
+        label_N=samples.column("label").to_numpy(),
+        content_hash_N16=hash_matrix(samples.column("content_hash")),
+        class_count=classes,
+        score_N=None if column is None else column.value_N,
+        harder="high" if column is None else column.harder,
+        scores={name: score_column(parent, name, ids) for name in further},
+        features=None
+        if block is None or not parent.has(FEATURES)
+        else vectors("features", block.width, parent.features),
+        logits=vectors("logits", classes, parent.logits) if parent.has("logits/view-000") else None,
+    )
+
+
+def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None = None) -> None:
+    """UsageError where labels of views would go with fewer pixels than the teacher saw; `max_side` is what shrinks.
+
+    `kept`: width and height of the images that are cut. `views` tell whether the teacher saw them shrunk.
+    """
+    if max_side is None:
+        return
+    side_n = np.maximum(kept.column("width"), kept.column("height"))
+    if views is not None and views.max_side is not None:
+        side_n = np.minimum(side_n, views.max_side)
+    large = int((side_n > max_side).sum())
+    if not large:
+        return
+    shrunk = f"--max-side {max_side} shrinks {large:,} images"
+    if targets.policy == "replay":
+        raise UsageError(
+            f"{shrunk}, so the {targets.views} scored views would show other pixels than the teacher labelled",
+            hint="leave it out; or shrink before scoring: prune index --beton --max-side; or select --policy single",
+        )
+    note(f"{shrunk}; the teacher saw them whole")

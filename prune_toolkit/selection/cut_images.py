@@ -1,0 +1,215 @@
+"""From which images a chosen selection is cut, and what of it these images do not have.
+
+The choice is made from the manifest alone, so that all who have the manifest choose the same. A copy of the images that
+is not what was scored is compared with it first, and only what matches is cut.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import note
+from manifests.betons.reader import Beton
+from manifests.copies.check import EXACT, DataCheck, check_data
+from manifests.copies.data_report import KINDS, DataReport
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import FileEntry
+from manifests.hidden.secret import check_secret, hide_hashes, reveal_view_ids
+from manifests.images.decode import RawImage
+from manifests.images.identity import content_hash
+from manifests.manifest import Manifest, file_entry
+from manifests.sources.base import Source
+from manifests.sources.facts import SourceFacts
+from manifests.sources.folder import FolderSource
+from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.train_beton import IS_COPY, Copy, beton_at_hand, write_train_beton
+from prune_toolkit.selection.choose_samples import Plan, check_same_pixels
+from prune_toolkit.selection.select_config import CutConfig, SelectConfig
+from prune_toolkit.selection.targets import beton_targets
+
+
+def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
+    """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
+    if data is not None:
+        return open_copy(data, parent)
+    if beton := beton_at_hand(parent):
+        return Beton.open(beton)
+    spec = DataSpec.from_local(parent.local)
+    if spec is None:
+        raise InputError(
+            f"{parent.where} does not know where its images are on this machine",
+            hint="name them with --data DIR, or write the selection alone with --no-beton",
+        )
+    return open_copy(spec, parent)
+
+
+def local_of(config: CutConfig, parent: Manifest, images: Source | Beton | Copy | None) -> dict[str, Any]:
+    """What local.json keeps of where a selection's images are: which split was opened, and whether they are a copy."""
+    source = images.source if isinstance(images, Copy) else images
+    if config.data is None or source is None:
+        local = parent.local
+    elif isinstance(source, Beton):
+        local = config.data.local()
+    else:
+        local = replace(config.data, split=config.data.split or source.split).local()
+    return {**local, IS_COPY: True} if isinstance(images, Copy) else local
+
+
+def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
+    """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
+    return cut_from(config, plan)[0] if config.beton and are_at_hand(config.data, plan.parent) else plan
+
+
+def are_at_hand(data: DataSpec | None, parent: Manifest) -> bool:
+    """Whether `images_of` knows where to look."""
+    return data is not None or beton_at_hand(parent) is not None or DataSpec.from_local(parent.local) is not None
+
+
+def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
+    """The images to cut a plan from, and the plan without those they do not have.
+
+    Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
+    would pass, or hashes are asked for, the same bytes. MismatchError where nothing is left.
+    """
+    images = images_of(config.data, plan.parent)
+    if isinstance(images, Beton):
+        return plan, images
+    check_secret(plan.parent.header, config.check.secret, plan.parent.where)
+    check, facts, is_scored = config.check, SourceFacts(images, config.check.workers), False
+    if _is_listed(images, plan):
+        # Sizes in a table are known by reading it, and what is cut is hashed anyway.
+        if config.data is None and check.level == "sizes" and not isinstance(images, FolderSource):
+            return plan, images
+        # Each in its own place: of equal images in rows, contents would find any.
+        level = check.level if check.level in EXACT else "hashes"
+        report = _compared(replace(check, level=level, stages=("path",)), plan, facts)
+        is_scored = not report.unmatched
+    if not is_scored:
+        report = _compared(check, plan, facts)
+        plan = _without(plan, report)
+    header = plan.parent.header
+    # What a selection was shrunk to before was judged then.
+    if config.judges_copy and config.max_side != header.config.get("max_side"):
+        width_n, height_n = report.side_N2[plan.keep_N].T
+        cut = pa.table({"width": width_n, "height": height_n})
+        check_same_pixels(config.max_side, plan.targets, cut, header.views)
+    _check_hidden_crops(plan, check)
+    return plan, images if is_scored else Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
+
+
+def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
+    """UsageError where views were drawn by sizes that a hidden manifest does not tell, and the images have others."""
+    header, asked = plan.parent.header, plan.resolved["max_side"]
+    if header.hidden is None or plan.targets.policy != "replay":
+        return
+    scored = None if header.views is None else header.views.max_side
+    where = f"{plan.parent.where} is hidden and does not tell the sizes of images"
+    if check.level not in EXACT:
+        raise UsageError(f"{where}: crops of a copy of other sizes could be others", hint="take --check hashes")
+    if asked != scored and scored is not None:
+        raise UsageError(f"{where}: it was scored on images shrunk to {scored} px", hint=f"take --max-side {scored}")
+    if asked != scored:
+        raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
+
+
+def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: bytes | None) -> pa.Table:
+    """Rows of `samples` with the view_ids that fix their crops, which a hidden manifest hides."""
+    if secret is None or isinstance(images, Beton):
+        return samples
+    view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
+    at = samples.column_names.index("view_id")
+    return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
+
+
+def write_cut(
+    config: CutConfig,
+    plan: Plan,
+    images: Source | Beton | Copy,
+    *,
+    weight_N: NDArray[np.float32] | None = None,
+    kd_weight_N: NDArray[np.float32] | None = None,
+) -> FileEntry:
+    """Write train.beton of what `cut_from` gave, once its targets are written; weights are 1 unless said otherwise."""
+    keep_N, count = plan.keep_N, len(plan.samples)
+    rows = write_train_beton(
+        config.out / BETON_NAME,
+        shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
+        images=images,
+        workers=config.workers,
+        max_side=plan.resolved["max_side"],
+        views=plan.parent.header.views,
+        weight_n=None if weight_N is None else weight_N[keep_N],
+        kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
+        targets=beton_targets(config.out, plan.targets, count) if plan.targets.tables else None,
+        target_shape=plan.targets.shape,
+    )
+    return file_entry(config.out, BETON_NAME, rows)
+
+
+def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
+    """What an image must have in common with its row of `samples`, as `Copy` has it."""
+    secret = check.secret
+    if check.level not in EXACT:
+        return None
+    if secret is None:
+        return content_hash
+    return lambda image: hide_hashes(secret, np.frombuffer(content_hash(image), np.uint8)).tobytes()
+
+
+def _is_listed(source: Source, plan: Plan) -> bool:
+    """Whether a source lists the samples of the manifest: classes, keys and labels, in their order."""
+    samples = plan.samples
+    return (
+        list(source.class_names) == plan.parent.class_names
+        and np.array_equal(source.labels_N, samples.column("label").to_numpy())
+        and samples.column("key").combine_chunks().equals(pa.array(source.keys, pa.string()))
+    )
+
+
+def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:
+    has_pixels = check.level == "pixels"
+    thumbnails = thumbnails_at_hand(plan.parent, check.workers, plan.keep_N) if has_pixels else None
+    return check_data(plan.parent, facts.source, check, wanted_N=plan.keep_N, thumbnails=thumbnails, facts=facts)
+
+
+def _looser(plan: Plan, report: DataReport) -> str:
+    """Which level lets copies pass that were encoded again, where this one does not."""
+    if report.level not in EXACT:
+        return ""
+    if thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None:
+        return "; a copy encoded again passes with --check pixels"
+    return "; a copy encoded again passes with --check names: there are no thumbnails to compare it with"
+
+
+def _without(plan: Plan, report: DataReport) -> Plan:
+    """The plan without the samples that do not match, each with its reason; told once."""
+    gone_N = report.what_N >= 0
+    keep_N = plan.keep_N & ~gone_N
+    counts = {kind: count for kind, count in report.counts.items() if count}
+    text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    if not keep_N.any():
+        raise MismatchError(
+            f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
+            hint=f"prune verify MANIFEST --data DATA says more{_looser(plan, report)}",
+        )
+    if counts:
+        note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")
+    reason_N = plan.reason_N.copy()
+    reason_N[gone_N] = np.array(KINDS, object)[report.what_N[gone_N]]
+    facts = {
+        "check": report.level,
+        "left_out": counts,
+        "kept": hashlib.sha256(np.packbits(keep_N).tobytes()).hexdigest()[:16],
+        **({} if report.content is None else {"content": report.content}),
+    }
+    distill = plan.distill
+    if distill is not None:
+        distill = {**distill, "count": int((keep_N & plan.distilled_N).sum())}
+    return replace(plan, keep_N=keep_N, reason_N=reason_N, distill=distill, resolved={**plan.resolved, "copy": facts})

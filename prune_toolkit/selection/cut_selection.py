@@ -1,0 +1,213 @@
+"""`prune cut`: a selection that came without images gets its beton, cut from another copy of them. Torch-free.
+
+Nothing is chosen anew: samples, targets and weights stay those of the selection, but for samples that the copy has not.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.progress import note
+from manifests.card.readme import write_card
+from manifests.errors import InputError, UsageError
+from manifests.format.header import Distill, FileEntry, Header, Labels
+from manifests.format.parts import (
+    config_digest,
+    part_count,
+    part_path,
+    part_rows,
+    read_part,
+    soft_labels_of,
+    soft_labels_table,
+    write_part,
+)
+from manifests.manifest import Manifest, commit, part_entries, write_local
+from manifests.tables.thumbnails_table import carried_tables
+from prune_toolkit.images.train_beton import beton_at_hand
+from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_same_pixels
+from prune_toolkit.selection.cut_images import are_at_hand, cut_from, local_of, write_cut
+from prune_toolkit.selection.pool import HELD_OUT, REASONS
+from prune_toolkit.selection.revision import label_parameters
+from prune_toolkit.selection.select_config import CutConfig
+from prune_toolkit.selection.targets import TargetPlan, stored_targets
+from prune_toolkit.work.part_work import finished, tool
+
+_AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
+_INSTEAD = {
+    "scores": "choose from it: prune select --data DATA",
+    "index": "prune index DATA --beton writes all of them",
+}
+
+
+def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
+    """What a selection keeps, before any image is looked at.
+
+    UsageError for what is no selection or has its beton, InputError for one without its targets and where no images
+    are known.
+    """
+    if parent.kind != "selection":
+        raise UsageError(
+            f"{parent.where} is of kind {parent.kind}: only what was selected can be cut", hint=_INSTEAD[parent.kind]
+        )
+    chosen, targets = parent.header.selection, _targets(parent)
+    if chosen is None:
+        raise InputError(f"{parent.where}: its header does not say how it was selected", hint=_AGAIN)
+    if config.data is None and parent.beton_path is not None:
+        raise UsageError(f"{parent.where} has its train.beton already", hint="name other images to cut: --data DATA")
+    if not are_at_hand(config.data, parent):
+        raise InputError(
+            f"{parent.where} does not know where its images are on this machine",
+            hint="name a copy of them: --data DATA",
+        )
+    config.check_out(parent)
+    samples, table = parent.samples(), parent.selection()
+    readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    keep_N = table.column("keep").to_numpy(zero_copy_only=False)
+    if not keep_N.any():
+        raise InputError(f"{parent.where} keeps no sample: nothing to cut", hint="select with a larger --keep")
+    if (keep_N & ~readable_N).any():
+        raise InputError(f"{parent.where} keeps samples that could not be read", hint=_AGAIN)
+    reasons = table.column("reason").combine_chunks().dictionary_encode()
+    reason_N = np.array(reasons.dictionary.to_pylist(), object)[reasons.indices.to_numpy()]
+    return Plan(
+        parent=parent,
+        resolved={
+            "command": "cut",
+            "parent": parent.id,
+            "beton": True,
+            "max_side": _max_side(config, parent, targets, samples.filter(pa.array(keep_N))),
+        },
+        targets=targets,
+        samples=samples,
+        readable_N=readable_N,
+        pool_N=keep_N | (readable_N & (reason_N != REASONS[HELD_OUT])),
+        keep_N=keep_N,
+        reason_N=reason_N,
+        distilled_N=table.column("kd_weight").to_numpy() > 0,
+        distill=None if chosen.distill is None else chosen.distill.model_dump(),
+    )
+
+
+def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
+    """Write the selection of what the images at hand have, with its beton, then the header; see `cut_from`."""
+    start = time.monotonic()
+    before_N = plan.keep_N
+    plan, images = cut_from(config, plan)
+    out, parent, count = config.out, plan.parent, len(plan.samples)
+    if done := finished(out, plan.resolved):
+        note(f"{out} is finished already")
+        return done
+    out.mkdir(parents=True, exist_ok=True)
+    tables = ["samples", *carried_tables(parent), "selection", *plan.targets.tables]
+    for table in tables:
+        parent.link_table(table, out)
+    weight_N, kd_weight_N = _leave_out(out, plan, before_N)
+    files = part_entries(out, tables, count)
+    files.append(write_cut(config, plan, images, weight_N=weight_N, kd_weight_N=kd_weight_N))
+    header = _header(out, plan, files, is_whole=np.array_equal(plan.keep_N, before_N), start=start)
+    write_local(out, local_of(config, parent, images))
+    write_card(out, header)
+    return commit(out, header)
+
+
+def _targets(parent: Manifest) -> TargetPlan:
+    """What is stored of the labels; InputError where that was left out, or is not here."""
+    labels, classes = parent.header.labels, len(parent.class_names)
+    if labels is None or labels.views == 0:
+        return TargetPlan.nothing(classes)
+    for view in range(labels.views):
+        parent.soft_labels("targets", view)
+    policy = "replay" if labels.views > 1 else labels.policy or "single"
+    return TargetPlan(policy=policy, views=labels.views, top_k=labels.top_k, class_count=classes)
+
+
+def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:
+    """Longer side to which images are shrunk: the one asked for, else that of the selection as it was made."""
+    made = parent.header.config
+    own = made.get("max_side")
+    own = own if isinstance(own, int) and own > 0 else None
+    asked = config.max_side
+    if asked is None:
+        return own
+    if config.data is None and beton_at_hand(parent) is not None:
+        note(SHRINKS_NOTHING)
+        return own
+    if not config.judges_copy and asked != own:
+        check_same_pixels(asked, targets, kept, parent.header.views)
+    return asked
+
+
+def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Write those parts anew that hold samples which fell out; weights and kd_weights (N,) of all samples.
+
+    InputError for a part that does not hold the targets of just the samples that were kept.
+    """
+    digest, count = config_digest(plan.resolved), len(plan.samples)
+    weights, kd_weights = [], []
+    for part in range(part_count(count)):
+        rows, path = part_rows(part, count), out / part_path("selection", part)
+        kept_n = rows.start + np.flatnonzero(before_N[rows.start : rows.stop])
+        stay_n = plan.keep_N[kept_n]
+        table = read_part(path)
+        weights.append(table.column("weight").to_numpy())
+        kd_weights.append(table.column("kd_weight").to_numpy())
+        for name in plan.targets.tables:
+            _leave_out_targets(out / part_path(name, part), kept_n, stay_n, plan.targets.class_count, digest)
+        if not stay_n.all():
+            new = {"keep": plan.keep_N, "reason": plan.reason_N}
+            for name, values_N in new.items():
+                at, values = table.column_names.index(name), values_N[rows.start : rows.stop].tolist()
+                table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+            write_part(path, table, digest)
+    return np.concatenate(weights), np.concatenate(kd_weights)
+
+
+def _leave_out_targets(
+    path: Path, kept_n: NDArray[np.int64], stay_n: NDArray[np.bool_], class_count: int, digest: str
+) -> None:
+    ids = read_part(path, columns=["sample_id"]).column("sample_id").to_numpy()
+    if not np.array_equal(ids, kept_n):
+        raise InputError(f"{path} does not hold the targets of the samples that are kept", hint=_AGAIN)
+    if not stay_n.all():
+        _, labels = soft_labels_of(read_part(path), "target", class_count)
+        write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
+
+
+def _header(out: Path, plan: Plan, files: list[FileEntry], *, is_whole: bool, start: float) -> Header:
+    """All that the selection says of itself; of samples that fell out, what is counted is counted again."""
+    parent = plan.parent.header
+    chosen, labels = parent.selection, parent.labels
+    assert chosen is not None
+    if not is_whole:
+        fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}
+        if plan.distill is not None:
+            fewer["distill"] = Distill(**plan.distill)
+        chosen = chosen.model_copy(update=fewer)
+        labels = None if labels is None else _counted_again(out, plan, labels)
+    return Header(
+        kind="selection",
+        data=parent.data,
+        teacher=parent.teacher,
+        compute=parent.compute,
+        views=parent.views,
+        thumbnails=parent.thumbnails if carried_tables(plan.parent) else None,
+        hidden=parent.hidden,
+        selection=chosen,
+        labels=labels,
+        parents=[plan.parent.id],
+        tool=tool(),
+        config=plan.resolved,
+        files=files,
+        run={"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.run},
+    )
+
+
+def _counted_again(out: Path, plan: Plan, labels: Labels) -> Labels:
+    """What is said of revised labels is of those that are left."""
+    label_N, count = plan.samples.column("label").to_numpy(), len(plan.samples)
+    stored = ((target, label_N[ids]) for ids, target in stored_targets(out, plan.targets, count))
+    return labels.model_copy(update={"parameters": label_parameters(labels.parameters, labels.transform, stored)})

@@ -1,0 +1,64 @@
+"""Scores of a manifest by name: SET/NAME, or NAME of the teacher's set, else of the only set that has it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.errors import InputError, UsageError
+from manifests.format.header import Harder
+from manifests.manifest import Manifest
+from prune_toolkit.methods.score import SCORES
+from prune_toolkit.selection.pool import ScoreColumn
+
+DEFAULT_SET = "teacher"
+_MAKE = {"features": "prune score --features", "dynamics": "prune score --dynamics RUN"}
+"""What stores the scores of each further set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundScore:
+    """Where a score is, and how a resolved configuration calls it."""
+
+    set: str
+    column: str
+    harder: Harder
+    name: str
+
+
+def find_score(parent: Manifest, name: str) -> FoundScore:
+    """Find a score; UsageError when there is none, or several by that name.
+
+    A bare name of the teacher's set stays as it was typed, for selections made before there were other sets.
+    """
+    set_name, slash, column = name.rpartition("/")
+    named = [spec for spec in parent.header.scores if spec.name == column]
+    wanted = set_name or DEFAULT_SET
+    found = [spec for spec in named if spec.set == wanted]
+    if not slash and not found:
+        found = named
+    if len(found) > 1:
+        choices = ", ".join(f"{spec.set}/{spec.name}" for spec in found)
+        raise UsageError(f"{parent.where} has several scores {name!r}", hint=f"say which: {choices}")
+    if not found:
+        known = ", ".join(f"{spec.set}/{spec.name}" for spec in parent.header.scores)
+        make = _MAKE.get(SCORES[column].set) if column in SCORES else None
+        known += f"; {column} comes from {make}" if make else ""
+        raise UsageError(f"{parent.where} has no score {name!r}", hint=f"it has: {known}")
+    spec = found[0]
+    plain = spec.set == DEFAULT_SET or bool(slash)
+    return FoundScore(
+        set=spec.set, column=column, harder=spec.harder, name=name if plain else f"{spec.set}/{spec.name}"
+    )
+
+
+def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreColumn:
+    """A score of the samples asked for; InputError where the table does not hold them all."""
+    found = find_score(parent, name)
+    table = parent.scores(found.set)
+    scored = table.column("sample_id").to_numpy()
+    place = np.minimum(np.searchsorted(scored, ids), len(scored) - 1)
+    if not np.array_equal(scored[place], ids):
+        raise InputError(f"{parent.where}: scores/{found.set} does not cover the readable samples")
+    values = table.column(found.column).to_numpy()
+    return ScoreColumn(value_N=values if len(values) == len(ids) else values[place], harder=found.harder)

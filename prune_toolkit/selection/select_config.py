@@ -1,0 +1,251 @@
+"""What `prune select` is asked to do, with every choice resolved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from manifests.copies.check import EXACT, DataCheck
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.manifest import Manifest
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.train_beton import beton_at_hand
+from prune_toolkit.methods.keep import parse_fraction, parse_keep
+from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
+from prune_toolkit.selection.find_score import find_score
+from prune_toolkit.selection.labels import LABELS
+from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
+from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, parse_eta, parse_scope
+from prune_toolkit.selection.selector import SELECTORS, Selector
+from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_top_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutConfig:
+    """Where a selection goes, and from which images its beton is cut."""
+
+    out: Path
+    data: DataSpec | None = None
+    check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
+    """How images that are not those scored are compared with the manifest."""
+    max_side: int | None = None
+    workers: int = 1
+
+    @property
+    def judges_copy(self) -> bool:
+        """Whether --max-side is judged by the images of `data`, which may be of other sizes than were scored."""
+        return self.data is not None and self.check.level not in EXACT
+
+    def check_out(self, parent: Manifest) -> None:
+        """UsageError where `out` lies among the images."""
+        if images := self.data or DataSpec.from_local(parent.local):
+            images.refuse_out(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(CutConfig):
+    """What `prune select` was asked to do; None takes the preset's or the selector's own choice."""
+
+    keep: str
+    selector: str | None = None
+    score: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    quota: str | None = None
+    per_class_min: int = 0
+    """Samples that every class keeps at least, or all it has."""
+    without: Path | str | None = None
+    """A selection of the same data whose samples are left out."""
+    labels: str | None = None
+    eta: str | None = None
+    revise_scope: str | None = None
+    distill_fraction: str | None = None
+    distill_by: str | None = None
+    views: int | None = None
+    """Scored views whose labels are carried, the first ones; None is all of them."""
+    policy: str | None = None
+    top_k: int | None = None
+    preset: str | None = None
+    seed: int = 0
+    beton: bool = True
+
+    def __post_init__(self) -> None:
+        parse_keep(self.keep)
+        if self.per_class_min < 0:
+            raise UsageError(f"--per-class-min {self.per_class_min}: at least 0")
+        if self.preset is not None:
+            self._check_preset(self.preset)
+        self._check_labels()
+        self._check_distill()
+
+    def _check_preset(self, name: str) -> None:
+        if name not in PRESETS:
+            raise UsageError(f"unknown preset {name!r}", hint=f"known: {', '.join(PRESETS)}")
+        for choice in FIXED:
+            asked, said = getattr(self, choice), getattr(PRESETS[name], choice)
+            if asked is not None and asked != said:
+                raise UsageError(
+                    f"--preset {name} sets {choice} to {said or 'none'}, not {asked}", hint="leave out one of the two"
+                )
+
+    def _check_labels(self) -> None:
+        asked = [
+            flag for flag, value in (("--eta", self.eta), ("--revise-scope", self.revise_scope)) if value is not None
+        ]
+        if asked and self._choice("labels", "reshape") != REVISE:
+            raise UsageError(f"{asked[0]} is of label revision", hint="add --labels revise")
+        if self.eta is not None:
+            parse_eta(self.eta)
+        if self.revise_scope is not None:
+            parse_scope(self.revise_scope)
+
+    def _check_distill(self) -> None:
+        fraction = self._choice("distill_fraction", None)
+        if fraction is None:
+            if self.distill_by is not None:
+                raise UsageError(
+                    "--distill-by says which samples are distilled, not how many", hint="add --distill-fraction 0.5"
+                )
+            return
+        value = parse_fraction(fraction)
+        if value is None or not 0 < value <= 1:
+            raise UsageError(
+                f"--distill-fraction is {fraction!r}: it must be above 0 and at most 1",
+                hint="0.5 distills half of the kept samples; none at all is train-student --loss ce",
+            )
+
+    @cached_property
+    def _preset(self) -> Preset | None:
+        return None if self.preset is None else PRESETS[self.preset]
+
+    def _choice(self, name: str, default: Any) -> Any:
+        """What a flag says, else the preset, else the default."""
+        asked = getattr(self, name)
+        if asked is None and self._preset is not None:
+            asked = getattr(self._preset, name)
+        return default if asked is None else asked
+
+    @property
+    def method(self) -> Selector:
+        """The selector."""
+        return SELECTORS[self._choice("selector", "medium")]
+
+    @property
+    def distill(self) -> tuple[Fraction, str] | None:
+        """Share of the kept samples to distill, and by which score or "random"; None distills all of them."""
+        fraction = self._choice("distill_fraction", None)
+        return None if fraction is None else (parse_keep(fraction), self._choice("distill_by", DEFAULT_BY))
+
+    def targets(self, parent: Manifest) -> TargetPlan:
+        """What of the scored views becomes targets; UsageError for more than is stored."""
+        if self.labels_of(parent) == NO_LABELS:
+            self._check_no_labels()
+            return TargetPlan.nothing(len(parent.class_names))
+        scored = parent.header.views
+        stored, stored_k = (1, None) if scored is None else (scored.count, scored.top_k)
+        if self.views is not None and self.views > stored:
+            raise UsageError(
+                f"--views {self.views}: {parent.where} holds logits of {stored} view(s)",
+                hint=f"have more views of the kept samples labelled after selecting: prune label --views {self.views}",
+            )
+        top_k = stored_k if self.top_k is None else self.top_k
+        views = stored if self.views is None else self.views
+        plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names))
+        if stored_k is not None:
+            check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
+        return plan
+
+    def labels_of(self, parent: Manifest) -> str:
+        """What becomes of the logits: `none` by default where the manifest never had any."""
+        has_logits = parent.has("logits/view-000") or parent.header.views is not None
+        return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
+
+    def _check_no_labels(self) -> None:
+        """UsageError for flags that say something of labels when there are none."""
+        flags = {"--views": self.views, "--policy": self.policy, "--top-k": self.top_k}
+        asked = [flag for flag, value in flags.items() if value is not None]
+        if self.distill is not None:
+            asked.append("--distill-fraction")
+        if asked:
+            raise UsageError(
+                f"{asked[0]}: without soft labels there is nothing to store or to distill",
+                hint="have a teacher score the images first: prune score --teacher",
+            )
+
+    def left_out(self, parent: Manifest) -> Manifest | None:
+        """The selection whose samples are left out; MismatchError when it is of other data."""
+        if self.without is None:
+            return None
+        other = Manifest.open(self.without)
+        if other.kind != "selection":
+            raise UsageError(
+                f"--without {other.where}: it is of kind {other.kind}, only a selection says what it keeps",
+                hint="name a folder that prune select wrote",
+            )
+        if other.header.data.fingerprint != parent.header.data.fingerprint:
+            raise MismatchError(
+                f"--without {other.where} is a selection of other data (fingerprint "
+                f"{other.header.data.fingerprint[:12]}) than {parent.where} ({parent.header.data.fingerprint[:12]})",
+                hint="select from manifests of the same images",
+            )
+        if other.header.data.count != parent.header.data.count:
+            raise InputError(f"{other.where} and {parent.where} count their samples differently")
+        return other
+
+    def _copies_beton(self, parent: Manifest) -> bool:
+        """Whether images are copied from a beton as they are, and not read from their source."""
+        return self.data is None and beton_at_hand(parent) is not None
+
+    def resolved(self, parent: Manifest) -> dict[str, Any]:
+        """Every choice made, without paths."""
+        preset, method = self._preset, self.method
+        parameters = {name: str(value) for name, value in method.resolve(self.parameters).items()}
+        score = method.score_or(self.score or (preset.score if preset else None))
+        return {
+            "command": "select",
+            "parent": parent.id,
+            "keep": self.keep,
+            "selector": method.name,
+            "parameters": parameters,
+            "score": None if score is None else find_score(parent, score).name,
+            "quota": QUOTAS[self._choice("quota", "proportional")].name,
+            "labels": NO_LABELS if self.labels_of(parent) == NO_LABELS else LABELS[self.labels_of(parent)].name,
+            "preset": self.preset,
+            "loss": {} if preset is None else preset.loss_at(_image_px(parent)),
+            "seed": self.seed,
+            "beton": self.beton,
+            "max_side": self.max_side if self.beton and not self._copies_beton(parent) else None,
+            **self._resolved_targets(parent),
+            **self._resolved_extras(parent),
+        }
+
+    def _resolved_targets(self, parent: Manifest) -> dict[str, Any]:
+        """Nothing for view 0's whole label, so that such selections are what they were before there were more."""
+        targets = self.targets(parent)
+        if targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None):
+            return {}
+        return {"views": targets.views, "policy": targets.policy, "top_k": targets.top_k}
+
+    def _resolved_extras(self, parent: Manifest) -> dict[str, Any]:
+        """Only what is used, for the same reason."""
+        extras: dict[str, Any] = {}
+        if self.per_class_min:
+            extras["per_class_min"] = self.per_class_min
+        if (other := self.left_out(parent)) is not None:
+            extras["without"] = other.id
+        if self._choice("labels", "reshape") == REVISE:
+            extras["eta"] = parse_eta(self._choice("eta", DEFAULT_ETA))
+            extras["revise_scope"] = parse_scope(self._choice("revise_scope", DEFAULT_SCOPE))
+        if self.distill is not None:
+            fraction, by = self.distill
+            extras["distill_fraction"] = str(fraction)
+            extras["distill_by"] = by if by == RANDOM else find_score(parent, by).name
+        return extras
+
+
+def _image_px(parent: Manifest) -> int:
+    """Side of the images the teacher saw."""
+    teacher = parent.header.teacher
+    return 0 if teacher is None else teacher.preprocessing.image_px

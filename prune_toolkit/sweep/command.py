@@ -1,0 +1,167 @@
+"""`prune sweep`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option
+
+if TYPE_CHECKING:
+    from prune_toolkit.sweep.runs import Cell
+    from prune_toolkit.sweep.study import Study, SweepConfig
+
+
+@click.command(name="sweep")
+@click.argument("manifests", metavar="MANIFEST...", nargs=-1, type=FOLDER)
+@click.option("--val", metavar="DATA", help="Test images, looked at once a student  [a hold-out of the training data].")
+@click.option("--keep", default="0.1,0.3,0.7", show_default=True, metavar="R,R,...", help="Fractions to keep.")
+@click.option(
+    "--select",
+    "selects",
+    multiple=True,
+    metavar="ENTRY",
+    help="[NAME=]SELECTOR [flags of prune select] [-- flags of train-student]; may be repeated  [random].",
+)
+@click.option("--labels", default="raw", show_default=True, metavar="L,L,...", help="Label transforms, with flags.")
+@click.option("--loss", default="kd", show_default=True, metavar="L,L,...", help="Losses of train-student.")
+@click.option(
+    "--kd-weight",
+    metavar="W,W,...",
+    help="KD weights; of several the best on the hold-out is taken, arm by arm  [the loss's own].",
+)
+@click.option("--dynamic", metavar="D,D,...", help="infobatch: also this dynamic pruning; rs2 is always there.")
+@click.option("--seeds", default=5, show_default=True, metavar="N", help="Students an arm: seeds 0 to N - 1.")
+@click.option("--tune-seeds", default=3, show_default=True, metavar="N", help="The same, for each KD weight tried.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over a selection  [by recipe].")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Instead: optimiser steps of every student.")
+@click.option("--holdout", default="0.1", show_default=True, metavar="R", help="Share of the images to tune on.")
+@click.option("--student", metavar="SPEC", help="As in train-student.")
+@click.option("--train", "train_flags", default="", metavar="FLAGS", help="Flags of train-student, for every run.")
+@click.option("--select-flags", default="", metavar="FLAGS", help="Flags of prune select, for every selection.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once.")
+@click.option("--keep-betons", is_flag=True, help="Keep the images of selections whose runs are done.")
+@click.option("--out", "-o", type=FOLDER, default="sweep", show_default=True, help="Folder; one that is begun goes on.")
+@dry_run_option
+@json_option
+def command(**options: Any) -> None:
+    """Train students from many selections of MANIFEST (several: several teachers) and compare them in one table.
+
+    Beside what is asked for, every sweep trains what pruning has to beat: random + KD at the same keep, all the data
+    for fewer epochs, RS2, and all the data.
+
+    \b
+    prune sweep manifest --val photos --keep 0.3,0.5 --select medium --select "hard=window --position 1"
+    prune sweep manifest --kd-weight 0,0.5,0.9 --seeds 3 --jobs 2
+    """
+    from manifests.base.progress import note
+    from manifests.errors import IncompleteError
+    from prune_toolkit.sweep.study import dry_study, run_study
+    from prune_toolkit.sweep.sweep_report import write_report
+    from trainer.cli.console import echo_json
+
+    config = _config(options)
+    if options["dry_run"]:
+        _echo_plan(dry_study(config), options["as_json"])
+        return
+    told: dict[str, Any] = {}
+
+    def report(study: "Study", chosen: "Mapping[Cell, str]") -> None:
+        told.update(write_report(study, chosen))
+
+    failed = run_study(config, report)
+    if options["as_json"]:
+        echo_json({"path": str(config.out), "failed": failed, **{name: told[name] for name in ("rows", "files")}})
+    else:
+        click.echo(told["markdown"])
+        click.echo(f"{config.out}/: {', '.join(told['files'])}")
+    if failed:
+        for line in failed:
+            note(f"failed: {line}")
+        raise IncompleteError(
+            f"{len(failed)} of the runs failed", hint="their logs say why; the same command tries them again"
+        )
+
+
+def _config(options: dict[str, Any]) -> "SweepConfig":
+    from pathlib import Path
+
+    from prune_toolkit.sweep.grid import RANDOM, Grid
+    from prune_toolkit.sweep.spelling import spelled_keep
+    from prune_toolkit.sweep.study import SweepConfig
+
+    grid = Grid(
+        keeps=tuple(dict.fromkeys(map(spelled_keep, _items(options["keep"], "--keep")))),
+        selects=tuple(dict.fromkeys(options["selects"])) or (RANDOM,),
+        labels=_items(options["labels"], "--labels"),
+        losses=_items(options["loss"], "--loss"),
+        kd_weights=() if options["kd_weight"] is None else _numbers(options["kd_weight"], "--kd-weight"),
+        dynamics=() if options["dynamic"] is None else _items(options["dynamic"], "--dynamic"),
+        seeds=options["seeds"],
+        tune_seeds=options["tune_seeds"],
+        epochs=options["epochs"],
+        steps=options["steps"],
+        student=options["student"],
+        holdout=spelled_keep(options["holdout"]),
+        select_flags=options["select_flags"],
+        train_flags=options["train_flags"],
+    )
+    return SweepConfig(
+        grid=grid,
+        manifests=options["manifests"] or (Path("manifest"),),
+        out=options["out"],
+        val=options["val"],
+        jobs=options["jobs"],
+        keep_betons=options["keep_betons"],
+    )
+
+
+def _items(text: str, option: str) -> tuple[str, ...]:
+    """Entries between commas, each once."""
+    from manifests.errors import UsageError
+
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise UsageError(f"{option} {text!r} names nothing", hint="several are separated by commas")
+    return items
+
+
+def _numbers(text: str, option: str) -> tuple[str, ...]:
+    """The same of numbers, each spelled in one way."""
+    from manifests.errors import UsageError
+    from prune_toolkit.sweep.spelling import spelled_number
+
+    try:
+        return tuple(dict.fromkeys(spelled_number(float(item)) for item in _items(text, option)))
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a list of numbers", hint="for example 0,0.5,0.9") from None
+
+
+def _echo_plan(study: "Study", as_json: bool) -> None:
+    from prune_toolkit.sweep.sweep_report import plan_facts
+    from trainer.cli.console import echo_json, echo_table
+
+    facts = plan_facts(study)
+    if as_json:
+        echo_json(facts)
+        return
+    echo_table(
+        [
+            (
+                row["arm"],
+                row["keep"],
+                row["labels"],
+                row["loss"],
+                row["kd_weight"],
+                f"{row['samples']:,}",
+                row["budget"],
+            )
+            for row in facts["rows"]
+        ],
+        ("arm", "keep", "labels", "loss", "kd weight", "samples", "budget"),
+    )
+    for phase in facts["phases"]:
+        click.echo(
+            f"judged on {phase['judged_on']}: {phase['runs']:,} students from {phase['selections']:,} selections, "
+            f"{phase['finished']:,} finished already; {phase['images']:,} images to be shown"
+        )

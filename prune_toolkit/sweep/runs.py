@@ -1,0 +1,194 @@
+"""Which runs a grid amounts to, decided before anything is written or trained.
+
+Equal runs are one: they are told apart by their flags and by their selection, of which the samples alone count where
+the loss looks at no targets.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.base.layout import HEADER_NAME
+from manifests.errors import MismatchError, UsageError
+from manifests.manifest import Manifest
+from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.sweep.budget import budget_flags, images_of, run_config
+from prune_toolkit.sweep.grid import Arm, Grid, all_arms
+from prune_toolkit.sweep.selections import Chosen, digest, plan_command
+from trainer.config import TrainConfig
+from trainer.losses import LOSSES
+
+Cell = tuple[Arm, str, str]
+"""An arm, a teacher and a keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A scored manifest and how tables call its teacher."""
+
+    name: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A student to be trained."""
+
+    key: str
+    selection: Chosen
+    flags: tuple[str, ...]
+    """Flags of train-student beside --manifest, --val and --out."""
+    budget: tuple[str, ...]
+    """Those of them that say how long it is."""
+    loss: str
+    seed: int
+    images: int
+    """Images it is shown, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """An arm at a keep, with one of its KD weights and one teacher: a run a seed."""
+
+    arm: Arm
+    teacher: str
+    keep: str
+    weight: str | None
+    runs: tuple[Run, ...]
+
+    @property
+    def cell(self) -> Cell:
+        """What a KD weight is chosen for."""
+        return self.arm, self.teacher, self.keep
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """What its results are of: rows that share these are one experiment."""
+        return tuple(run.key for run in self.runs)
+
+
+def named_teachers(folders: Sequence[Path]) -> list[Teacher]:
+    """Open scored manifests of one data set and name their teachers, each by its spec, else by the end of its path.
+
+    MismatchError when one is of other data; UsageError for a manifest that is named twice.
+    """
+    manifests = [Manifest.open(folder) for folder in folders]
+    first = manifests[0]
+    for other in manifests[1:]:
+        if other.header.data.fingerprint != first.header.data.fingerprint:
+            raise MismatchError(
+                f"{other.path} and {first.path} are scored manifests of different data",
+                hint="a sweep compares teachers of one data set: score the same index with each of them",
+            )
+    by_id: dict[str, Manifest] = {}
+    for manifest in manifests:
+        if (same := by_id.setdefault(manifest.id, manifest)) is not manifest:
+            raise UsageError(
+                f"{same.path} and {manifest.path} are the same manifest",
+                hint="name each teacher's manifest once; --seeds sets the number of students",
+            )
+    names = _unique_names([_spec(manifest) for manifest in manifests], [manifest.path for manifest in manifests])
+    return [Teacher(name=name, manifest=manifest) for name, manifest in zip(names, manifests, strict=True)]
+
+
+def _unique_names(specs: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Specs, with as much of the end of its path instead as tells one apart from the others of the same spec."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = [Path(*of[-length:]).as_posix() for of in parts]
+        names = [spec if specs.count(spec) == 1 else end for spec, end in zip(specs, ends, strict=True)]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _spec(manifest: Manifest) -> str:
+    card = manifest.header.teacher
+    return manifest.path.name if card is None else card.spec
+
+
+class Planner:
+    """Plans the rows of a grid, with some samples held out or none; a selection is planned once."""
+
+    def __init__(self, grid: Grid, teachers: Sequence[Teacher], without: Path | None = None) -> None:
+        self.grid, self.teachers, self.without = grid, teachers, without
+        self._arms = all_arms(grid)
+        self._planned: dict[tuple[str, ...], Chosen] = {}
+        self._first: dict[str, Chosen] = {}
+        self.left_out: set[Cell] = set()
+        """Where `rows` found an arm that would be too short to be one."""
+
+    def rows(self, seeds: int) -> Iterator[Row]:
+        """Every arm at every keep with every KD weight, `seeds` runs each."""
+        for teacher in self.teachers:
+            for arm in self._arms:
+                for keep in self._keeps(arm):
+                    for weight in arm.weights or (None,):
+                        planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
+                        runs = tuple(run for run in planned if run is not None)
+                        if len(runs) < seeds:
+                            self.left_out.add((arm, teacher.name, keep))
+                        else:
+                            yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
+
+    def _keeps(self, arm: Arm) -> list[str]:
+        if arm.kind == "all":
+            return ["1"]
+        below = [keep for keep in self.grid.keeps if parse_keep(keep) < 1]
+        if arm.kind == "infobatch":
+            return [*below, "1"]
+        return list(self.grid.keeps) if arm.kind == "static" else below
+
+    def _run(self, teacher: Teacher, arm: Arm, keep: str, weight: str | None, seed: int) -> Run | None:
+        """A run; None where its arm is too short to be one."""
+        chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else "1", seed)
+        flags = (
+            *(() if self.grid.student is None else ("--student", self.grid.student)),
+            *self.grid.every_train,
+            *arm.train,
+            *(() if weight is None else ("--kd-weight", weight)),
+            *("--seed", str(seed)),
+        )
+
+        def configure(further: tuple[str, ...]) -> TrainConfig:
+            return run_config(chosen, (*flags, *further))
+
+        selected = self._chosen(teacher, arm, keep, seed) if arm.kind in ("fewer", "infobatch") else chosen
+        try:
+            budget = budget_flags(
+                self.grid, arm.kind, keep, count=chosen.count, selected=selected.count, configure=configure
+            )
+            if budget is None:
+                return None
+            config = configure(budget)
+        except UsageError as error:
+            raise UsageError(f"{arm.name}: {error.message}", hint=error.hint) from None
+        targets = chosen.key if LOSSES[config.loss].needs_targets else chosen.samples_key
+        return Run(
+            key=digest([targets, flags, budget, self.without is not None]),
+            selection=chosen,
+            flags=(*flags, *budget),
+            budget=budget,
+            loss=config.loss,
+            seed=seed,
+            images=images_of(config, chosen.count),
+        )
+
+    def _chosen(self, teacher: Teacher, arm: Arm, keep: str, seed: int) -> Chosen:
+        command = (
+            *(str(teacher.manifest.path), "--keep", keep),
+            *self.grid.every_select,
+            *arm.select,
+            *("--seed", str(seed)),
+            *(() if self.without is None else ("--without", str(self.without))),
+        )
+        if command not in self._planned:
+            chosen = plan_command(command, teacher.manifest)
+            # Equal selections are made by one command, the first.
+            self._planned[command] = self._first.setdefault(chosen.key, chosen)
+        return self._planned[command]
+
+
+def data_identity(spec: str) -> str:
+    """What stands for validation data: the id of a manifest, else how it was named."""
+    return Manifest.open(spec).id if (Path(spec) / HEADER_NAME).is_file() else spec

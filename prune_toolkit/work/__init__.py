@@ -1,0 +1,1 @@
+"""Manifests made part by part, by one process or several."""

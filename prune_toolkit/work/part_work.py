@@ -1,0 +1,190 @@
+"""Work on a manifest part by part: who does which parts, what is done already, who writes the header.
+
+Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits. Several may: their
+headers differ in `run` alone, and the first one stays.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from manifests.base.files import write_atomic
+from manifests.base.layout import HEADER_NAME
+from manifests.base.progress import note, one_line
+from manifests.card.readme import write_card
+from manifests.errors import UsageError
+from manifests.format.header import Header, Tool
+from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
+from manifests.manifest import Manifest, commit
+
+TIMES = ".times"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that share the work."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise UsageError(
+                f"rank {self.rank} of {self.world_size} processes",
+                hint="ranks count from 0: set RANK and WORLD_SIZE, or --rank and --world-size",
+            )
+
+    @classmethod
+    def resolve(cls, rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ) -> "Ranks":
+        """From flags, torchrun's RANK and WORLD_SIZE, or a Slurm array's task numbers; else alone."""
+        if rank is not None or world_size is not None:
+            return cls(rank=rank or 0, world_size=1 if world_size is None else world_size)
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            return cls(rank=_number(environment, "RANK"), world_size=_number(environment, "WORLD_SIZE"))
+        if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
+            first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+            task = _number(environment, "SLURM_ARRAY_TASK_ID") - first
+            return cls(rank=task, world_size=_number(environment, "SLURM_ARRAY_TASK_COUNT"))
+        return cls()
+
+    def parts(self, rows: int) -> range:
+        """The parts this process makes."""
+        return range(self.rank, part_count(rows), self.world_size)
+
+
+ALONE = Ranks()
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise UsageError(f"the environment says {name}={environment[name]!r}: not a number") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartWork:
+    """A manifest that is made part by part, by one process or several."""
+
+    out: Path
+    config: Mapping[str, Any]
+    """What the result depends on, without paths."""
+    count: int
+    """Samples of the data set."""
+    tables: Sequence[str]
+    """Tables a part is made of; it is done when it has them all."""
+    make: Callable[[list[int], str], None]
+    """Writes some parts with a digest of the configuration, and `note_time`s each before its last table."""
+    finish: Callable[["Totals", float], Header]
+    """Writes what is not of a part and describes it all: totals of the parts, when this process began (monotonic)."""
+    parent: Manifest | None = None
+    linked: Sequence[str] = ()
+    """Tables taken from the parent as they are."""
+    ranks: Ranks = ALONE
+    finish_only: bool = False
+
+    def run(self) -> Manifest | None:
+        """Do this process's share, and commit when all is there; None when other ranks still work on their parts."""
+        if done := finished(self.out, self.config):
+            note(f"{self.out} is finished already")
+            return done
+        start, digest, everything = time.monotonic(), config_digest(self.config), ALONE.parts(self.count)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.parent is not None:
+            for table in self.linked:
+                self.parent.link_table(table, self.out)
+        mine = [] if self.finish_only else list(self._missing(self.ranks.parts(self.count), digest))
+        if mine:
+            self.make(mine, digest)
+        if left := list(self._missing(everything, digest)):
+            note(f"{len(left)} of {len(everything)} parts are not there yet")
+            return None
+        # Another rank may find all parts there too. Who commits clears the times, so they are read before looking
+        # whether somebody has: either they are whole, or the header is there.
+        parts = totals(self.out, len(everything))
+        if done := finished(self.out, self.config):
+            return done
+        header = self.finish(parts, start)
+        write_card(self.out, header)
+        if done := finished(self.out, self.config):
+            return done
+        manifest = commit(self.out, header)
+        clear_times(self.out)
+        return manifest
+
+    def _missing(self, parts: range, digest: str) -> Iterator[int]:
+        return missing_parts(self.out, self.tables, parts, digest)
+
+
+def missing_parts(folder: Path, tables: Sequence[str], parts: range, digest: str) -> Iterator[int]:
+    """Parts of which some table is not there or does not hold."""
+    for part in parts:
+        if not all(part_is_valid(folder / part_path(table, part), digest) for table in tables):
+            yield part
+
+
+def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
+    """The manifest at `out` when this very configuration made it, None when there is none.
+
+    UsageError when `out` holds another manifest: manifests are never changed.
+    """
+    if not (out / HEADER_NAME).is_file():
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"{out} is a file; the manifest needs a folder", hint="name another with --out")
+        return None
+    manifest = Manifest.open(out)
+    if manifest.header.config != dict(config):
+        changed = sorted(
+            key
+            for key in manifest.header.config.keys() | config.keys()
+            if manifest.header.config.get(key) != config.get(key)
+        )
+        raise UsageError(
+            f"{out} holds a finished manifest made otherwise ({one_line(', '.join(changed))} differ)",
+            hint="manifests are never changed: name another folder with --out, or delete this one",
+        )
+    return manifest
+
+
+class Totals(NamedTuple):
+    """Of all parts, whichever process made them."""
+
+    seconds: float
+    hits: int | None
+    """Training views of which the teacher's largest logit is the label's; None where not every part tells."""
+
+
+def note_time(out: Path, part: int, seconds: float, hits: int = 0) -> None:
+    """Keep how long a part took, and what the teacher got right, beside the parts until the header sums them up."""
+    content = {"seconds": round(seconds, 3), "hits": hits}
+    write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps(content).encode())
+
+
+def totals(out: Path, parts: int) -> Totals:
+    """What `note_time` kept of so many parts, summed up; what cannot be read takes no time."""
+    seconds, hits = 0.0, []
+    for path in (out / TIMES).glob("part-*.json"):
+        try:
+            content = json.loads(path.read_bytes())
+            seconds += float(content["seconds"])
+            hits.append(int(content["hits"]))
+        except (OSError, ValueError, TypeError, LookupError):
+            continue
+    return Totals(round(seconds, 3), sum(hits) if len(hits) == parts else None)
+
+
+def clear_times(out: Path) -> None:
+    """Remove what `note_time` kept: it is no part of a manifest."""
+    shutil.rmtree(out / TIMES, ignore_errors=True)
+
+
+def tool() -> Tool:
+    """What writes these manifests."""
+    from importlib.metadata import version
+
+    return Tool(name="prune-toolkit", version=version("prune-toolkit"))

@@ -1,0 +1,1 @@
+"""The command line: `train-student`, and what both commands share."""

@@ -1,0 +1,151 @@
+"""What both commands share: exit codes, progress on stderr, results on stdout."""
+
+import codecs
+import errno
+import io
+import json
+import os
+import signal
+import sys
+from contextlib import nullcontext, redirect_stdout, suppress
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
+
+import click
+
+from manifests.base.progress import printable
+from manifests.errors import IncompleteError, InputError, PruneError
+from trainer.cli.prune_toml import config_defaults
+
+EXIT_INTERRUPTED = 130
+_GOES_ON = "the same command goes on where it stopped"
+_KEEP_NOTHING = ("verify", "diff", "show", "list")
+"""Commands that begin anew."""
+
+
+def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C."""
+    signal.signal(signal.SIGTERM, _stop)
+    name = command.name or "prune"
+    _complete(command, name)
+    args, code = sys.argv[1:] if args is None else args, 0
+    goes_on = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_GOES_ON}"
+    # Standard output is None where a shell closed it (`>&-`).
+    printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(_stdout(sys.stdout))))
+    try:
+        # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
+        with (
+            command.make_context(name, args, default_map=config_defaults(command)) as context,
+            printed,
+        ):
+            command.invoke(context)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PruneError as error:
+        code = _tell(name, str(error), error.exit_code)
+    except _Terminated:
+        code = _tell(name, f"stopped by SIGTERM{goes_on}", IncompleteError.exit_code)
+    except (KeyboardInterrupt, EOFError, click.Abort):
+        code = _tell(name, f"interrupted{goes_on}", EXIT_INTERRUPTED)
+    except OSError as error:
+        code = _tell_os_error(name, error)
+    _leave(name, code)
+
+
+def _stdout(stream: TextIO) -> TextIO:
+    """Standard output, in UTF-8 where it is said to take ASCII: there click would write around what wraps it.
+
+    What its encoding has no character for is spelled out.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
+    return stream
+
+
+class _Printable:
+    """Standard output, of which everything that is written becomes printable; JSON stays what it was."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Terminated(BaseException):
+    """Raised by SIGTERM; no Exception, so that nothing takes it for a fault of what it was busy with."""
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
+
+
+def _complete(command: click.Command, name: str) -> None:
+    """Answer the shell's request for completions, if this is one."""
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(command, {}, name, variable, instruction))
+
+
+def _tell(name: str, message: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)  # noqa: T201
+    return code
+
+
+def _tell_os_error(name: str, error: OSError) -> int:
+    """Exit code for what the machine refused, with its message; raised again when it says nothing."""
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output went away (`prune show | head`): nothing is wrong.
+        return 0
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _tell(name, f"the disk is full{where}\n  make room; {_GOES_ON}", IncompleteError.exit_code)
+    if not error.strerror:
+        raise error
+    return _tell(name, f"{error.strerror}{where}", InputError.exit_code)
+
+
+def _leave(name: str, code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            code = code or _tell_os_error(name, error)
+            # What could not be written is still buffered: the interpreter would try again and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def echo_json(content: object) -> None:
+    """The result for a machine, on stdout."""
+    click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def echo_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Rows under a header on stdout, columns aligned: text to the left, numbers to the right."""
+    cells = [tuple(" ".join(text.split()) if "\n" in text else text for text in row) for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    for row in cells:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    return not text or text == "-" or text.lstrip("-+").replace(",", "").replace(".", "").rstrip("%s").isdigit()

@@ -1,0 +1,295 @@
+"""train-student: a selection in, a trained student out.
+
+train-student --manifest selection --student resnet8x4 --val photos
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from manifests.base.progress import note
+from manifests.errors import UsageError
+from trainer.cli.console import echo_json, run_cli
+from trainer.cli.local_path import LOCAL
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """Shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section a heading, in the order of the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "heading", "Other"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Option(click.Option):
+    """An option that knows the heading it belongs under."""
+
+    def __init__(self, *names: Any, heading: str = "Other", **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+def epoch_list(value: Any) -> tuple[float, ...]:
+    """Epochs with commas between: 150,180,210; a list in prune.toml."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise click.BadParameter(f"{value!r} is not a list of epochs such as 150,180,210") from None
+
+
+def option_list(value: Any) -> dict[str, float]:
+    """Options of a loss with commas between: alpha=1,beta=8; a table in prune.toml."""
+    try:
+        pairs = value.items() if isinstance(value, dict) else (part.split("=") for part in value.split(","))
+        return {name.strip(): float(number) for name, number in pairs}
+    except (AttributeError, TypeError, ValueError):
+        raise click.BadParameter(f"{value!r} is not a list of options such as alpha=1,beta=8") from None
+
+
+def share(value: Any) -> float:
+    """A number, a fraction or a percentage: 0.3, 1/3, 30%."""
+    text = str(value).strip()
+    number, of = text.removesuffix("%").strip(), 100 if text.endswith("%") else 1
+    try:
+        return float(Fraction(number) / of) if "/" in number else float(number) / of
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(f"{value!r} is not a share such as 0.3, 1/3 or 30%") from None
+
+
+def under(heading: str) -> Callable[..., Callable[[F], F]]:
+    """A click.option whose help stands under `heading`."""
+
+    def option(*names: str, **settings: Any) -> Callable[[F], F]:
+        return click.option(*names, cls=Option, heading=heading, **settings)
+
+    return option
+
+
+def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, out: Path | None) -> dict[str, Any]:
+    """The one of these that was given; typed flags win over prune.toml, UsageError when two are left.
+
+    out: where a run that matches a time may have been begun; None when it is to start over.
+    """
+    values = {"epochs": epochs, "steps": steps, "match_time": match_time}
+    asked = [name for name, value in values.items() if value is not None]
+    source = click.get_current_context().get_parameter_source
+    typed = [name for name in asked if source(name) is click.core.ParameterSource.COMMANDLINE]
+    if len(typed or asked) > 1:
+        flags = [f"--{name.replace('_', '-')}" for name in typed or asked]
+        raise UsageError(f"{' and '.join(flags)} contradict each other", hint="give one of them")
+    if match_time is None or "match_time" not in (typed or asked):
+        return {name: values[name] for name in typed or asked}
+    from trainer.loop.budget import asked_seconds, training_seconds
+
+    return {"match_s": training_seconds(match_time) if out is None else asked_seconds(match_time, out)}
+
+
+data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Teacher")
+recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Budget")
+loss, machine, run = under("Loss"), under("Machine"), under("Run")
+dynamic = under("What an epoch shows, and what is recorded of it")
+
+
+@click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@data("--manifest", type=LOCAL, default="selection", show_default=True, metavar="DIR",
+      help="A selection; with --teacher or --loss ce also an index that has a beton.")  # fmt: skip
+@data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
+@data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, where there are splits]")
+@data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
+@data("--label", metavar="NAME", help="Label column of --val, when there are several.")
+@data("--class-map", type=click.Path(path_type=Path), metavar="FILE.csv",
+      help="Classes that --val calls otherwise: a row is NAME IN THE MANIFEST,NAME IN THE DATA.")  # fmt: skip
+@data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
+@views("--policy", metavar="NAME",
+       help="replay (scored views, each with its label), mean or single (fresh views).  [by labels]")  # fmt: skip
+@views("--augment", metavar="NAME",
+       help="Fresh views: pad_crop_flip, resized_crop_flip, none.  [as scored, or by image size]")  # fmt: skip
+@views("--flip/--no-flip", default=None, help="Whether fresh views are mirrored at random.")
+@views("--pad", "pad_px", type=int, metavar="PX", help="Largest shift of pad_crop_flip.  [side / 8]")
+@views("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip.  [0.08]")
+@student("--student", metavar="SPEC",
+         help="resnet8x4, torchvision/NAME, timm/NAME, module:callable or FILE.safetensors.  [by recipe]")  # fmt: skip
+@student("--weights", type=click.Path(path_type=Path, exists=True), metavar="FILE",
+         help="Weights to start from.")  # fmt: skip
+@live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of stored labels; specs as --student.")
+@live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Its weights.")
+@recipe("--recipe", default="auto", show_default=True, metavar="NAME",
+        help="demo, cifar, imagenet, or auto: by image size.")  # fmt: skip
+@recipe("--batch-size", type=int, metavar="N", help="Samples a step, over all ranks.")
+@recipe("--optimizer", metavar="NAME", help="sgd or adamw.")
+@recipe("--lr", type=float, help="Highest learning rate.")
+@recipe("--momentum", type=float, help="Momentum of sgd.")
+@recipe("--nesterov/--no-nesterov", default=None, help="Nesterov's form of it.")
+@recipe("--weight-decay", type=float, help="Weight decay, on all parameters.")
+@recipe("--schedule", metavar="NAME", help="cosine, step or constant.")
+@recipe(
+    "--milestones", type=epoch_list, metavar="E,E,...", help="Epochs of `step`; they scale with --epochs unless given."
+)
+@recipe("--gamma", type=float, help="Factor at a milestone.")
+@recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
+@budget("--epochs", type=int, help="Passes over the selected samples.  [by recipe]")
+@budget("--steps", type=int, metavar="N", help="Optimiser steps, whatever the number of samples.")
+@budget("--match-time", type=LOCAL, metavar="RUN",
+        help="As many steps as fit into the training time of that run.")  # fmt: skip
+@dynamic("--dynamic", metavar="NAME",
+         help="Choose anew each epoch: infobatch (leaves learned samples out), rs2 (random ones).")  # fmt: skip
+@dynamic("--keep", type=share, metavar="R", help="Share of the samples an epoch of rs2 shows: 0.3, 1/3 or 30%.")
+@dynamic("--prune-ratio", type=share, metavar="P",
+         help="Of infobatch: how likely a sample of loss below the mean is left out.  [0.5]")  # fmt: skip
+@dynamic("--anneal", type=share, metavar="R", help="Of infobatch: share of last epochs that show all.  [0.125]")
+@dynamic("--record-dynamics", is_flag=True, default=None,
+         help="Write each epoch what the student makes of every sample: `prune score --dynamics`.")  # fmt: skip
+@dynamic("--record-grand", type=int, metavar="E", help="Gradient norms too, in the first E epochs; slow.  [0]")
+@loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): prune list losses.  [kd]")
+@loss("--kd-weight", type=float, help="Weight of the KD term, times kd_weight of the sample.  [by loss; kd: 0.9]")
+@loss("--ce-weight", type=float, help="Weight of the cross-entropy.  [by loss; kd: what the KD term leaves of 1]")
+@loss("--temperature", type=float, help="T of the KD term.  [by loss; kd: 4]")
+@loss("--kd-warmup-epochs", type=float, help="Epochs in which the KD term rises to its weight.  [by loss; kd: 0]")
+@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...", help="The loss's own: alpha=1,beta=8.  [by loss]")
+@loss("--revise", "revise_eta", type=float, metavar="ETA",
+      help="Revise the labels so that the true class leads; 0 is off.  [as selected]")  # fmt: skip
+@loss("--revise-scope", metavar="SCOPE", help="Which labels: wrong or all.  [as selected, or all]")
+@loss("--label-smoothing", type=float, help="Smoothing of the cross-entropy term.  [0]")
+@machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
+         help="Who decodes; both show the same views.")  # fmt: skip
+@machine("--workers", type=click.IntRange(min=1), help="Reading threads a rank.  [cores]")
+@machine("--precision", metavar="NAME", help="fp32, bf16 or fp16 (CUDA) autocast.  [fp32]")
+@machine("--channels-last/--no-channels-last", default=None, help="NHWC memory format.  [on]")
+@machine("--tf32/--no-tf32", default=None, help="TF32 on CUDA in fp32.  [on]")
+@machine("--compile/--no-compile", default=None, help="torch.compile the student.  [off]")
+@run("--out", "-o", default="run", show_default=True, type=LOCAL, metavar="DIR",
+     help="Folder of the run; one that is not finished is gone on with.")  # fmt: skip
+@run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
+@run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last is always one.  [1]")
+@run("--fresh", is_flag=True, help="Start over, whatever --out holds.")
+@run("--dry-run", is_flag=True, help="Show the resolved configuration and the steps, compute nothing.")
+@run("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+def train_student(
+    *,
+    manifest: Path,
+    val: str | None,
+    val_split: str | None,
+    classes: Path | None,
+    label: str | None,
+    class_map: Path | None,
+    weights: Path | None,
+    checkpoint: Path | None,
+    match_time: Path | None,
+    recipe: str,
+    device: str,
+    loader: str,
+    workers: int | None,
+    out: Path,
+    fresh: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a student from a selection with the labels its teacher left there; no teacher runs unless named.
+
+    \b
+    The bare form, from a folder with a selection:
+      train-student --manifest selection --val photos
+    A teacher, from labels alone:
+      train-student --manifest index --loss ce --student resnet32x4 --val photos --out teacher
+    With a live teacher, to compare with:
+      train-student --manifest selection --teacher teacher/student.safetensors --out online
+    On two GPUs:
+      torchrun --nproc-per-node 2 --no-python train-student --manifest selection
+    """
+    from trainer.config import TrainConfig
+    from trainer.data.order import epoch_batches
+    from trainer.data.task import open_task, open_validation
+    from trainer.loop.distributed import Ranks
+    from trainer.loop.recipes import resolve
+    from trainer.loop.run_report import opening_lines, summary
+    from trainer.losses.settings import under_flags
+
+    if fresh and dry_run:
+        raise UsageError("--fresh and --dry-run contradict each other")
+    if checkpoint is not None and flags["teacher"] is None:
+        raise UsageError("--checkpoint holds the weights of a live teacher", hint="name it too: --teacher SPEC")
+    length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time, None if fresh else out)
+    seconds = length.get("match_s")
+    matched = None if seconds is None else str(match_time)
+    ranks = Ranks.from_environment()
+    task = open_task(manifest)
+    given = under_flags(task.published_loss, flags)
+    given["weights"] = None if weights is None else str(weights)
+
+    def configure(**length: float | None) -> TrainConfig:
+        return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
+
+    config = configure(**length)
+    task.check(config)
+    of_val = {"--val-split": val_split, "--classes": classes, "--label": label, "--class-map": class_map}
+    if val is None and (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
+        note(f"{', '.join(unused)}: not looked at without --val")
+    validation = (
+        None
+        if val is None
+        else open_validation(
+            val, split=val_split, class_names=task.class_names, classes=classes, label=label, class_map=class_map
+        )
+    )
+    plan = epoch_batches(config, task.beton.count, ranks.world_size)
+    if ranks.is_main:
+        for line in opening_lines(task, config, plan, matched=matched):
+            note(line)
+    if dry_run:
+        if ranks.is_main:
+            resolved = task.resolved(config, validation)
+            if seconds is not None:
+                of_epochs = ("milestones", "warmup_epochs", "kd_warmup_epochs")
+                scaled = [name for name in of_epochs if name not in given and resolved[name]]
+                resolved |= dict.fromkeys(["steps", "epochs", *scaled])
+            echo_json({**resolved, **asdict(plan)})
+        return
+
+    from trainer.loop.budget import MatchTime
+    from trainer.loop.training import Machine, train
+
+    report = train(
+        task,
+        config,
+        validation=validation,
+        out=out,
+        machine=Machine(device=device, loader=loader, workers=workers),
+        fresh=fresh,
+        checkpoint=checkpoint,
+        match=None
+        if seconds is None or matched is None
+        else MatchTime(run=matched, seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)),
+    )
+    if not ranks.is_main:
+        return
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(summary(report, str(out)))
+
+
+def main() -> None:
+    """Run the command with its exit codes."""
+    run_cli(train_student)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What a run computes: the typed configuration of train-student, its ranges checked at construction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from manifests.errors import UsageError
+
+SCOPES = ("wrong", "all")
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a student's weights depend on beside the data; every field is a flag of train-student."""
+
+    recipe: str
+    """The recipe the other values started from."""
+    student: str
+    """Model spec: a CIFAR-family name, torchvision/NAME, timm/NAME, module:callable, a .safetensors file."""
+    weights: str | None = None
+    """File of weights to start from."""
+    image_px: int
+    """Side of the square the student sees, in training and evaluation."""
+    epochs: int
+    """Passes over the samples of the beton; under `steps` the number of them begun."""
+    steps: int | None = None
+    """Optimiser steps whatever the number of samples; None is a budget of whole epochs."""
+    match_s: float | None = None
+    """Training time of the run that `steps` were measured to match."""
+    batch_size: int
+    """Samples an optimiser step, over all ranks."""
+    optimizer: str = "sgd"
+    """sgd or adamw."""
+    lr: float
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: float
+    """L2 penalty (sgd) or decoupled decay (adamw), on all parameters."""
+    schedule: str
+    """cosine, step or constant."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which `step` multiplies the rate by gamma."""
+    gamma: float = 0.1
+    """Factor of the schedule `step`."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up."""
+    loss: str = "kd"
+    """kd, dkd, lskd, lskd-dkd, dist or ce."""
+    kd_weight: float = 0.9
+    """alpha of the loss; times kd_weight_i of the sample."""
+    ce_weight: float | None = None
+    """Weight of the cross-entropy term; None is what the KD term leaves, 1 - kd_weight * kd_weight_i."""
+    temperature: float = 4.0
+    """T of the loss."""
+    kd_warmup_epochs: float = 0.0
+    """Epochs over which the KD term rises linearly to its weight."""
+    loss_options: Mapping[str, float] = field(default_factory=dict)
+    """The loss's own parameters, all of them."""
+    revise_eta: float | None = None
+    """Labels are revised with this eta in (0, 1); None leaves them."""
+    revise_scope: str = "all"
+    """Which labels are revised: wrong (the teacher's top-1 is another class) or all."""
+    label_smoothing: float = 0.0
+    """Smoothing of the cross-entropy term."""
+    policy: str | None
+    """What a view is taught with: replay, mean, single or online; None under a loss that looks at no targets."""
+    teacher: str | None = None
+    """Spec of the live teacher of policy online."""
+    teacher_weights: str | None = None
+    """sha256 of its weights."""
+    augment: str
+    """pad_crop_flip, resized_crop_flip, or none (the evaluation view); under replay the recipe that was scored."""
+    flip: bool = True
+    """Whether views are mirrored at random."""
+    pad_px: int | None = None
+    """Largest shift of pad_crop_flip views; None is an eighth of the side."""
+    scale_min: float = 0.08
+    """Smallest share of the image's area that a resized_crop_flip view shows."""
+    dynamic: str | None = None
+    """infobatch or rs2: what is shown is chosen anew each epoch; None is everything."""
+    keep: float | None = None
+    """Share of the samples that an epoch of rs2 shows."""
+    prune_ratio: float | None = None
+    """Probability with which infobatch drops a sample whose last loss is below the mean."""
+    anneal: float | None = None
+    """Share of the epochs, the last ones, in which infobatch shows everything."""
+    record_dynamics: bool = False
+    """Whether probability, margin, correctness and EL2N of every sample are written each epoch."""
+    record_grand: int = 0
+    """Epochs, the first ones, at whose end the norm of each sample's gradient is recorded too."""
+    precision: str = "fp32"
+    """fp32, or autocast in bf16 or (CUDA only) fp16."""
+    channels_last: bool = True
+    """NHWC memory format."""
+    tf32: bool = True
+    """TF32 matrix products and convolutions on CUDA in fp32."""
+    compile: bool = False
+    """torch.compile the student."""
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    seed: int = 0
+    """Seed of the streams init, order, views, dropout and prune."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, naming the flag; names of methods are checked by `resolve`."""
+        check_name("--optimizer", self.optimizer, OPTIMIZERS)
+        check_name("--precision", self.precision, PRECISIONS)
+        for flag in ("epochs", "batch_size", "image_px", "eval_every"):
+            check_value(getattr(self, flag) >= 1, flag, getattr(self, flag), "at least 1")
+        for flag in ("lr", "temperature", "gamma"):
+            value = getattr(self, flag)
+            check_value(math.isfinite(value) and value > 0, flag, value, "above 0")
+        for flag in ("weight_decay", "warmup_epochs", "seed"):
+            value = getattr(self, flag)
+            check_value(math.isfinite(value) and value >= 0, flag, value, "0 or more")
+        check_value(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        check_value(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        # Before its trial a run that matches a time has no length.
+        is_open = self.match_s is not None and self.steps is None
+        shorter = is_open or self.warmup_epochs < self.epochs
+        check_value(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
+        ordered = tuple(sorted(self.milestones))
+        check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
+        check_value(0 < self.scale_min <= 1, "scale_min", self.scale_min, "in (0, 1]")
+        check_value(self.pad_px is None or self.pad_px >= 0, "pad", self.pad_px, "0 or more")
+        # What a loss needs may be a share of the run: a run of no length is named first.
+        check_loss(self)
+        check_value(self.record_grand >= 0, "record_grand", self.record_grand, "0 or more")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
+        if self.schedule == "step" and not self.milestones:
+            raise UsageError("--schedule step needs milestones", hint="for example --milestones 30,60,90")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run; infobatch takes fewer."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name, as run.json holds them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 of the canonical JSON of a resolved configuration."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_name(flag: str, value: str, known: Any) -> None:
+    """UsageError, naming the flag, for a name that is not known."""
+    if value not in known:
+        raise UsageError(f"{flag} {value} is not known", hint=f"known: {', '.join(known)}")
+
+
+def check_value(holds: bool, name: str, value: object, what: str) -> None:
+    """UsageError, naming the flag, unless its value holds."""
+    if not holds:
+        shown = ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
+        flag = "--image-size" if name == "image_px" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} must be {what}, not {shown}")
+
+
+def check_loss(config: TrainConfig) -> None:
+    """UsageError, naming the flag, for values that no loss can have."""
+    convex = config.ce_weight is None
+    _refuse_unless(
+        config.kd_weight >= 0 and (config.kd_weight <= 1 if convex else math.isfinite(config.kd_weight)),
+        "--kd-weight",
+        "in [0, 1]" if convex else "0 or more",
+        config.kd_weight,
+        hint="the cross-entropy has the rest of 1; with --ce-weight both are free" if convex else None,
+    )
+    if config.ce_weight is not None:
+        _refuse_unless(_is_weight(config.ce_weight), "--ce-weight", "0 or more", config.ce_weight)
+    _refuse_unless(_is_weight(config.kd_warmup_epochs), "--kd-warmup-epochs", "0 or more", config.kd_warmup_epochs)
+    for name, value in config.loss_options.items():
+        _refuse_unless(_is_weight(value), f"--loss-options {name}", "0 or more", value)
+    if config.revise_eta is not None:
+        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 for none", config.revise_eta)
+    if config.revise_scope not in SCOPES:
+        raise UsageError(f"--revise-scope {config.revise_scope} is not known", hint=f"known: {', '.join(SCOPES)}")
+
+
+def _is_weight(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _refuse_unless(holds: bool, flag: str, what: str, value: float, hint: str | None = None) -> None:
+    if not holds:
+        raise UsageError(f"{flag} must be {what}, not {value:g}", hint=hint)

@@ -1,0 +1,1 @@
+"""A selection in, batches of views with their labels out."""

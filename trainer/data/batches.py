@@ -1,0 +1,160 @@
+"""A batch of views as a training step needs it, and the columns that go with the rows of a beton or source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from manifests.betons.reader import Beton
+from manifests.errors import InputError
+from manifests.format.header import Preprocessing
+from trainer.data.resample import draw_view
+from trainer.data.views import ViewRecipe, plan_views
+
+if TYPE_CHECKING:
+    from manifests.sources.base import Source
+from trainer.data.views import EVALUATION
+
+MEAN_VIEW = -1
+"""In place of a target view: the mean over all stored views, taken in float32 and rounded to float16."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some rows as a step needs them, tensors on the loader's device; stays valid when the next one is asked for."""
+
+    images: torch.Tensor
+    """(n, 3, S, S) uint8 in channels_last memory."""
+    rows: NDArray[np.int64]
+    """(n,) rows of the beton or source."""
+    label: torch.Tensor
+    """(n,) int64."""
+    weight: torch.Tensor
+    """(n,) float32."""
+    kd_weight: torch.Tensor
+    """(n,) float32."""
+    target: torch.Tensor | None
+    """(n, C) float16 logits, or the bits of top-k words as they are stored; None where none are."""
+
+
+class ViewLoader(Protocol):
+    """Draws views of rows, any number of times."""
+
+    @property
+    def kind(self) -> Literal["ffcv", "torch"]:
+        """Which loader this is."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was chosen, in a few words."""
+
+    @property
+    def count(self) -> int:
+        """Rows there are."""
+
+    def batches(
+        self,
+        rows_n: NDArray[np.int64],
+        *,
+        view_n: ArrayLike = 0,
+        target_view_n: ArrayLike = 0,
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the rows in the order given; the same row may come more than once.
+
+        An image asked for several times in a row within a batch, as for many views of it, is decoded once. view_n: the
+        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: which stored label goes
+        with it, or MEAN_VIEW. ValueError for rows or views there are not, InputError at the batch whose image cannot
+        be decoded. The iterator may be dropped half-way; a loader has one at a time.
+        """
+
+    def close(self) -> None:
+        """Give processes and memory back."""
+
+
+class RowColumns:
+    """What goes with each row beside its pixels: (N,) label, weight, kd_weight, view_id."""
+
+    def __init__(self, data: Beton | Source, view_id_N: NDArray[np.uint64] | None) -> None:
+        ones = np.float32(1)
+        if isinstance(data, Beton):
+            columns, self.count = data.columns, data.count
+            label_N = columns.get("label", next((c for c in columns.values() if c.dtype == np.int64), None))
+            if label_N is None:
+                raise InputError(f"{data.path} has no integer field that could be the label")
+            view_id_N = columns.get("view_id") if view_id_N is None else view_id_N
+            weight_N, kd_weight_N = columns.get("weight", ones), columns.get("kd_weight", ones)
+            self.view_count = data.view_count
+        else:
+            label_N, weight_N, kd_weight_N = data.labels_N, ones, ones
+            self.count, self.view_count = len(data.keys), 0
+        self.label_N = np.asarray(label_N, np.int64)
+        self.weight_N = np.broadcast_to(np.asarray(weight_N, np.float32), self.count)
+        self.kd_weight_N = np.broadcast_to(np.asarray(kd_weight_N, np.float32), self.count)
+        self.has_view_ids = view_id_N is not None
+        self.view_id_N = np.zeros(self.count, np.uint64) if view_id_N is None else np.ascontiguousarray(view_id_N)
+
+    def check(
+        self, rows_n: NDArray[np.int64], view_n: ArrayLike, target_view_n: ArrayLike, recipe: ViewRecipe
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, views and target views as (n,) int64; ValueError for what there is not."""
+        rows_n = np.ascontiguousarray(rows_n, np.int64)
+        view_n = np.broadcast_to(np.asarray(view_n, np.int64), rows_n.shape)
+        target_view_n = np.ascontiguousarray(np.broadcast_to(np.asarray(target_view_n, np.int64), rows_n.shape))
+        if len(rows_n):
+            if rows_n.min() < 0 or rows_n.max() >= self.count:
+                raise ValueError(f"rows {rows_n.min()} to {rows_n.max()} of {self.count}")
+            lowest, highest = int(target_view_n.min()), int(target_view_n.max())
+            if self.view_count and (lowest < MEAN_VIEW or highest >= self.view_count):
+                raise ValueError(f"target views {lowest} to {highest} of {self.view_count}")
+            if view_n.any() and recipe.name != "none" and not self.has_view_ids:
+                raise ValueError("augmented views need view ids")
+        return rows_n, view_n, target_view_n
+
+    def batch(
+        self, rows_n: NDArray[np.int64], images: torch.Tensor, target: torch.Tensor | None, device: torch.device
+    ) -> Batch:
+        """A batch of (n, S, S, 3) images and (n, C) targets that nobody else writes to."""
+        label, weight, kd_weight = (
+            torch.from_numpy(column[rows_n]).to(device) for column in (self.label_N, self.weight_N, self.kd_weight_N)
+        )
+        return Batch(images.permute(0, 3, 1, 2), rows_n, label, weight, kd_weight, target)
+
+
+def stored_targets(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
+    """The stored label (n, C) of each row in one view, or its mean over all of them where that is MEAN_VIEW."""
+    stored_nVC = beton.targets(rows_n)
+    target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), np.maximum(target_view_n, 0)]
+    is_mean_n = target_view_n == MEAN_VIEW
+    if is_mean_n.any():
+        target_nC[is_mean_n] = stored_nVC[is_mean_n].mean(axis=1, dtype=np.float32).astype(np.float16)
+    return target_nC
+
+
+def image_views(
+    pixels_HW3: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    recipe: ViewRecipe = EVALUATION,
+    view_id: int = 0,
+    view_count: int = 1,
+) -> NDArray[np.uint8]:
+    """Views 0 .. V - 1 of one decoded image: (V, S, S, 3) uint8, as the loaders draw them."""
+    height_v, width_v = (np.full(view_count, side, np.int32) for side in pixels_HW3.shape[:2])
+    view_id_v = np.full(view_count, view_id, np.uint64)
+    plan = plan_views(recipe, preprocessing, view_id_v, np.arange(view_count), width_v, height_v)
+    out_vSS3 = np.empty((view_count, preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
+    for view, out_SS3 in enumerate(out_vSS3):
+        draw_view(pixels_HW3, plan, view, preprocessing.interpolation, out_SS3)
+    return out_vSS3
+
+
+def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """View 0 of one decoded image: (S, S, 3) uint8."""
+    view: NDArray[np.uint8] = image_views(pixels_HW3, preprocessing)[0]
+    return view

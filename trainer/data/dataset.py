@@ -1,0 +1,165 @@
+"""A selection as a torch Dataset, for people with a training loop of their own.
+
+train_set = PrunedDataset("selection")
+loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=4, persistent_workers=True)
+for epoch in range(epochs):
+    train_set.set_epoch(epoch)
+    for images, labels, targets, weights, kd_weights in loader:
+        loss = distillation_loss(model(images), targets, labels, weights, kd_weights, alpha=0.9, temperature=4.0)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manifests.errors import PruneError, UsageError
+from trainer.data.batches import RowColumns
+from trainer.data.policies import Asked, TrainingViews, choose_policy
+from trainer.data.soft_labels import dense_logits
+from trainer.data.task import Task, open_task
+from trainer.data.torch_loader import ViewDataset
+from trainer.losses.revise import revise
+from trainer.models.normalise import normalise as normalised
+
+Item = tuple[Tensor, int, Tensor, np.float32, np.float32]
+"""Image, label, target, weight, kd_weight; float32 scalars, so that a collated batch holds float32."""
+LABELS_ALONE = "none"
+
+
+class PrunedDataset(torch.utils.data.Dataset[Item]):
+    """The samples of a selection, or of any manifest with a beton, in views and with the targets that belong to them.
+
+    An item is (image, label, target, weight, kd_weight): image float32 (3, S, S), normalised as the teacher saw it, or
+    uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. All is as
+    `train-student` shows it for the same policy, seed and epoch, where augment, pad_px, scale_min and flip come to the
+    same there; run.json names them, and the recipe `demo` has flip=False of its own.
+
+    policy: replay, mean or single; auto is what the stored labels are for; none shows the labels alone, with targets
+    and kd_weight 0, so that the distillation loss is the cross-entropy. augment: pad_crop_flip, resized_crop_flip or
+    none, for views that were not scored; pad_px (of pad_crop_flip), scale_min (of resized_crop_flip) and flip are its
+    parameters; None is as scored, or by image size. temperature: the T of the loss, at which targets of the K largest
+    logits are made whole (None is 1; full ones are the same at any) and labels are revised, where they were selected to
+    be: then it has to be given, unless a preset said it. Revised targets are logits that a softmax at this T makes the
+    revised label. Of the K largest the label's own logit is told too, as for losses of train-student that look at it;
+    its loss `kd` leaves a label that is not among them to the even rest.
+
+    Samplers, worker processes (forked or spawned, persistent or not) and DistributedSampler work as with any dataset.
+    UsageError for a policy that the stored labels do not serve, InputError for an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        *,
+        policy: str = "auto",
+        augment: str | None = None,
+        pad_px: int | None = None,
+        scale_min: float | None = None,
+        flip: bool | None = None,
+        seed: int = 0,
+        normalise: bool = True,
+        temperature: float | None = None,
+    ) -> None:
+        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+            raise UsageError(f"the temperature must be above 0, not {temperature}")
+        task = open_task(Path(manifest))
+        self.class_names = task.class_names
+        self.preprocessing = task.preprocessing(task.image_px)
+        """What an evaluation view is, and the normalisation: for the transforms of a validation set."""
+        self.policy = None if policy == LABELS_ALONE else _policy(task, policy, augment)
+        """replay, mean or single; None without targets."""
+        asked: Asked = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
+        self._views = TrainingViews.of(task, policy=self.policy, seed=seed, **asked)
+        self._columns = RowColumns(task.beton, None)
+        self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)
+        published = task.published_loss
+        eta = published.get("revise_eta") if self.policy is not None else None
+        temperature = published.get("temperature") if temperature is None and eta is not None else temperature
+        if temperature is None and eta is not None:
+            raise UsageError(
+                f"the labels of {task.manifest.path} are revised at the temperature of the loss",
+                hint="give it: PrunedDataset(..., temperature=4.0)",
+            )
+        self._revision = None if eta is None else (float(eta), str(published["revise_scope"]))
+        self._temperature = 1.0 if temperature is None else temperature
+        self._top_k, self._normalise = task.stored.top_k, normalise
+        # In shared memory, where worker processes that live longer than an epoch see it change.
+        self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return self._columns.count
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the views and targets of an epoch, counted from 0, in this process and in its workers."""
+        if epoch < 0:
+            raise ValueError(f"epoch {epoch}: epochs count from 0")
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """The items of a whole batch, drawn at once: what a DataLoader asks for."""
+        rows_n = self._rows(indices)
+        view_n, target_view_n = self._views.of_epoch(int(self._epoch), rows_n)
+        drawn = self._drawn.__getitems__(self._columns.check(rows_n, view_n, target_view_n, self._views.recipe))
+        if isinstance(drawn, PruneError):
+            raise drawn
+        images, stored = drawn[0].permute(0, 3, 1, 2), drawn[1]
+        class_count, kd_weight_n = len(self.class_names), self._columns.kd_weight_N[rows_n]
+        if self.policy is None or stored is None:
+            target_nC, kd_weight_n = torch.zeros(len(rows_n), class_count), np.zeros_like(kd_weight_n)
+        else:
+            target_nC = self._targets(stored, torch.from_numpy(self._columns.label_N[rows_n].astype(np.int64)))
+        if self._normalise:
+            images = normalised(images, self.preprocessing)
+        return list(
+            zip(
+                images.unbind(),
+                self._columns.label_N[rows_n].tolist(),
+                target_nC.unbind(),
+                self._columns.weight_N[rows_n],
+                kd_weight_n,
+                strict=True,
+            )
+        )
+
+    def _targets(self, stored: Tensor, label_n: Tensor) -> Tensor:
+        class_count, temperature = len(self.class_names), self._temperature
+        # Which loss comes is not known here, and some look at the label's logit by itself: it is always the stored one.
+        target_nC = dense_logits(stored, self._top_k, class_count, temperature, label_n)
+        if self._revision is None:
+            return target_nC.float()
+        eta, scope = self._revision
+        return revise(target_nC, label_n, eta=eta, temperature=temperature, scope=scope)
+
+    def _rows(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        rows_n = np.asarray(indices, np.int64)
+        if len(rows_n) and not -len(self) <= rows_n.min() <= rows_n.max() < len(self):
+            raise IndexError(f"indices {rows_n.min()} to {rows_n.max()} of {len(self)} samples")
+        return rows_n % len(self)
+
+
+def _policy(task: Task, asked: str, augment: str | None) -> str:
+    """The policy that is meant; UsageError where there are no targets for one."""
+    if asked == "online":
+        raise UsageError("a dataset holds stored labels, a live teacher has no place in it", hint="policy: replay, ...")
+    if not task.beton.view_count:
+        raise UsageError(
+            f"{task.manifest.path} (a manifest of kind {task.manifest.kind}) holds no targets",
+            hint=f'score it, then select; or learn from the labels alone: policy="{LABELS_ALONE}"',
+        )
+    return choose_policy(task.stored, asked, augment=augment)

@@ -1,0 +1,76 @@
+"""Batches of views, the same bytes whichever loader serves them: FFCV from a beton, or torch from anything.
+
+Loaders hand out uint8; `normalise` makes network inputs of them on the device.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from manifests.betons.reader import Beton
+from manifests.errors import UsageError
+from manifests.format.header import Preprocessing
+from trainer.data.views import ViewRecipe, check_sizes
+
+if TYPE_CHECKING:
+    from manifests.sources.base import Source
+from trainer.data.batches import RowColumns, ViewLoader
+from trainer.data.ffcv_loader import FfcvLoader
+from trainer.data.views import EVALUATION
+
+Kind = Literal["auto", "ffcv", "torch"]
+KINDS: tuple[Kind, ...] = ("auto", "ffcv", "torch")
+
+
+def open_loader(
+    data: Beton | Source,
+    *,
+    kind: str = "auto",
+    recipe: ViewRecipe = EVALUATION,
+    preprocessing: Preprocessing,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+    view_id_N: NDArray[np.uint64] | None = None,
+) -> ViewLoader:
+    """Open the loader for a beton or a source; `kind` auto takes FFCV where it can.
+
+    workers: FFCV's threads (None: all cores), or the processes of the torch loader (None: none). view_id_N: (N,)
+    view ids of a source's rows, needed for augmented views. UsageError when ffcv is asked for and cannot be had.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown loader {kind!r}", hint=f"known: {', '.join(KINDS)}")
+    columns, device = RowColumns(data, view_id_N), torch.device(device)
+    check_sizes(preprocessing)
+    reason = "asked for"
+    if kind != "torch":
+        if not isinstance(data, Beton):
+            available, reason = False, "FFCV reads betons only"
+        else:
+            available, reason = ffcv_available()
+        if available:
+            assert isinstance(data, Beton)
+            return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason)
+        if kind == "ffcv":
+            raise UsageError(f"the ffcv loader cannot be used: {reason}", hint="take --loader torch")
+    from trainer.data.torch_loader import TorchLoader
+
+    return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason)
+
+
+@cache
+def ffcv_available() -> tuple[bool, str]:
+    """Whether betons can be read through FFCV here, and why or why not. Imports ffcv, which takes seconds."""
+    missing = next((name for name in ("ffcv", "numba") if find_spec(name) is None), None)
+    if missing is not None:
+        return False, f"{missing} is not installed"
+    try:
+        import trainer.data.ffcv_boundary  # noqa: F401
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        return False, f"ffcv does not work here: {error}"
+    return True, "ffcv is installed"

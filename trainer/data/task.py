@@ -1,0 +1,220 @@
+"""What there is to learn from, and on what it is checked: opened and compared without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.base.layout import HEADER_NAME
+from manifests.betons.reader import Beton
+from manifests.copies.class_map import composed, names_there, read_class_map
+from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import Preprocessing
+from manifests.format.top_k import words_count
+from manifests.manifest import Manifest
+from trainer.config import TrainConfig
+from trainer.data.stored import Stored
+from trainer.losses import LOSSES
+from trainer.losses.settings import FIELDS
+from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
+
+if TYPE_CHECKING:
+    from manifests.sources.base import Source
+
+REVISE = "revise"
+"""The label transform that is applied here and not where it was asked for: it depends on the temperature."""
+_WRITES_BETON = {
+    "index": "prune index DATA --beton",
+    "scores": "prune select --keep 1.0",
+    "selection": "prune cut SELECTION --data DATA",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A manifest and its beton: the samples to learn from, with their targets where it has them."""
+
+    manifest: Manifest
+    beton: Beton
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return tuple(self.manifest.class_names)
+
+    @cached_property
+    def image_px(self) -> int:
+        """The teacher's image size; without a teacher the stored one when all images are alike and small, else 224."""
+        teacher = self.manifest.header.teacher
+        if teacher is not None:
+            return teacher.preprocessing.image_px
+        sides = {int(side) for side in (*np.unique(self.beton.widths_N), *np.unique(self.beton.heights_N))}
+        return sides.pop() if len(sides) == 1 and max(sides) <= SMALL_PX else 224
+
+    @cached_property
+    def stored(self) -> Stored:
+        """What there is of samples, views and labels."""
+        return Stored.of(
+            self.manifest.header,
+            count=self.beton.count,
+            image_px=self.image_px,
+            view_count=self.beton.view_count,
+        )
+
+    @property
+    def published_loss(self) -> dict[str, Any]:
+        """Loss and weights of the preset a selection was made with, and its revision of labels; flags win over them.
+
+        InputError when the header lacks what a revision takes.
+        """
+        labels = self.manifest.header.labels
+        if labels is None:
+            return {}
+        preset = labels.parameters.get("loss", {})
+        if not isinstance(preset, dict):
+            raise InputError(f"{self.manifest.path}: labels.parameters.loss is not a set of weights")
+        known = {name: value for name, value in preset.items() if name in ("loss", *FIELDS)}
+        if labels.transform == REVISE:
+            kinds = {"eta": int | float, "scope": str}
+            if missing := [name for name, kind in kinds.items() if not isinstance(labels.parameters.get(name), kind)]:
+                raise InputError(f"{self.manifest.path}: its labels are to be revised, without a value of {missing[0]}")
+            known |= {"revise_eta": labels.parameters["eta"], "revise_scope": labels.parameters["scope"]}
+        return known
+
+    def preprocessing(self, image_px: int) -> Preprocessing:
+        """The evaluation view at a size: the teacher's where there is one, so that its labels fit the pixels."""
+        teacher = self.manifest.header.teacher
+        return rescaled(teacher.preprocessing, image_px) if teacher is not None else default_preprocessing(image_px)
+
+    def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
+        """All that a run's result depends on, as plain values: what a resumed run compares."""
+        return {
+            **config.as_dict(),
+            "manifest": self.manifest.id,
+            "validation": None if validation is None else validation.identity,
+        }
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse a configuration that this manifest cannot serve; UsageError or InputError."""
+        stored_targets = LOSSES[config.loss].needs_targets and config.policy != "online"
+        if stored_targets and not self.beton.view_count:
+            hint = (
+                "score it, then select: prune score, prune select"
+                if self.manifest.kind != "selection"
+                else "select again with a label transform"
+            )
+            raise UsageError(
+                f"{self.manifest.path} (a manifest of kind {self.manifest.kind}) holds no targets, "
+                f"--loss {config.loss} needs them",
+                hint=f"{hint}; or learn from a live teacher (--teacher) or from the labels alone (--loss ce)",
+            )
+        if stored_targets and LOSSES[config.loss].standardises and self.stored.top_k is not None:
+            raise UsageError(
+                f"--loss {config.loss} standardises all {len(self.class_names)} logits of a label; "
+                f"{self.manifest.path} holds the {self.stored.top_k} largest",
+                hint="store all of them (leave --top-k away), learn from a live teacher (--teacher), or take --loss kd",
+            )
+        views = self.manifest.header.views
+        if (
+            config.policy == "replay"
+            and views is not None
+            and views.recipe == "pad_crop_flip"
+            and views.image_px != config.image_px
+        ):
+            raise UsageError(
+                f"the stored views are {views.image_px} px crops, --image-size {config.image_px} would show others",
+                hint="leave --image-size away, or take --policy single",
+            )
+
+
+def open_task(folder: Path) -> Task:
+    """Open a manifest and its beton; InputError when either is missing or broken or they disagree."""
+    manifest = Manifest.open(folder)
+    path = manifest.beton_path
+    if path is None:
+        raise InputError(
+            f"{folder} (a manifest of kind {manifest.kind}) has no train.beton to read images from",
+            hint=f"make one: {_WRITES_BETON[manifest.kind]}",
+        )
+    beton = Beton.open(path)
+    class_count, labels = len(manifest.class_names), manifest.header.labels
+    top_k = None if labels is None else labels.top_k
+    if beton.view_count and top_k is None and beton.class_count != class_count:
+        raise InputError(f"{path} holds targets of {beton.class_count} logits for {class_count} classes")
+    if beton.view_count and top_k is not None and beton.class_count != words_count(top_k):
+        raise InputError(f"{path} holds targets of {beton.class_count} words; {top_k} logits take {words_count(top_k)}")
+    if missing := {"label", "view_id", "weight", "kd_weight"} - set(beton.columns):
+        raise InputError(
+            f"{path} lacks the field {sorted(missing)[0]}", hint=f"make one: {_WRITES_BETON[manifest.kind]}"
+        )
+    label_N = beton.columns["label"]
+    if label_N.min() < 0 or label_N.max() >= class_count:
+        row = int(np.flatnonzero((label_N < 0) | (label_N >= class_count))[0])
+        raise InputError(f"{path}: row {row} has label {label_N[row]}, there are {class_count} classes")
+    return Task(manifest, beton)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Images the student never learns from."""
+
+    data: Beton | Source
+    count: int
+    label_map: NDArray[np.int64]
+    """The manifest's label of each of this data's labels."""
+    identity: str
+    """What a resumed run compares: a manifest's id, or kind, name and size of a source."""
+
+
+def open_validation(
+    spec: str,
+    *,
+    split: str | None,
+    class_names: Sequence[str],
+    classes: Path | None = None,
+    label: str | None = None,
+    class_map: Path | None = None,
+) -> Validation:
+    """Open a manifest with a beton, or any source of images; MismatchError when its classes are others.
+
+    class_map: table of the classes that it calls otherwise; see manifests/copies/class_map.py.
+    """
+    folder = Path(spec)
+    if (folder / HEADER_NAME).is_file():
+        task = open_task(folder)
+        return Validation(
+            data=task.beton,
+            count=task.beton.count,
+            label_map=_label_map(task.class_names, class_names, spec, class_map),
+            identity=task.manifest.id,
+        )
+    from manifests.sources import open_held_out
+
+    source = open_held_out(spec, split=split, classes=classes, label=label)
+    return Validation(
+        data=source,
+        count=len(source.keys),
+        label_map=_label_map(source.class_names, class_names, spec, class_map),
+        identity=f"{source.kind}:{source.name}:{source.split}:{len(source.keys)}",
+    )
+
+
+def _label_map(names: Sequence[str], wanted: Sequence[str], spec: str, class_map: Path | None) -> NDArray[np.int64]:
+    pairs = None if class_map is None else read_class_map(class_map)
+    position = {name: label for label, name in enumerate(names_there(wanted, names, pairs))}
+    names = composed(names)
+    unknown = [name for name in names if name not in position]
+    if unknown:
+        raise MismatchError(
+            f"{spec} has {len(unknown)} of {len(names)} classes that the manifest does not know: {unknown[0]!r}",
+            hint=f"the manifest's classes are {', '.join(map(repr, wanted[:5]))}"
+            + (", ... ; " if len(wanted) > 5 else "; ")
+            + "say which is which with --class-map FILE, or name all of the validation set's with --classes FILE",
+        )
+    return np.array([position[name] for name in names], np.int64)

@@ -1,0 +1,263 @@
+"""Which crop a view of a sample shows: a pure function of (seed, view_id, view number, recipe version).
+
+View 0 is the evaluation view, views from 1 on follow a recipe. A plan holds for each row what both loaders draw:
+
+    resize the float box of the image to a grid -> cut the square out -> shift it over zeros -> mirror it
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from manifests.base.registry import Registry
+from manifests.errors import InputError, UsageError
+from manifests.format.header import Preprocessing
+from manifests.images.identity import mix64, uniform
+
+if TYPE_CHECKING:
+    pass
+
+
+VERSION = 1
+ATTEMPTS = 10
+_FLIP, _SHIFT_X, _SHIFT_Y, _FIRST_ATTEMPT = 0, 1, 2, 3
+_DRAWS_AN_ATTEMPT = 4
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecipe:
+    """How views from 1 on differ from the evaluation view."""
+
+    name: str = "none"
+    """pad_crop_flip, resized_crop_flip or none."""
+    version: int = VERSION
+    seed: int = 0
+    pad_px: int | None = None
+    """pad_crop_flip: largest shift either way; None is an eighth of the image's side."""
+    scale_min: float = 0.08
+    """resized_crop_flip: smallest fraction of the area a crop covers."""
+    scale_max: float = 1.0
+    ratio_min: float = 3 / 4
+    """resized_crop_flip: narrowest width / height of a crop."""
+    ratio_max: float = 4 / 3
+    flip: bool = True
+    """Mirror every other view."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no view can be drawn with; InputError for a version this tool does not know."""
+        VIEW_RECIPES[self.name]
+        if self.version != VERSION:
+            raise InputError(
+                f"view recipe {self.name} of version {self.version}; this tool draws version {VERSION}",
+                hint="upgrade prune-toolkit, or score again",
+            )
+        if self.pad_px is not None and self.pad_px < 0:
+            raise UsageError(f"the padding of a crop must be 0 px or more, not {self.pad_px}")
+        if not 0 < self.scale_min <= self.scale_max <= 1:
+            raise UsageError(f"crop areas must lie in (0, 1], not {self.scale_min:g} to {self.scale_max:g}")
+        if not 0 < self.ratio_min <= self.ratio_max:
+            raise UsageError(f"crop ratios must be positive, not {self.ratio_min:g} to {self.ratio_max:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """What to draw for each of n rows."""
+
+    box_n4: NDArray[np.float32]
+    """x0, y0, x1, y1 in pixels of the image; float32 as Pillow's boxes are."""
+    grid_n4: NDArray[np.int32]
+    """Width and height the box is resized to, left and top of the square that is cut out of it."""
+    shift_n2: NDArray[np.int16]
+    """Pixels the square moves right and down."""
+    flip_n: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.flip_n)
+
+    def is_whole(self, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(n,) whether a view needs no resampling: the box is the image and the grid has its size."""
+        size_n2 = np.stack([width_n, height_n], axis=1)
+        whole_n2 = (self.box_n4[:, :2] == 0) & (self.box_n4[:, 2:] == size_n2) & (self.grid_n4[:, :2] == size_n2)
+        return np.asarray(whole_n2.all(axis=1), np.bool_)
+
+    def check(self, width_n: NDArray[np.int32], height_n: NDArray[np.int32], size_px: int) -> None:
+        """ValueError unless every box lies inside its image and every square inside its grid: decoders trust that."""
+        x0, y0, x1, y1 = self.box_n4.T
+        boxes = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (x1 <= width_n) & (y1 <= height_n)
+        grid_width, grid_height, left, top = self.grid_n4.T
+        squares = (left >= 0) & (top >= 0) & (left + size_px <= grid_width) & (top + size_px <= grid_height)
+        wrong = np.flatnonzero(~(boxes & squares))
+        if len(wrong):
+            row = wrong[0]
+            raise ValueError(
+                f"view {row} is outside its {width_n[row]}x{height_n[row]} image:"
+                f" box {self.box_n4[row]}, grid {self.grid_n4[row]}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a recipe sees of n augmented views."""
+
+    recipe: ViewRecipe
+    size_px: int
+    key_n: NDArray[np.uint64]
+    """Hash of (seed, version, view_id, view number): all that is random about a view."""
+    size_n2: NDArray[np.float64]
+    """Width and height of the images in pixels, as they were scored."""
+    evaluation: ViewPlan
+
+    def uniform(
+        self, what: int, low: float = 0.0, high: float = 1.0, rows: NDArray[np.int64] | slice = _ALL
+    ) -> NDArray[np.float64]:
+        """The draw called `what` of some rows, in [low, high)."""
+        return low + (high - low) * uniform(self.key_n[rows], what)
+
+
+VIEW_RECIPES: Registry[Callable[[Request], ViewPlan]] = Registry("view recipe")
+
+
+def plan_views(
+    recipe: ViewRecipe,
+    preprocessing: Preprocessing,
+    view_id_n: NDArray[np.uint64],
+    view_n: ArrayLike,
+    width_n: NDArray[np.int32],
+    height_n: NDArray[np.int32],
+    scored_n2: NDArray[np.int32] | None = None,
+) -> ViewPlan:
+    """Plan view `view_n` (number 0 or more; one for all or (n,)) of images of (n,) sizes in pixels.
+
+    scored_n2: (n, 2) width and height of the images that were scored, where these are others of the same pictures: what
+    is drawn depends on them alone, since a whole pixel of rounding changes the aspect, and with it which draw fits.
+    """
+    check_sizes(preprocessing)
+    size_n2 = np.stack([width_n, height_n], axis=1)
+    scored_n2 = size_n2 if scored_n2 is None else scored_n2
+    view_n = np.broadcast_to(np.asarray(view_n, np.int64), view_id_n.shape)
+    if len(view_n) and view_n.min() < 0:
+        raise ValueError(f"view {view_n.min()}: view numbers start at 0")
+    plan = _evaluation_plan(preprocessing, scored_n2[:, 0], scored_n2[:, 1])
+    rows = np.flatnonzero(view_n)
+    if len(rows) and recipe.name != "none":
+        evaluation = ViewPlan(**{field.name: getattr(plan, field.name)[rows] for field in fields(plan)})
+        request = Request(
+            recipe=recipe,
+            size_px=preprocessing.image_px,
+            key_n=mix64(recipe.seed, recipe.version, view_id_n[rows], view_n[rows]),
+            size_n2=scored_n2[rows].astype(np.float64),
+            evaluation=evaluation,
+        )
+        drawn = VIEW_RECIPES[recipe.name](request)
+        for field in fields(plan):
+            getattr(plan, field.name)[rows] = getattr(drawn, field.name)
+        if recipe.flip:
+            plan.flip_n[rows] = request.uniform(_FLIP) < 0.5
+    other = np.flatnonzero((size_n2 != scored_n2).any(axis=1))
+    if len(other):
+        ratio_o4 = np.tile(size_n2[other] / scored_n2[other], 2)
+        plan.box_n4[other] = np.minimum(plan.box_n4[other] * ratio_o4, np.tile(size_n2[other], 2))
+    plan.check(width_n, height_n, preprocessing.image_px)
+    return plan
+
+
+def check_sizes(preprocessing: Preprocessing) -> None:
+    """UsageError when an evaluation view would be larger than the resized image it is cut out of."""
+    size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
+    if not 0 < size_px <= resize_px:
+        raise UsageError(
+            f"images are resized to {resize_px} px and cropped to {size_px} px: the crop is larger than the image",
+            hint=f"resize to {size_px} px or more",
+        )
+
+
+def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int) -> NDArray[np.int64]:
+    """The view (n,) that an epoch, counted from 0, shows of each sample.
+
+    With `view_count` V > 1 stored views: 1 + (epoch + hash(view_id)) mod (V - 1), so samples are not in step and each
+    view comes once in V - 1 epochs. Otherwise 1 + epoch: unscored augmentation that never repeats.
+    """
+    if view_count <= 1:
+        return np.full(len(view_id_n), 1 + epoch, np.int64)
+    scored = view_count - 1
+    offset_n = (mix64(view_id_n) % np.uint64(scored)).astype(np.int64)
+    return 1 + (epoch + offset_n) % scored
+
+
+def default_pad_px(size_px: int) -> int:
+    """Largest shift of pad_crop_flip when none is named: 4 of 32 pixels."""
+    return size_px // 8
+
+
+def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> ViewPlan:
+    """torchvision's Resize(resize_px) and CenterCrop(image_px), one resample: the grid is what Resize would make."""
+    size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
+    count = len(width_n)
+    is_tall_n = width_n <= height_n
+    short_n, long_n = np.minimum(width_n, height_n), np.maximum(width_n, height_n)
+    long_grid_n = (resize_px * long_n.astype(np.int64) / short_n).astype(np.int32)
+    grid_n4 = np.empty((count, 4), np.int32)
+    grid_n4[:, 0] = np.where(is_tall_n, resize_px, long_grid_n)
+    grid_n4[:, 1] = np.where(is_tall_n, long_grid_n, resize_px)
+    grid_n4[:, 2:] = np.rint((grid_n4[:, :2] - size_px) / 2)
+    box_n4 = np.zeros((count, 4), np.float32)
+    box_n4[:, 2], box_n4[:, 3] = width_n, height_n
+    return ViewPlan(
+        box_n4=box_n4, grid_n4=grid_n4, shift_n2=np.zeros((count, 2), np.int16), flip_n=np.zeros(count, np.bool_)
+    )
+
+
+def _pad_crop(request: Request) -> ViewPlan:
+    """RandomCrop(padding=pad) of the evaluation view: shifts of -pad .. pad, each as likely, over zeros."""
+    pad_px = request.recipe.pad_px
+    pad_px = default_pad_px(request.size_px) if pad_px is None else min(pad_px, request.size_px)
+    steps = 2 * pad_px + 1
+    shift = [np.floor(request.uniform(what) * steps) - pad_px for what in (_SHIFT_X, _SHIFT_Y)]
+    return replace(request.evaluation, shift_n2=np.stack(shift, axis=1).astype(np.int16))
+
+
+def _resized_crop(request: Request) -> ViewPlan:
+    """RandomResizedCrop in relative floats: a copy of another size shows the same part of the picture.
+
+    Up to 10 draws of area and log ratio until the crop fits, else the largest central crop within the ratios.
+    """
+    recipe, size_n2 = request.recipe, request.size_n2
+    aspect_n = size_n2[:, 0] / size_n2[:, 1]
+    extent_n2 = np.minimum(1.0, np.stack([recipe.ratio_max / aspect_n, aspect_n / recipe.ratio_min], axis=1))
+    corner_n2 = (1.0 - extent_n2) / 2
+    low, high = math.log(recipe.ratio_min), math.log(recipe.ratio_max)
+    pending = np.arange(len(size_n2))
+    for attempt in range(ATTEMPTS):
+        what = _FIRST_ATTEMPT + attempt * _DRAWS_AN_ATTEMPT
+        area_p = request.uniform(what, recipe.scale_min, recipe.scale_max, pending)
+        ratio_p = np.exp(request.uniform(what + 1, low, high, pending)) / aspect_n[pending]
+        extent_p2 = np.sqrt(np.stack([area_p * ratio_p, area_p / ratio_p], axis=1))
+        fits = (extent_p2 <= 1.0).all(axis=1)
+        rows, extent_r2 = pending[fits], extent_p2[fits]
+        place_r2 = np.stack([request.uniform(what + axis, rows=rows) for axis in (2, 3)], axis=1)
+        extent_n2[rows] = extent_r2
+        corner_n2[rows] = place_r2 * (1.0 - extent_r2)
+        pending = pending[~fits]
+        if len(pending) == 0:
+            break
+    box_n4 = np.concatenate([corner_n2 * size_n2, np.minimum(corner_n2 + extent_n2, 1.0) * size_n2], axis=1)
+    grid_n4 = np.full(box_n4.shape, (request.size_px, request.size_px, 0, 0), np.int32)
+    return replace(request.evaluation, box_n4=box_n4.astype(np.float32), grid_n4=grid_n4)
+
+
+def _none(request: Request) -> ViewPlan:
+    """Every view is the evaluation view."""
+    return request.evaluation
+
+
+VIEW_RECIPES.add("pad_crop_flip", _pad_crop)
+VIEW_RECIPES.add("resized_crop_flip", _resized_crop)
+VIEW_RECIPES.add("none", _none)
+
+
+EVALUATION = ViewRecipe(name="none")

@@ -1,0 +1,113 @@
+"""How long a run is when it is to take the time of another one: a short trial, then a fixed number of steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manifests.base.files import write_atomic
+from manifests.errors import InputError
+from trainer.loop.distributed import from_main
+from trainer.loop.run_folder import BUDGET_NAME, RUN_NAME
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
+    from trainer.loop.distributed import Ranks
+    from trainer.loop.session import Lesson
+
+WARM_UP_STEPS = 8
+"""Steps before any is timed: compilation, memory pools, caches."""
+TRIAL_S = 20.0
+"""A trial times at most so many seconds, and a twentieth of the budget."""
+MIN_STEPS, MAX_STEPS = 10, 1000
+"""Fewest and most timed steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchTime:
+    """A run takes as many steps as fit into the training time of another one."""
+
+    run: str
+    """The other run's folder as it was named."""
+    seconds: float
+    configure: Callable[[int], TrainConfig]
+    """The configuration of a run of so many steps."""
+
+
+def training_seconds(run: Path) -> float:
+    """Seconds a finished run waited for data and computed; InputError when the folder does not say."""
+    path = run / RUN_NAME
+    if not path.is_file():
+        raise InputError(f"{run} holds no {RUN_NAME}: no run, or one that is not finished", hint="let it finish first")
+    try:
+        times = json.loads(path.read_bytes())["time"]
+        seconds = float(times["waiting_for_data_s"]) + float(times["compute_s"])
+    except (ValueError, KeyError, TypeError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"{path} does not say how long the run trained", hint="train it again with --fresh")
+    return seconds
+
+
+def asked_seconds(run: Path, out: Path) -> float:
+    """`training_seconds` of a run; once it is gone, what they were when the run in `out` was begun."""
+    if not (run / RUN_NAME).is_file():
+        try:
+            content = json.loads((out / BUDGET_NAME).read_bytes())
+            if content["run"] == str(run):
+                return float(content["asked_s"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return training_seconds(run)
+
+
+def kept_steps(out: Path, digest: str) -> int | None:
+    """The steps that a trial of this configuration found for the run in `out`; None before there was one."""
+    try:
+        content = json.loads((out / BUDGET_NAME).read_bytes())
+        return int(content["steps"]) if content["digest"] == digest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_a_step: float) -> None:
+    """Write what a trial found, so that the run goes on with it whatever stops it."""
+    asked = {"run": match.run, "asked_s": match.seconds}
+    content = {"digest": digest, **asked, "steps": steps, "seconds_a_step": seconds_a_step}
+    write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def trial(lesson: Lesson, ranks: Ranks, seconds: float) -> float:
+    """Seconds one step of a lesson takes, on every rank what rank 0 measured; its student is no good afterwards.
+
+    Whole epochs are timed where they are short: the wait for their first batch is part of the time.
+    """
+    _take(lesson, WARM_UP_STEPS, 0)
+    guess_s = _take(lesson, MIN_STEPS, 1)
+    steps = from_main(ranks, lambda: timed_steps(seconds, guess_s, lesson.plan.steps_per_epoch))
+    measured_s = _take(lesson, steps, 2)
+    return from_main(ranks, lambda: measured_s)
+
+
+def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> int:
+    """How many steps a trial times, from a first guess of what one takes: part of an epoch, or whole ones."""
+    wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_a_step, 1e-9))
+    steps = min(max(MIN_STEPS, wanted), MAX_STEPS)
+    if steps < steps_per_epoch:
+        return steps
+    whole = steps // steps_per_epoch * steps_per_epoch
+    return whole if whole >= MIN_STEPS else whole + steps_per_epoch
+
+
+def _take(lesson: Lesson, steps: int, first_epoch: int) -> float:
+    """Train so many steps, epoch by epoch as a run does; returns the seconds of one."""
+    seconds, left, number = 0.0, steps, first_epoch
+    while left > 0:
+        taken = min(left, lesson.plan.steps_per_epoch)
+        seconds += lesson.epoch(number, steps=taken, on_batch=lambda images: None).training_s
+        left, number = left - taken, number + 1
+    return seconds / steps

@@ -1,0 +1,144 @@
+"""One epoch of optimiser steps, and an honest account of where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manifests.errors import InputError
+from trainer.loop.distributed import Ranks, sum_over_ranks
+from trainer.losses import sample_losses
+from trainer.models.normalise import normalise
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
+    from trainer.data.batches import Batch
+    from trainer.loop.schedules import Schedule
+    from trainer.loop.student import Student
+
+CHECK_STEPS = 100
+"""Losses are looked at once in so many steps: each look waits for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one epoch of training came to, over all ranks; times are of this rank."""
+
+    loss: float
+    """Mean training loss; where some samples count for others, the mean over all they stand for."""
+    top1: float
+    """Fraction of the augmented training images the student got right while it learned."""
+    steps: int
+    samples: int
+    """Images shown, over all ranks."""
+    learning_rate: float
+    """Of the last step."""
+    waiting_s: float
+    """Time in which the next batch was not there yet."""
+    compute_s: float
+    images_per_s: float
+
+    @property
+    def training_s(self) -> float:
+        """Waiting and computing."""
+        return self.waiting_s + self.compute_s
+
+
+def train_epoch(
+    student: Student,
+    batches: Iterable[Batch],
+    *,
+    config: TrainConfig,
+    schedule: Schedule,
+    epoch: int,
+    ranks: Ranks,
+    target_of: Callable[[Batch], Tensor | None],
+    on_batch: Callable[[int], None],
+    scale_N: NDArray[np.float32] | None = None,
+    observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
+) -> EpochResult:
+    """Take one step a batch; InputError with epoch and step when a loss is not finite.
+
+    target_of: the logits (n, C) a batch is taught with, stored or a live teacher's. scale_N: (N,) factor of each
+    row's loss. observe: gets each batch with the student's logits (n, C) and the losses (n,) before weight and scale.
+    """
+    student.network.train()
+    device = student.device
+    losses: list[Tensor] = []
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    waiting_s, started = 0.0, time.perf_counter()
+    iterator = iter(batches)
+    first_step = step = epoch * schedule.steps_per_epoch
+    rate = 0.0
+    while True:
+        asked = time.perf_counter()
+        batch = next(iterator, None)
+        waiting_s += time.perf_counter() - asked
+        if batch is None:
+            break
+        target, weight = target_of(batch), batch.weight
+        stands_for: Tensor | None = None
+        if scale_N is not None:
+            scale = torch.from_numpy(scale_N[batch.rows]).to(device)
+            weight, stands_for = weight * scale, scale.sum()
+        with student.autocast():
+            logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
+            loss_n = sample_losses(
+                config,
+                logits,
+                target,
+                label=batch.label,
+                weight=weight,
+                kd_weight=batch.kd_weight,
+                epoch=epoch,
+            )
+            loss = (weight * loss_n).mean()
+        rate = schedule.learning_rate(step)
+        student.step(loss, rate)
+        if observe is not None:
+            observe(batch, logits.detach(), loss_n.detach())
+        losses.append(loss.detach())
+        hits = (logits.detach().argmax(dim=1) == batch.label).sum()
+        count = len(batch.label)
+        shown = hits.new_tensor(count).double()
+        stands_for = shown if stands_for is None else stands_for.double()
+        sums += torch.stack([losses[-1].double() * count, hits.double(), shown, stands_for])
+        step += 1
+        on_batch(count * ranks.world_size)
+        if len(losses) == CHECK_STEPS:
+            _check_finite(losses, epoch, step - first_step)
+            losses.clear()
+    _check_finite(losses, epoch, step - first_step)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elapsed_s = time.perf_counter() - started
+    loss_sum, hit_sum, count_sum, all_sum = sum_over_ranks(ranks, sums).tolist()
+    return EpochResult(
+        loss=loss_sum / all_sum,
+        top1=hit_sum / count_sum,
+        steps=step - first_step,
+        samples=int(count_sum),
+        learning_rate=rate,
+        waiting_s=waiting_s,
+        compute_s=elapsed_s - waiting_s,
+        images_per_s=count_sum / elapsed_s,
+    )
+
+
+def _check_finite(losses: list[Tensor], epoch: int, steps_done: int) -> None:
+    if not losses:
+        return
+    finite = torch.isfinite(torch.stack(losses))
+    if not bool(finite.all()):
+        step = steps_done - len(losses) + int((~finite).nonzero()[0, 0])
+        raise InputError(
+            f"the loss is {float(losses[step - steps_done + len(losses)])} at step {step + 1} of epoch {epoch + 1}",
+            hint="lower --lr, give --warmup-epochs, or train in --precision fp32; the last whole epoch is kept",
+        )

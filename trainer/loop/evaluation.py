@@ -1,0 +1,78 @@
+"""A student on its validation set: each sample once, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manifests.betons.reader import Beton
+from manifests.images.decode import MODE_RAW
+from trainer.data.order import rank_share
+from trainer.loop.distributed import Ranks, share_buffers, sum_over_ranks
+from trainer.loop.metrics import Metrics, batch_sums, metrics_of
+from trainer.models.normalise import normalise
+
+if TYPE_CHECKING:
+    from trainer.data.batches import ViewLoader
+    from trainer.data.task import Validation
+    from trainer.loop.student import Student
+
+CACHE_BYTES = 1 << 30
+"""Decoded validation images up to this size stay in memory: they are the same every epoch."""
+
+
+def fits_in_memory(count: int, image_px: int) -> bool:
+    """Whether so many decoded images are kept."""
+    return count * 3 * image_px**2 <= CACHE_BYTES
+
+
+def loader_for(validation: Validation, asked: str, image_px: int) -> str:
+    """The loader of validation images: torch's for sources, and for raw ones that are read once.
+
+    Compiling FFCV's takes seconds, reading 10,000 raw images into memory half of one.
+    """
+    if not isinstance(validation.data, Beton):
+        return "torch"
+    is_raw = bool((validation.data.modes_N == MODE_RAW).all())
+    return "torch" if asked == "auto" and is_raw and fits_in_memory(validation.count, image_px) else asked
+
+
+class Evaluator:
+    """Top-1, top-5 and loss of view 0; reads the images once when they fit into CACHE_BYTES."""
+
+    def __init__(
+        self, validation: Validation, loader: ViewLoader, student: Student, *, ranks: Ranks, batch_size: int
+    ) -> None:
+        self._loader, self._student, self._ranks, self._batch_size = loader, student, ranks, batch_size
+        self._rows_n = rank_share(validation.count, rank=ranks.rank, world_size=ranks.world_size)
+        self._label_map = torch.from_numpy(validation.label_map).to(student.device)
+        self._keep = fits_in_memory(len(self._rows_n), student.info.preprocessing.image_px)
+        self._cache: list[tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self) -> Metrics:
+        """Evaluate on all ranks together; the student is left in evaluation mode."""
+        student = self._student
+        share_buffers(self._ranks, student.model)
+        student.model.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=student.device)
+        with torch.inference_mode(), student.autocast():
+            for images, label in self._batches():
+                pixels = normalise(images, student.info.preprocessing, torch.float32)
+                sums += batch_sums(student.model(pixels), label)
+        return metrics_of(sum_over_ranks(self._ranks, sums))
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._cache is not None:
+            yield from self._cache
+            return
+        kept: list[tuple[Tensor, Tensor]] = []
+        for batch in self._loader.batches(self._rows_n, view_n=0, batch_size=self._batch_size):
+            label = self._label_map[batch.label]
+            if self._keep:
+                kept.append((batch.images.clone(memory_format=torch.preserve_format), label))
+            yield batch.images, label
+        if self._keep:
+            self._cache = kept

@@ -1,0 +1,157 @@
+"""The record of a run's dynamics: each epoch, what the student makes of every sample, stepped on or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manifests.errors import InputError, UsageError
+from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from trainer.data.order import rank_share
+from trainer.loop.distributed import from_main, share_buffers, sum_over_ranks
+from trainer.loop.dynamics_facts import FACTS, gradient_norms, logit_facts
+from trainer.models.normalise import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainer.config import TrainConfig
+    from trainer.data.batches import Batch
+    from trainer.data.task import Task
+    from trainer.loop.distributed import Ranks
+    from trainer.loop.run_folder import RunFolder
+    from trainer.loop.session import Lesson
+
+
+class Recorder:
+    """Writes an epoch's record after its steps; on all ranks together, rank 0 writes."""
+
+    def __init__(
+        self, task: Task, config: TrainConfig, lesson: Lesson, *, ranks: Ranks, folder: RunFolder, epochs_done: int
+    ) -> None:
+        self._task, self._config, self._lesson = task, config, lesson
+        self._ranks, self._folder = ranks, folder
+        sample_id_N = sample_ids(task)
+        self._order_N = np.argsort(sample_id_N)
+        self._sample_id_N = sample_id_N[self._order_N]
+        self._stepped: tuple[int, ...] | None = ()
+        """Samples that the steps of each epoch showed, known to rank 0; None where the record began without."""
+        if config.record_grand > epochs_done:
+            self._try_gradients()
+        from_main(ranks, lambda: self._go_on(epochs_done))
+
+    def __call__(self, number: int) -> None:
+        """Record an epoch, counted from 0, whose steps the lesson has just taken; the weights stay as they are."""
+        count, seen = len(self._sample_id_N), self._lesson.seen
+        fact_NK = np.full((count, len(FACTS)), np.nan, np.float32)
+        fact_NK[seen.row_n] = seen.fact_nK
+        is_left_N = np.ones(count, bool)
+        is_left_N[seen.row_n] = False
+        left_n = np.flatnonzero(is_left_N)
+        fact_NK[left_n] = self._of_rows(left_n, number, self._facts_of, len(FACTS))
+        columns = dict(zip(FACTS, fact_NK.T, strict=True))
+        if number < self._config.record_grand:
+            columns[GRAND] = self._of_rows(np.arange(count), None, self._norms_of, 1)[:, 0]
+        # All ranks have all values, and all stop where one is not finite.
+        in_order = {name: self._finite(name, values[self._order_N]) for name, values in columns.items()}
+        if self._ranks.is_main:
+            if self._stepped is not None:
+                self._stepped = (*self._stepped, len(seen.row_n))
+            write_epoch(self._folder.path, self._info(number), number, self._sample_id_N, in_order)
+
+    def _of_rows(
+        self, row_n: NDArray[np.int64], number: int | None, values_of: Callable[[Batch], Tensor], width: int
+    ) -> NDArray[np.float32]:
+        """Values (n, width) of rows in evaluation mode, each row on one rank."""
+        lesson, ranks = self._lesson, self._ranks
+        student = lesson.student
+        share_buffers(ranks, student.model)
+        student.model.eval()
+        values_nK = torch.zeros((len(row_n), width), device=student.device)
+        mine = rank_share(len(row_n), rank=ranks.rank, world_size=ranks.world_size)
+        start = int(mine[0]) if len(mine) else 0
+        for batch in lesson.look(row_n[mine], number):
+            values_nK[start : start + len(batch.rows)] = values_of(batch)
+            start += len(batch.rows)
+        shared: NDArray[np.float32] = sum_over_ranks(ranks, values_nK).cpu().numpy()
+        return shared
+
+    def _facts_of(self, batch: Batch) -> Tensor:
+        student = self._lesson.student
+        with torch.inference_mode(), student.autocast():
+            logits = student.model(normalise(batch.images, student.info.preprocessing))
+        return logit_facts(logits, batch.label)
+
+    def _norms_of(self, batch: Batch) -> Tensor:
+        student = self._lesson.student
+        return gradient_norms(student.model, normalise(batch.images, student.info.preprocessing), batch.label)[:, None]
+
+    def _try_gradients(self) -> None:
+        """UsageError before the first step rather than after the first epoch."""
+        student = self._lesson.student
+        side_px, was_training = student.info.preprocessing.image_px, student.model.training
+        student.model.eval()
+        try:
+            images = torch.zeros((2, 3, side_px, side_px), device=student.device)
+            gradient_norms(student.model, images, torch.zeros(2, dtype=torch.int64, device=student.device))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"--record-grand: {student.info.spec} cannot be differentiated sample by sample: "
+                f"{str(error).splitlines()[0][:200]}",
+                hint="leave --record-grand away; --record-dynamics alone needs no gradients",
+            ) from error
+        finally:
+            student.model.train(was_training)
+
+    def _go_on(self, epochs_done: int) -> None:
+        """InputError when the epochs before this one are not on record."""
+        if epochs_done == 0:
+            return
+        info = read_dynamics(self._folder.path).info
+        if info.run != self._folder.digest or info.epochs_recorded < epochs_done:
+            raise InputError(
+                f"{self._folder.path} is {epochs_done} epochs along, {info.epochs_recorded} of this run are on record",
+                hint="start over with --fresh",
+            )
+        self._stepped = None if info.stepped is None else info.stepped[:epochs_done]
+
+    def _info(self, number: int) -> DynamicsInfo:
+        header, config = self._task.manifest.header, self._config
+        return DynamicsInfo(
+            fingerprint=header.data.fingerprint,
+            manifest=self._task.manifest.id,
+            count=header.data.count,
+            rows=len(self._sample_id_N),
+            student=config.student,
+            seed=config.seed,
+            run=self._folder.digest,
+            epochs_recorded=number + 1,
+            grand_epochs=min(config.record_grand, number + 1),
+            columns=(*FACTS, GRAND) if config.record_grand else FACTS,
+            stepped=self._stepped,
+        )
+
+    def _finite(self, name: str, values_N: NDArray[Any]) -> NDArray[Any]:
+        if not np.isfinite(values_N).all():
+            sample = int(self._sample_id_N[np.flatnonzero(~np.isfinite(values_N))[0]])
+            raise InputError(
+                f"{name} of sample {sample} is not finite: the student's logits are out of range",
+                hint="lower --lr, give --warmup-epochs, or train in --precision fp32; the last whole epoch is kept",
+            )
+        return values_N
+
+
+def sample_ids(task: Task) -> NDArray[np.int64]:
+    """The manifest's sample_id of each row of the beton (N,); UsageError when it cannot tell."""
+    column = task.beton.columns.get("sample_id")
+    if column is None or len(np.unique(column)) < len(column):
+        raise UsageError(
+            f"--record-dynamics: {task.beton.path} does not say which samples its rows are",
+            hint="write it again: prune index --beton, prune select or prune label",
+        )
+    ids: NDArray[np.int64] = column
+    return ids

@@ -1,0 +1,160 @@
+"""The folder of a run: a checkpoint to go on from, the history as jsonl and csv, and run.json at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manifests.base.files import atomic_file, remove_temporaries, write_atomic
+from manifests.base.layout import HEADER_NAME
+from manifests.errors import InputError, UsageError
+from manifests.format.dynamics import remove_dynamics
+from trainer.config import digest
+
+CHECKPOINT_FORMAT = 1
+LAST_NAME, BEST_NAME = "student.safetensors", "best.safetensors"
+CHECKPOINT_NAME, RUN_NAME = "checkpoint.pt", "run.json"
+JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
+BUDGET_NAME = "budget.json"
+"""Written by --match-time only: the steps its trial found."""
+NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
+
+Row = dict[str, float | int | None]
+"""One epoch; a value is None in epochs that were not evaluated."""
+
+
+@dataclass(kw_only=True)
+class State:
+    """Where a run stands between two epochs."""
+
+    history: list[Row] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    """State dicts; None before the first epoch."""
+    optimizer: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    losses: Any = None
+    """(N,) float32 tensor of the last loss of each row, for dynamic arms that look at it; nan where there is none."""
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs behind this state; the next one has this number, counted from 0."""
+        return len(self.history)
+
+    @property
+    def best(self) -> Row | None:
+        """The evaluated epoch of the highest val_top1, the earliest of equals."""
+        evaluated = [row for row in self.history if row["val_top1"] is not None]
+        return max(evaluated, key=lambda row: row["val_top1"] or 0.0, default=None)
+
+
+class RunFolder:
+    """Reads and writes the files of one run; only rank 0 uses it."""
+
+    def __init__(self, path: Path, resolved: Mapping[str, Any]) -> None:
+        self.path = path
+        self.resolved = json.loads(json.dumps(resolved))
+        self.digest = digest(self.resolved)
+
+    def open(self, *, fresh: bool) -> State:
+        """Make the folder, or find where its run of the same configuration stopped.
+
+        UsageError when it holds a run of another configuration, or a manifest.
+        """
+        if (self.path / HEADER_NAME).exists():
+            raise UsageError(f"{self.path} is a manifest", hint="give the run a folder of its own with --out")
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.path)
+        if fresh:
+            for name in NAMES:
+                (self.path / name).unlink(missing_ok=True)
+            remove_dynamics(self.path)
+        checkpoint = self.path / CHECKPOINT_NAME
+        return self._read(checkpoint) if checkpoint.is_file() else State()
+
+    def finished(self) -> dict[str, Any] | None:
+        """What run.json says, None while the run of this configuration is not done."""
+        path = self.path / RUN_NAME
+        if not path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+            return content if content["digest"] == self.digest else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _read(self, path: Path) -> State:
+        import torch
+
+        hint = "start over with --fresh, or name another folder with --out"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            known = content["format"] == CHECKPOINT_FORMAT
+            resolved = json.loads(content["resolved"])
+            state = State(**{name: content[name] for name in ("history", "model", "optimizer", "scaler")})
+            state.losses = content.get("losses")
+        except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
+        if not known:
+            raise InputError(f"{path} was written by another version", hint=hint)
+        if digest(resolved) != self.digest:
+            raise UsageError(
+                f"{self.path} holds a run of another configuration ({_differences(resolved, self.resolved)})",
+                hint="name another folder with --out, or start this one over with --fresh",
+            )
+        return state
+
+    def record(self, state: State) -> None:
+        """Write the checkpoint, then the metrics; whatever kills this leaves the last epoch's or this one's."""
+        import torch
+
+        content = {
+            "format": CHECKPOINT_FORMAT,
+            "resolved": json.dumps(self.resolved),
+            "history": state.history,
+            "model": state.model,
+            "optimizer": state.optimizer,
+            "scaler": state.scaler,
+            "losses": state.losses,
+        }
+        # torch.save turns a full disk into a RuntimeError; in memory it cannot meet one.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with atomic_file(self.path / CHECKPOINT_NAME) as stream:
+            stream.write(buffer.getbuffer())
+        self.write_metrics(state.history)
+
+    def write_metrics(self, history: list[Row]) -> None:
+        """metrics.jsonl and metrics.csv, one line an epoch."""
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        write_atomic(self.path / JSONL_NAME, lines.encode())
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_atomic(self.path / CSV_NAME, table.getvalue().encode())
+
+    def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Write run.json, the last file of a run; returns its content."""
+        content = {"digest": self.digest, **report}
+        write_atomic(self.path / RUN_NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        return content
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    shown = [f"{name}: {_short(there.get(name))} there, {_short(here.get(name))} now" for name in names[:4]]
+    return "; ".join(shown) + (f"; {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:12] + "..."

@@ -1,0 +1,300 @@
+"""What a run says of itself: a line an epoch, run.json, and the summary at the end."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from manifests.base.progress import format_seconds
+from trainer.loop.dynamic import DYNAMIC, full_epochs
+from trainer.loop.label_times import label_times, used_times
+from trainer.losses.settings import described
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from manifests.format.header import Header
+    from trainer.config import TrainConfig
+    from trainer.data.order import BatchPlan
+    from trainer.data.stored import Stored
+    from trainer.data.task import Task, Validation
+    from trainer.loop.budget import MatchTime
+    from trainer.loop.run_folder import Row, State
+    from trainer.loop.session import Lesson
+    from trainer.models.info import ModelInfo
+    from trainer.models.teacher import Teacher
+
+_PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "pyarrow", "pillow")
+
+
+def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str | None = None) -> list[str]:
+    """What a run is about to do: the data, the recipe, what is taught; `matched` is the run whose time it takes."""
+    manifest, selection = task.manifest, task.manifest.header.selection
+    chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
+    is_fixed = _has_fixed_steps(config)
+    per_epoch = f"{'' if is_fixed else 'at most '}{plan.steps_per_epoch} steps of {plan.batch_size}"
+    if matched is not None:
+        length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s, found by a trial"
+    elif config.steps is not None:
+        length = f"{config.steps:,} steps, {config.steps / plan.steps_per_epoch:.4g} epochs of {per_epoch}"
+    else:
+        length = f"{config.epochs} epochs x {per_epoch}"
+    lines = [
+        f"{manifest.path}: {manifest.kind} {manifest.id[:12]}, {task.beton.count:,} samples{chosen}",
+        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, matched)}), "
+        f"loss {described(config)}",
+        taught(task.stored, config),
+    ]
+    if config.revise_eta is not None:
+        which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
+        lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
+    if config.dynamic is not None:
+        lines.append(chosen_anew(config, plan, task.beton.count))
+    if config.record_dynamics:
+        norms = f", in the first {config.record_grand} gradient norms too" if config.record_grand else ""
+        lines.append(f"dynamics of all samples are recorded each epoch{norms}")
+    if plan.batch_size < config.batch_size:
+        lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} a step")
+    return lines
+
+
+def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
+    """What a dynamic arm shows, on one line."""
+    assert config.dynamic is not None
+    if config.prune_ratio is not None and config.anneal is not None:
+        last = full_epochs(config.epochs, config.anneal)
+        full = "" if not last else "; the last epoch shows all" if last == 1 else f"; the last {last} epochs show all"
+        return (
+            f"{config.dynamic}: from epoch 2 a sample whose last loss is below the mean is left out with probability "
+            f"{config.prune_ratio:g}, or counts {1 / (1 - config.prune_ratio):.3g} times{full}"
+        )
+    if config.keep is not None:
+        shown = plan.steps_per_epoch * plan.batch_size
+        return f"{config.dynamic}: {shown:,} of {count:,} samples an epoch, other ones each time until all were shown"
+    return f"{config.dynamic}: {DYNAMIC[config.dynamic].formula}"
+
+
+def _has_fixed_steps(config: TrainConfig) -> bool:
+    return config.dynamic is None or DYNAMIC[config.dynamic].has_fixed_steps
+
+
+def budget(config: TrainConfig, matched: str | None) -> str:
+    """What was held fixed."""
+    if matched is not None:
+        return f"time of {matched}"
+    return "fixed epochs" if config.steps is None else "fixed steps"
+
+
+def taught(stored: Stored, config: TrainConfig) -> str:
+    """What a view is taught with, on one line."""
+    shown = "view 0" if config.augment == "none" else f"fresh views of {config.augment}"
+    if config.policy == "replay":
+        views = stored.view_count - 1
+        return (
+            f"replay: {views} training view{'s' if views > 1 else ''} of {config.augment}, each with its own label; "
+            f"a view comes back every {f'{views} epochs' if views > 1 else 'epoch'}"
+        )
+    if config.policy == "online":
+        return f"online: {shown}, labelled by {config.teacher} as they are shown"
+    if config.policy == "mean":
+        return f"mean: {shown}, the label is the mean over {max(stored.view_count, stored.scored_views)} stored views"
+    if config.policy is None:
+        return f"labels alone: {shown}"
+    if config.augment == "none":
+        return "single: view 0 with its own label"
+    return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
+
+
+def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan) -> str:
+    """One epoch on one line."""
+    epochs = config.epochs
+    parts = [
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"lr {row['lr']:.4g}",
+        f"loss {row['train_loss']:.4f}",
+        f"train top-1 {_percent(row['train_top1'])}",
+    ]
+    if not _has_fixed_steps(config):
+        parts.insert(1, f"steps {row['steps']:>{len(str(plan.steps_per_epoch))}}/{plan.steps_per_epoch}")
+    if row["val_top1"] is not None and best is not None:
+        parts.append(f"val top-1 {_percent(row['val_top1'])} top-5 {_percent(row['val_top5'])}")
+        parts.append(f"best {_percent(best['val_top1'])} ({best['epoch']})")
+    parts.append(f"{row['images_per_s']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def run_report(
+    task: Task,
+    config: TrainConfig,
+    lesson: Lesson,
+    state: State,
+    *,
+    resolved: Mapping[str, Any],
+    teacher: Teacher | None,
+    validation: Validation | None,
+    match: MatchTime | None,
+) -> dict[str, Any]:
+    """What run.json holds."""
+    import torch
+
+    header, plan, student = task.manifest.header, lesson.plan, lesson.student
+    times = {
+        name: sum(float(row[name] or 0.0) for row in state.history)
+        for name in ("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s")
+    }
+    steps, samples_shown = (sum(int(row[name] or 0) for row in state.history) for name in ("steps", "samples_shown"))
+    training_s = times["waiting_for_data_s"] + times["compute_s"]
+    times["other_s"] = max(0.0, times["total_s"] - training_s - times["recording_s"] - times["evaluation_s"])
+    times["training_s"] = training_s
+    times["images_per_s"] = samples_shown / max(training_s, 1e-9)
+    return {
+        "config": dict(resolved),
+        "manifest": {
+            "id": task.manifest.id,
+            "kind": task.manifest.kind,
+            "data": header.data.name,
+            "selection": header.selection.method if header.selection is not None else None,
+            "keep": header.selection.keep_got if header.selection is not None else 1.0,
+        },
+        "validation": None if validation is None else {"data": validation.identity, "count": validation.count},
+        "student": _network(student.info, student.model),
+        "teacher": None
+        if teacher is None
+        else {
+            **_network(teacher.info, teacher.module),
+            "weights_sha256": teacher.weights_sha256,
+            "dtype": teacher.dtype,
+        },
+        "policy": config.policy,
+        "samples": task.beton.count,
+        "batch_size": plan.batch_size,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "steps": steps,
+        "steps_at_most": lesson.steps,
+        "samples_shown": samples_shown,
+        "dynamic": config.dynamic,
+        "recorded": None
+        if not config.record_dynamics
+        else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
+        "budget": budget(config, None if match is None else match.run),
+        "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
+        "loader": lesson.loader.kind,
+        "device": device_name(student.device),
+        "threads": torch.get_num_threads(),
+        "world_size": plan.world_size,
+        "versions": versions(),
+        "time": times,
+        "labels_time": times_in_all(header, config.policy, training_s * plan.world_size),
+        "last": _result(state.history[-1]),
+        "best": _result(state.best),
+    }
+
+
+def times_in_all(header: Header, policy: str | None, training_s: float) -> dict[str, Any]:
+    """Seconds that went into the manifest, which of them the run used, and these with the training in all.
+
+    All are sums over processes, training_s too; None where a header does not say.
+    """
+    labels = label_times(header)
+    used = used_times(header, stored_labels=policy not in (None, "online"))
+    known = [seconds for name in used if (seconds := labels[name]) is not None]
+    return {**labels, "used": used, "total_s": training_s + sum(known) if len(known) == len(used) else None}
+
+
+def _network(info: ModelInfo, model: nn.Module) -> dict[str, Any]:
+    return {
+        "spec": info.spec,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "preprocessing": info.preprocessing.model_dump(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()}"
+
+
+def summary(report: Mapping[str, Any], out: str) -> str:
+    """The end of a run for people, a few lines."""
+    manifest, times, last, best = (report[name] for name in ("manifest", "time", "last", "best"))
+    learned = f"{report['samples']:,} samples of {manifest['kind']} {manifest['id'][:12]}"
+    lines = [f"{report['student']['spec']} learned from {learned} in {format_seconds(times['total_s'])}"]
+    if report["dynamic"] is not None:
+        at_most = report["steps_at_most"]
+        share = f", {100 * report['steps'] / at_most:.0f} % of {at_most:,}" if report["steps"] < at_most else ""
+        lines.append(
+            f"  {report['dynamic']}: {report['samples_shown']:,} images shown in {report['steps']:,} steps{share}"
+        )
+    if best is not None:
+        lines += [_result_line("last", last), _result_line("best", best)]
+    else:
+        lines.append(f"  train top-1 {_percent(last['train_top1'])}; not validated: name images with --val")
+    total_s = max(times["total_s"], 1e-9)
+    shares = ", ".join(
+        f"{what} {100 * times[name] / total_s:.0f} %"
+        for what, name in (
+            ("waiting for data", "waiting_for_data_s"),
+            ("compute", "compute_s"),
+            ("recording", "recording_s"),
+            ("evaluation", "evaluation_s"),
+            ("set-up and saving", "other_s"),
+        )
+        if times[name] or name != "recording_s"
+    )
+    lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
+    return "\n".join(lines)
+
+
+def _costs(report: Mapping[str, Any]) -> str:
+    labels, ranks = report["labels_time"], report["world_size"]
+    times = f" x {ranks} ranks" if ranks > 1 else ""
+    parts = [f"training {format_seconds(report['time']['training_s'])}{times}"]
+    for name in labels["used"]:
+        if labels[name] is None or labels[name] > 0:
+            parts.append(f"{name.removesuffix('_s')} {'?' if labels[name] is None else format_seconds(labels[name])}")
+    whole = "" if labels["total_s"] is None else f" = {format_seconds(labels['total_s'])}"
+    matched = report["matched"]
+    asked = "" if matched is None else f"; asked for {format_seconds(matched['asked_s'])} of training"
+    return f"  {' + '.join(parts)}{whole if len(parts) > 1 or ranks > 1 else ''}{asked}"
+
+
+def _result_line(name: str, result: Mapping[str, Any]) -> str:
+    return (
+        f"  {name}  top-1 {_percent(result['top1'])}  top-5 {_percent(result['top5'])}  "
+        f"loss {result['loss'] if result['loss'] is None else format(result['loss'], '.4f')}  (epoch {result['epoch']})"
+    )
+
+
+def _result(row: Row | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {
+        "epoch": row["epoch"],
+        "top1": row["val_top1"],
+        "top5": row["val_top5"],
+        "loss": row["val_loss"],
+        "train_loss": row["train_loss"],
+        "train_top1": row["train_top1"],
+    }
+
+
+def _percent(fraction: float | int | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"

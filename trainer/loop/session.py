@@ -1,0 +1,247 @@
+"""What takes the steps of a run: a student, what it is shown, and what that is taught with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.data.batches import Batch, ViewLoader
+from trainer.data.loading import open_loader
+from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
+from trainer.data.policies import TrainingViews
+from trainer.data.soft_labels import dense_logits
+from trainer.loop.distributed import gather_batches
+from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
+from trainer.loop.dynamics_facts import FACTS, logit_facts
+from trainer.loop.epoch import EpochResult, train_epoch
+from trainer.loop.run_folder import State
+from trainer.loop.schedules import Schedule
+from trainer.loop.student import build_student, set_tf32, worker_count
+from trainer.losses import LOSSES
+from trainer.losses.revise import revise
+from trainer.models.teacher import Teacher, load_teacher
+
+if TYPE_CHECKING:
+    from manifests.betons.reader import Beton
+    from manifests.sources.base import Source
+    from trainer.config import TrainConfig
+    from trainer.data.task import Task
+    from trainer.data.views import ViewRecipe
+    from trainer.loop.distributed import Ranks
+
+_TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and with what a run computes; no part of what it computes."""
+
+    device: str = "auto"
+    loader: str = "auto"
+    workers: int | None = None
+
+
+def live_teacher(task: Task, config: TrainConfig, checkpoint: Path | None, device: torch.device) -> Teacher | None:
+    """The teacher of policy online, in the precision and memory format of the student; None for other policies."""
+    if config.teacher is None:
+        return None
+    teacher = load_teacher(
+        config.teacher,
+        list(task.class_names),
+        checkpoint=checkpoint,
+        image_px=config.image_px,
+        device=str(device),
+        dtype=_TEACHER_DTYPES[config.precision],
+        exact=False,
+        channels_last=config.channels_last,
+    )
+    return replace(teacher, module=cast(nn.Module, torch.compile(teacher.module))) if config.compile else teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Facts of what an epoch showed."""
+
+    row_n: NDArray[np.int64]
+    """Each row once, of all ranks."""
+    fact_nK: NDArray[np.float32]
+    """As `logit_facts` has them: of the step's own logits, in training mode."""
+
+    @classmethod
+    def nothing(cls) -> Seen:
+        """Before the first epoch."""
+        return cls(row_n=np.zeros(0, np.int64), fact_nK=np.zeros((0, len(FACTS)), np.float32))
+
+
+class Lesson:
+    """A student before or between two epochs, and a loader of the views it learns from; close it after use."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        *,
+        teacher: Teacher | None,
+        machine: Machine,
+        ranks: Ranks,
+        device: torch.device,
+        state: State,
+    ) -> None:
+        self._task, self._config, self._teacher = task, config, teacher
+        self._machine, self._ranks = machine, ranks
+        self.plan = epoch_batches(config, task.beton.count, ranks.world_size)
+        self.steps = config.total_steps(self.plan.steps_per_epoch)
+        """Of the whole run; of an arm whose number of steps is an outcome the most it can take."""
+        self.schedule = Schedule(
+            name=config.schedule,
+            lr=config.lr,
+            epochs=self.steps / self.plan.steps_per_epoch,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            warmup_epochs=config.warmup_epochs,
+            milestones=config.milestones,
+            gamma=config.gamma,
+        )
+        set_tf32(config, device)
+        self.student = build_student(
+            config,
+            class_names=task.class_names,
+            preprocessing=task.preprocessing(config.image_px),
+            state=state,
+            device=device,
+            ranks=ranks,
+        )
+        self._views = TrainingViews.of(
+            task,
+            policy=config.policy,
+            seed=config.seed,
+            augment=config.augment,
+            pad_px=config.pad_px,
+            scale_min=config.scale_min,
+            flip=config.flip,
+        )
+        arm = None if config.dynamic is None else DYNAMIC[config.dynamic]
+        self._observes = config.record_dynamics or (arm is not None and arm.needs_losses)
+        self.losses: Tensor | None = state.losses
+        """(N,) the last loss of each row where an arm looks at it, the same on all ranks; None before there is one."""
+        self._keeps_losses = arm is not None and arm.needs_losses
+        self.seen = Seen.nothing()
+        """What the last epoch showed."""
+        self.loader = self.open(task.beton, self._views.recipe, machine.loader)
+        try:
+            # Compilation and the start of worker processes are no part of any time that is told.
+            for _ in self._batches(state.epochs_done, self._plan(state.epochs_done, steps=1)):
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, data: Beton | Source, recipe: ViewRecipe, kind: str) -> ViewLoader:
+        """A loader of images as this student takes them."""
+        return open_loader(
+            data,
+            kind=kind,
+            recipe=recipe,
+            preprocessing=self.student.info.preprocessing,
+            workers=worker_count(self._machine.workers, self._ranks),
+            device=self.student.device,
+        )
+
+    def close(self) -> None:
+        """Give the loader's processes and memory back."""
+        self.loader.close()
+
+    def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None]) -> EpochResult:
+        """Take the first `steps` steps of an epoch, fewer where a dynamic arm leaves fewer."""
+        config, ranks = self._config, self._ranks
+        # Seeding every epoch, dropout needs no generator state in the checkpoint.
+        torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
+        plan = self._plan(number, steps)
+        observed: list[Tensor] = []
+
+        def observe(batch: Batch, logits_nC: Tensor, loss_n: Tensor) -> None:
+            columns = [loss_n.float()[:, None]]
+            if config.record_dynamics:
+                columns.append(logit_facts(logits_nC, batch.label))
+            observed.append(torch.cat(columns, dim=1))
+
+        result = train_epoch(
+            self.student,
+            self._batches(number, plan),
+            config=config,
+            # Of an epoch with fewer steps each is a larger part.
+            schedule=replace(self.schedule, steps_per_epoch=plan.steps_per_epoch),
+            epoch=number,
+            ranks=ranks,
+            target_of=self._target_of,
+            on_batch=on_batch,
+            scale_N=plan.scale_N,
+            observe=observe if self._observes else None,
+        )
+        if self._observes:
+            self._remember(plan, torch.cat(observed))
+        return result
+
+    def _remember(self, plan: EpochPlan, observed_nK: Tensor) -> None:
+        """Share what the ranks saw, and keep each row's last loss."""
+        values_nK = gather_batches(self._ranks, observed_nK, plan.batch_size // self.plan.world_size).cpu()
+        # A row that was shown twice counts as it was the last time.
+        last_n = last_positions(plan.order_n)
+        self.seen = Seen(row_n=plan.order_n[last_n], fact_nK=values_nK[last_n, 1:].numpy())
+        if self._keeps_losses:
+            losses = torch.full((self._task.beton.count,), torch.nan) if self.losses is None else self.losses.clone()
+            losses[self.seen.row_n] = values_nK[last_n, 0]
+            self.losses = losses
+
+    def look(self, row_n: NDArray[np.int64], number: int | None) -> Iterator[Batch]:
+        """Rows in the views that an epoch shows of them, or in view 0 (None), in batches and without a step."""
+        view_n = 0 if number is None else self._views.of_epoch(number, row_n)[0]
+        return self.loader.batches(row_n, view_n=view_n, batch_size=self.plan.rank_batch_size)
+
+    def _plan(self, number: int, steps: int) -> EpochPlan:
+        return epoch_plan(
+            self._config,
+            number,
+            count=self._task.beton.count,
+            plan=self.plan,
+            steps=steps,
+            loss_N=None if self.losses is None else self.losses.numpy(),
+        )
+
+    def _batches(self, number: int, plan: EpochPlan) -> Iterator[Batch]:
+        ranks = self._ranks
+        rows_n = rank_rows(plan.order_n, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        view_n, target_view_n = self._views.of_epoch(number, rows_n)
+        return self.loader.batches(
+            rows_n,
+            view_n=view_n,
+            target_view_n=target_view_n,
+            batch_size=plan.batch_size // ranks.world_size,
+            drop_last=True,
+        )
+
+    def _target_of(self, batch: Batch) -> Tensor | None:
+        config = self._config
+        entry = LOSSES[config.loss]
+        if not entry.needs_targets:
+            return None
+        if self._teacher is not None:
+            target = self._teacher(batch.images)
+        elif batch.target is None:
+            return None
+        else:
+            label = batch.label if entry.needs_label_logit or config.revise_eta is not None else None
+            target = dense_logits(
+                batch.target, self._task.stored.top_k, len(self._task.class_names), config.temperature, label
+            )
+        if config.revise_eta is None:
+            return target
+        return revise(
+            target, batch.label, eta=config.revise_eta, temperature=config.temperature, scope=config.revise_scope
+        )

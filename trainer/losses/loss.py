@@ -1,0 +1,133 @@
+"""The registry of losses, and the loss of each sample of a batch as a configuration asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from manifests.base.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.config import TrainConfig
+
+
+KdTerm = Callable[["Tensor", "Tensor", "Tensor", "Tensor", float, Mapping[str, float]], "Tensor"]
+"""(student_nC, target_nC, label_n, weight_n, temperature, options) -> (n,): D_i, with its factor T^2.
+
+Logits are float32 at least. weight_n is weight_i a_i, what a sample counts where samples are compared with each other;
+options are all that the loss has.
+"""
+
+PUBLISHED_EPOCHS = 240
+"""Length of the CIFAR-100 runs that `published` values in epochs are of; they scale with the run as milestones do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A loss and the facts about it."""
+
+    formula: str
+    source: str
+    term: KdTerm | None = None
+    """D_i; None for one that learns from the labels alone."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Names and published values of its own parameters."""
+    published: Mapping[str, Any] = field(default_factory=dict)
+    """kd_weight, ce_weight, temperature and kd_warmup_epochs (of 240) that it is trained with unless a flag says
+    otherwise."""
+    needs_label_logit: bool = False
+    """Whether the target's logit of the label is looked at by itself: top-k labels store it apart."""
+    standardises: bool = False
+    """Whether mean and deviation of all target logits are looked at: labels of the K largest do not serve then."""
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether there have to be teacher logits: stored in the beton, or of a live teacher."""
+        return self.term is not None
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def sample_losses(
+    config: TrainConfig,
+    student_logits: Tensor,
+    target: Tensor | None,
+    *,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    epoch: float,
+) -> Tensor:
+    """The loss of each sample, before its weight; (n,), float32 at least.
+
+    student_logits and target are (n, C) at T = 1, label (n,) int64, weight and kd_weight (n,). epoch counts from 0; in
+    the first kd_warmup_epochs the weight of the KD term is (epoch + 1) / kd_warmup_epochs of the whole.
+    """
+    entry = LOSSES[config.loss]
+    warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
+    return losses_of(
+        entry,
+        student_logits,
+        target,
+        label,
+        weight,
+        kd_weight,
+        alpha=config.kd_weight * warm,
+        temperature=config.temperature,
+        label_smoothing=config.label_smoothing,
+        ce_weight=config.ce_weight,
+        options={**entry.options, **config.loss_options},
+    )
+
+
+def losses_of(
+    entry: Loss,
+    student_logits: Tensor,
+    target_logits: Tensor | None,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Tensor:
+    """(1 - a_i) CE_i + a_i D_i, or with a ce_weight of its own ce_weight CE_i + a_i D_i; (n,), a_i = alpha kd_weight_i.
+
+    Without a term it is CE_i. Shapes as in `sample_losses`; computed in float32 at least, also under autocast.
+    ValueError where target logits are needed and there are none.
+    """
+    from torch.nn import functional as F
+
+    student = at_least_float32(student_logits)
+    ce_n = F.cross_entropy(student, label, reduction="none", label_smoothing=label_smoothing)
+    if entry.term is None:
+        return ce_n
+    if target_logits is None:
+        raise ValueError("this loss needs target logits")
+    a_n = alpha * kd_weight
+    target = at_least_float32(target_logits)
+    kd_n = entry.term(student, target, label, weight * a_n, temperature, options or entry.options)
+    return (1 - a_n if ce_weight is None else ce_weight) * ce_n + a_n * kd_n
+
+
+def varies(norm_r: Tensor, values_rk: Tensor) -> Tensor:
+    """Whether rows (r, k) differ from their mean by more than rounding; norm_r is the norm of what they differ by."""
+    import torch
+
+    rounding_r = values_rk.detach().abs().amax(dim=1) * torch.finfo(values_rk.dtype).eps * values_rk.shape[1] ** 0.5
+    is_more_r: Tensor = norm_r > 4 * rounding_r
+    return is_more_r
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """The logits, made float32 where they are in half precision."""
+    import torch
+
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,24 @@
+"""From uint8 images to network inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from manifests.format.header import Preprocessing
+
+if TYPE_CHECKING:
+    pass
+
+
+def normalise(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(x / 255 - mean) / std of uint8 (n, 3, S, S), on its device, memory format kept.
+
+    Computed in float32 in the order of torchvision's ToTensor and Normalize, bit for bit, then cast to `dtype`.
+    """
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)

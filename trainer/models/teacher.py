@@ -1,0 +1,197 @@
+"""A frozen teacher, for scoring and live beside a student: uint8 images in, logits of the data's classes out."""
+
+import platform
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from manifests.base.progress import note
+from manifests.errors import InputError, UsageError
+from manifests.format.header import Compute, Preprocessing
+from trainer.models.build import ModelInfo, build_model, output_map, parameter_count
+from trainer.models.normalise import normalise
+from trainer.models.weights import weights_sha256
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class FeatureLayer(NamedTuple):
+    """The linear layer that makes a network's logits; its input is the penultimate features."""
+
+    name: str
+    module: torch.nn.Linear
+
+    @property
+    def width(self) -> int:
+        """Features of an image."""
+        return self.module.in_features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A loaded teacher with everything its logits depend on."""
+
+    module: torch.nn.Module
+    info: ModelInfo
+    outputs: list[int] | None
+    device: torch.device
+    dtype: str
+    parameters: int
+    weights_sha256: str
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The evaluation view and normalisation it expects."""
+        return self.info.preprocessing
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, C) float32 of uint8 images (n, 3, S, S), on the teacher's device, in the data's class order."""
+        normalised = normalise(images, self.preprocessing, torch.float32)
+        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
+            outputs = self.module(normalised)
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            raise InputError(f"teacher {self.info.spec} returns no (n, classes) tensor", hint="wrap it in a callable")
+        logits = outputs.float()
+        return logits if self.outputs is None else logits[:, self.outputs]
+
+    @torch.inference_mode()
+    def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """As calling it, on the CPU as an array."""
+        array: NDArray[np.float32] = self(images).cpu().numpy()
+        return array
+
+    @cached_property
+    def feature_layer(self) -> FeatureLayer:
+        """The last linear layer whose output is the network's, in a pass of noise; UsageError where there is none."""
+        side = self.preprocessing.image_px
+        noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        layers = [
+            FeatureLayer(name, module)
+            for name, module in self.module.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
+        made: dict[str, torch.Tensor] = {}
+        with ExitStack() as hooks, torch.inference_mode():
+            for layer in layers:
+                keep = partial(_keep_output, made, layer.name)
+                hooks.callback(layer.module.register_forward_hook(keep).remove)
+            outputs = self.module(noise)
+        for layer in reversed(layers):
+            output = made.get(layer.name)
+            # Of a broken network nan is nan, too: its features are found and refused by their values.
+            if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
+                return layer
+        raise UsageError(
+            f"teacher {self.info.spec} has no linear layer that makes its {outputs.shape[-1]} outputs, "
+            "so it has no penultimate features",
+            hint="score without --features, or take a teacher that ends in a linear layer, nothing after it",
+        )
+
+    @torch.inference_mode()
+    def logits_and_features(self, images: torch.Tensor) -> tuple[NDArray[np.float32], torch.Tensor]:
+        """As `logits`, and the features (n, D) of the same pass, on the teacher's device."""
+        seen: list[torch.Tensor] = []
+        layer = self.feature_layer
+        hook = layer.module.register_forward_pre_hook(lambda _module, inputs: seen.extend(inputs[:1]))
+        try:
+            logits = self.logits(images)
+        finally:
+            hook.remove()
+        return logits, seen[-1].float()
+
+    def compute(self, batch_size: int) -> Compute:
+        """What the bytes of the logits depend on beside data and weights."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+        return Compute(
+            device=f"{self.device.type} {name}",
+            dtype=self.dtype,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            threads=torch.get_num_threads(),
+            versions={"torch": torch.__version__, "numpy": np.__version__},
+        )
+
+
+def load_teacher(
+    spec: str,
+    class_names: list[str],
+    *,
+    checkpoint: Path | None = None,
+    image_px: int | None = None,
+    device: str = "auto",
+    local_rank: int = 0,
+    dtype: str | None = None,
+    exact: bool = True,
+    channels_last: bool = True,
+) -> Teacher:
+    """Build a teacher for these classes and check that its outputs can be matched to them.
+
+    dtype None is float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA, for
+    the whole process; a live teacher leaves them as the student has them. InputError when the checkpoint does not
+    fit, when outputs and classes differ in number and no names tell which is which.
+    """
+    where = resolve_device(device, local_rank)
+    dtype = dtype or ("float16" if where.type == "cuda" else "float32")
+    if dtype == "float16" and where.type != "cuda":
+        raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
+    module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
+    if info.weights != "loaded":
+        note(f"warning: teacher {info.spec} has {info.weights} weights: it knows nothing; name some with --checkpoint")
+    module.eval().requires_grad_(False)
+    digest = weights_sha256(module)
+    if exact and where.type == "cuda":
+        # Reproducible bytes are worth more here than the last few images/s.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
+    side = info.preprocessing.image_px
+    try:
+        with torch.inference_mode():
+            width = module(torch.zeros(2, 3, side, side, device=where)).shape[-1]
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
+            hint="name the size it was made for with --image-size",
+        ) from None
+    return Teacher(
+        module=module,
+        info=info,
+        outputs=output_map(info.class_names, class_names, width),
+        device=where,
+        dtype=dtype,
+        parameters=parameter_count(module),
+        weights_sha256=digest,
+    )
+
+
+def resolve_device(device: str, local_rank: int = 0) -> torch.device:
+    """`auto` is this rank's CUDA device when there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"--device {device}: not a device", hint="auto, cpu, cuda or cuda:0") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: no CUDA device is available here", hint="use --device cpu")
+    return resolved
+
+
+def _keep_output(made: dict[str, torch.Tensor], name: str, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    made[name] = output
+
+
+_CPU = torch.device("cpu")
+
+
+def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """(n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
+    tensor: Any = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2)
+    return tensor.to(device)  # type: ignore[no-any-return]

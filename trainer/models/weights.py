@@ -1,0 +1,262 @@
+"""Weights on disk: the students we write, and the checkpoints of others that we read.
+
+A student is a safetensors file whose metadata say what rebuilds it (format_version, model_spec, class_names,
+preprocessing): nothing executable, and the same weights give the same bytes.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from manifests.base.files import write_atomic
+from manifests.errors import InputError
+from manifests.format.header import Preprocessing
+from trainer.models.info import ModelInfo
+
+FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+STUDENT_KEYS = ("format_version", "model_spec", "class_names", "preprocessing")
+ALIGNMENT_BYTES = 8
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state",
+    "model_state_dict",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "student",
+)
+"""Keys under which training scripts keep the weights; a moving average beside them is not taken."""
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
+"""In torchvision's GoogLeNet and Inception files, and left out of our networks."""
+NUMPY_NUMBERS = "?bhilBHILefd"
+RESAVE = "re-save only the weights: torch.save(model.state_dict(), 'weights.pth')"
+
+
+def save_student(path: Path, model: nn.Module, info: ModelInfo, extra: Mapping[str, str]) -> None:
+    """Write the weights and what rebuilds them, atomically; `extra` metadata may not reuse our keys."""
+    if clash := set(extra) & {*STUDENT_KEYS, "format"}:
+        raise ValueError(f"reserved metadata keys: {sorted(clash)}")
+    metadata = {
+        "format": "pt",
+        "format_version": f"{FORMAT_MAJOR}.{FORMAT_MINOR}",
+        "model_spec": info.spec,
+        "class_names": json.dumps(info.class_names, ensure_ascii=False),
+        "preprocessing": json.dumps(info.preprocessing.model_dump(mode="json"), sort_keys=True),
+        **extra,
+    }
+    write_atomic(path, _with_metadata(safetensors.torch.save(bare_state(model)), metadata))
+
+
+def read_student_info(path: Path) -> ModelInfo:
+    """What a student file says of itself; InputError when it is no file that train-student wrote."""
+    info = find_student_info(path)
+    if info is None:
+        raise InputError(
+            f"{path} does not say which network it holds: train-student did not write it",
+            hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {path}",
+        )
+    return info
+
+
+def find_student_info(path: Path) -> ModelInfo | None:
+    """What a file says of itself, None for weights of other origin; InputError when missing or damaged."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if not metadata.keys() >= set(STUDENT_KEYS):
+        return None
+    version = metadata["format_version"]
+    if version.partition(".")[0] != str(FORMAT_MAJOR):
+        raise InputError(
+            f"{path} has format version {version}; this tool reads {FORMAT_MAJOR}.x",
+            hint="upgrade prune-toolkit to read it",
+        )
+    try:
+        names = json.loads(metadata["class_names"])
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("class_names is not a list of names")
+        preprocessing = Preprocessing.model_validate_json(metadata["preprocessing"])
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata are malformed: {error}") from error
+    return ModelInfo(
+        spec=metadata["model_spec"],
+        class_names=None if names is None else tuple(names),
+        preprocessing=preprocessing,
+    )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` from a safetensors file or a torch checkpoint; InputError when it cannot be read or fit."""
+    load_state(model, read_state(path), origin=str(path))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU: a safetensors file, or a torch file unwrapped down to its state dict.
+
+    Nothing in the file is executed: torch files are read with weights_only=True.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+    content = _torch_load(path)
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network", hint=RESAVE)
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        names = ", ".join(map(str, list(content)[:5]))
+        raise InputError(f"{path} holds no weights, only: {names or 'nothing'}", hint=RESAVE)
+    return state
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, without_head: bool = False) -> None:
+    """Copy a state dict into `model`, whatever wrapper put prefixes before its names.
+
+    without_head: tensors of other shape than the model's stay as they are made. InputError with the first
+    missing, unexpected and mis-shaped names; batch counters that old files lack are no reason.
+    """
+    network = _bare(model)
+    wanted = network.state_dict()
+    given = _aligned(state, wanted)
+    given = {name: value for name, value in given.items() if name in wanted or not _auxiliary(name)}
+    mis_shaped = [name for name in given if name in wanted and given[name].shape != wanted[name].shape]
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in wanted]
+    if missing or unexpected or (mis_shaped and not without_head):
+        shapes = [f"{n} {tuple(given[n].shape)} for {tuple(wanted[n].shape)}" for n in mis_shaped]
+        found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        parts = [f"{len(names)} {what}: {_first(names)}" for what, names in found if names]
+        raise InputError(
+            f"{origin} does not fit the network: {'; '.join(parts)}",
+            hint="is it a checkpoint of this very architecture and number of classes?",
+        )
+    network.load_state_dict({n: v for n, v in given.items() if n not in set(mis_shaped)}, strict=False)
+
+
+def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) -> int | None:
+    """Number of classes in `state` when it fits `model` but for a classifier of another size than class_count."""
+    wanted = _bare(model).state_dict()
+    given = _aligned(state, wanted)
+    differing = [
+        (wanted[name].shape, given[name].shape)
+        for name in wanted
+        if name in given and wanted[name].shape != given[name].shape
+    ]
+    if not differing or not all(ours and theirs for ours, theirs in differing):
+        return None
+    outputs = {theirs[0] for _, theirs in differing}
+    is_head = all(ours[0] == class_count and ours[1:] == theirs[1:] for ours, theirs in differing)
+    return outputs.pop() if is_head and len(outputs) == 1 else None
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hexadecimal sha256 over (name, dtype, shape, bytes) of the state dict in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(bare_state(model).items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name}\0{dtype}\0{list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def bare_state(model: nn.Module) -> dict[str, Tensor]:
+    """State dict on the CPU, row-major, without the prefixes of torch.compile or DistributedDataParallel."""
+    state = _bare(model).state_dict()
+    return {
+        name.replace("_orig_mod.", ""): value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _bare(model.module)
+    compiled = model._modules.get("_orig_mod")
+    return model if compiled is None else _bare(compiled)
+
+
+def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Names without torch.compile's infix and without any prefix that all share and the network does not have."""
+    aligned = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    while True:
+        prefixes = {name.partition(".")[0] + "." for name in aligned}
+        prefix = min(prefixes, default="")
+        shared = len(prefixes) == 1 and all(name.startswith(prefix) for name in aligned)
+        if not shared or any(name.startswith(prefix) for name in wanted):
+            return aligned
+        aligned = {name.removeprefix(prefix): value for name, value in aligned.items()}
+
+
+def _auxiliary(name: str) -> bool:
+    return name.startswith(AUXILIARY_HEADS)
+
+
+def _torch_load(path: Path) -> Any:
+    scalar: Any = np.float64(0).__reduce__()[0]
+    harmless: list[Any] = [
+        argparse.Namespace,
+        np.dtype,
+        *(type(np.dtype(code)) for code in NUMPY_NUMBERS),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except Exception as error:
+        if blocked := re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error)):
+            raise InputError(
+                f"{path} holds Python objects beside weights ({blocked[1]}), which are not loaded: they can run code",
+                hint=f"where you trust it, {RESAVE}",
+            ) from error
+        raise InputError(f"{path} is not a torch checkpoint, or a damaged one", hint=RESAVE) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"no weights at {path}: no such file")
+    if isinstance(error, OSError):
+        return InputError(f"{path} cannot be read: {error.strerror or error}")
+    return InputError(f"{path} is not a safetensors file, or a damaged one: {error}")
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Set the metadata of a serialised safetensors file; the library writes them in an order that varies."""
+    (length,) = struct.unpack_from("<Q", data)
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT_BYTES)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
