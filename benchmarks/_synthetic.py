@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.format.header import DataSet, Features, Header, Preprocessing, Teacher, Tool, Views
+from manifests.format.header import DataSet, Features, Header, Preprocessing, TeacherCard, Tool, Views
 from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
 from manifests.manifest import commit, part_entries
-from prune_toolkit.methods.score import SCORES
+from prune_toolkit.scoring.score import SCORES
 
 WHOLE_NUMBERS = {"correct": 2, "forgetting": 30}
 """Scores with many ties, and how many values they have."""
@@ -52,7 +52,7 @@ def write_manifest(
             class_names=[class_name(label) for label in range(classes)],
             fingerprint="0" * 64,
         ),
-        teacher=Teacher(
+        teacher=TeacherCard(
             spec="none", weights_sha256=f"{seed:064x}", parameters=0, preprocessing=shown, train_top1=0, train_ece=0
         ),
         views=Views(recipe="eval", version=1, seed=0, count=1, image_px=224),

@@ -27,7 +27,7 @@ from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.format.header import Preprocessing
 from manifests.images.decode import BetonImage, Encoded, beton_form
 from trainer.data.batches import Batch, ViewLoader
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.views import ViewRecipe, plan_views
 from trainer.models.build import build_model
 from trainer.models.normalise import normalise

@@ -27,8 +27,8 @@ from manifests.betons.reader import Beton, BetonColumns, write_beton
 from manifests.format.header import Preprocessing
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
-from trainer.data.loading import open_loader
-from trainer.data.stored import Stored
+from trainer.data.loaders import open_loader
+from trainer.data.stored import StoredLabels
 from trainer.data.views import ViewRecipe, epoch_views
 from trainer.loop.distributed import Ranks
 from trainer.loop.epoch import train_epoch
@@ -110,7 +110,9 @@ def arms_of(
     config = resolve(
         {"student": pair.student, "batch_size": pair.batch_size, "precision": precision, "loss": "kd"},
         recipe="cifar" if pair.image_px <= 64 else "imagenet",
-        stored=Stored(count=beton.count, image_px=pair.image_px, view_count=VIEWS, scored=recipe, scored_views=VIEWS),
+        stored=StoredLabels(
+            count=beton.count, image_px=pair.image_px, view_count=VIEWS, scored=recipe, scored_views=VIEWS
+        ),
     )
     sizes = Preprocessing(image_px=pair.image_px, resize_px=pair.image_px, mean=[0.5] * 3, std=[0.25] * 3)
     names = tuple(f"class {number}" for number in range(pair.classes))

@@ -19,7 +19,7 @@ from manifests.format.parts import PART_ROWS, parse_part
 from manifests.format.top_k import words_count
 from manifests.images.decode import jpeg_info
 from manifests.manifest import Manifest
-from manifests.stores.store import UNTOLD, LocalStore, Store
+from manifests.stores.store import UNKNOWN_SIZE, LocalStore, Store
 
 _MISSING = "is missing"
 _ALTERED = "was altered: its sha256 is not the one the header names"
@@ -84,7 +84,7 @@ def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
         size_bytes = manifest.store.size(entry.path)
         if size_bytes is None:
             yield _MISSING
-        elif size_bytes not in (entry.bytes, UNTOLD):
+        elif size_bytes not in (entry.bytes, UNKNOWN_SIZE):
             yield f"has {size_bytes:,} bytes, the header says {entry.bytes:,}"
         elif entry.path == BETON_NAME:
             yield from _beton_problems(manifest.store, entry)

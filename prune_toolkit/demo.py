@@ -20,7 +20,7 @@ DATA = "demo:digits"
 
 
 @dataclass(frozen=True)
-class Arm:
+class DemoStudent:
     """One student: its row in the table, its run's folder, the manifest it learns from, and its loss."""
 
     title: str
@@ -35,12 +35,12 @@ SELECTIONS = {
     "random": "--keep 0.5 --selector random --labels raw",
 }
 ARMS = (
-    Arm("all data + KD", "kd-full", "selection-full"),
-    Arm("medium 50 % + reshape + KD", "kd-medium", "selection-medium"),
-    Arm("random 50 % + KD", "kd-random", "selection-random"),
-    Arm("random 50 % + KD, 8 views", "kd-views", "labelled-random"),
-    Arm("random 50 %, no KD", "ce-random", "selection-random", "--loss ce"),
-    Arm("all data, no KD", "ce-full", "selection-full", "--loss ce"),
+    DemoStudent("all data + KD", "kd-full", "selection-full"),
+    DemoStudent("medium 50 % + reshape + KD", "kd-medium", "selection-medium"),
+    DemoStudent("random 50 % + KD", "kd-random", "selection-random"),
+    DemoStudent("random 50 % + KD, 8 views", "kd-views", "labelled-random"),
+    DemoStudent("random 50 %, no KD", "ce-random", "selection-random", "--loss ce"),
+    DemoStudent("all data, no KD", "ce-full", "selection-full", "--loss ce"),
 )
 
 

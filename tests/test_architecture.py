@@ -25,7 +25,7 @@ trainer: data
 trainer: loop
 trainer: cli
 trainer: __init__ __main__
-prune_toolkit: methods work
+prune_toolkit: quotas work
 prune_toolkit: images
 prune_toolkit: export indexing
 prune_toolkit: scoring

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.manifest import Manifest
-from manifests.stores.destinations import FolderTarget
+from manifests.stores.destinations import FolderDestination
 from manifests.stores.store import LocalStore
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def draw_scores(manifest: Manifest, folder: Path) -> list[str]:
 
     InputError where a link would lead one of them elsewhere.
     """
-    paths, target = picture_paths(manifest), FolderTarget(LocalStore(folder))
+    paths, target = picture_paths(manifest), FolderDestination(LocalStore(folder))
     for set_name, path in paths.items():
         specs = [spec for spec in manifest.header.scores if spec.set == set_name]
         with target.writer(path) as stream:

@@ -64,7 +64,7 @@ class Compute(Block):
     versions: dict[str, str]
 
 
-class Teacher(Block):
+class TeacherCard(Block):
     """Who looked at the data."""
 
     spec: str
@@ -72,7 +72,7 @@ class Teacher(Block):
     parameters: int
     preprocessing: Preprocessing
     output_map: list[int] | None = None
-    """Teacher output that stands for class c, for every c; None when the order is the same."""
+    """TeacherCard output that stands for class c, for every c; None when the order is the same."""
     train_top1: float
     train_ece: float
     val_top1: float | None = None
@@ -196,7 +196,7 @@ class Header(Block):
     """Of a new header the first version that has all of its fields, so that what needs no new one keeps its id."""
     kind: Kind
     data: DataSet
-    teacher: Teacher | None = None
+    teacher: TeacherCard | None = None
     compute: Compute | None = None
     views: Views | None = None
     features: Features | None = None

@@ -7,7 +7,7 @@ from manifests.base.files import link_or_copy
 from manifests.base.layout import BETON_NAME
 from manifests.format.header import at_least_1_3
 from manifests.manifest import Manifest, commit
-from manifests.share.transfer import check_kinds, kind_of
+from manifests.share.transfer import check_table_kinds, kind_of
 
 
 def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
@@ -16,7 +16,7 @@ def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
     It names the source as its parent and in `left_out` what it lacks. Without beton: that of a selection holds targets.
     UsageError for a kind of table that the source has not.
     """
-    kinds = check_kinds(source, only)
+    kinds = check_table_kinds(source, only)
     header = source.header
     left_out = {kind_of(entry) for entry in header.files} - kinds - {BETON_NAME} | set(header.left_out or ())
     entries = [entry for entry in header.files if kind_of(entry) in kinds]

@@ -9,12 +9,12 @@ from manifests.errors import InputError, MismatchError, UnreachableError
 from manifests.format.header import Header
 from manifests.format.header_file import read_header
 from manifests.manifest import Manifest
-from manifests.stores.destinations import Target
+from manifests.stores.destinations import Destination
 from manifests.stores.store import LocalStore, Store
 from manifests.untrusted.rules import is_file_of_a_manifest
 
 
-def make_room(target: Target, header: Header, replace: bool) -> bool:
+def clear_destination(target: Destination, header: Header, replace: bool) -> bool:
     """Whether the manifest's header is there already; of another one, take away the header and then what it names."""
     if target.store.size(HEADER_NAME) is None:
         return False
@@ -36,7 +36,7 @@ def make_room(target: Target, header: Header, replace: bool) -> bool:
     return False
 
 
-def check_undisturbed(target: Target, header: Header, is_there: bool) -> None:
+def check_undisturbed(target: Destination, header: Header, is_there: bool) -> None:
     """Before the header is put: MismatchError where somebody else put another, or a file, in this place meanwhile."""
     if target.is_one_step:
         return
@@ -66,7 +66,7 @@ def _told(there: Header | None) -> str:
     return "something that is no manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
 
 
-def clear(target: Target, names: Sequence[tuple[str, str | None]], replace: bool) -> None:
+def clear(target: Destination, names: Sequence[tuple[str, str | None]], replace: bool) -> None:
     """Where no header is, take away what a killed push of something else left: nothing of it is to be read on.
 
     `names` are the files to come, with the sha256 of those in the header. A folder may be one that a command still

@@ -22,8 +22,8 @@ from manifests.errors import IncompleteError, InputError, UnreachableError, Usag
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import header_bytes, parse_header
 from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, write_local
-from manifests.share.overwrite import check_folder, check_undisturbed, clear, make_room
-from manifests.stores.destinations import FolderTarget, Target
+from manifests.share.overwrite import check_folder, check_undisturbed, clear, clear_destination
+from manifests.stores.destinations import Destination, FolderDestination
 from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore, Store, answering, store_of
 
@@ -62,7 +62,7 @@ def kind_of(entry: FileEntry) -> str:
 
 def push(
     source: Manifest,
-    target: Target,
+    target: Destination,
     *,
     cards: Path | None = None,
     with_images: bool = False,
@@ -88,7 +88,7 @@ def push(
         (entry.path, entry.sha256) for entry in header.files if with_images or not _is_beton(entry)
     ]
     names += [(path, None) for path in _cards(source, beside)]
-    is_there = make_room(target, header, replace)
+    is_there = clear_destination(target, header, replace)
 
     def copy(name: tuple[str, str | None]) -> int | None:
         file = LocalFile.of(beside if name[1] is None else store, *name)
@@ -101,7 +101,7 @@ def push(
         target.begin([path for path, _ in names])
         if target.is_one_step:
             # What is there from now on is told by `finish`; what came before, nobody has looked at.
-            is_there = make_room(target, header, replace)
+            is_there = clear_destination(target, header, replace)
         if not is_there:
             clear(target, names, replace)
         sizes = _in_parallel(copy, names, jobs, f"pushing to {target.store.where}")
@@ -121,9 +121,9 @@ def pull(
     start, store = time.monotonic(), store_of(url)
     content = header_bytes(store)
     source = Manifest(store, parse_header(content, store.name(HEADER_NAME)))
-    header, target = source.header, FolderTarget(LocalStore(folder))
+    header, target = source.header, FolderDestination(LocalStore(folder))
     check_images(header, with_images)
-    is_there = make_room(target, header, replace=False)
+    is_there = clear_destination(target, header, replace=False)
     wanted = _wanted(source, only)
     if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
         note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
@@ -164,7 +164,7 @@ def check_images(header: Header, with_images: bool) -> None:
         raise UsageError("--with-images: keys are hidden here, and a beton shows the images", hint=_CUT)
 
 
-def check_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
+def check_table_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
     """The kinds of tables asked for, samples and selection; UsageError for one that the manifest has not."""
     has = {kind_of(entry) for entry in manifest.header.files} - {BETON_NAME}
     if unknown := sorted(set(only) - has):
@@ -177,7 +177,7 @@ def check_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
 
 def _wanted(manifest: Manifest, only: Collection[str]) -> set[str]:
     everything = {kind_of(entry) for entry in manifest.header.files if not _is_beton(entry)}
-    return check_kinds(manifest, only) if only else everything
+    return check_table_kinds(manifest, only) if only else everything
 
 
 def _is_beton(entry: FileEntry) -> bool:
@@ -190,7 +190,7 @@ def _cards(source: Manifest, beside: LocalStore) -> list[str]:
     return [name for name in names if beside.size(name) is not None]
 
 
-def _fetch(source: Manifest, entry: FileEntry, target: FolderTarget) -> None:
+def _fetch(source: Manifest, entry: FileEntry, target: FolderDestination) -> None:
     """Write one file here if it is what the header says; InputError when it is not."""
     altered = InputError(
         f"{source.store.name(entry.path)} was altered: its size or sha256 is not the one the header names",

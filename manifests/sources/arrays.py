@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
 from manifests.sources.names import (
-    check_labels,
+    check_source_labels,
     choose_split,
     data_set_name,
     names_beside,
@@ -65,7 +65,7 @@ def array_source(
         split=split,
         class_names=class_names,
         keys=keys,
-        labels_N=check_labels(labels_N, class_names, keys, where),
+        labels_N=check_source_labels(labels_N, class_names, keys, where),
         images=images,
     )
 

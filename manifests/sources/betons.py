@@ -13,7 +13,7 @@ from manifests.errors import InputError
 from manifests.format.header_file import read_header
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
 from manifests.sources.names import (
-    check_labels,
+    check_source_labels,
     data_set_name,
     names_beside,
     read_class_names,
@@ -64,7 +64,7 @@ def open_beton(path: Path, *, split: str | None = None, classes: Path | None = N
         name=data_set_name(path.with_suffix("")),
         class_names=class_names,
         keys=keys,
-        labels_N=check_labels(labels_N, class_names, keys, path),
+        labels_N=check_source_labels(labels_N, class_names, keys, path),
         beton=beton,
     )
 

@@ -22,7 +22,7 @@ _STATS_A_WORKER = 4
 _UNKNOWN = -2
 
 
-class Seen(NamedTuple):
+class PixelFacts(NamedTuple):
     """What an image shows: 192 bytes, and its sides in pixels; nothing where it was not looked at."""
 
     thumbnail: bytes = b""
@@ -61,7 +61,7 @@ class SourceFacts:
         self._is_hashed_M[left_n] = True
         return self._hash_M16[row_n]
 
-    def seen(self, row_n: Rows, hash_n16: NDArray[np.uint8] | None = None) -> Iterator[Seen | None]:
+    def seen(self, row_n: Rows, hash_n16: NDArray[np.uint8] | None = None) -> Iterator[PixelFacts | None]:
         """Thumbnail and sides of each image, None where it cannot be decoded.
 
         hash_n16: images of these content hashes are not looked at.
@@ -69,19 +69,19 @@ class SourceFacts:
         place_M = np.full(len(self.source.keys), -1, np.int64)
         place_M[row_n] = np.arange(len(row_n))
 
-        def work(row: int, image: RawImage | ImageProblem) -> Seen | None:
+        def work(row: int, image: RawImage | ImageProblem) -> PixelFacts | None:
             if isinstance(image, ImageProblem):
                 return None
             if hash_n16 is not None:
                 digest = content_hash(image)
                 self._hash_M16[row], self._is_hashed_M[row] = np.frombuffer(digest, np.uint8), True
                 if digest == hash_n16[place_M[row]].tobytes():
-                    return Seen()
+                    return PixelFacts()
             try:
                 pixels = decode_rgb(image)
             except ImageProblem:
                 return None
-            return Seen(thumbnail(pixels).tobytes(), pixels.shape[1], pixels.shape[0])
+            return PixelFacts(thumbnail(pixels).tobytes(), pixels.shape[1], pixels.shape[0])
 
         return self._map(row_n, work, "comparing pixels")
 

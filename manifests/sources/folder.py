@@ -15,8 +15,8 @@ from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,
     check_class_names,
-    check_keys,
-    check_labels,
+    check_source_labels,
+    check_unique_keys,
     choose_split,
     data_set_name,
     read_class_names,
@@ -66,7 +66,7 @@ def open_image_folder(path: Path, *, split: str | None = None, classes: Path | N
     found.sort()
     keys = [key for key, _ in found]
     _check_utf8(keys, path)
-    check_keys(keys, path)
+    check_unique_keys(keys, path)
     labels_N = np.fromiter((label for _, label in found), np.int32, len(found))
     if not keys:
         raise InputError(f"{top} holds class folders but no images", hint=f"image files end in {_extensions()}")
@@ -75,7 +75,7 @@ def open_image_folder(path: Path, *, split: str | None = None, classes: Path | N
         split=chosen,
         class_names=class_names,
         keys=keys,
-        labels_N=check_labels(labels_N, class_names, keys, top),
+        labels_N=check_source_labels(labels_N, class_names, keys, top),
         root=path,
     )
 

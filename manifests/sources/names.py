@@ -134,7 +134,7 @@ def resolve_names(
     return tuple(str(index) for index in range(largest + 1))
 
 
-def check_labels(
+def check_source_labels(
     labels_N: NDArray[np.integer], class_names: Sequence[str], keys: Sequence[str], where: object
 ) -> NDArray[np.int32]:
     """Labels as (N,) int32; InputError when one is outside [0, C), fewer than 2 classes occur, or nothing is there."""
@@ -158,7 +158,7 @@ def check_labels(
     return labels_N.astype(np.int32)
 
 
-def check_keys(keys: Sequence[str], where: object) -> None:
+def check_unique_keys(keys: Sequence[str], where: object) -> None:
     """InputError when a key occurs twice; `keys` are sorted."""
     for first, second in pairwise(keys):
         if first == second:

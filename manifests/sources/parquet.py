@@ -15,7 +15,7 @@ from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,
     check_class_names,
-    check_labels,
+    check_source_labels,
     choose_split,
     data_set_name,
     names_beside,
@@ -100,7 +100,7 @@ def open_parquet(
         split=chosen,
         class_names=class_names,
         keys=keys,
-        labels_N=check_labels(labels_N, class_names, keys, where),
+        labels_N=check_source_labels(labels_N, class_names, keys, where),
         groups=groups,
     )
 

@@ -20,7 +20,7 @@ ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Object stores: what is put appears whole or not at all."""
 
 
-class Target(Protocol):
+class Destination(Protocol):
     """Where a manifest is pushed to."""
 
     store: Store
@@ -49,21 +49,21 @@ class Target(Protocol):
         """Take manifest.json, unless it is there: from now on there is a manifest."""
 
 
-def target_of(where: str) -> Target:
+def destination_at(where: str) -> Destination:
     """The target at a path or URL; UsageError for one that nobody can write to."""
     store = store_of(where)
     if isinstance(store, LocalStore):
-        return FolderTarget(store)
+        return FolderDestination(store)
     if store.scheme in ("http", "https"):
         raise UsageError(f"{store.where}: a web server takes no files", hint="push to s3://, gs://, hf:// or a folder")
     if store.scheme == "hf":
-        from manifests.stores.hub import HubTarget
+        from manifests.stores.hub import HubDestination
 
-        return HubTarget(store)
-    return RemoteTarget(store)
+        return HubDestination(store)
+    return RemoteDestination(store)
 
 
-class FolderTarget:
+class FolderDestination:
     """A folder on this machine or a mounted one."""
 
     is_one_step = False
@@ -136,7 +136,7 @@ class FolderTarget:
             write_atomic(self.folder / HEADER_NAME, header)
 
 
-class RemoteTarget:
+class RemoteDestination:
     """A folder of a remote file system."""
 
     is_one_step = False

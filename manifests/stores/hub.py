@@ -32,7 +32,7 @@ class Place(NamedTuple):
         return cls(found["repo"], found["revision"], f"{found['folder']}/" if found["folder"] else "")
 
 
-class HubTarget:
+class HubDestination:
     """A data set repository; made private when it is not there yet. Nothing is sent before `finish`."""
 
     is_one_step = True

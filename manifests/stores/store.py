@@ -20,9 +20,9 @@ from manifests.errors import InputError, PruneError, UnreachableError, UsageErro
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 _WEB = ("http", "https")
-UNTOLD = -1
+UNKNOWN_SIZE = -1
 """Size of a file at a URL, where the server does not tell it."""
-SILENCE_S = 60
+TIMEOUT_S = 60
 """How long a web server may say nothing."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
 """Extra of this package that brings a file system, by the scheme of its URLs."""
@@ -155,7 +155,7 @@ class RemoteStore:
 
     def _told_bytes(self, path: str) -> int:
         size_bytes = self.filesystem.info(self.full(path)).get("size")
-        return UNTOLD if size_bytes is None else int(size_bytes)
+        return UNKNOWN_SIZE if size_bytes is None else int(size_bytes)
 
     @property
     def _is_http(self) -> bool:
@@ -213,7 +213,7 @@ def _remote_store(url: str) -> RemoteStore:
             from aiohttp import ClientTimeout
 
             # By default a file that takes over five minutes is given up.
-            timeout = ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+            timeout = ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
             options["client_kwargs"] = {"timeout": timeout}
         filesystem, root = url_to_fs(url, **options)
     except ImportError as error:

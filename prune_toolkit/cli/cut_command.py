@@ -11,7 +11,7 @@ from prune_toolkit.cli.options import (
     data_of,
     data_options,
     dry_run_option,
-    echo_learn,
+    echo_train_command,
     json_option,
     workers_option,
 )
@@ -92,7 +92,7 @@ def command(**options: Any) -> None:
         f"{config.out}/: {chosen.count:,} of {plan.count:,} samples of {parent.where}; train.beton "
         f"{format_bytes(size_bytes)}; id {selection.id[:12]}"
     )
-    echo_learn(config.out, has_labels=bool(plan.targets.tables))
+    echo_train_command(config.out, has_labels=bool(plan.targets.tables))
 
 
 def _echo_plan(before: int, plan: "Plan", size_bytes: int, as_json: bool) -> None:

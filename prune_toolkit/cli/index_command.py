@@ -65,7 +65,7 @@ def command(
     from manifests.errors import UsageError
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.indexing.index import IndexConfig, build_index
-    from prune_toolkit.work.part_work import ALONE, Ranks
+    from prune_toolkit.work.part_work import ALONE, WorkShare
     from trainer.cli.console import echo_json
 
     chosen = data_argument or data
@@ -79,7 +79,7 @@ def command(
         check="header" if check == "header" else "decode",
         thumbnails=thumbnails,
         workers=workers,
-        ranks=Ranks.resolve(rank, world_size),
+        ranks=WorkShare.resolve(rank, world_size),
         name=name,
         licence=licence,
         redistributable=redistributable,

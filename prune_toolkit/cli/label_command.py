@@ -11,7 +11,7 @@ from prune_toolkit.cli.options import (
     data_of,
     data_options,
     dry_run_option,
-    echo_learn,
+    echo_train_command,
     json_option,
     rank_options,
     teacher_of,
@@ -61,9 +61,9 @@ def command(**options: Any) -> None:
     from manifests.card.readme import revision_line, targets_text
     from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
-    from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, trial, write_labels
+    from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
-    from prune_toolkit.work.part_work import Ranks
+    from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
     selection = Manifest.open(options["selection"])
@@ -90,12 +90,12 @@ def command(**options: Any) -> None:
         batch_size=options["batch_size"],
         workers=options["workers"],
         loader=options["loader"],
-        ranks=Ranks.resolve(options["rank"], options["world_size"]),
+        ranks=WorkShare.resolve(options["rank"], options["world_size"]),
         finish_only=options["finish"],
     )
     work = Labelling.of(config, teacher, selection)
     if options["dry_run"]:
-        tried = trial(work)
+        tried = label_preview(work)
         echo_json(tried) if options["as_json"] else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
         return
     labelled = write_labels(work)
@@ -128,7 +128,7 @@ def command(**options: Any) -> None:
     )
     if revised := revision_line(labelled.header):
         click.echo(revised)
-    echo_learn(config.out, has_beton=beton is not None)
+    echo_train_command(config.out, has_beton=beton is not None)
 
 
 def _check_kind(selection: "Manifest") -> None:

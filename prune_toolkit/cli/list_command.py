@@ -54,7 +54,7 @@ def _echo_entries(entries: list[dict[str, Any]]) -> None:
 
 
 def _scores() -> list[dict[str, Any]]:
-    from prune_toolkit.methods.score import SCORES
+    from prune_toolkit.scoring.score import SCORES
 
     return [
         {
@@ -94,7 +94,7 @@ def _selectors() -> list[dict[str, Any]]:
 
 
 def _quotas() -> list[dict[str, Any]]:
-    from prune_toolkit.methods.quotas import QUOTAS
+    from prune_toolkit.quotas.quotas import QUOTAS
 
     return [{"name": q.name, "rule": q.formula, "source": q.source} for q in QUOTAS.values()]
 

@@ -43,7 +43,7 @@ def echo_next(*words: object) -> None:
     click.echo(f"next: {shlex.join(map(str, words))}")
 
 
-def echo_learn(selection: Path, *, has_beton: bool = True, has_labels: bool = True) -> None:
+def echo_train_command(selection: Path, *, has_beton: bool = True, has_labels: bool = True) -> None:
     """The command that makes a student of a selection, or first a beton."""
     if has_beton:
         echo_next("train-student", "--manifest", selection, *(() if has_labels else ("--loss", "ce")))

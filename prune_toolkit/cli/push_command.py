@@ -64,14 +64,14 @@ def command(
     from manifests.errors import UsageError
     from manifests.manifest import Manifest
     from manifests.share.transfer import check_images, push
-    from manifests.stores.destinations import target_of
+    from manifests.stores.destinations import destination_at
     from manifests.stores.store import RemoteStore
     from trainer.cli.console import echo_json
 
     if with_images and (only or secret is not None):
         flag = "--only" if only else "--secret"
         raise UsageError(f"--with-images and {flag}: a beton shows the images, and holds targets", hint="leave out one")
-    source, target = Manifest.open(manifest), target_of(url)
+    source, target = Manifest.open(manifest), destination_at(url)
     check_images(source.header, with_images)
     with scratch_folder("prune-push") as scratch:
         sent = _prepared(source, only, secret, scratch)

@@ -103,7 +103,7 @@ def command(**options: Any) -> None:
     from prune_toolkit.scoring.score_config import ScoreConfig
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
-    from prune_toolkit.work.part_work import Ranks
+    from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
     _check_flags(options)
@@ -119,7 +119,7 @@ def command(**options: Any) -> None:
         batch_size=options["batch_size"],
         workers=options["workers"],
         loader=options["loader"],
-        ranks=Ranks.resolve(options["rank"], options["world_size"]),
+        ranks=WorkShare.resolve(options["rank"], options["world_size"]),
         finish_only=options["finish"],
         name=options["name"],
         licence=options["licence"],

@@ -11,7 +11,7 @@ from prune_toolkit.cli.options import (
     data_of,
     data_options,
     dry_run_option,
-    echo_learn,
+    echo_train_command,
     json_option,
     workers_option,
 )
@@ -125,7 +125,7 @@ def command(**options: Any) -> None:
     )
     for line in selection_lines(selection.header):
         click.echo(line)
-    echo_learn(config.out, has_beton=beton is not None, has_labels=labels is not None)
+    echo_train_command(config.out, has_beton=beton is not None, has_labels=labels is not None)
 
 
 def select_config(options: dict[str, Any]) -> "SelectConfig":

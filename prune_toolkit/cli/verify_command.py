@@ -116,7 +116,7 @@ def _allowed(text: str | None) -> "Fraction":
     from fractions import Fraction
 
     from manifests.errors import UsageError
-    from prune_toolkit.methods.keep import parse_fraction
+    from prune_toolkit.quotas.keep import parse_fraction
 
     share = Fraction(0) if text is None else parse_fraction(text)
     if share is None or not 0 <= share <= 1:

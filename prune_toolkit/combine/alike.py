@@ -41,7 +41,7 @@ def check_alike(manifests: Sequence[Manifest]) -> None:
                     )
 
 
-def check_kinds(manifests: Sequence[Manifest]) -> None:
+def check_same_kind(manifests: Sequence[Manifest]) -> None:
     """UsageError unless these are several manifests, and none of them a selection."""
     if len(manifests) < 2:
         raise UsageError(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.base.progress import Progress
-from manifests.format.header import Header, Teacher
+from manifests.format.header import Header, TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest, part_entries, write_local
 from manifests.tables.thumbnails_table import carried_tables
@@ -89,12 +89,12 @@ def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float)
     )
 
 
-def _card(merge: Merge, calibration: Calibration) -> Teacher:
+def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
     """The ensemble as one teacher; the normalisation is that of its first member, others may have another."""
     kind, teachers = merge.config.average, merge.teachers
     names = [f"({teacher.spec})" if teacher.spec.startswith("average of ") else teacher.spec for teacher in teachers]
     digests = "\0".join([kind, *(teacher.weights_sha256 for teacher in teachers)])
-    return Teacher(
+    return TeacherCard(
         spec=f"average of {kind}: {' + '.join(names)}",
         weights_sha256=hashlib.sha256(digests.encode()).hexdigest(),
         parameters=sum(teacher.parameters for teacher in teachers),

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
-from manifests.format.header import DataSet, FileEntry, Teacher, Views
+from manifests.format.header import DataSet, FileEntry, TeacherCard, Views
 from manifests.format.parts import part_count, soft_labels_of
 from manifests.format.top_k import TopK
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.combine.mean_logits import AVERAGES, average, check_logits
-from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.logit_scores import TEACHER
+from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_text, views_to_score
 
 SCORE_TABLE = f"scores/{TEACHER}"
@@ -55,7 +55,7 @@ class Merge:
 
     config: MergeConfig
     parents: tuple[Manifest, ...]
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[TeacherCard, ...]
     views: Views
     scored_views: range
     samples: pa.Table
@@ -177,7 +177,7 @@ def may_be_passed_on(blocks: Sequence[DataSet]) -> bool | None:
     return False if False in allowed else None if None in allowed else True
 
 
-def _scored_by(manifest: Manifest) -> Teacher:
+def _scored_by(manifest: Manifest) -> TeacherCard:
     header = manifest.header
     if header.kind != "scores" or header.teacher is None or header.views is None:
         raise UsageError(
@@ -214,7 +214,7 @@ def _check_data(manifests: Sequence[Manifest]) -> None:
             )
 
 
-def _common_views(manifests: Sequence[Manifest], teachers: Sequence[Teacher]) -> Views:
+def _common_views(manifests: Sequence[Manifest], teachers: Sequence[TeacherCard]) -> Views:
     blocks = [manifest.header.views for manifest in manifests]
     first = blocks[0]
     assert first is not None

@@ -20,7 +20,7 @@ _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Joined:
+class JoinedSamples:
     """The samples of several manifests, and which of them each manifest has."""
 
     samples: pa.Table
@@ -36,7 +36,7 @@ class Joined:
         return times_N > 1
 
 
-def join_samples(manifests: Sequence[Manifest], preferred: int) -> Joined:
+def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples:
     """Put samples together; of those that differ, the row of the first manifest counts if it is a preferred one.
 
     The first `preferred` manifests are. MismatchError for any other sample that two manifests describe differently, in
@@ -66,10 +66,10 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> Joined:
         old_n = np.flatnonzero(~dropped_M[start[number] : start[number + 1]])
         shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[start[number] + old_n]))
     samples = with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N)))
-    return Joined(samples=samples, shares=tuple(shares))
+    return JoinedSamples(samples=samples, shares=tuple(shares))
 
 
-def check_scored(joined: Joined) -> None:
+def check_scored(joined: JoinedSamples) -> None:
     """UsageError where a manifest has a teacher, and a readable sample is in none that has one."""
     scored_N, without = np.zeros(len(joined.samples), np.bool_), []
     for share in joined.shares:

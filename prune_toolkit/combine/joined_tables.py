@@ -28,7 +28,7 @@ _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
+class TableOrigin:
     """Where some columns of a table come from: of rows that several shares have, from the first."""
 
     shares: tuple[Share, ...]
@@ -41,7 +41,7 @@ class TablePlan:
     """One table of the result."""
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[TableOrigin, ...]
 
     def as_it_is(self, count: int) -> Share | None:
         """The share whose table is that of the result to the last row and column; None where there is none."""
@@ -67,7 +67,7 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
         if kind == "scores":
             sources = tuple(_score_sources(having, rest, readable_N, left_out))
         elif kind in CARRIED and _covers(having, readable_N):
-            sources = (Source(shares=having),)
+            sources = (TableOrigin(shares=having),)
         else:
             sources = ()
             left_out.append(f"{name}, which not every manifest has")
@@ -85,7 +85,7 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
 
 def _score_sources(
     shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], left_out: list[str]
-) -> Iterator[Source]:
+) -> Iterator[TableOrigin]:
     """Columns of one set of scores by where they come from; what is left out is added to a list."""
     specs = [_specs(share.manifest.header, set_name) for share in shares]
     together: dict[tuple[int, ...], list[str]] = {}
@@ -102,10 +102,10 @@ def _score_sources(
         else:
             left_out.append(f"scores/{set_name} {name}, {reason}")
     for numbers, names in together.items():
-        yield Source(shares=tuple(shares[number] for number in numbers), columns=tuple(names))
+        yield TableOrigin(shares=tuple(shares[number] for number in numbers), columns=tuple(names))
 
 
-def score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> list[ScoreSpec]:
+def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> list[ScoreSpec]:
     """What the header says of the scores that are carried over."""
     carried = {
         (plan.name, column)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError, UsageError
-from manifests.format.header import DataSet, Header, Teacher
+from manifests.format.header import DataSet, Header, TeacherCard
 from manifests.format.parts import (
     SAMPLES_SCHEMA,
     part_count,
@@ -28,7 +28,7 @@ from manifests.manifest import Manifest, part_entries, write_local
 from manifests.tables.rows import Share
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.combine.joined_samples import data_fingerprint, readable
-from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, opened, origin, score_specs, write_table_part
+from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_score_specs, opened, origin, write_table_part
 from prune_toolkit.combine.mean_logits import check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
 from prune_toolkit.work.part_work import PartWork, tool
@@ -107,7 +107,7 @@ class ShareWork:
             write_local(self.out, local)
         headers, tables = [parent.header for parent in self.parents], {plan.name for plan in self.plans}
         scored, count = [header for header in headers if header.teacher is not None] or headers, len(self.samples)
-        computed, specs = [header.compute for header in scored], score_specs(self.shares, self.plans)
+        computed, specs = [header.compute for header in scored], joined_score_specs(self.shares, self.plans)
         seconds = round(time.monotonic() - start, 3)
         kinds = {name.partition("/")[0] for name in tables}
         lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
@@ -147,7 +147,7 @@ class ShareWork:
             }
         )
 
-    def _teacher(self, answers_in: str) -> Teacher:
+    def _teacher(self, answers_in: str) -> TeacherCard:
         """The teacher of the first, with its accuracy on all of these samples."""
         cards = [parent.header.teacher for parent in self.parents if parent.header.teacher is not None]
         calibration = Calibration()
@@ -167,7 +167,7 @@ class ShareWork:
         """The table that tells how often the teacher is right, None where there is no teacher; UsageError."""
         if all(parent.header.teacher is None for parent in self.parents):
             return None
-        specs = score_specs(self.shares, self.plans)
+        specs = joined_score_specs(self.shares, self.plans)
         stored = {spec.name for spec in specs if spec.set == TEACHER and spec.views in (None, "0")}
         if LOGITS in {plan.name for plan in self.plans}:
             return LOGITS

@@ -19,8 +19,8 @@ from manifests.errors import MismatchError, UsageError
 from manifests.format.parts import part_count
 from manifests.manifest import Manifest
 from manifests.stores.store import store_of
-from prune_toolkit.combine.alike import check_alike, check_kinds
-from prune_toolkit.combine.joined_samples import HINT, Joined, check_scored, join_samples, readable
+from prune_toolkit.combine.alike import check_alike, check_same_kind
+from prune_toolkit.combine.joined_samples import HINT, JoinedSamples, check_scored, join_samples, readable
 from prune_toolkit.combine.joined_tables import TablePlan, opened, plan_tables
 from prune_toolkit.combine.joined_writing import ShareWork
 
@@ -44,7 +44,7 @@ class Shards:
     parents: tuple[Manifest, ...]
     preferred: int
     """So many of them, from the first, count where they disagree with another."""
-    joined: Joined
+    joined: JoinedSamples
     plans: tuple[TablePlan, ...]
     left_out: tuple[str, ...]
     """Tables, and samples, that are not taken over, with the reason."""
@@ -52,7 +52,7 @@ class Shards:
     @classmethod
     def of(cls, config: ShardsConfig, manifests: Sequence[Manifest]) -> "Shards":
         """Check that manifests go together and plan the result; UsageError, MismatchError or InputError."""
-        check_kinds(manifests)
+        check_same_kind(manifests)
         parents, preferred = _by_precedence(config.prefer, manifests)
         check_alike(sorted(parents, key=lambda manifest: manifest.id))
         joined = join_samples(parents, preferred)

@@ -22,7 +22,7 @@ from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.train_beton import beton_at_hand, beton_rows
 from trainer.data.batches import ViewLoader, image_views
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.teacher import as_tensor
 

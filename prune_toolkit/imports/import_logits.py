@@ -18,15 +18,15 @@ from manifests.base.files import sha256_file
 from manifests.base.progress import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.columns import tables_of
-from manifests.format.header import Header, Preprocessing, Teacher
+from manifests.format.header import Header, Preprocessing, TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest, part_entries, write_local
 from manifests.tables.rows import Ids
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
-from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
+from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import PartWork, Totals, finished, note_time, tool
 from trainer.data.views import ViewRecipe
@@ -76,7 +76,7 @@ class LogitsImport:
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
             "parameters": self.parameters,
-            "output_map": output_map(self.class_names, parent.class_names),
+            "output_map": class_columns(self.class_names, parent.class_names),
             "teacher_licence": self.licence,
             **({"scores": outside} if outside else {}),
         }
@@ -97,7 +97,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
         )
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix = open_matrix(config.file, config.tensor, config.key)
-    outputs = output_map(config.class_names, parent.class_names)
+    outputs = class_columns(config.class_names, parent.class_names)
     _check_classes(config, matrix, parent)
     row_N, again = _rows(config, matrix, parent, samples)
     resolved = config.resolved(parent, sha256_file(config.file))
@@ -138,7 +138,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     return done
 
 
-def output_map(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
+def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
     """Column of the file for each class, by name; None where the order is the same. MismatchError for other classes."""
     if theirs is None or list(theirs) == ours:
         return None
@@ -251,7 +251,7 @@ def _finish(
     if parent.beton_path is not None:
         local["beton"] = os.path.realpath(parent.beton_path)
     write_local(config.out, local)
-    teacher = Teacher(
+    teacher = TeacherCard(
         spec=config.teacher,
         weights_sha256=resolved["weights_sha256"],
         parameters=config.parameters,

@@ -38,7 +38,7 @@ from manifests.untrusted.rules import check_keys
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import Check, SampleFacts, examine
 from prune_toolkit.images.train_beton import write_train_beton
-from prune_toolkit.work.part_work import ALONE, Ranks, finished, missing_parts, tool
+from prune_toolkit.work.part_work import ALONE, WorkShare, finished, missing_parts, tool
 
 
 def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
@@ -113,7 +113,7 @@ class IndexConfig:
     thumbnails: bool = False
     """Store eight by eight pixels of each image, by which copies of other encodings are compared."""
     workers: int = 1
-    ranks: Ranks = ALONE
+    ranks: WorkShare = ALONE
     name: str | None = None
     licence: str | None = None
     redistributable: bool | None = None

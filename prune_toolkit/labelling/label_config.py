@@ -15,14 +15,14 @@ from manifests.format.parts import part_rows
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
-from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.logit_scores import TEACHER
+from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.teacher_pass import score_views
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
-from prune_toolkit.work.part_work import ALONE, Ranks
+from prune_toolkit.work.part_work import ALONE, WorkShare
 from trainer.data.views import ViewRecipe
 from trainer.models.teacher import Teacher
 
@@ -43,7 +43,7 @@ class LabelConfig:
     batch_size: int = 256
     workers: int = 1
     loader: str = "auto"
-    ranks: Ranks = ALONE
+    ranks: WorkShare = ALONE
     finish_only: bool = False
 
     def __post_init__(self) -> None:

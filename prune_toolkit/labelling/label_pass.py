@@ -13,8 +13,7 @@ import pyarrow as pa
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
-from manifests.format.header import Header, Labels
-from manifests.format.header import Teacher as TeacherCard
+from manifests.format.header import Header, Labels, TeacherCard
 from manifests.format.parts import part_path, read_part, write_part
 from manifests.manifest import Manifest, file_entry, part_entries, write_local
 from manifests.tables.thumbnails_table import carried_tables
@@ -25,12 +24,12 @@ from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_card, training_hits
-from prune_toolkit.selection.cut_images import images_of
+from prune_toolkit.selection.cut_images import images_to_cut
 from prune_toolkit.selection.revision import label_parameters
-from prune_toolkit.selection.targets import beton_targets, stored_targets, targets_of, write_targets
+from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
 from prune_toolkit.work.part_work import ALONE, PartWork, Totals, note_time, tool
 
-__all__ = ["LabelConfig", "Labelling", "trial", "write_labels"]
+__all__ = ["LabelConfig", "Labelling", "label_preview", "write_labels"]
 
 
 def write_labels(work: Labelling) -> Manifest | None:
@@ -89,7 +88,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
         rows = write_train_beton(
             out / BETON_NAME,
             selection.samples().filter(pa.array(work.keep_N)),
-            images=images_of(config.data, selection),
+            images=images_to_cut(config.data, selection),
             workers=config.workers,
             max_side=work.images.max_side,
             views=views,
@@ -116,7 +115,7 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
             parameters=label_parameters(
                 {} if parent.labels is None else parent.labels.parameters,
                 config.labels,
-                ((labels, work.images.label_N[ids]) for ids, labels in stored_targets(out, targets, count)),
+                ((labels, work.images.label_N[ids]) for ids, labels in read_targets(out, targets, count)),
             ),
             views=len(targets.tables),
             policy=targets.policy,
@@ -148,7 +147,7 @@ def _card(work: Labelling) -> TeacherCard:
     return teacher_card(work.teacher, calibration, class_count=classes, licence=licence)
 
 
-def trial(work: Labelling) -> dict[str, Any]:
+def label_preview(work: Labelling) -> dict[str, Any]:
     """What `--dry-run` tells, after labelling a few samples spread over the kept ones; writes nothing."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
     rate = trial_rate(work.teacher, work.open_images(), np.flatnonzero(work.keep_N), work.config.batch_size)

@@ -20,8 +20,8 @@ from manifests.format.dynamics import Dynamics, read_dynamics
 from manifests.format.header import Header
 from manifests.format.parts import config_digest
 from manifests.manifest import Manifest, commit, write_local
-from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
+from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.work.part_work import finished, tool
 from prune_toolkit.work.score_set import add_score_set
 

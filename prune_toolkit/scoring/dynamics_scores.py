@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_toolkit.methods.score import Score
 from prune_toolkit.scoring.logit_scores import Floats
+from prune_toolkit.scoring.score import Score
 
 DYNAMICS = "dynamics"
 """The set of these scores."""

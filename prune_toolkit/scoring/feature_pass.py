@@ -155,14 +155,14 @@ def _blocks(
 
 def _dense(logits: SoftLabels | Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
     some = (logits() if callable(logits) else logits)[rows]
-    return dense_logits(some, label_n) if isinstance(some, TopK) else some
+    return full_logits(some, label_n) if isinstance(some, TopK) else some
 
 
 def _chosen(rows: FeatureRows, is_chosen_n: NDArray[np.bool_]) -> Logits:
     return rows.logits_nC[is_chosen_n]
 
 
-def dense_logits(top: TopK, label_n: NDArray[np.int64]) -> NDArray[np.float64]:
+def full_logits(top: TopK, label_n: NDArray[np.int64]) -> NDArray[np.float64]:
     """All C logits (n, C) of which the K largest and that of the label (n,) are known: these, the others even.
 
     softmax has at T = 1 the probabilities of the full vector for the known ones.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_toolkit.methods.score import Score
 from prune_toolkit.scoring.feature_table import FeatureTable
 from prune_toolkit.scoring.logit_scores import Floats, Logits
+from prune_toolkit.scoring.score import Score
 
 FEATURES = "features"
 """The set of these scores."""
@@ -58,7 +58,7 @@ def grand(table: FeatureTable) -> Floats:
     needs=("features",),
     cost="one teacher pass; features are read once for every 512 MiB of them",
 )
-def moderate(table: FeatureTable) -> Floats:
+def centre_distance(table: FeatureTable) -> Floats:
     """Distance of the features from the median of their class."""
     median_CD = class_medians(table)
     return table.collect(lambda rows: np.linalg.norm(rows.h_nD - median_CD[rows.label_n], axis=1))

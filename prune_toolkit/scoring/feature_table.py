@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.scoring.logit_scores import Floats, Integers, LogitRows, Logits
 
 BLOCK_ROWS = 2048

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.methods.score import SCORES, Score
+from prune_toolkit.scoring.score import SCORES, Score
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]

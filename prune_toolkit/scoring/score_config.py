@@ -11,11 +11,11 @@ from manifests.format.top_k import check_k
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
-from prune_toolkit.methods.score import outside_scores
 from prune_toolkit.scoring.feature_scores import FEATURES
 from prune_toolkit.scoring.logit_scores import TEACHER
+from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import check_view_count, views_block, views_text, views_to_score
-from prune_toolkit.work.part_work import ALONE, Ranks
+from prune_toolkit.work.part_work import ALONE, WorkShare
 from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.teacher import Teacher
 
@@ -38,7 +38,7 @@ class ScoreConfig:
     """Images a forward pass, all views of a sample in one."""
     workers: int = 1
     loader: str = "auto"
-    ranks: Ranks = ALONE
+    ranks: WorkShare = ALONE
     finish_only: bool = False
     name: str | None = None
     licence: str | None = None

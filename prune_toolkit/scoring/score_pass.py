@@ -16,8 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
-from manifests.format.header import Header, ScoreSpec
-from manifests.format.header import Teacher as TeacherCard
+from manifests.format.header import Header, ScoreSpec, TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
 from manifests.format.top_k import top_k
 from manifests.manifest import Manifest, part_entries, write_local

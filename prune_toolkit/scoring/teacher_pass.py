@@ -12,7 +12,7 @@ from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
 from trainer.models.teacher import Teacher
 
 
-class Shown(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher made of n readable samples, in order."""
 
     ids: NDArray[np.int64]
@@ -43,7 +43,7 @@ def show_views(
     view_count: int,
     *,
     with_features: bool = False,
-) -> Shown:
+) -> TeacherOutput:
     """What the teacher makes of the readable ones of some samples.
 
     The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
@@ -69,7 +69,7 @@ def show_views(
         seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
         done = rows.stop
         progress.advance(len(images))
-    return Shown(seen[:done], found[:done], features[:done] if with_features else None)
+    return TeacherOutput(seen[:done], found[:done], features[:done] if with_features else None)
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:

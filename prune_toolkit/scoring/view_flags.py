@@ -18,7 +18,7 @@ _PARAMETERS = {
 """What a recipe looks at beside flip: nothing else is recorded, so equal views have equal ids."""
 
 
-def view_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
+def scoring_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
     """The recipe that --augment, --pad, --scale-min, --flip and --seed ask for, for views of a size.
 
     UsageError for a padding or an area there cannot be.
@@ -59,13 +59,13 @@ def views_text(views: range) -> str:
 
 
 def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collection[str]) -> ViewRecipe:
-    """`view_recipe` for several views, or where flags that make a recipe were `asked` for; else the recipe `none`.
+    """`scoring_recipe` for several views, or where flags that make a recipe were `asked` for; else the recipe `none`.
 
     A seed asks for nothing: it is of the stored views, and view 0 has none.
     """
     if options["views"] == 1 and not set(RECIPE_FLAGS) & set(asked):
         return ViewRecipe()
-    return view_recipe(options, image_px)
+    return scoring_recipe(options, image_px)
 
 
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from prune_toolkit.methods.quotas import QUOTAS, Counts, total_count, with_minimum
+from prune_toolkit.quotas.quotas import QUOTAS, Counts, total_count, with_minimum
 from prune_toolkit.selection.pool import Choice, Groups, Pool
 from prune_toolkit.selection.selector import SELECTORS
 

@@ -35,7 +35,7 @@ from prune_toolkit.selection.select_config import CutConfig, SelectConfig
 from prune_toolkit.selection.targets import beton_targets
 
 
-def images_of(data: DataSpec | None, parent: Manifest) -> Source | Beton:
+def images_to_cut(data: DataSpec | None, parent: Manifest) -> Source | Beton:
     """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
     if data is not None:
         return open_copy(data, parent)
@@ -68,7 +68,7 @@ def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
 
 
 def are_at_hand(data: DataSpec | None, parent: Manifest) -> bool:
-    """Whether `images_of` knows where to look."""
+    """Whether `images_to_cut` knows where to look."""
     return data is not None or beton_at_hand(parent) is not None or DataSpec.from_local(parent.local) is not None
 
 
@@ -78,7 +78,7 @@ def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy
     Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
     would pass, or hashes are asked for, the same bytes. MismatchError where nothing is left.
     """
-    images = images_of(config.data, plan.parent)
+    images = images_to_cut(config.data, plan.parent)
     if isinstance(images, Beton):
         return plan, images
     check_secret(plan.parent.header, config.check.secret, plan.parent.where)

@@ -33,7 +33,7 @@ from prune_toolkit.selection.cut_images import are_at_hand, cut_from, local_of, 
 from prune_toolkit.selection.pool import HELD_OUT, REASONS
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select_config import CutConfig
-from prune_toolkit.selection.targets import TargetPlan, stored_targets
+from prune_toolkit.selection.targets import TargetPlan, read_targets
 from prune_toolkit.work.part_work import finished, tool
 
 _AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
@@ -209,5 +209,5 @@ def _header(out: Path, plan: Plan, files: list[FileEntry], *, is_whole: bool, st
 def _counted_again(out: Path, plan: Plan, labels: Labels) -> Labels:
     """What is said of revised labels is of those that are left."""
     label_N, count = plan.samples.column("label").to_numpy(), len(plan.samples)
-    stored = ((target, label_N[ids]) for ids, target in stored_targets(out, plan.targets, count))
+    stored = ((target, label_N[ids]) for ids, target in read_targets(out, plan.targets, count))
     return labels.model_copy(update={"parameters": label_parameters(labels.parameters, labels.transform, stored)})

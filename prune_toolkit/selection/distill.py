@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.pool import Pool, ScoreColumn, rank_in_group
 
 DEFAULT_BY = "influence"

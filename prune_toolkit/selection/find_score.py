@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Harder
 from manifests.manifest import Manifest
-from prune_toolkit.methods.score import SCORES
+from prune_toolkit.scoring.score import SCORES
 from prune_toolkit.selection.pool import ScoreColumn
 
 DEFAULT_SET = "teacher"

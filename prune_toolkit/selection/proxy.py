@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.pool import Groups, Pool, Vectors, rank_in_group
 from prune_toolkit.selection.rank_windows import window_start
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.format.top_k import SoftLabels, TopK
-from prune_toolkit.methods.keep import parse_fraction
+from prune_toolkit.quotas.keep import parse_fraction
 
 SCOPES = ("wrong", "all")
 REVISE = "revise"

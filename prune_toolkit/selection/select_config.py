@@ -12,8 +12,8 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.train_beton import beton_at_hand
-from prune_toolkit.methods.keep import parse_fraction, parse_keep
-from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.quotas.keep import parse_fraction, parse_keep
+from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.find_score import find_score
 from prune_toolkit.selection.labels import LABELS

@@ -168,7 +168,7 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[n
         yield from np.stack(views, axis=1)
 
 
-def stored_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[tuple[Ids, SoftLabels]]:
+def read_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[tuple[Ids, SoftLabels]]:
     """(sample_id (n,), targets) of every part and table that was written, one at a time."""
     for part in range(part_count(count)):
         for table in plan.tables:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
-from prune_toolkit.sweep.selections import Chosen
+from prune_toolkit.sweep.selections import PlannedSelection
 from trainer.config import TrainConfig
 from trainer.data.order import epoch_batches
 from trainer.loop.dynamic import full_epochs
@@ -22,7 +22,7 @@ FEWEST_PRUNED = 2
 """With fewer epochs that leave samples out InfoBatch is all the data by another name."""
 
 
-def run_config(chosen: Chosen, flags: Sequence[str]) -> TrainConfig:
+def run_config(chosen: PlannedSelection, flags: Sequence[str]) -> TrainConfig:
     """The configuration that train-student makes of these flags; UsageError for one that no run can have."""
     given = train_options(flags)
     names = {field.name for field in fields(TrainConfig)} - {"recipe"}
@@ -30,7 +30,7 @@ def run_config(chosen: Chosen, flags: Sequence[str]) -> TrainConfig:
     return resolve(asked, recipe=given.get("recipe", "auto"), stored=chosen.stored)
 
 
-def images_of(config: TrainConfig, count: int) -> int:
+def images_shown(config: TrainConfig, count: int) -> int:
     """Images that a run on so many samples shows, at most."""
     plan = epoch_batches(config, count, 1)
     return config.total_steps(plan.steps_per_epoch) * plan.batch_size

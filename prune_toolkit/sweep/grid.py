@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manifests.errors import UsageError
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
 from trainer.losses import LOSSES

@@ -7,33 +7,33 @@ from pathlib import Path
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.grid import Grid
-from prune_toolkit.sweep.runs import Teacher
-from prune_toolkit.sweep.work import write_selection
+from prune_toolkit.sweep.runs import SweepTeacher
+from prune_toolkit.sweep.work import select_by_command
 
 HOLDOUT_SEED = 1_000_003
 """Of the samples that are held out: no seed that a run is likely to have."""
 _METHOD, _QUOTA, _LABELS = "random", "proportional", "raw"
 
 
-def holdout_command(grid: Grid, teacher: Teacher) -> tuple[str, ...]:
+def holdout_command(grid: Grid, teacher: SweepTeacher) -> tuple[str, ...]:
     """Arguments of prune select that hold samples out, beside --out."""
     flags = ("--selector", _METHOD, "--quota", _QUOTA, "--labels", _LABELS, "--seed", str(HOLDOUT_SEED))
     return (str(teacher.manifest.path), "--keep", grid.holdout, *flags)
 
 
-def write_holdout(grid: Grid, teachers: Sequence[Teacher], folder: Path) -> None:
+def write_holdout(grid: Grid, teachers: Sequence[SweepTeacher], folder: Path) -> None:
     """Hold samples out unless that is done; over one that a sweep left that never began and asked for another.
 
     UsageError when the folder holds what no sweep made.
     """
     if (folder / HEADER_NAME).is_file() and not _is_wanted(Manifest.open(folder), grid, teachers):
         shutil.rmtree(folder)
-    write_selection(holdout_command(grid, teachers[0]), folder)
+    select_by_command(holdout_command(grid, teachers[0]), folder)
 
 
-def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[Teacher]) -> bool:
+def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[SweepTeacher]) -> bool:
     """Whether a manifest is the hold-out that a grid asks for, by whichever of the teachers."""
     chosen, labels = there.header.selection, there.header.labels
     made = None if chosen is None or labels is None else (chosen.method, chosen.quota, labels.transform, chosen.seed)

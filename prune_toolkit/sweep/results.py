@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.base.files import atomic_file, write_atomic
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.grid import ALL, Arm, all_arms, baseline_of
 from prune_toolkit.sweep.runs import Row
-from prune_toolkit.sweep.statistics import paired, summary
+from prune_toolkit.sweep.statistics import paired, summarise
 from prune_toolkit.sweep.study import Phase, Study, job_of
 from prune_toolkit.sweep.sweep_folder import SweepFolder
 
@@ -129,7 +129,7 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
         base = None if baseline is None else {run["seed"]: run["top1"] for run in by_row[baseline]}
         is_itself = baseline is not None and baseline.run_keys == row.run_keys
         difference = None if base is None or is_itself else paired(top1, base)
-        got = summary(list(top1.values()))
+        got = summarise(list(top1.values()))
         table.append(
             {name: runs[0][name] for name in ("arm", "keep", "labels", "loss", "kd_weight", "teacher", "budget")}
             | {"n": got.n, "mean": got.mean, "deviation": got.deviation, "low": got.low, "high": got.high}

@@ -11,10 +11,10 @@ from pathlib import Path
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.methods.keep import parse_keep
-from prune_toolkit.sweep.budget import budget_flags, images_of, run_config
+from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.sweep.budget import budget_flags, images_shown, run_config
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms
-from prune_toolkit.sweep.selections import Chosen, digest, plan_command
+from prune_toolkit.sweep.selections import PlannedSelection, plan_command, short_digest
 from trainer.config import TrainConfig
 from trainer.losses import LOSSES
 
@@ -23,7 +23,7 @@ Cell = tuple[Arm, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teacher:
+class SweepTeacher:
     """A scored manifest and how tables call its teacher."""
 
     name: str
@@ -35,7 +35,7 @@ class Run:
     """A student to be trained."""
 
     key: str
-    selection: Chosen
+    selection: PlannedSelection
     flags: tuple[str, ...]
     """Flags of train-student beside --manifest, --val and --out."""
     budget: tuple[str, ...]
@@ -67,7 +67,7 @@ class Row:
         return tuple(run.key for run in self.runs)
 
 
-def named_teachers(folders: Sequence[Path]) -> list[Teacher]:
+def named_teachers(folders: Sequence[Path]) -> list[SweepTeacher]:
     """Open scored manifests of one data set and name their teachers, each by its spec, else by the end of its path.
 
     MismatchError when one is of other data; UsageError for a manifest that is named twice.
@@ -88,7 +88,7 @@ def named_teachers(folders: Sequence[Path]) -> list[Teacher]:
                 hint="name each teacher's manifest once; --seeds sets the number of students",
             )
     names = _unique_names([_spec(manifest) for manifest in manifests], [manifest.path for manifest in manifests])
-    return [Teacher(name=name, manifest=manifest) for name, manifest in zip(names, manifests, strict=True)]
+    return [SweepTeacher(name=name, manifest=manifest) for name, manifest in zip(names, manifests, strict=True)]
 
 
 def _unique_names(specs: Sequence[str], paths: Sequence[Path]) -> list[str]:
@@ -110,11 +110,11 @@ def _spec(manifest: Manifest) -> str:
 class Planner:
     """Plans the rows of a grid, with some samples held out or none; a selection is planned once."""
 
-    def __init__(self, grid: Grid, teachers: Sequence[Teacher], without: Path | None = None) -> None:
+    def __init__(self, grid: Grid, teachers: Sequence[SweepTeacher], without: Path | None = None) -> None:
         self.grid, self.teachers, self.without = grid, teachers, without
         self._arms = all_arms(grid)
-        self._planned: dict[tuple[str, ...], Chosen] = {}
-        self._first: dict[str, Chosen] = {}
+        self._planned: dict[tuple[str, ...], PlannedSelection] = {}
+        self._first: dict[str, PlannedSelection] = {}
         self.left_out: set[Cell] = set()
         """Where `rows` found an arm that would be too short to be one."""
 
@@ -139,7 +139,7 @@ class Planner:
             return [*below, "1"]
         return list(self.grid.keeps) if arm.kind == "static" else below
 
-    def _run(self, teacher: Teacher, arm: Arm, keep: str, weight: str | None, seed: int) -> Run | None:
+    def _run(self, teacher: SweepTeacher, arm: Arm, keep: str, weight: str | None, seed: int) -> Run | None:
         """A run; None where its arm is too short to be one."""
         chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else "1", seed)
         flags = (
@@ -165,16 +165,16 @@ class Planner:
             raise UsageError(f"{arm.name}: {error.message}", hint=error.hint) from None
         targets = chosen.key if LOSSES[config.loss].needs_targets else chosen.samples_key
         return Run(
-            key=digest([targets, flags, budget, self.without is not None]),
+            key=short_digest([targets, flags, budget, self.without is not None]),
             selection=chosen,
             flags=(*flags, *budget),
             budget=budget,
             loss=config.loss,
             seed=seed,
-            images=images_of(config, chosen.count),
+            images=images_shown(config, chosen.count),
         )
 
-    def _chosen(self, teacher: Teacher, arm: Arm, keep: str, seed: int) -> Chosen:
+    def _chosen(self, teacher: SweepTeacher, arm: Arm, keep: str, seed: int) -> PlannedSelection:
         command = (
             *(str(teacher.manifest.path), "--keep", keep),
             *self.grid.every_select,

@@ -12,7 +12,7 @@ from manifests.manifest import Manifest
 from prune_toolkit.cli.select_command import command as select_command
 from prune_toolkit.cli.select_command import select_config
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
-from trainer.data.stored import Stored, scored_recipe
+from trainer.data.stored import StoredLabels, scored_recipe
 
 _CHOSEN_BY = {
     *("command", "parent", "keep", "selector", "parameters", "score", "quota", "per_class_min", "without"),
@@ -22,7 +22,7 @@ _CHOSEN_BY = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Chosen:
+class PlannedSelection:
     """A planned selection."""
 
     key: str
@@ -31,7 +31,7 @@ class Chosen:
     """Of the kept samples and how they are shown, whatever is taught."""
     command: tuple[str, ...]
     """Arguments of prune select beside --out."""
-    stored: Stored
+    stored: StoredLabels
     """What a student finds in it."""
     published: Mapping[str, Any]
     """What its preset and its labels say of the loss."""
@@ -43,15 +43,15 @@ class Chosen:
         return self.stored.count
 
 
-def plan_command(command: tuple[str, ...], manifest: Manifest) -> Chosen:
+def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelection:
     """Plan a selection given as arguments of prune select; raises what that command would."""
     context = select_command.make_context("select", [*command, "--out", "selection"])
     plan = plan_selection(select_config(context.params), manifest)
-    samples_key = digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
+    samples_key = short_digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
     taught = {name: value for name, value in plan.resolved.items() if name not in _CHOSEN_BY}
     key = {"samples": samples_key, "parent": manifest.id, "taught": taught, "distilled": _sha256(plan.distilled_N)}
-    return Chosen(
-        key=digest(key),
+    return PlannedSelection(
+        key=short_digest(key),
         samples_key=samples_key,
         command=command,
         stored=_stored(plan),
@@ -60,7 +60,7 @@ def plan_command(command: tuple[str, ...], manifest: Manifest) -> Chosen:
     )
 
 
-def digest(content: object) -> str:
+def short_digest(content: object) -> str:
     """Twelve hexadecimal digits that stand for plain values."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -83,10 +83,10 @@ def _shown(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stored(plan: Plan) -> Stored:
+def _stored(plan: Plan) -> StoredLabels:
     """What a task will find in the selection."""
     views, card = plan.parent.header.views, plan.parent.header.teacher
-    return Stored(
+    return StoredLabels(
         count=plan.count,
         image_px=224 if card is None else card.preprocessing.image_px,
         view_count=len(plan.targets.tables),

@@ -1,6 +1,6 @@
 """One spelling of each number, so that a sweep knows what it has by the text of its flags."""
 
-from prune_toolkit.methods.keep import parse_fraction, parse_keep
+from prune_toolkit.quotas.keep import parse_fraction, parse_keep
 
 
 def spelled_keep(text: str) -> str:

@@ -17,7 +17,7 @@ class Summary(NamedTuple):
     high: float | None
 
 
-def summary(values: Sequence[float]) -> Summary:
+def summarise(values: Sequence[float]) -> Summary:
     """Mean, sample standard deviation and t interval of the mean of one number or more."""
     n = len(values)
     mean = math.fsum(values) / n
@@ -38,4 +38,4 @@ def t_quantile(degrees: int) -> float:
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Summary | None:
     """Summary of value - baseline over the seeds that both have; None without any."""
     seeds = sorted(values.keys() & baseline.keys())
-    return summary([values[seed] - baseline[seed] for seed in seeds]) if seeds else None
+    return summarise([values[seed] - baseline[seed] for seed in seeds]) if seeds else None

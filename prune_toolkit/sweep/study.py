@@ -11,14 +11,14 @@ from typing import Any
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.budget import FEWEST_PRUNED
 from prune_toolkit.sweep.flags import train_flags, train_options
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
 from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_holdout
-from prune_toolkit.sweep.runs import Cell, Planner, Row, Run, Teacher, data_identity, named_teachers
+from prune_toolkit.sweep.runs import Cell, Planner, Row, Run, SweepTeacher, data_identity, named_teachers
 from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
-from prune_toolkit.sweep.work import Job, perform, printing_to, write_selection
+from prune_toolkit.sweep.work import Job, perform, printing_to, select_by_command
 from prune_toolkit.sweep.workers import Workers, cores
 from trainer.data.task import open_validation
 from trainer.losses import LOSSES
@@ -63,7 +63,7 @@ class Study:
     """A planned sweep: with KD weights to choose there are two phases."""
 
     config: SweepConfig
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[SweepTeacher, ...]
     tuning: Phase | None
     final: Phase
     """With every KD weight; `chosen` leaves those that tuning found."""
@@ -74,7 +74,7 @@ class Study:
         return SweepFolder(self.config.out)
 
 
-def describe(config: SweepConfig, teachers: Sequence[Teacher]) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what may never change in a folder, what may be added to)."""
     grid = config.grid
     fixed = {
@@ -99,7 +99,7 @@ def describe(config: SweepConfig, teachers: Sequence[Teacher]) -> tuple[dict[str
     return fixed, {**lists, "seeds": grid.seeds, "tune-seeds": grid.tune_seeds}
 
 
-def plan_study(config: SweepConfig, teachers: Sequence[Teacher], holdout: Path | None) -> Study:
+def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: Path | None) -> Study:
     """Plan every selection and run; the errors of all of them surface here."""
     grid = config.grid
     if config.val is not None:
@@ -135,7 +135,7 @@ def _without(rows: Iterable[Row], cells: Set[Cell]) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.cell not in cells)
 
 
-def _check_validation(val: str, grid: Grid, teacher: Teacher) -> None:
+def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
     """Open the test images as train-student will: what is wrong with them is to be known before anything is trained."""
     given = train_flags(grid.every_train, "--train")
     open_validation(
@@ -162,7 +162,7 @@ def dry_study(config: SweepConfig) -> Study:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "holdout"
         with printing_to(Path(scratch) / "log"):
-            write_selection([*holdout_command(config.grid, teachers[0]), "--no-beton"], folder)
+            select_by_command([*holdout_command(config.grid, teachers[0]), "--no-beton"], folder)
         return plan_study(config, teachers, folder)
 
 

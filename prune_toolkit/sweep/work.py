@@ -37,7 +37,7 @@ def perform(job: Job) -> None:
 
     with printing_to(job.log):
         try:
-            write_selection(job.select, job.selection)
+            select_by_command(job.select, job.selection)
             arguments = ["--manifest", str(job.selection), *job.train, "--out", str(job.folder)]
             _call(train_student, "train-student", arguments)
         except Exception:
@@ -46,7 +46,7 @@ def perform(job: Job) -> None:
         tidy(job.folder)
 
 
-def write_selection(arguments: Sequence[str], folder: Path) -> None:
+def select_by_command(arguments: Sequence[str], folder: Path) -> None:
     """Write a selection unless it is there with its images; one process at a time does."""
     from prune_toolkit.cli.select_command import command
 

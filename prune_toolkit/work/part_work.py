@@ -26,7 +26,7 @@ TIMES = ".times"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class WorkShare:
     """This process among those that share the work."""
 
     rank: int = 0
@@ -40,7 +40,9 @@ class Ranks:
             )
 
     @classmethod
-    def resolve(cls, rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ) -> "Ranks":
+    def resolve(
+        cls, rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ
+    ) -> "WorkShare":
         """From flags, torchrun's RANK and WORLD_SIZE, or a Slurm array's task numbers; else alone."""
         if rank is not None or world_size is not None:
             return cls(rank=rank or 0, world_size=1 if world_size is None else world_size)
@@ -57,7 +59,7 @@ class Ranks:
         return range(self.rank, part_count(rows), self.world_size)
 
 
-ALONE = Ranks()
+ALONE = WorkShare()
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -85,7 +87,7 @@ class PartWork:
     parent: Manifest | None = None
     linked: Sequence[str] = ()
     """Tables taken from the parent as they are."""
-    ranks: Ranks = ALONE
+    ranks: WorkShare = ALONE
     finish_only: bool = False
 
     def run(self) -> Manifest | None:

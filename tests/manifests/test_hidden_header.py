@@ -18,7 +18,7 @@ from manifests.hidden.hidden_header import OPEN, SEALED, hide_header
 from manifests.hidden.hide import hide
 from manifests.manifest import Manifest, commit, file_entry
 from manifests.share.transfer import push
-from manifests.stores.destinations import target_of
+from manifests.stores.destinations import destination_at
 
 SECRET = b"a secret of 24 characters"
 KEYS = [f"train/{name}/{row:03d}.jpg" for name in ("cat", "dog", "eel") for row in range(4)]
@@ -78,7 +78,7 @@ def test_no_key_prefix_name_or_digest_is_in_what_is_pushed_with_a_secret(tmp_pat
     source = with_everything(tmp_path / "open", **({} if kind == "scores" else {"kept": KEYS[:7]}))
     hidden = hide(source, SECRET, tmp_path / "hidden")
     write_full_card(hidden.folder)
-    push(hidden, target_of(str(tmp_path / "pushed")))
+    push(hidden, destination_at(str(tmp_path / "pushed")))
     found = everything_in(tmp_path / "pushed")
     assert b"sample_id" in found
     assert hide(source, SECRET, tmp_path / "again").id == hidden.id

@@ -15,7 +15,7 @@ from manifests.format.header import FileEntry
 from manifests.integrity import verify
 from manifests.manifest import Manifest, commit
 from manifests.share.transfer import pull, push
-from manifests.stores.destinations import target_of
+from manifests.stores.destinations import destination_at
 from manifests.stores.hub import Place, hub_api
 from manifests.stores.store import RemoteStore
 
@@ -109,7 +109,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def test_a_push_is_one_commit_and_comes_back(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
-    moved = push(manifest, target_of(URL))
+    moved = push(manifest, destination_at(URL))
     assert len(hub.commits) == 1
     assert sorted(hub.commits[0]) == sorted(
         [entry.path for entry in manifest.header.files] + ["README.md", HEADER_NAME]
@@ -124,7 +124,7 @@ def test_a_push_is_one_commit_and_comes_back(hub: Hub, manifest: Manifest, tmp_p
 
 
 def test_a_repository_is_made_private_and_named_as_a_data_set(hub: Hub, manifest: Manifest) -> None:
-    push(manifest, target_of(f"{URL}@draft/sub/folder"))
+    push(manifest, destination_at(f"{URL}@draft/sub/folder"))
     calls = dict(hub.calls)
     assert calls["create_repo"] == {"repo_type": "dataset", "private": True, "exist_ok": True}
     assert (calls["create_commit"]["repo_type"], calls["create_commit"]["revision"]) == ("dataset", "draft")
@@ -133,21 +133,21 @@ def test_a_repository_is_made_private_and_named_as_a_data_set(hub: Hub, manifest
 
 
 def test_nothing_is_sent_twice_and_what_is_missing_is_mended(hub: Hub, manifest: Manifest) -> None:
-    push(manifest, target_of(URL))
-    moved = push(manifest, target_of(URL))
+    push(manifest, destination_at(URL))
+    moved = push(manifest, destination_at(URL))
     assert (moved.copied, len(hub.commits)) == (0, 1)
     path = manifest.header.files[0].path
     hub.repos["team/cars"][path] = b"x" * manifest.header.files[0].bytes
     hub.repos["team/cars"]["README.md"] = b"A CARD"
-    push(manifest, target_of(URL))
+    push(manifest, destination_at(URL))
     assert hub.commits[1] == ["README.md", path, HEADER_NAME]
 
 
 def test_a_commit_that_somebody_else_was_faster_than_is_not_made(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
     other = make(tmp_path / "other", ["a", "b"], [0, 1])
-    hub.before_a_commit = lambda: push(other, target_of(URL)) and None
+    hub.before_a_commit = lambda: push(other, destination_at(URL)) and None
     with pytest.raises(MismatchError, match="somebody else made a commit meanwhile"):
-        push(manifest, target_of(URL))
+        push(manifest, destination_at(URL))
     assert (Manifest.open(URL).id, len(hub.commits)) == (other.id, 1)
     assert verify(URL).ok
 
@@ -155,11 +155,11 @@ def test_a_commit_that_somebody_else_was_faster_than_is_not_made(hub: Hub, manif
 def test_what_came_before_the_commit_to_build_on_was_known_is_not_replaced(
     hub: Hub, manifest: Manifest, tmp_path: Path
 ) -> None:
-    other, target = make(tmp_path / "other", ["a", "b"], [0, 1]), target_of(URL)
+    other, target = make(tmp_path / "other", ["a", "b"], [0, 1]), destination_at(URL)
     begin = target.begin
 
     def begin_late(paths: list[str]) -> None:
-        push(other, target_of(URL))
+        push(other, destination_at(URL))
         begin(paths)
 
     target.begin = begin_late  # type: ignore[method-assign]
@@ -171,21 +171,21 @@ def test_what_came_before_the_commit_to_build_on_was_known_is_not_replaced(
 def test_a_commit_that_fails_leaves_nothing_and_goes_on(hub: Hub, manifest: Manifest) -> None:
     hub.is_broken = True
     with pytest.raises(IncompleteError, match="the hub is away"):
-        push(manifest, target_of(URL))
+        push(manifest, destination_at(URL))
     assert hub.repos == {"team/cars": {}}
     hub.is_broken = False
-    push(manifest, target_of(URL))
+    push(manifest, destination_at(URL))
     assert verify(URL).ok
 
 
 def test_another_manifest_is_replaced_in_one_commit(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
     beton = FileEntry(path=BETON_NAME, rows=400, bytes=1, sha256="0" * 64)
     files = [*manifest.header.files, beton]
-    push(commit(manifest.folder, manifest.header.model_copy(update={"files": files})), target_of(URL))
+    push(commit(manifest.folder, manifest.header.model_copy(update={"files": files})), destination_at(URL))
     other = make(tmp_path / "other", ["1", "2"], [0, 1])
     with pytest.raises(MismatchError, match="another manifest"):
-        push(other, target_of(URL))
-    push(other, target_of(URL), replace=True)
+        push(other, destination_at(URL))
+    push(other, destination_at(URL), replace=True)
     assert len(hub.commits) == 2
     assert set(hub.repos["team/cars"]) == {HEADER_NAME, "samples/part-00000.parquet"}
     assert verify(URL).ok
@@ -195,7 +195,7 @@ def test_what_is_in_the_place_without_a_header_goes_in_the_same_commit(hub: Hub,
     strange = {"sub/targets/view-000/part-00000.parquet": b"x", "sub/card/old.svg": b"x"}
     kept = {".gitattributes": b"x", "sub/notes.txt": b"x", "targets/view-000/part-00000.parquet": b"another folder"}
     hub.repos["team/cars"] = {**strange, **kept}
-    push(manifest, target_of(f"{URL}/sub"))
+    push(manifest, destination_at(f"{URL}/sub"))
     assert len(hub.commits) == 1
     sent = [*(entry.path for entry in manifest.header.files), "README.md", HEADER_NAME]
     assert set(hub.repos["team/cars"]) == {*kept, *(f"sub/{path}" for path in sent)}

@@ -144,7 +144,7 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
             "ValueError: dynamic arm 'own' has an option 'speed'",
         ),
         (
-            "from prune_toolkit.methods.score import SCORES, Score\n"
+            "from prune_toolkit.scoring.score import SCORES, Score\n"
             "SCORES.add('own', Score(name='own', set='teacher', harder='high', formula='', source='', needs=(),\n"
             "                        cost='', function=len))\n",
             "ValueError: score 'own' is a Score of set teacher, but none is computed from it",

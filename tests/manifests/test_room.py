@@ -21,7 +21,7 @@ from manifests.integrity import verify
 from manifests.manifest import Manifest, write_local
 from manifests.share.excerpt import excerpt
 from manifests.share.transfer import pull, push
-from manifests.stores.destinations import RemoteTarget, Target, target_of
+from manifests.stores.destinations import Destination, RemoteDestination, destination_at
 from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore
 
@@ -79,7 +79,7 @@ def test_a_pull_leaves_the_settings_of_this_machine_alone(manifest: Manifest, tm
     assert not (tmp_path / "back").exists()
 
 
-def kill_before_the_header(target: RemoteTarget) -> RemoteTarget:
+def kill_before_the_header(target: RemoteDestination) -> RemoteDestination:
     """A target whose process dies when all files but the header are there."""
 
     def die(*_: object, **__: object) -> None:
@@ -104,14 +104,14 @@ def test_what_a_killed_push_left_is_taken_away_before_something_else_can_be_read
 ) -> None:
     url = f"{bucket.url}/m" if where == "s3" else f"memory://{tmp_path.name}/m"
     with pytest.raises(IncompleteError, match="killed"):
-        push(manifest, kill_before_the_header(target_of(url)))
-    filesystem, root = target_of(url).store.filesystem, target_of(url).store.root
+        push(manifest, kill_before_the_header(destination_at(url)))
+    filesystem, root = destination_at(url).store.filesystem, destination_at(url).store.root
     theirs = ["logits/view-000/.part-00000.parquet.tmp", ".manifest.json.tmp", BETON_NAME, "samples/part-00777.parquet"]
     ours = ["notes.txt", "photos/cat.jpg", "card/notes.md", "samples/notes.txt", ".bashrc"]
     for path in theirs + ours:
         filesystem.pipe_file(f"{root}/{path}", b"x")
     other = NEXT[what](manifest, tmp_path / "other")
-    push(other, target_of(url))
+    push(other, destination_at(url))
     left = {path.strip("/").removeprefix(f"{root.strip('/')}/") for path in filesystem.find(root)}
     assert left == {HEADER_NAME, *ours, *(entry.path for entry in other.header.files)}
     assert verify(url).ok
@@ -120,7 +120,7 @@ def test_what_a_killed_push_left_is_taken_away_before_something_else_can_be_read
 class Disturbed:
     """A target to which, when the last file is put, somebody else does something."""
 
-    def __init__(self, inner: Target, files: int, act: Callable[[], object]) -> None:
+    def __init__(self, inner: Destination, files: int, act: Callable[[], object]) -> None:
         self._inner, self._left, self._act, self._lock = inner, files, act, threading.Lock()
 
     def __getattr__(self, name: str) -> object:
@@ -147,7 +147,7 @@ def test_of_two_pushes_to_one_place_the_slower_one_fails_and_the_other_is_whole(
 ) -> None:
     url, other = place(where, tmp_path, bucket), make(tmp_path / "other", KEYS[:2], LABELS[:2])
     files = len(manifest.header.files) + 3
-    target = Disturbed(target_of(url), files, lambda: push(other, target_of(url), replace=True))
+    target = Disturbed(destination_at(url), files, lambda: push(other, destination_at(url), replace=True))
     with pytest.raises(MismatchError, match=f"somebody else put another manifest, index {other.id[:12]}"):
         push(manifest, target)
     assert Manifest.open(url).id == other.id
@@ -157,18 +157,18 @@ def test_of_two_pushes_to_one_place_the_slower_one_fails_and_the_other_is_whole(
 @pytest.mark.parametrize("where", WHERE)
 def test_another_card_is_nobodys_manifest(manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str) -> None:
     """As of another machine that pushes the same manifest at the same time, a day later by its calendar."""
-    url, theirs = place(where, tmp_path, bucket), target_of(place(where, tmp_path, bucket))
+    url, theirs = place(where, tmp_path, bucket), destination_at(place(where, tmp_path, bucket))
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "README.md").write_text("# Another card\n")
     card = LocalFile.of(LocalStore(tmp_path / "cards"), "README.md")
-    push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, lambda: theirs.put(card)))
+    push(manifest, Disturbed(destination_at(url), len(manifest.header.files) + 3, lambda: theirs.put(card)))
     assert Manifest.open(url).id == manifest.id
     assert verify(url).ok
 
 
 def test_a_listing_that_calls_files_otherwise_is_no_change(manifest: Manifest, bucket: Bucket) -> None:
     """s3fs lists what is below bucket//m by other names."""
-    push(manifest, target_of(f"{bucket.url}//m"))
+    push(manifest, destination_at(f"{bucket.url}//m"))
     assert Manifest.open(f"{bucket.url}//m").id == manifest.id
 
 
@@ -179,7 +179,7 @@ def test_no_header_is_put_over_parts_that_somebody_else_touched(
 ) -> None:
     url, path = place(where, tmp_path, bucket), "samples/part-00000.parquet"
     other = make(tmp_path / "other", KEYS[:2], LABELS[:2])
-    theirs = target_of(url)
+    theirs = destination_at(url)
 
     def act() -> None:
         if what == "gone":
@@ -188,10 +188,10 @@ def test_no_header_is_put_over_parts_that_somebody_else_touched(
             theirs.put(LocalFile.of(LocalStore(other.folder), path))
 
     with pytest.raises(MismatchError, match=f"somebody else changed {path} meanwhile"):
-        push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, act))
+        push(manifest, Disturbed(destination_at(url), len(manifest.header.files) + 3, act))
     with pytest.raises(InputError, match=r"holds no manifest\.json"):
         Manifest.open(url)
-    push(manifest, target_of(url), replace=True)
+    push(manifest, destination_at(url), replace=True)
     assert verify(url).ok
 
 
@@ -203,11 +203,11 @@ def test_the_same_push_twice_at_once_is_no_disturbance(
 
     def again() -> None:
         for entry in manifest.header.files:
-            target_of(url).put(LocalFile.of(LocalStore(manifest.folder), entry.path))
+            destination_at(url).put(LocalFile.of(LocalStore(manifest.folder), entry.path))
 
-    push(manifest, Disturbed(target_of(url), len(manifest.header.files) + 3, again))
+    push(manifest, Disturbed(destination_at(url), len(manifest.header.files) + 3, again))
     (manifest.folder / "README.md").write_text("tomorrow")
-    push(manifest, Disturbed(target_of(url), 1, lambda: push(manifest, target_of(url))))
+    push(manifest, Disturbed(destination_at(url), 1, lambda: push(manifest, destination_at(url))))
     assert verify(url).ok
 
 
@@ -215,28 +215,28 @@ def test_a_manifest_that_somebody_takes_away_while_it_is_pushed_again_is_missed(
     manifest: Manifest, bucket: Bucket
 ) -> None:
     url = f"{bucket.url}/m"
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     (manifest.folder / "README.md").write_text("tomorrow")
     with pytest.raises(MismatchError, match=r"somebody else took manifest\.json away"):
-        push(manifest, Disturbed(target_of(url), 1, lambda: target_of(url).remove(HEADER_NAME)))
+        push(manifest, Disturbed(destination_at(url), 1, lambda: destination_at(url).remove(HEADER_NAME)))
 
 
 def test_what_is_missing_of_a_killed_push_alone_is_sent_and_nothing_is_taken_away(
     manifest: Manifest, bucket: Bucket
 ) -> None:
     with pytest.raises(IncompleteError):
-        push(manifest, kill_before_the_header(target_of(f"{bucket.url}/m")))
+        push(manifest, kill_before_the_header(destination_at(f"{bucket.url}/m")))
     before = bucket.puts()
-    assert push(manifest, target_of(f"{bucket.url}/m")).copied == 0
+    assert push(manifest, destination_at(f"{bucket.url}/m")).copied == 0
     assert bucket.puts() == {**before, f"m/{HEADER_NAME}": 1}
 
 
 def test_a_manifest_in_the_place_of_another_has_nothing_of_its_card(
     manifest: Manifest, tmp_path: Path, bucket: Bucket
 ) -> None:
-    push(manifest, target_of(f"{bucket.url}/m"))
+    push(manifest, destination_at(f"{bucket.url}/m"))
     other = make(tmp_path / "other", KEYS[:2], LABELS[:2])
-    push(other, target_of(f"{bucket.url}/m"), replace=True)
+    push(other, destination_at(f"{bucket.url}/m"), replace=True)
     assert bucket.objects() == sorted(f"m/{path}" for path in (HEADER_NAME, *(e.path for e in other.header.files)))
 
 
@@ -248,18 +248,18 @@ def test_a_folder_that_something_else_is_written_to_is_no_place_for_a_push(
     (tmp_path / "out" / path).write_bytes(b"half a scoring")
     before = tree_bytes(tmp_path / "out")
     with pytest.raises(MismatchError, match=f"holds {path}, which is of something else"):
-        push(manifest, target_of(str(tmp_path / "out")))
+        push(manifest, destination_at(str(tmp_path / "out")))
     assert tree_bytes(tmp_path / "out") == before
-    push(manifest, target_of(str(tmp_path / "out")), replace=True)
+    push(manifest, destination_at(str(tmp_path / "out")), replace=True)
     assert verify(tmp_path / "out").ok
     assert {*tree_bytes(tmp_path / "out")} == {*tree_bytes(manifest.folder)}
 
 
 def test_a_killed_push_to_a_folder_goes_on_even_with_a_card_of_another_day(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(IncompleteError):
-        push(manifest, kill_before_the_header(target_of(str(tmp_path / "out"))))
+        push(manifest, kill_before_the_header(destination_at(str(tmp_path / "out"))))
     (manifest.folder / "README.md").write_text("tomorrow")
-    assert push(manifest, target_of(str(tmp_path / "out"))).copied == 1
+    assert push(manifest, destination_at(str(tmp_path / "out"))).copied == 1
     assert (tmp_path / "out" / "README.md").read_text() == "tomorrow"
 
 
@@ -291,7 +291,7 @@ def test_a_pull_notes_where_it_is_from_before_it_brings_anything_and_takes_away_
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, out = f"file://{tmp_path}/remote", tmp_path / "out"
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     with monkeypatch.context() as patch:
         left, lock = [3], threading.Lock()
 
@@ -307,7 +307,7 @@ def test_a_pull_notes_where_it_is_from_before_it_brings_anything_and_takes_away_
             pull(url, out, jobs=1)
     assert json.loads((out / "local.json").read_bytes()) == {"pulled_from": f"{tmp_path}/remote"}
     assert len(list(out.rglob("*.parquet"))) == 3
-    push(excerpt(manifest, ["scores"], tmp_path / "part"), target_of(url), replace=True)
+    push(excerpt(manifest, ["scores"], tmp_path / "part"), destination_at(url), replace=True)
     pulled, _ = pull(url, out)
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.parquet")} == {
         entry.path for entry in pulled.header.files
@@ -318,7 +318,7 @@ def test_a_pull_notes_where_it_is_from_before_it_brings_anything_and_takes_away_
 def test_a_file_that_changes_while_it_is_copied_to_a_folder_is_noticed(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = target_of(str(tmp_path / "out"))
+    target = destination_at(str(tmp_path / "out"))
     path = manifest.header.files[0].path
     file = LocalFile.of(LocalStore(manifest.folder), path)
 
@@ -334,7 +334,7 @@ def test_a_file_that_changes_while_it_is_copied_to_a_folder_is_noticed(
 def test_a_full_disk_here_is_not_blamed_on_the_other_side(
     manifest: Manifest, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push(manifest, target_of(f"{bucket.url}/m"))
+    push(manifest, destination_at(f"{bucket.url}/m"))
     monkeypatch.setattr("manifests.share.transfer.WHOLE_BYTES", 0)
 
     class Full(BytesIO):

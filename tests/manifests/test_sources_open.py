@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from manifests.errors import InputError, UsageError
 from manifests.sources import open_source
 from manifests.sources.names import (
-    check_keys,
-    check_labels,
+    check_source_labels,
+    check_unique_keys,
     choose_split,
     data_set_name,
     read_class_names,
@@ -141,13 +141,13 @@ def test_names_are_those_given_then_those_known_then_numbers() -> None:
 @pytest.mark.parametrize("label", [-1, 3, 2**40])
 def test_a_label_out_of_range_names_its_key(label: int) -> None:
     with pytest.raises(InputError, match=rf"train/00000001 has label {label}, outside 0\.\.2"):
-        check_labels(np.array([0, label, 1]), ("a", "b", "c"), row_keys("train", 3), "here")
+        check_source_labels(np.array([0, label, 1]), ("a", "b", "c"), row_keys("train", 3), "here")
 
 
 @pytest.mark.parametrize(("labels", "message"), [([], "no samples"), ([1, 1, 1], r"only one class has samples \(b\)")])
 def test_labels_of_fewer_than_two_classes_are_refused(labels: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_labels(np.array(labels, np.int64), ("a", "b"), row_keys("train", len(labels)), "here")
+        check_source_labels(np.array(labels, np.int64), ("a", "b"), row_keys("train", len(labels)), "here")
 
 
 @given(st.integers(0, 300), st.sampled_from(["train", "row"]))
@@ -162,9 +162,9 @@ def test_row_keys_have_eight_digits_and_more_when_needed() -> None:
 
 
 def test_a_key_that_occurs_twice_is_named() -> None:
-    check_keys(["a", "b"], "here")
+    check_unique_keys(["a", "b"], "here")
     with pytest.raises(InputError, match="the key b occurs twice"):
-        check_keys(["a", "b", "b"], "here")
+        check_unique_keys(["a", "b", "b"], "here")
 
 
 def test_the_name_of_a_data_set_is_not_that_of_its_split(tmp_path: Path) -> None:

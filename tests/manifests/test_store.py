@@ -230,7 +230,7 @@ def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(web: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.stores.store.SILENCE_S", 0.3)
+    monkeypatch.setattr("manifests.stores.store.TIMEOUT_S", 0.3)
     done = threading.Event()
 
     class Silent(_Quiet):

@@ -19,7 +19,7 @@ from manifests.format.header import Hidden
 from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, file_entry, write_local
 from manifests.share.transfer import pull, push
-from manifests.stores.destinations import FolderTarget, RemoteTarget, target_of
+from manifests.stores.destinations import FolderDestination, RemoteDestination, destination_at
 from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore, RemoteStore
 
@@ -63,7 +63,7 @@ def test_what_is_pushed_and_pulled_back_is_the_same_to_the_byte(
     manifest: Manifest, tmp_path: Path, bucket: Bucket, where: str
 ) -> None:
     url = TARGETS[where](tmp_path, bucket)
-    moved = push(manifest, target_of(url))
+    moved = push(manifest, destination_at(url))
     assert (moved.manifest_id, moved.copied, moved.there) == (manifest.id, len(manifest.header.files), 0)
     assert moved.copied_bytes == sum(entry.bytes for entry in manifest.header.files)
     assert verify(url).ok
@@ -73,7 +73,7 @@ def test_what_is_pushed_and_pulled_back_is_the_same_to_the_byte(
     for path in contract(manifest):
         assert (back.folder / path).read_bytes() == (manifest.folder / path).read_bytes()
     assert verify(back.folder).ok
-    assert push(manifest, target_of(url)).copied == pull(url, tmp_path / "back")[1].copied == 0
+    assert push(manifest, destination_at(url)).copied == pull(url, tmp_path / "back")[1].copied == 0
 
 
 def test_local_facts_temporary_files_and_strangers_do_not_travel(manifest: Manifest, bucket: Bucket) -> None:
@@ -82,7 +82,7 @@ def test_local_facts_temporary_files_and_strangers_do_not_travel(manifest: Manif
                  ".times/part-00000.json", "notes.txt", "samples/extra.parquet"):  # fmt: skip
         (manifest.folder / name).parent.mkdir(exist_ok=True)
         (manifest.folder / name).write_text("/home/anna")
-    push(manifest, target_of(f"{bucket.url}/m"))
+    push(manifest, destination_at(f"{bucket.url}/m"))
     assert bucket.objects() == [f"m/{path}" for path in contract(manifest)]
 
 
@@ -91,7 +91,7 @@ def test_the_card_and_its_pictures_travel_with_the_manifest(manifest: Manifest, 
     for name in (*cards, "card/no-score.svg"):
         (manifest.folder / name).parent.mkdir(exist_ok=True)
         (manifest.folder / name).write_text(name)
-    push(manifest, target_of(f"{bucket.url}/m"))
+    push(manifest, destination_at(f"{bucket.url}/m"))
     assert bucket.get("m/card/teacher.svg") == b"card/teacher.svg"
     assert set(bucket.objects()) == {f"m/{path}" for path in (*contract(manifest), *cards)}
 
@@ -101,14 +101,14 @@ def test_a_card_that_is_a_link_is_not_pushed(manifest: Manifest, tmp_path: Path)
     (tmp_path / "secret" / "teacher.svg").write_text("secret")
     (manifest.folder / "card").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match="card is a symbolic link"):
-        push(manifest, target_of(str(tmp_path / "pushed")))
+        push(manifest, destination_at(str(tmp_path / "pushed")))
     assert not (tmp_path / "pushed" / "card").exists()
 
 
 class Breaking:
     """A target that fails at its n-th file, and shows the place to a reader before each."""
 
-    def __init__(self, inner: RemoteTarget | FolderTarget, files: int, seen: list[str]) -> None:
+    def __init__(self, inner: RemoteDestination | FolderDestination, files: int, seen: list[str]) -> None:
         self._inner, self._left, self._seen, self._lock = inner, files, seen, threading.Lock()
 
     def __getattr__(self, name: str) -> object:
@@ -143,9 +143,9 @@ def test_a_push_that_breaks_anywhere_goes_on_and_a_reader_sees_all_or_nothing(
     url, seen = TARGETS[where](tmp_path, bucket), []
     for _ in manifest.header.files[1:]:
         with pytest.raises(IncompleteError, match="the cable") as error:
-            push(manifest, Breaking(target_of(url), 1, seen), jobs=1)
+            push(manifest, Breaking(destination_at(url), 1, seen), jobs=1)
         assert error.value.hint == "plug it in; the same command goes on"
-    push(manifest, Breaking(target_of(url), 1, seen), jobs=1)
+    push(manifest, Breaking(destination_at(url), 1, seen), jobs=1)
     assert set(seen) == {"absent", "whole"}
     assert seen.index("whole") == len(seen) - 1
     if where == "s3":
@@ -155,7 +155,7 @@ def test_a_push_that_breaks_anywhere_goes_on_and_a_reader_sees_all_or_nothing(
 def test_a_push_over_what_is_half_there_and_damaged_mends_it(manifest: Manifest, bucket: Bucket) -> None:
     path = manifest.header.files[0].path
     bucket.put(f"m/{path}", b"x" * manifest.header.files[0].bytes)
-    moved = push(manifest, target_of(f"{bucket.url}/m"))
+    moved = push(manifest, destination_at(f"{bucket.url}/m"))
     assert moved.copied == len(manifest.header.files)
     assert verify(f"{bucket.url}/m").ok
 
@@ -165,14 +165,14 @@ def test_another_manifest_is_replaced_only_when_asked_and_its_header_goes_first(
     manifest: Manifest, other: Manifest, tmp_path: Path, bucket: Bucket, where: str
 ) -> None:
     url = TARGETS[where](tmp_path, bucket)
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     with pytest.raises(
         MismatchError, match=f"another manifest, scores {manifest.id[:12]}; this one is {other.id[:12]}"
     ):
-        push(other, target_of(url))
+        push(other, destination_at(url))
     assert Manifest.open(url).id == manifest.id
     seen: list[str] = []
-    push(other, Breaking(target_of(url), 99, seen), replace=True)
+    push(other, Breaking(destination_at(url), 99, seen), replace=True)
     assert set(seen[:-1]) == {"absent"}
     assert seen[-1] == "whole"
     assert Manifest.open(url).id == other.id
@@ -183,8 +183,8 @@ def test_another_manifest_is_replaced_only_when_asked_and_its_header_goes_first(
 def test_what_is_no_manifest_is_not_overwritten_unasked(manifest: Manifest, bucket: Bucket) -> None:
     bucket.put(f"m/{HEADER_NAME}", b"something else")
     with pytest.raises(MismatchError, match="something that is no manifest"):
-        push(manifest, target_of(f"{bucket.url}/m"))
-    push(manifest, target_of(f"{bucket.url}/m"), replace=True)
+        push(manifest, destination_at(f"{bucket.url}/m"))
+    push(manifest, destination_at(f"{bucket.url}/m"), replace=True)
     assert verify(f"{bucket.url}/m").ok
 
 
@@ -199,14 +199,14 @@ def test_a_damaged_manifest_is_not_pushed(manifest: Manifest, bucket: Bucket, tm
         (tmp_path / "elsewhere").write_bytes(content)
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match={"altered": "was altered", "missing": "cannot read"}.get(damage, "link")):
-        push(manifest, target_of(f"{bucket.url}/m"))
+        push(manifest, destination_at(f"{bucket.url}/m"))
     assert f"m/{HEADER_NAME}" not in bucket.puts()
 
 
 def test_what_arrives_altered_is_noticed_before_the_header_is_put(
     manifest: Manifest, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = target_of(f"{bucket.url}/m")
+    target = destination_at(f"{bucket.url}/m")
     filesystem = target.store.filesystem
     put = filesystem.put_file
 
@@ -225,12 +225,12 @@ def test_an_upload_in_several_parts_has_no_md5_and_is_read_back(
     manifest: Manifest, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = with_beton(manifest, None, bytes(range(256)) * (44 << 10))
-    target = target_of(f"{bucket.url}/m")
+    target = destination_at(f"{bucket.url}/m")
     filesystem = target.store.filesystem
     monkeypatch.setattr(filesystem, "put_file", partial(filesystem.put_file, chunksize=5 << 20))
     push(large, target, with_images=True)
     assert filesystem.info(f"{bucket.name}/m/{BETON_NAME}")["ETag"].endswith('-3"')
-    assert push(large, target_of(f"{bucket.url}/m"), with_images=True).copied == 0
+    assert push(large, destination_at(f"{bucket.url}/m"), with_images=True).copied == 0
     assert bucket.puts()[f"m/{BETON_NAME}"] == 1
 
 
@@ -246,7 +246,7 @@ def test_the_md5_that_google_keeps_is_enough(manifest: Manifest, tmp_path: Path)
         def find(self, path: str, **_: object) -> dict[str, dict[str, object]]:
             return {f"/m/{file.path}": self.info(path)}
 
-    target = RemoteTarget(RemoteStore("gs://bucket/m", Google(), "/m"))
+    target = RemoteDestination(RemoteStore("gs://bucket/m", Google(), "/m"))
     target.begin([])
     assert target.holds(file)
     digest = bytes(16)
@@ -256,16 +256,16 @@ def test_the_md5_that_google_keeps_is_enough(manifest: Manifest, tmp_path: Path)
 
 def test_images_travel_only_when_asked_and_allowed(manifest: Manifest, tmp_path: Path) -> None:
     free = with_beton(manifest, None)
-    push(free, target_of(str(tmp_path / "without")))
+    push(free, destination_at(str(tmp_path / "without")))
     assert not (tmp_path / "without" / BETON_NAME).exists()
-    push(free, target_of(str(tmp_path / "with")), with_images=True)
+    push(free, destination_at(str(tmp_path / "with")), with_images=True)
     assert (tmp_path / "with" / BETON_NAME).read_bytes() == b"images"
     assert not (pull(str(tmp_path / "with"), tmp_path / "a")[0].folder / BETON_NAME).exists()
     assert (pull(str(tmp_path / "with"), tmp_path / "b", with_images=True)[0].folder / BETON_NAME).exists()
     bound = with_beton(manifest, False)
-    push(bound, target_of(str(tmp_path / "bound")))
+    push(bound, destination_at(str(tmp_path / "bound")))
     for act in (
-        lambda: push(bound, target_of(str(tmp_path / "never")), with_images=True),
+        lambda: push(bound, destination_at(str(tmp_path / "never")), with_images=True),
         lambda: pull(str(tmp_path / "bound"), tmp_path / "never", with_images=True),
     ):
         with pytest.raises(UsageError, match="must not be passed on"):
@@ -277,10 +277,10 @@ def test_images_of_hidden_keys_never_travel(manifest: Manifest, tmp_path: Path) 
     hidden = Hidden(method="hmac-sha256", check="0" * 64)
     made = with_beton(manifest, True)
     made = commit(made.folder, made.header.model_copy(update={"hidden": hidden}))
-    push(made, target_of(str(tmp_path / "there")))
+    push(made, destination_at(str(tmp_path / "there")))
     (tmp_path / "there" / BETON_NAME).write_bytes(b"images")
     for act in (
-        lambda: push(made, target_of(str(tmp_path / "never")), with_images=True),
+        lambda: push(made, destination_at(str(tmp_path / "never")), with_images=True),
         lambda: pull(str(tmp_path / "there"), tmp_path / "never", with_images=True),
     ):
         with pytest.raises(UsageError, match="keys are hidden here, and a beton shows the images"):
@@ -292,13 +292,13 @@ def test_a_beton_that_was_not_sent_is_told_and_the_rest_is_pulled(
     manifest: Manifest, tmp_path: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = with_beton(manifest, None)
-    push(made, target_of(f"{bucket.url}/m"))
+    push(made, destination_at(f"{bucket.url}/m"))
     back, _ = pull(f"{bucket.url}/m", tmp_path / "back", with_images=True)
     assert verify(back.folder).ok
     assert capsys.readouterr().err == (
         f"{bucket.url}/m holds no train.beton: it was pushed without --with-images, or never written\n"
     )
-    push(made, target_of(f"{bucket.url}/m"), with_images=True)
+    push(made, destination_at(f"{bucket.url}/m"), with_images=True)
     back, _ = pull(f"{bucket.url}/m", tmp_path / "back", with_images=True)
     assert (back.folder / BETON_NAME).read_bytes() == b"images"
 
@@ -316,7 +316,7 @@ def test_a_part_of_a_manifest_is_pulled_with_its_id_and_completed_later(manifest
         next(iter(part.logits()))
     assert error.value.hint == f"prune pull {manifest.folder} {part.folder} --only logits"
     with pytest.raises(UsageError, match="without its logits"):
-        push(part, target_of(str(tmp_path / "elsewhere")))
+        push(part, destination_at(str(tmp_path / "elsewhere")))
     with pytest.raises(UsageError, match=r"--only targets: .* holds logits, samples, scores"):
         pull(url, tmp_path / "never", only=["targets"])
     whole, moved = pull(url, tmp_path / "part", only=["logits"])
@@ -351,7 +351,7 @@ def test_a_pull_does_not_touch_another_manifest(manifest: Manifest, other: Manif
 
 def test_an_altered_remote_part_is_never_written_here(manifest: Manifest, bucket: Bucket, tmp_path: Path) -> None:
     url = f"{bucket.url}/m"
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     path = "logits/view-000/part-00000.parquet"
     content = bytearray(bucket.get(f"m/{path}"))
     content[9] ^= 4
@@ -360,7 +360,7 @@ def test_an_altered_remote_part_is_never_written_here(manifest: Manifest, bucket
         pull(url, tmp_path / "back")
     assert not (tmp_path / "back" / path).exists()
     assert not (tmp_path / "back" / HEADER_NAME).exists()
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     assert pull(url, tmp_path / "back")[1].copied < len(manifest.header.files)
     assert verify(tmp_path / "back").ok
 
@@ -384,7 +384,7 @@ def test_a_pull_that_loses_the_connection_is_incomplete_and_goes_on(
     manifest: Manifest, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/m"
-    push(manifest, target_of(url))
+    push(manifest, destination_at(url))
     with monkeypatch.context() as patch:
         left = [2]
 
@@ -425,27 +425,27 @@ def test_a_link_in_the_folder_is_not_written_through(manifest: Manifest, tmp_pat
 
 
 def test_a_manifest_at_a_url_is_pulled_before_it_is_pushed_on(manifest: Manifest, tmp_path: Path) -> None:
-    push(manifest, target_of(f"memory://{tmp_path.name}"))
+    push(manifest, destination_at(f"memory://{tmp_path.name}"))
     with pytest.raises(UsageError, match="is not on this machine"):
-        push(Manifest.open(f"memory://{tmp_path.name}"), target_of(str(tmp_path / "x")))
+        push(Manifest.open(f"memory://{tmp_path.name}"), destination_at(str(tmp_path / "x")))
 
 
 def test_a_web_server_takes_no_files() -> None:
     with pytest.raises(UsageError, match="takes no files"):
-        target_of("https://example.org/m")
+        destination_at("https://example.org/m")
 
 
 def test_a_bucket_that_is_not_there_and_a_host_that_is_not_there(
     manifest: Manifest, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="there is no such place to write to"):
-        push(manifest, target_of("s3://no-such-bucket/m"))
+        push(manifest, destination_at("s3://no-such-bucket/m"))
 
     class Dead(fsspec.get_filesystem_class("memory")):
         def info(self, path: str, **_: object) -> None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
-    target = target_of("memory://dead/m")
+    target = destination_at("memory://dead/m")
     target.store.filesystem = Dead()
     with pytest.raises(UnreachableError, match=r"memory://dead/m/manifest\.json: .*Connection refused"):
         push(manifest, target)

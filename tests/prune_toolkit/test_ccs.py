@@ -11,7 +11,7 @@ from selection_support import HALF, KEEPS, kept, pool_of, pools, reasons, select
 
 from manifests.errors import UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.quotas import QUOTAS
+from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.selectors import Pool, choose
 from prune_toolkit.selection.selectors.ccs import published_beta, strata_budgets
 

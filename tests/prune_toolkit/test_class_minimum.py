@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from selection_support import HALF, kept, pool_of
 
 from manifests.errors import UsageError
-from prune_toolkit.methods.quotas import QUOTAS, with_minimum
+from prune_toolkit.quotas.quotas import QUOTAS, with_minimum
 from prune_toolkit.selection.selectors import choose
 
 

@@ -18,7 +18,7 @@ from copies_support import altered_copy, encoded_again
 from PIL import Image
 
 from manifests.manifest import Manifest
-from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.policies import TrainingViews
 from trainer.data.task import Task, open_task
 from trainer.data.views import plan_views

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_toolkit.methods.score import SCORES
 from prune_toolkit.scoring.dynamics_scores import Epochs
+from prune_toolkit.scoring.score import SCORES
 
 
 def epochs_of(early=0, grand_count=0, **columns_EN):

@@ -20,7 +20,7 @@ from manifests.format.top_k import top_k
 from manifests.integrity import verify
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.policies import TrainingViews
 from trainer.data.resample import draw_view
 from trainer.data.task import open_task

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from tests_support import tree_bytes
 
-from manifests.format.header import Compute, DataSet, Header, Hidden, Preprocessing, Teacher, Tool, Views
+from manifests.format.header import Compute, DataSet, Header, Hidden, Preprocessing, TeacherCard, Tool, Views
 from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
 from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, part_entries
@@ -88,7 +88,7 @@ def written(
     header = Header(
         kind="scores",
         data=DataSet(**(facts | (data or {}))),
-        teacher=Teacher(**(card | (teacher or {}))),
+        teacher=TeacherCard(**(card | (teacher or {}))),
         compute=Compute(device="cpu", dtype="float32", batch_size=1, threads=1, versions={"torch": weights}),
         views=Views(**(block | (views or {}))),
         scores=[entry.spec(score_views) for entry in LogitScore.registered()],

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from prune_toolkit.methods.keep import parse_keep
-from prune_toolkit.methods.quotas import QUOTAS, total_count
+from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.quotas import QUOTAS, total_count
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 KEEPS = st.fractions(min_value=Fraction(1, 200), max_value=1, max_denominator=200)

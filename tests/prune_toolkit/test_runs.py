@@ -7,37 +7,37 @@ import pytest
 from manifests.errors import UsageError
 from manifests.format.header import DataSet, Header, Tool
 from manifests.manifest import Manifest
-from prune_toolkit.work.part_work import PartWork, Ranks, Totals, clear_times, note_time, totals
+from prune_toolkit.work.part_work import PartWork, Totals, WorkShare, clear_times, note_time, totals
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
-    parts = [list(Ranks(rank=rank, world_size=3).parts(60_000)) for rank in range(3)]
+    parts = [list(WorkShare(rank=rank, world_size=3).parts(60_000)) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
 def test_flags_win_over_torchrun_and_torchrun_over_slurm() -> None:
     environment = {"RANK": "2", "WORLD_SIZE": "4", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "9"}
-    assert Ranks.resolve(1, 5, environment) == Ranks(rank=1, world_size=5)
-    assert Ranks.resolve(None, None, environment) == Ranks(rank=2, world_size=4)
+    assert WorkShare.resolve(1, 5, environment) == WorkShare(rank=1, world_size=5)
+    assert WorkShare.resolve(None, None, environment) == WorkShare(rank=2, world_size=4)
     del environment["RANK"]
-    assert Ranks.resolve(None, None, environment) == Ranks(rank=0, world_size=9)
-    assert Ranks.resolve(None, None, {}) == Ranks(rank=0, world_size=1)
+    assert WorkShare.resolve(None, None, environment) == WorkShare(rank=0, world_size=9)
+    assert WorkShare.resolve(None, None, {}) == WorkShare(rank=0, world_size=1)
 
 
 def test_a_slurm_array_may_start_at_any_number() -> None:
     environment = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "4"}
-    assert Ranks.resolve(None, None, environment) == Ranks(rank=2, world_size=4)
+    assert WorkShare.resolve(None, None, environment) == WorkShare(rank=2, world_size=4)
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(3, 3), (-1, 2), (0, 0)])
 def test_impossible_ranks_are_refused(rank: int, world_size: int) -> None:
     with pytest.raises(UsageError, match="rank"):
-        Ranks.resolve(rank, world_size, {})
+        WorkShare.resolve(rank, world_size, {})
 
 
 def test_a_rank_that_is_no_number_is_refused() -> None:
     with pytest.raises(UsageError, match="RANK='one'"):
-        Ranks.resolve(None, None, {"RANK": "one", "WORLD_SIZE": "2"})
+        WorkShare.resolve(None, None, {"RANK": "one", "WORLD_SIZE": "2"})
 
 
 def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tests_support import write_idx
 
-from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.order import epoch_order, rank_rows
 from trainer.data.policies import TrainingViews
 from trainer.data.task import open_task

@@ -282,9 +282,9 @@ def test_a_copy_counts_under_the_same_label_alone(small_set, tmp_path, prune):
 
 
 def test_logits_are_read_by_the_scores_that_need_them_alone(scored, monkeypatch):
-    from prune_toolkit.methods.score import SCORES
     from prune_toolkit.scoring import feature_pass
     from prune_toolkit.scoring.feature_table import FeatureTable
+    from prune_toolkit.scoring.score import SCORES
 
     manifest, read = Manifest.open(scored), []
     read_part = feature_pass.read_part

@@ -28,7 +28,7 @@ from manifests.sources import open_source
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.images.train_beton import beton_rows
 from prune_toolkit.scoring.score_pass import views_text_of
-from prune_toolkit.scoring.view_flags import recipe_or_none, view_recipe, views_block
+from prune_toolkit.scoring.view_flags import recipe_or_none, scoring_recipe, views_block
 from trainer.data.resample import draw_view
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe, plan_views
@@ -337,7 +337,7 @@ def test_flags_that_make_no_sense_are_refused(tmp_path: Path, prune: Run, flags:
 
 def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
     flags = {"augment": "auto", "pad": None, "scale_min": 0.2, "flip": False, "seed": 7}
-    small, large = view_recipe(flags, 64), view_recipe(flags, 65)
+    small, large = scoring_recipe(flags, 64), scoring_recipe(flags, 65)
     assert (small.name, small.pad_px, small.seed, small.flip) == ("pad_crop_flip", 8, 7, False)
     assert (large.name, large.pad_px, large.scale_min) == ("resized_crop_flip", None, 0.2)
     block = views_block(large, 5, 224, 10)
@@ -350,8 +350,8 @@ def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
 def test_flags_that_a_recipe_does_not_look_at_change_no_id(name: str, idle: str) -> None:
     flags = {"augment": name, "pad": 3, "scale_min": 0.2, "flip": True, "seed": 7}
     other = {**flags, idle: {"scale_min": 0.5, "pad": 1}[idle]}
-    block = views_block(view_recipe(flags, 32), 4, 32, None)
-    assert views_block(view_recipe(other, 32), 4, 32, None) == block
+    block = views_block(scoring_recipe(flags, 32), 4, 32, None)
+    assert views_block(scoring_recipe(other, 32), 4, 32, None) == block
     assert {"scale_min": "scale_min", "pad": "pad_px"}[idle] not in block.model_dump()
     assert scored_recipe(block).name == name
 

@@ -26,8 +26,8 @@ from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.keep import parse_keep
-from prune_toolkit.methods.quotas import QUOTAS, total_count
+from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.quotas import QUOTAS, total_count
 from prune_toolkit.scoring.logit_scores import SCORES, LogitScore, compute_scores
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.selectors import REASONS, SELECTORS, Choice, Pool, choose, make_groups, selector

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from prune_toolkit.methods.keep import parse_keep
-from prune_toolkit.methods.quotas import total_count
+from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.quotas import total_count
 from prune_toolkit.sweep.budget import EASY_SHARE, budget_flags, expected_steps, matching_epochs, pruned_epochs
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
 from trainer.config import TrainConfig
 from trainer.data.order import epoch_batches
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.dynamic import epoch_plan
 from trainer.loop.recipes import resolve
 
@@ -18,7 +18,7 @@ BATCH = 64
 
 
 def config_of(count: int, *flags: str) -> TrainConfig:
-    stored = Stored(count=count, image_px=32, view_count=1, policy="single")
+    stored = StoredLabels(count=count, image_px=32, view_count=1, policy="single")
     return resolve({"batch_size": BATCH, "schedule": "cosine"} | train_options(flags), recipe="cifar", stored=stored)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from prune_toolkit.methods.keep import parse_keep
+from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms, baseline_of, split_entry, unweighted_losses
 from prune_toolkit.sweep.spelling import spelled_keep, spelled_number
 

@@ -20,7 +20,7 @@ from prune_toolkit.sweep.grid import Arm, Grid
 from prune_toolkit.sweep.plots import draw_plots, draw_weights, lines_of
 from prune_toolkit.sweep.results import TABLE, markdown, run_records, table_records, write_tables
 from prune_toolkit.sweep.runs import Row, Run
-from prune_toolkit.sweep.statistics import paired, summary
+from prune_toolkit.sweep.statistics import paired, summarise
 from prune_toolkit.sweep.study import Phase, Study, SweepConfig, chosen_weights, final_phase, one_weight
 from prune_toolkit.sweep.sweep_folder import SweepFolder
 
@@ -31,18 +31,18 @@ ALL = Arm(name="all data", kind="all", select=RANDOM.select, train=RANDOM.train)
 
 
 def test_the_interval_of_one_two_three_by_hand() -> None:
-    got = summary([1.0, 2.0, 3.0])
+    got = summarise([1.0, 2.0, 3.0])
     assert (got.n, got.mean, got.deviation) == (3, 2.0, 1.0)
     # t(.975, 2) = 4.302653, over the root of 3.
     assert got.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
     assert got.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
-    assert summary([5.0]) == (1, 5.0, None, None, None)
+    assert summarise([5.0]) == (1, 5.0, None, None, None)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12))
 def test_summaries_agree_with_scipy(values: list[float]) -> None:
-    got = summary(values)
+    got = summarise(values)
     deviation = float(np.std(values, ddof=1))
     assert got.mean == pytest.approx(np.mean(values), abs=1e-9)
     assert got.deviation == pytest.approx(deviation, abs=1e-9)

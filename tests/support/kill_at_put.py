@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from manifests.stores.destinations import RemoteTarget
+from manifests.stores.destinations import RemoteDestination
 from prune_toolkit.main import main
 
 puts = itertools.count(1)
@@ -24,6 +24,6 @@ def killing(method: Any) -> Any:
     return act
 
 
-RemoteTarget.put = killing(RemoteTarget.put)  # type: ignore[method-assign]
-RemoteTarget.finish = killing(RemoteTarget.finish)  # type: ignore[method-assign]
+RemoteDestination.put = killing(RemoteDestination.put)  # type: ignore[method-assign]
+RemoteDestination.finish = killing(RemoteDestination.finish)  # type: ignore[method-assign]
 main()

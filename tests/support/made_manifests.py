@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifests.format.header import DataSet, Features, Header, Preprocessing, ScoreSpec, Selection, Teacher, Tool, Views
+from manifests.format.header import (
+    DataSet,
+    Features,
+    Header,
+    Preprocessing,
+    ScoreSpec,
+    Selection,
+    TeacherCard,
+    Tool,
+    Views,
+)
 from manifests.format.parts import (
     SAMPLES_SCHEMA,
     SELECTION_SCHEMA,
@@ -125,7 +135,7 @@ def make(
     header = Header(
         kind="selection" if kept is not None else "scores" if specs else "index",
         data=DataSet(**(data | dict(blocks.get("data", {})))),
-        teacher=Teacher(**(TEACHER | dict(blocks.get("teacher", {})))) if has_teacher else None,
+        teacher=TeacherCard(**(TEACHER | dict(blocks.get("teacher", {})))) if has_teacher else None,
         views=Views(**(views | {"count": len(logits_VNC)} | dict(blocks.get("views", {})))) if has_teacher else None,
         features=None if features is None else Features(layer="fc", width=np.shape(features)[1]),
         selection=None if kept is None else Selection(**chosen, count=int(keep_N.sum())),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from manifests.format.header import Harder
-from prune_toolkit.methods.quotas import QUOTAS, total_count
+from prune_toolkit.quotas.quotas import QUOTAS, total_count
 from prune_toolkit.selection.pool import Choice, Pool, ScoreColumn, Vectors
 
 HALF = Fraction(1, 2)

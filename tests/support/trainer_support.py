@@ -13,7 +13,7 @@ import torch
 from manifests.base.layout import HEADER_NAME
 from manifests.manifest import Manifest, commit
 from trainer.config import TrainConfig
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.task import Task, open_task
 from trainer.data.views import ViewRecipe
 from trainer.loop import epoch as epoch_module

@@ -9,7 +9,7 @@ from beton_support import jpeg_bytes, jpeg_image, raw_image
 
 from manifests.base.layout import BETON_NAME
 from manifests.betons.reader import BetonColumns, write_beton
-from manifests.format.header import DataSet, Header, Labels, Preprocessing, Selection, Teacher, Tool, Views
+from manifests.format.header import DataSet, Header, Labels, Preprocessing, Selection, TeacherCard, Tool, Views
 from manifests.format.top_k import top_k as largest
 from manifests.manifest import Manifest, commit, file_entry
 
@@ -178,7 +178,7 @@ def _selection_blocks(
 ) -> dict[str, object]:
     scored_views = scored_views or views
     return {
-        "teacher": Teacher(
+        "teacher": TeacherCard(
             spec="resnet8",
             weights_sha256="0" * 64,
             parameters=1,

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from trainer_support import stopped_at, trained
 
 from manifests.errors import InputError, UsageError
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.data.task import open_task
 from trainer.data.torch_loader import TorchLoader
 from trainer.loop import training
@@ -22,7 +22,7 @@ from trainer.loop.recipes import resolve
 from trainer.loop.run_folder import BUDGET_NAME
 from trainer.loop.student import Student
 
-STORED = Stored(count=100, image_px=32, view_count=1)
+STORED = StoredLabels(count=100, image_px=32, view_count=1)
 DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05}
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from manifests.errors import UsageError
 from trainer.data.order import epoch_batches, epoch_order, epoch_samples, rank_rows
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.dynamic import (
     DYNAMIC,
-    Arm,
+    DynamicMethod,
     epoch_plan,
     full_epochs,
     infobatch,
@@ -24,7 +24,7 @@ from trainer.loop.recipes import resolve
 
 
 def config(count=100, **flags):
-    stored = Stored(count=count, image_px=32, view_count=1)
+    stored = StoredLabels(count=count, image_px=32, view_count=1)
     return resolve({"batch_size": 10, "epochs": 8} | flags, recipe="cifar", stored=stored)
 
 
@@ -246,14 +246,14 @@ def test_options_that_contradict_each_other_are_refused_with_the_flag(flags, mes
 
 
 def test_an_arm_with_an_option_that_no_configuration_has_is_refused_when_it_is_added():
-    arm = Arm(rows_of=infobatch, formula="", source="", options={"speed": 1.0})
+    arm = DynamicMethod(rows_of=infobatch, formula="", source="", options={"speed": 1.0})
     with pytest.raises(ValueError, match="dynamic arm 'fast' has an option 'speed'; there are keep, prune_ratio"):
         DYNAMIC.add("fast", arm)
     assert "fast" not in DYNAMIC
 
 
 def test_two_arms_may_have_an_option_of_one_name(monkeypatch):
-    arm = Arm(rows_of=DYNAMIC["rs2"].rows_of, formula="", source="", options={"keep": 0.25})
+    arm = DynamicMethod(rows_of=DYNAMIC["rs2"].rows_of, formula="", source="", options={"keep": 0.25})
     monkeypatch.setitem(DYNAMIC._entries, "quarter", arm)
     assert config(dynamic="quarter").keep == 0.25
     assert config(dynamic="rs2", keep=0.5).keep == 0.5

@@ -13,7 +13,7 @@ from trainer_support import stopped_at, trained
 
 from trainer.cli.console import run_cli
 from trainer.cli.train_student import train_student
-from trainer.data.loading import ffcv_available
+from trainer.data.loaders import ffcv_available
 from trainer.data.order import Stream, epoch_order, stream_generator, stream_seed
 from trainer.data.task import open_task
 from trainer.data.torch_loader import TorchLoader

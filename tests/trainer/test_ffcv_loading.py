@@ -16,7 +16,7 @@ from PIL import Image
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from trainer.data.batches import MEAN_VIEW
-from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.resample import draw_view
 from trainer.data.views import ViewRecipe, plan_views
 

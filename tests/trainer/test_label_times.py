@@ -5,7 +5,7 @@ from trainer_support import trained
 
 from manifests.format.header import DataSet, Header, Selection, Tool
 from trainer.loop.label_times import label_times, used_times
-from trainer.loop.run_report import summary, times_in_all
+from trainer.loop.run_report import result_lines, times_in_all
 
 DATA = DataSet(name="d", source="folder", count=1, readable=1, class_names=["a"], fingerprint="f")
 SCORED = {"command": "score", "seconds": 40.0}
@@ -105,7 +105,9 @@ def test_on_many_ranks_training_counts_in_all_of_them(make_manifest, networks, m
     report = trained(make_manifest(count=30, views=1, run=LABELLED), tmp_path, epochs=1)
     report["world_size"], report["time"]["training_s"] = 4, 30.0
     report["labels_time"]["total_s"] = 172.0
-    assert "training 30 s x 4 ranks + scoring 40 s + selection 2 s + labelling 10 s = 2 min 52 s" in summary(report, "")
+    assert "training 30 s x 4 ranks + scoring 40 s + selection 2 s + labelling 10 s = 2 min 52 s" in result_lines(
+        report, ""
+    )
 
 
 @pytest.mark.parametrize(("run", "known", "line"), [
@@ -117,7 +119,7 @@ def test_a_run_says_what_it_took_in_all(make_manifest, networks, monkeypatch, tm
     report = trained(make_manifest(count=30, views=1, run=run), tmp_path, epochs=1)
     total_s = report["labels_time"]["total_s"]
     assert total_s == (pytest.approx(report["time"]["training_s"] + 52) if known else None)
-    assert line in summary(report, "run")
+    assert line in result_lines(report, "run")
 
 
 @pytest.mark.parametrize(

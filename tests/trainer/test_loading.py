@@ -16,7 +16,7 @@ from manifests.format.header import Preprocessing
 from manifests.images.decode import Encoded, ImageProblem, Pixels
 from trainer.data import torch_loader
 from trainer.data.batches import MEAN_VIEW
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.resample import draw_view
 from trainer.data.views import ViewRecipe, plan_views
 from trainer.models.normalise import normalise
@@ -312,7 +312,7 @@ def test_without_ffcv_and_numba_betons_are_read_by_torch(small):
         from manifests.betons.reader import Beton
         from manifests.errors import UsageError
         from manifests.format.header import Preprocessing
-        from trainer.data.loading import open_loader
+        from trainer.data.loaders import open_loader
         from trainer.data.views import ViewRecipe
 
         beton = Beton.open({str(small.path)!r})

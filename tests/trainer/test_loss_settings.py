@@ -5,12 +5,12 @@ import pytest
 
 from manifests.errors import UsageError
 from trainer.cli.train_student import option_list
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES
 from trainer.losses.settings import described, under_flags
 
-STORED = Stored(count=6400, view_count=1)
+STORED = StoredLabels(count=6400, view_count=1)
 
 
 def of(**flags):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from torch.nn import functional as F
 
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES, distillation_loss, sample_losses
 
@@ -134,7 +134,7 @@ def test_stored_float16_targets_and_bfloat16_students_are_computed_in_float32():
 
 def losses_of(name, *, epoch=0, rows=5, **flags):
     """sample_losses of the example, (n,), as a run with these flags has them."""
-    config = resolve({"loss": name} | flags, recipe="cifar", stored=Stored(count=64, view_count=1))
+    config = resolve({"loss": name} | flags, recipe="cifar", stored=StoredLabels(count=64, view_count=1))
     student, target, label, weight, kd_weight = example(rows)
     return sample_losses(config, student, target, label=label, weight=weight, kd_weight=kd_weight, epoch=epoch)
 
@@ -158,7 +158,7 @@ def test_with_a_weight_of_its_own_the_cross_entropy_does_not_depend_on_the_kd_we
 def test_the_exported_loss_takes_a_weight_of_the_cross_entropy_too():
     student, target, label, weight, kd_weight = example()
     values = {"ce_weight": 1.0, "kd_weight": 1.0, "temperature": 4.0}
-    config = resolve(values, recipe="cifar", stored=Stored(count=64, view_count=1))
+    config = resolve(values, recipe="cifar", stored=StoredLabels(count=64, view_count=1))
     loss_n = sample_losses(config, student, target, label=label, weight=weight, kd_weight=kd_weight, epoch=0)
     batch = (student, target, label, weight, kd_weight)
     got = distillation_loss(*batch, alpha=1.0, temperature=4.0, ce_weight=1.0)
@@ -175,7 +175,7 @@ def test_the_kd_term_rises_linearly_over_its_warm_up():
 
 def test_labels_alone_are_cross_entropy_and_look_at_no_target():
     student, _, label, weight, _ = example()
-    config = resolve({"loss": "ce", "label_smoothing": 0.1}, recipe="cifar", stored=Stored(count=64))
+    config = resolve({"loss": "ce", "label_smoothing": 0.1}, recipe="cifar", stored=StoredLabels(count=64))
     got_n = sample_losses(config, student, None, label=label, weight=weight, kd_weight=weight, epoch=0)
     torch.testing.assert_close(got_n, F.cross_entropy(student, label, reduction="none", label_smoothing=0.1))
 

@@ -11,7 +11,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import pearsonr
 from torch.nn import functional as F
 
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES, sample_losses
 from trainer.losses.dist import correlation
@@ -22,7 +22,7 @@ TAUGHT = sorted(name for name, loss in LOSSES.items() if loss.needs_targets)
 
 def config_of(name, **flags):
     flags = {"kd_warmup_epochs": 0.0} | flags
-    return resolve({"loss": name} | flags, recipe="cifar", stored=Stored(count=64, view_count=1))
+    return resolve({"loss": name} | flags, recipe="cifar", stored=StoredLabels(count=64, view_count=1))
 
 
 def losses(config, student, target, label, *, weight=None, kd_weight=None, epoch=0):

@@ -10,19 +10,19 @@ from manifests.images.identity import mix64
 from trainer.data.batches import MEAN_VIEW
 from trainer.data.order import Stream, stream_seed
 from trainer.data.policies import TrainingViews, choose_policy
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.data.task import open_task
 from trainer.data.views import ViewRecipe
 from trainer.loop.recipes import resolve
 from trainer.loop.run_report import taught
 
 SCORED = ViewRecipe(name="resized_crop_flip", seed=5, scale_min=0.3, ratio_min=0.5, flip=False)
-REPLAYED = Stored(count=640, image_px=32, view_count=8, policy="replay", scored=SCORED, scored_views=8)
+REPLAYED = StoredLabels(count=640, image_px=32, view_count=8, policy="replay", scored=SCORED, scored_views=8)
 MEAN = replace(REPLAYED, view_count=1, policy="mean")
 SINGLE = replace(REPLAYED, view_count=1, policy="single")
 ONE = replace(REPLAYED, view_count=2, scored_views=2)
-OLD = Stored(count=640, image_px=32, view_count=1)
-INDEX = Stored(count=640, image_px=32)
+OLD = StoredLabels(count=640, image_px=32, view_count=1)
+INDEX = StoredLabels(count=640, image_px=32)
 
 
 def config(stored, **flags):

@@ -20,7 +20,7 @@ from trainer.data.views import epoch_views
 from trainer.loop import record_dynamics as recording
 from trainer.loop.distributed import Ranks
 from trainer.loop.run_folder import RunFolder
-from trainer.loop.session import Seen
+from trainer.loop.session import EpochFacts
 from trainer.models.build import build_model
 
 COUNT, BATCH = 40, 16
@@ -224,7 +224,7 @@ def test_what_is_not_finite_stops_every_rank(monkeypatch, tmp_path, rank):
     fact_nK[1, 1] = np.nan
     student = SimpleNamespace(model=torch.nn.Identity(), device=torch.device("cpu"))
     lesson = SimpleNamespace(
-        student=student, seen=Seen(row_n=np.arange(3), fact_nK=fact_nK), look=lambda row_n, number: iter(())
+        student=student, seen=EpochFacts(row_n=np.arange(3), fact_nK=fact_nK), look=lambda row_n, number: iter(())
     )
     config, folder = SimpleNamespace(record_grand=0), SimpleNamespace(path=tmp_path)
     # Of a world of one process nothing is sent; which rank it is says who writes.

@@ -8,7 +8,7 @@ from torchvision.transforms import functional
 
 from manifests.format.header import Preprocessing
 from trainer.data.batches import evaluation_view
-from trainer.data.resample import INTERPOLATIONS, draw_view, place, place_block, resample_pillow
+from trainer.data.resample import INTERPOLATIONS, draw_view, place_block, place_pillow, resample_pillow
 from trainer.data.views import ViewPlan
 
 NAMES = sorted(INTERPOLATIONS)
@@ -109,11 +109,11 @@ def test_a_hand_worked_enlargement():
 def test_a_shift_moves_right_and_down_over_zeros_and_the_mirror_comes_last():
     square = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1).repeat(3, axis=2)
     out = np.full((3, 3, 3), 99, np.uint8)
-    place(square, 1, -1, False, out)
+    place_pillow(square, 1, -1, False, out)
     np.testing.assert_array_equal(out[:, :, 0], [[0, 4, 5], [0, 7, 8], [0, 0, 0]])
-    place(square, 1, -1, True, out)
+    place_pillow(square, 1, -1, True, out)
     np.testing.assert_array_equal(out[:, :, 0], [[5, 4, 0], [8, 7, 0], [0, 0, 0]])
-    place(square, 3, 0, False, out)
+    place_pillow(square, 3, 0, False, out)
     assert not out.any()
 
 
@@ -126,7 +126,7 @@ def test_a_block_of_squares_is_placed_as_one_by_one(size, count, reach, seed):
     flip_n = generator.random(count) < 0.5
     wanted = np.empty((count, size, size, 3), np.uint8)
     for square, (dx, dy), flip, out in zip(square_nSS3, shift_n2.tolist(), flip_n, wanted, strict=True):
-        place(square, dx, dy, bool(flip), out)
+        place_pillow(square, dx, dy, bool(flip), out)
     np.testing.assert_array_equal(place_block(square_nSS3, shift_n2, flip_n), wanted)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from manifests.errors import UsageError
 from trainer.config import TrainConfig, digest
 from trainer.data.order import Stream, epoch_order, rank_rows, rank_share, stream_seed
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.loop.recipes import RECIPES, resolve
 from trainer.loop.schedules import SCHEDULES, Schedule
 
@@ -96,7 +96,7 @@ def test_each_validation_row_is_on_exactly_one_rank(count, world_size):
 
 
 def config(image_px=32, recipe="auto", count=640, **flags):
-    stored = Stored(count=count, image_px=image_px, view_count=1)
+    stored = StoredLabels(count=count, image_px=image_px, view_count=1)
     return resolve(flags, recipe=recipe, stored=stored)
 
 
@@ -130,7 +130,7 @@ def test_image_size_decides_recipe_and_views():
     assert config(image_px=64).augment == "pad_crop_flip"
     assert config(image_px=65).augment == "resized_crop_flip"
     assert config(image_px=224, **{}).recipe == "imagenet"
-    assert resolve({"image_px": 48}, recipe="auto", stored=Stored(image_px=224)).recipe == "cifar"
+    assert resolve({"image_px": 48}, recipe="auto", stored=StoredLabels(image_px=224)).recipe == "cifar"
 
 
 def test_every_recipe_resolves():

@@ -13,7 +13,7 @@ from manifests.errors import UsageError
 from manifests.format.top_k import top_k
 from manifests.images.identity import mix64
 from trainer.data import torch_loader
-from trainer.data.loading import ffcv_available, open_loader
+from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.order import Stream, epoch_order, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
 from trainer.data.task import open_task

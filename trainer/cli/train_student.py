@@ -219,7 +219,7 @@ def train_student(
     from trainer.data.task import open_task, open_validation
     from trainer.loop.distributed import Ranks
     from trainer.loop.recipes import resolve
-    from trainer.loop.run_report import opening_lines, summary
+    from trainer.loop.run_report import opening_lines, result_lines
     from trainer.losses.settings import under_flags
 
     if fresh and dry_run:
@@ -283,7 +283,7 @@ def train_student(
     if as_json:
         echo_json(report)
     else:
-        click.echo(summary(report, str(out)))
+        click.echo(result_lines(report, str(out)))
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ class RowColumns:
         return Batch(images.permute(0, 3, 1, 2), rows_n, label, weight, kd_weight, target)
 
 
-def stored_targets(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
+def targets_of_rows(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
     """The stored label (n, C) of each row in one view, or its mean over all of them where that is MEAN_VIEW."""
     stored_nVC = beton.targets(rows_n)
     target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), np.maximum(target_view_n, 0)]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from manifests.errors import PruneError, UsageError
 from trainer.data.batches import RowColumns
-from trainer.data.policies import Asked, TrainingViews, choose_policy
+from trainer.data.policies import TrainingViews, ViewOptions, choose_policy
 from trainer.data.soft_labels import dense_logits
 from trainer.data.task import Task, open_task
 from trainer.data.torch_loader import ViewDataset
@@ -76,7 +76,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         """What an evaluation view is, and the normalisation: for the transforms of a validation set."""
         self.policy = None if policy == LABELS_ALONE else _policy(task, policy, augment)
         """replay, mean or single; None without targets."""
-        asked: Asked = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
+        asked: ViewOptions = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
         self._views = TrainingViews.of(task, policy=self.policy, seed=seed, **asked)
         self._columns = RowColumns(task.beton, None)
         self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)

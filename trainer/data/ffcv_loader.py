@@ -15,7 +15,7 @@ from trainer.data.views import ViewRecipe, plan_views
 
 if TYPE_CHECKING:
     pass
-from trainer.data.batches import MEAN_VIEW, Batch, RowColumns, stored_targets
+from trainer.data.batches import MEAN_VIEW, Batch, RowColumns, targets_of_rows
 
 
 class FfcvLoader:
@@ -70,7 +70,9 @@ class FfcvLoader:
             start = part.stop
             is_mean_b = target_view_n[part] == MEAN_VIEW
             if target is not None and is_mean_b.any():
-                target[is_mean_b] = stored_targets(self._beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
+                target[is_mean_b] = targets_of_rows(
+                    self._beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b]
+                )
             yield self._columns.batch(
                 rows_n[part],
                 self._own(images),

@@ -19,13 +19,13 @@ from trainer.models.info import SMALL_PX
 
 if TYPE_CHECKING:
     from trainer.data.task import Task
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 
 POLICIES = ("replay", "mean", "single", "online")
 _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}
 
 
-class Asked(TypedDict, total=False):
+class ViewOptions(TypedDict, total=False):
     """What is asked of the views; what is None or missing is as they were scored, or by image size."""
 
     augment: str | None
@@ -46,13 +46,13 @@ class TrainingViews:
     """Targets stored a sample."""
 
     @classmethod
-    def of(cls, task: Task, *, policy: str | None, seed: int = 0, **asked: Unpack[Asked]) -> TrainingViews:
+    def of(cls, task: Task, *, policy: str | None, seed: int = 0, **asked: Unpack[ViewOptions]) -> TrainingViews:
         """The views of a policy; `choose_policy` resolves auto.
 
         InputError when views are to be replayed and the header does not say which they are.
         """
         stored = task.stored
-        recipe = view_recipe(stored, policy=policy, image_px=stored.image_px, seed=seed, **asked)
+        recipe = training_recipe(stored, policy=policy, image_px=stored.image_px, seed=seed, **asked)
         return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
 
     def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -70,7 +70,7 @@ class TrainingViews:
         return epoch_views(epoch, self.view_id_N[rows_n], 0), target_view_n
 
 
-def choose_policy(stored: Stored, asked: str | None = None, *, augment: str | None = None) -> str:
+def choose_policy(stored: StoredLabels, asked: str | None = None, *, augment: str | None = None) -> str:
     """The policy that is meant, `asked` None or auto by what is stored; UsageError for one the labels do not serve.
 
     auto: replay where several views are stored and no augmentation but theirs is asked for, else what one label
@@ -106,8 +106,8 @@ def choose_policy(stored: Stored, asked: str | None = None, *, augment: str | No
     return asked
 
 
-def view_recipe(
-    stored: Stored, *, policy: str | None, image_px: int, seed: int = 0, **asked: Unpack[Asked]
+def training_recipe(
+    stored: StoredLabels, *, policy: str | None, image_px: int, seed: int = 0, **asked: Unpack[ViewOptions]
 ) -> ViewRecipe:
     """The scored recipe itself under replay, else one of the run's own: like the scored one, or by image size.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredLabels:
     """What a manifest and its beton hold of samples and labels, as far as a configuration depends on it."""
 
     count: int = 0
@@ -31,7 +31,7 @@ class Stored:
     """Logits kept a target; None when all are."""
 
     @classmethod
-    def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> Stored:
+    def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> StoredLabels:
         """From a header and what the beton says."""
         views, labels = header.views, header.labels
         return cls(

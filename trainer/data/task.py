@@ -19,7 +19,7 @@ from manifests.format.header import Preprocessing
 from manifests.format.top_k import words_count
 from manifests.manifest import Manifest
 from trainer.config import TrainConfig
-from trainer.data.stored import Stored
+from trainer.data.stored import StoredLabels
 from trainer.losses import LOSSES
 from trainer.losses.settings import FIELDS
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
@@ -58,9 +58,9 @@ class Task:
         return sides.pop() if len(sides) == 1 and max(sides) <= SMALL_PX else 224
 
     @cached_property
-    def stored(self) -> Stored:
+    def stored(self) -> StoredLabels:
         """What there is of samples, views and labels."""
-        return Stored.of(
+        return StoredLabels.of(
             self.manifest.header,
             count=self.beton.count,
             image_px=self.image_px,

@@ -13,7 +13,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, PruneError
 from manifests.format.header import Preprocessing
 from manifests.images.decode import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
-from trainer.data.batches import Batch, RowColumns, stored_targets
+from trainer.data.batches import Batch, RowColumns, targets_of_rows
 from trainer.data.resample import draw_view, place_block
 from trainer.data.views import ViewPlan, ViewRecipe, plan_views
 
@@ -134,7 +134,7 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
             images = self._draw(rows_n, view_n)
             target = None
             if isinstance(self._data, Beton) and self._data.target_shape is not None:
-                target = torch.from_numpy(stored_targets(self._data, rows_n, target_view_n))
+                target = torch.from_numpy(targets_of_rows(self._data, rows_n, target_view_n))
             return torch.from_numpy(images), target
         except PruneError as error:
             return error

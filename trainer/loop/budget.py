@@ -17,7 +17,7 @@ from trainer.loop.run_folder import BUDGET_NAME, RUN_NAME
 if TYPE_CHECKING:
     from trainer.config import TrainConfig
     from trainer.loop.distributed import Ranks
-    from trainer.loop.session import Lesson
+    from trainer.loop.session import TrainingSession
 
 WARM_UP_STEPS = 8
 """Steps before any is timed: compilation, memory pools, caches."""
@@ -81,7 +81,7 @@ def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_a_s
     write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def trial(lesson: Lesson, ranks: Ranks, seconds: float) -> float:
+def timed_trial(lesson: TrainingSession, ranks: Ranks, seconds: float) -> float:
     """Seconds one step of a lesson takes, on every rank what rank 0 measured; its student is no good afterwards.
 
     Whole epochs are timed where they are short: the wait for their first batch is part of the time.
@@ -103,7 +103,7 @@ def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> 
     return whole if whole >= MIN_STEPS else whole + steps_per_epoch
 
 
-def _take(lesson: Lesson, steps: int, first_epoch: int) -> float:
+def _take(lesson: TrainingSession, steps: int, first_epoch: int) -> float:
     """Train so many steps, epoch by epoch as a run does; returns the seconds of one."""
     seconds, left, number = 0.0, steps, first_epoch
     while left > 0:

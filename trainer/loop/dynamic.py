@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class EpochRows:
     """Rows of one epoch before they are cut into batches."""
 
     order_n: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochPlan(Shown):
+class EpochPlan(EpochRows):
     """One epoch as it is trained: whole batches, the same number on every rank."""
 
     batch_size: int
@@ -43,12 +43,12 @@ class EpochPlan(Shown):
     """Steps it would take if it were not cut short."""
 
 
-RowsOf = Callable[["TrainConfig", int, int, BatchPlan, NDArray[np.float32] | None], Shown]
+RowsOf = Callable[["TrainConfig", int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
 """(config, epoch counted from 0, N, how a whole epoch is cut, last loss of each row (N,), nan before there is one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class DynamicMethod:
     """A way to choose anew each epoch, and the facts about it."""
 
     rows_of: RowsOf
@@ -70,13 +70,13 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
 """Options of arms, those that a configuration has, and what they may be."""
 
 
-def _check_options(name: str, arm: Arm) -> None:
+def _check_options(name: str, arm: DynamicMethod) -> None:
     """ValueError for an option that no configuration has, so that nobody could set it."""
     if unknown := sorted(set(arm.options) - set(RANGES)):
         raise ValueError(f"dynamic arm {name!r} has an option {unknown[0]!r}; there are {', '.join(RANGES)}")
 
 
-DYNAMIC: Registry[Arm] = Registry("dynamic arm", _check_options)
+DYNAMIC: Registry[DynamicMethod] = Registry("dynamic arm", _check_options)
 
 
 def dynamic_values(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def epoch_plan(
     plan: how a whole epoch of this run is cut. An incomplete last batch is left out.
     """
     if config.dynamic is None:
-        shown = Shown(order_n=epoch_order(config.seed, epoch, count))
+        shown = EpochRows(order_n=epoch_order(config.seed, epoch, count))
     else:
         shown = DYNAMIC[config.dynamic].rows_of(config, epoch, count, plan, loss_N)
     cut = batch_plan(len(shown.order_n), plan.batch_size, plan.world_size)
@@ -145,7 +145,7 @@ def epoch_plan(
     )
 
 
-def rs2(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None) -> Shown:
+def rs2(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None) -> EpochRows:
     """The next slice of an endless stream of permutations: all samples come equally often, none twice before all did.
 
     Permutation k is the order that epoch k of a run on all the data has. Okanovic et al. 2024, without replacement.
@@ -156,12 +156,12 @@ def rs2(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: ND
         epoch_order(config.seed, k, count)[max(start - k * count, 0) : stop - k * count]
         for k in range(start // count, (stop - 1) // count + 1)
     ]
-    return Shown(order_n=np.concatenate(pieces))
+    return EpochRows(order_n=np.concatenate(pieces))
 
 
 def infobatch(
     config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None
-) -> Shown:
+) -> EpochRows:
     """All samples but a random share of those whose last loss is below the mean; the rest of these count for them.
 
     Everything is shown in the first epoch, in the last `anneal` of them, and where fewer samples than ranks would be
@@ -171,12 +171,12 @@ def infobatch(
     assert config.prune_ratio is not None
     assert config.anneal is not None
     if loss_N is None or epoch >= config.epochs - full_epochs(config.epochs, config.anneal):
-        return Shown(order_n=order_N)
+        return EpochRows(order_n=order_N)
     generator = stream_generator(config.seed, Stream.PRUNE, epoch)
     kept_N, scale_N = soft_pruned(loss_N, config.prune_ratio, generator)
     if kept_N.sum() < plan.world_size:
-        return Shown(order_n=order_N)
-    return Shown(order_n=order_N[kept_N[order_N]], scale_N=scale_N)
+        return EpochRows(order_n=order_N)
+    return EpochRows(order_n=order_N[kept_N[order_N]], scale_N=scale_N)
 
 
 def full_epochs(epochs: int, anneal: float) -> int:
@@ -206,7 +206,7 @@ def soft_pruned(
 
 DYNAMIC.add(
     "infobatch",
-    Arm(
+    DynamicMethod(
         rows_of=infobatch,
         formula="last loss < mean: dropped with probability prune_ratio, else loss / (1 - prune_ratio); everything in "
         "the first epoch and in the last anneal of them",
@@ -218,7 +218,7 @@ DYNAMIC.add(
 )
 DYNAMIC.add(
     "rs2",
-    Arm(
+    DynamicMethod(
         rows_of=rs2,
         formula="floor(keep N + 1/2) samples an epoch, slice after slice of endless permutations",
         source="Okanovic et al. 2024 (ICLR, arXiv 2305.18424), without replacement",

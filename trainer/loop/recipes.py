@@ -9,8 +9,8 @@ from manifests.base.registry import Registry
 from manifests.errors import UsageError
 from trainer.config import TrainConfig, check_name, check_value
 from trainer.data.order import batch_plan, epoch_samples
-from trainer.data.policies import choose_policy, view_recipe
-from trainer.data.stored import Stored
+from trainer.data.policies import choose_policy, training_recipe
+from trainer.data.stored import StoredLabels
 from trainer.loop.dynamic import dynamic_values
 from trainer.loop.schedules import SCHEDULES
 from trainer.losses import LOSSES
@@ -58,7 +58,7 @@ RECIPES.add(
 )
 
 
-def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size: int = 1) -> TrainConfig:
+def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, world_size: int = 1) -> TrainConfig:
     """Lay the flags that were given (not None) over a recipe; the result is complete and checked.
 
     recipe may be `auto`. Milestones and warm-up keep their fraction of the run when only its length is given, in epochs
@@ -92,7 +92,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: Stored, world_size
     values["record_dynamics"] = bool(values.get("record_dynamics") or values.get("record_grand"))
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)
-    views = view_recipe(
+    views = training_recipe(
         stored,
         policy=policy,
         image_px=side_px,
@@ -114,7 +114,7 @@ def _length(given: Mapping[str, Any], batch_size: int, count: int, world_size: i
     return float(given["steps"] / batch_plan(count, batch_size, world_size).steps_per_epoch)
 
 
-def _policy(given: Mapping[str, Any], loss: str, stored: Stored) -> str | None:
+def _policy(given: Mapping[str, Any], loss: str, stored: StoredLabels) -> str | None:
     """The policy, which a live teacher sets; None under a loss that looks at no targets."""
     check_name("--loss", loss, LOSSES)
     asked, teacher = given.get("policy"), given.get("teacher")

@@ -24,14 +24,21 @@ if TYPE_CHECKING:
     from trainer.data.task import Task
     from trainer.loop.distributed import Ranks
     from trainer.loop.run_folder import RunFolder
-    from trainer.loop.session import Lesson
+    from trainer.loop.session import TrainingSession
 
 
 class Recorder:
     """Writes an epoch's record after its steps; on all ranks together, rank 0 writes."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, lesson: Lesson, *, ranks: Ranks, folder: RunFolder, epochs_done: int
+        self,
+        task: Task,
+        config: TrainConfig,
+        lesson: TrainingSession,
+        *,
+        ranks: Ranks,
+        folder: RunFolder,
+        epochs_done: int,
     ) -> None:
         self._task, self._config, self._lesson = task, config, lesson
         self._ranks, self._folder = ranks, folder

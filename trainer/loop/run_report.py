@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from manifests.format.header import Header
     from trainer.config import TrainConfig
     from trainer.data.order import BatchPlan
-    from trainer.data.stored import Stored
+    from trainer.data.stored import StoredLabels
     from trainer.data.task import Task, Validation
     from trainer.loop.budget import MatchTime
     from trainer.loop.run_folder import Row, State
-    from trainer.loop.session import Lesson
+    from trainer.loop.session import TrainingSession
     from trainer.models.info import ModelInfo
     from trainer.models.teacher import Teacher
 
@@ -88,7 +88,7 @@ def budget(config: TrainConfig, matched: str | None) -> str:
     return "fixed epochs" if config.steps is None else "fixed steps"
 
 
-def taught(stored: Stored, config: TrainConfig) -> str:
+def taught(stored: StoredLabels, config: TrainConfig) -> str:
     """What a view is taught with, on one line."""
     shown = "view 0" if config.augment == "none" else f"fresh views of {config.augment}"
     if config.policy == "replay":
@@ -129,7 +129,7 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan)
 def run_report(
     task: Task,
     config: TrainConfig,
-    lesson: Lesson,
+    lesson: TrainingSession,
     state: State,
     *,
     resolved: Mapping[str, Any],
@@ -232,7 +232,7 @@ def device_name(device: torch.device) -> str:
     return f"cpu {platform.machine()}"
 
 
-def summary(report: Mapping[str, Any], out: str) -> str:
+def result_lines(report: Mapping[str, Any], out: str) -> str:
     """The end of a run for people, a few lines."""
     manifest, times, last, best = (report[name] for name in ("manifest", "time", "last", "best"))
     learned = f"{report['samples']:,} samples of {manifest['kind']} {manifest['id'][:12]}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.batches import Batch, ViewLoader
-from trainer.data.loading import open_loader
+from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
 from trainer.data.soft_labels import dense_logits
@@ -66,7 +66,7 @@ def live_teacher(task: Task, config: TrainConfig, checkpoint: Path | None, devic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class EpochFacts:
     """Facts of what an epoch showed."""
 
     row_n: NDArray[np.int64]
@@ -75,12 +75,12 @@ class Seen:
     """As `logit_facts` has them: of the step's own logits, in training mode."""
 
     @classmethod
-    def nothing(cls) -> Seen:
+    def nothing(cls) -> EpochFacts:
         """Before the first epoch."""
         return cls(row_n=np.zeros(0, np.int64), fact_nK=np.zeros((0, len(FACTS)), np.float32))
 
 
-class Lesson:
+class TrainingSession:
     """A student before or between two epochs, and a loader of the views it learns from; close it after use."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Lesson:
         self.losses: Tensor | None = state.losses
         """(N,) the last loss of each row where an arm looks at it, the same on all ranks; None before there is one."""
         self._keeps_losses = arm is not None and arm.needs_losses
-        self.seen = Seen.nothing()
+        self.seen = EpochFacts.nothing()
         """What the last epoch showed."""
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
@@ -193,7 +193,7 @@ class Lesson:
         values_nK = gather_batches(self._ranks, observed_nK, plan.batch_size // self.plan.world_size).cpu()
         # A row that was shown twice counts as it was the last time.
         last_n = last_positions(plan.order_n)
-        self.seen = Seen(row_n=plan.order_n[last_n], fact_nK=values_nK[last_n, 1:].numpy())
+        self.seen = EpochFacts(row_n=plan.order_n[last_n], fact_nK=values_nK[last_n, 1:].numpy())
         if self._keeps_losses:
             losses = torch.full((self._task.beton.count,), torch.nan) if self.losses is None else self.losses.clone()
             losses[self.seen.row_n] = values_nK[last_n, 0]

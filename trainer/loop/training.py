@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.base.progress import Progress, note
 from trainer.data.views import EVALUATION
-from trainer.loop.budget import MatchTime, keep_steps, kept_steps, trial
+from trainer.loop.budget import MatchTime, keep_steps, kept_steps, timed_trial
 from trainer.loop.distributed import Ranks, from_main, process_group
 from trainer.loop.epoch import EpochResult
 from trainer.loop.evaluation import Evaluator, loader_for
 from trainer.loop.record_dynamics import Recorder
 from trainer.loop.run_folder import BEST_NAME, LAST_NAME, Row, RunFolder, State
 from trainer.loop.run_report import epoch_line, run_report
-from trainer.loop.session import Lesson, Machine, live_teacher
+from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import check_precision, choose_device
 from trainer.models.weights import save_student
 
@@ -61,8 +61,10 @@ def train(
         teacher = live_teacher(task, config, checkpoint, device)
         config = _identified(config, teacher)
 
-        def open_lesson(config: TrainConfig, state: State) -> Lesson:
-            return Lesson(task, config, teacher=teacher, machine=machine, ranks=ranks, device=device, state=state)
+        def open_lesson(config: TrainConfig, state: State) -> TrainingSession:
+            return TrainingSession(
+                task, config, teacher=teacher, machine=machine, ranks=ranks, device=device, state=state
+            )
 
         if match is not None:
             folder = RunFolder(out, task.resolved(config, validation))
@@ -100,14 +102,14 @@ def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
 
 
 def _matched(
-    match: MatchTime, folder: RunFolder, ranks: Ranks, open_lesson: Callable[[], Lesson], *, fresh: bool
+    match: MatchTime, folder: RunFolder, ranks: Ranks, open_lesson: Callable[[], TrainingSession], *, fresh: bool
 ) -> TrainConfig:
     """The configuration with the steps that fit, from a trial or from the one that a stopped run made."""
     steps = from_main(ranks, lambda: None if fresh else kept_steps(folder.path, folder.digest))
     if steps is None:
         from_main(ranks, lambda: folder.open(fresh=fresh))
         with closing(open_lesson()) as lesson:
-            step_s = trial(lesson, ranks, match.seconds)
+            step_s = timed_trial(lesson, ranks, match.seconds)
         steps = max(1, int(match.seconds / step_s))
         config = match.configure(steps)
         if ranks.is_main:
@@ -125,7 +127,7 @@ class _Run:
         task: Task,
         config: TrainConfig,
         *,
-        open_lesson: Callable[[], Lesson],
+        open_lesson: Callable[[], TrainingSession],
         teacher: Teacher | None,
         validation: Validation | None,
         machine: Machine,

@@ -7,6 +7,7 @@
 torch is imported inside the functions, so that the registry can be listed without it.
 """
 
+from trainer.losses import ce, dist, dkd, kd, lskd  # noqa: F401  each adds its entries
 from trainer.losses.kd import distillation_loss
 from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS, Loss, sample_losses
 

@@ -9,6 +9,14 @@ from prune_toolkit.selection.choose import choose, make_groups
 from prune_toolkit.selection.pool import REASONS, UNREADABLE, Choice, Groups, Pool, keep_first, rank_in_group
 from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, selector
 
+from prune_toolkit.selection.selectors import medium as medium  # isort: skip
+from prune_toolkit.selection.selectors import window as window  # isort: skip
+from prune_toolkit.selection.selectors import random as random  # isort: skip
+from prune_toolkit.selection.selectors import ccs as ccs  # isort: skip
+from prune_toolkit.selection.selectors import moderate as moderate  # isort: skip
+from prune_toolkit.selection.selectors import herding as herding  # isort: skip
+from prune_toolkit.selection.selectors import mix as mix  # isort: skip
+
 __all__ = [
     "REASONS",
     "SELECTORS",

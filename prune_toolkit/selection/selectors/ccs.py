@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.methods.keep import parse_fraction
+from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_DRAWN, TOO_HARD, Choice, Groups, Pool, rank_in_group
 from prune_toolkit.selection.selector import Parameter, selector
 

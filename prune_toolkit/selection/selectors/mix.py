@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.images.identity import mix64
-from prune_toolkit.methods.keep import parse_fraction
+from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool
 from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, selector
 

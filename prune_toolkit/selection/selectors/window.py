@@ -7,7 +7,7 @@ from typing import Any
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
-from prune_toolkit.methods.keep import parse_fraction
+from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import Choice, Groups, Pool
 from prune_toolkit.selection.proxy import GRID, Proxy, try_windows
 from prune_toolkit.selection.rank_windows import keep_ranks, window_start

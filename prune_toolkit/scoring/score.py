@@ -1,7 +1,7 @@
 """The registry of scores: a score says what it is; how it is computed is up to its family.
 
-Families are scores.py (logits), feature_scores.py (penultimate features) and dynamics_scores.py (what a training run
-recorded). Each has its own decorator; a new file of scores is named in this package's __init__.py.
+Families are logit_scores.py (logits), feature_scores.py (penultimate features) and dynamics_scores.py (what a training
+run recorded). Each has its own decorator; a new file of scores is named in this package's __init__.py.
 """
 
 from collections.abc import Callable
