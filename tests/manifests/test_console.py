@@ -71,7 +71,8 @@ def sleep():
                 print("taken for a fault of one image", flush=True)
 
 def say():
-    from trainer.cli.console import echo_table, note
+    from manifests.base.progress import note
+    from trainer.cli.console import echo_table
     evil = f"evil{chr(27)}]0;title{chr(7)}{chr(0x202e)}"
     click.echo(evil)
     echo_table([(evil,)], ("name",))
@@ -235,7 +236,7 @@ def test_the_shell_can_ask_for_completions(tmp_path: Path, monkeypatch: pytest.M
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("trainer.cli.console.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("manifests.base.progress.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def fail_after(self, seconds: float) -> None:
         self.now += seconds

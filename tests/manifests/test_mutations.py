@@ -87,7 +87,7 @@ def test_a_stranger_that_is_pulled_would_be_seen(tmp_path: Path, monkeypatch: py
 
 def test_what_is_written_through_a_link_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "manifests.stores.destinations.FolderTarget.writer", lambda self, path: atomic_file(self.folder / path)
+        "manifests.stores.destinations.FolderDestination.writer", lambda self, path: atomic_file(self.folder / path)
     )
     with pytest.raises(AssertionError, match=r"written through a link: .*teacher\.svg"):
         until_it_is_seen(tmp_path)

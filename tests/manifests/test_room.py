@@ -341,7 +341,7 @@ def test_a_full_disk_here_is_not_blamed_on_the_other_side(
         def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("manifests.stores.destinations.FolderTarget.writer", lambda *_: Full())
+    monkeypatch.setattr("manifests.stores.destinations.FolderDestination.writer", lambda *_: Full())
     with pytest.raises(OSError, match="No space left") as error:
         pull(f"{bucket.url}/m", tmp_path / "out")
     assert error.value.errno == errno.ENOSPC

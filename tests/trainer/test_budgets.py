@@ -164,18 +164,18 @@ def test_the_steps_that_fit_are_trained_as_if_they_had_been_asked_for(selection,
 
 
 def test_a_stopped_run_keeps_the_steps_it_found(selection, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.01)
+    monkeypatch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.01)
     whole = matching(selection, tmp_path / "whole", 0.2)
     assert whole["steps"] == 20
     with stopped_at(monkeypatch, 9):
         matching(selection, tmp_path / "stopped", 0.2)
-    monkeypatch.setattr(training, "trial", None)
+    monkeypatch.setattr(training, "timed_trial", None)
     assert matching(selection, tmp_path / "stopped", 0.2)["steps"] == 20
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
     assert matching(selection, tmp_path / "stopped", 0.2)["steps"] == 20
     with pytest.raises(UsageError, match="another configuration"):
         matching(selection, tmp_path / "stopped", 0.3)
-    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.02)
+    monkeypatch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.02)
     assert matching(selection, tmp_path / "stopped", 0.3, fresh=True)["steps"] == 15
 
 
@@ -190,7 +190,7 @@ def test_the_steps_are_those_that_a_known_time_a_step_leaves(selection, tmp_path
 
 
 def test_a_run_goes_on_when_the_one_it_matches_is_gone(selection, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.01)
+    monkeypatch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.01)
     matching(selection, tmp_path / "out", 0.2)
     assert asked_seconds(Path("other"), tmp_path / "out") == 0.2
     with pytest.raises(InputError, match=r"another holds no run\.json"):
@@ -200,7 +200,7 @@ def test_a_run_goes_on_when_the_one_it_matches_is_gone(selection, tmp_path, monk
 
 
 def test_steps_that_the_configuration_refuses_are_not_kept(selection, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.1)
+    monkeypatch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.1)
     with pytest.raises(UsageError, match=r"below the 0\.3333 epochs that fit into the 0\.2 s of --match-time, not 300"):
         matching(selection, tmp_path, 0.2, {"warmup_epochs": 300.0})
     assert list(tmp_path.iterdir()) == []

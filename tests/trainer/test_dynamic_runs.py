@@ -180,7 +180,7 @@ def test_budgets_of_steps_and_time_count_the_steps_of_rs2(selection, tmp_path, m
     report = trained(selection, tmp_path / "steps", steps=5, **DROPOUT, **ARMS["rs2"])
     assert (report["steps"], report["steps_per_epoch"], report["config"]["epochs"]) == (5, 2, 3)
     assert [row["steps"] for row in rows_of(tmp_path / "steps")] == [2, 2, 1]
-    monkeypatch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.04)
+    monkeypatch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.04)
     task = open_task(selection.path)
     flags = {"batch_size": 16, "match_s": 0.2} | DROPOUT | ARMS["rs2"]
     match = MatchTime(

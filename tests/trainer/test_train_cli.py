@@ -193,7 +193,7 @@ def test_a_stopped_run_goes_on_when_the_one_whose_time_it_takes_is_gone(selectio
     other_run(folder, seconds=0.3)
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", *QUICK, "--match-time", "other"]
     with monkeypatch.context() as patch:
-        patch.setattr(training, "trial", lambda lesson, ranks, seconds: 0.02)
+        patch.setattr(training, "timed_trial", lambda session, ranks, seconds: 0.02)
         signal_at_step(patch, 9, signal.SIGTERM)
         assert call(*args, capsys=capsys)[0] == 5
     (folder / "other" / "run.json").unlink()
