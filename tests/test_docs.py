@@ -23,7 +23,7 @@ from prune_toolkit.indexing import DataSpec, IndexConfig, build_index
 from trainer.cli import train_student
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -70,7 +70,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     text = re.sub(FENCE, "", page.read_text("utf-8"))
     for link in LINK.findall(text):
@@ -78,16 +78,16 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
-        assert target.exists(), f"{page.name}: {link}"
+        assert target.exists(), f"{page}: {link}"
         if anchor:
-            assert anchor in anchors(target), f"{page.name}: {link}"
+            assert anchor in anchors(target), f"{page}: {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_line_uses_options_that_exist(page: Path) -> None:
     for line in command_lines(page):
         command, arguments = command_of(shlex.split(line))
-        assert not unknown_options(command, arguments), f"{page.name}: {line}"
+        assert not unknown_options(command, arguments), f"{page}: {line}"
 
 
 def test_the_pages_hold_commands_of_every_kind() -> None:
@@ -101,7 +101,7 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 
 def test_the_example_of_prune_toml_is_accepted(tmp_path: Path) -> None:
-    [example] = blocks(ROOT / "docs" / "concepts.md", "toml")
+    [example] = blocks(ROOT / "docs" / "commands" / "prune-toml.md", "toml")
     (tmp_path / CONFIG_NAME).write_text(example)
     assert config_defaults(train_student, tmp_path)["epochs"] == 30
     defaults = config_defaults(cli, tmp_path)
