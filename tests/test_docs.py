@@ -95,6 +95,13 @@ def test_the_pages_hold_commands_of_every_kind() -> None:
     assert {"train-student" if line.startswith("train-student") else line.split()[1] for line in lines} >= {*COMMANDS}
 
 
+def test_every_command_has_a_page_and_the_contents_link_to_every_page() -> None:
+    pages = {page.name for page in (ROOT / "docs" / "commands").glob("*.md")}
+    assert pages >= {f"{command}.md" for command in COMMANDS}
+    contents = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    assert {link.partition("#")[0] for link in LINK.findall(contents)} == {f"commands/{page}" for page in pages}
+
+
 def test_an_option_that_does_not_exist_is_found() -> None:
     command, arguments = command_of(shlex.split("prune select manifest --keep 0.5 --keeep 1 -q --labels=raw"))
     assert unknown_options(command, arguments) == {"--keeep", "-q"}
