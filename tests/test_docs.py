@@ -24,7 +24,7 @@ from trainer.cli.prune_toml import COMMANDS, CONFIG_NAME, config_defaults
 from trainer.cli.train_student import train_student
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -71,7 +71,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     text = re.sub(FENCE, "", page.read_text("utf-8"))
     for link in LINK.findall(text):
@@ -79,21 +79,28 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
-        assert target.exists(), f"{page.name}: {link}"
+        assert target.exists(), f"{page}: {link}"
         if anchor:
-            assert anchor in anchors(target), f"{page.name}: {link}"
+            assert anchor in anchors(target), f"{page}: {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_line_uses_options_that_exist(page: Path) -> None:
     for line in command_lines(page):
         command, arguments = command_of(shlex.split(line))
-        assert not unknown_options(command, arguments), f"{page.name}: {line}"
+        assert not unknown_options(command, arguments), f"{page}: {line}"
 
 
 def test_the_pages_hold_commands_of_every_kind() -> None:
     lines = [line for page in PAGES for line in command_lines(page)]
     assert {"train-student" if line.startswith("train-student") else line.split()[1] for line in lines} >= {*COMMANDS}
+
+
+def test_every_command_has_a_page_and_the_contents_link_to_every_page() -> None:
+    pages = {page.name for page in (ROOT / "docs" / "commands").glob("*.md")}
+    assert pages >= {f"{command}.md" for command in COMMANDS}
+    contents = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    assert {link.partition("#")[0] for link in LINK.findall(contents)} == {f"commands/{page}" for page in pages}
 
 
 def test_an_option_that_does_not_exist_is_found() -> None:
@@ -102,7 +109,7 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 
 def test_the_example_of_prune_toml_is_accepted(tmp_path: Path) -> None:
-    [example] = blocks(ROOT / "docs" / "concepts.md", "toml")
+    [example] = blocks(ROOT / "docs" / "commands" / "prune-toml.md", "toml")
     (tmp_path / CONFIG_NAME).write_text(example)
     assert config_defaults(train_student, tmp_path)["epochs"] == 30
     defaults = config_defaults(cli, tmp_path)
