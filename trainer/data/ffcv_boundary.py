@@ -1,12 +1,14 @@
 """The only module that imports ffcv; it is imported late, when a loader is opened.
 
-What FFCV gives: its file reader, code generation, a thread that works ahead, and slots of memory. What is replaced:
+What FFCV gives: its file reader, a thread that works ahead, and slots of memory. What is replaced:
 
 - decoders: ours draw the planned views with turbojpeg's accurate DCT and Pillow's resampling, so that pixels are those
   of the Pillow pipeline byte for byte, with scratch for one image at a time;
 - the order: a decoder is given positions in the call, and looks rows and views up in arrays that travel in the
   storage state, so rows may come in any number, in any order and more than once;
 - the iterator: an exception in the thread reaches the consumer, and an abandoned epoch leaves no thread behind;
+- compilation: FFCV compiles its glue anew in every process and for every loader, ours stays Python around kernels that
+  are compiled once for a machine;
 - torch's number of threads, which FFCV sets at import, Loader() and iter(), is put back.
 """
 
@@ -19,6 +21,7 @@ from threading import Lock
 from typing import Any
 
 import numba
+import numba.typed
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,13 +45,35 @@ def torch_untouched() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-with torch_untouched():
+@contextmanager
+def plain_dictionaries() -> Iterator[None]:
+    """Give FFCV a plain dictionary for its two image modes: compiling a typed one takes 4 s at every import."""
+    typed, numba.typed.Dict = numba.typed.Dict, dict
+    try:
+        yield
+    finally:
+        numba.typed.Dict = typed
+
+
+with torch_untouched(), plain_dictionaries():
     from ffcv.libffcv import lib as libffcv
     from ffcv.loader import Loader, OrderOption
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline import PipelineSpec
     from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.operation import Operation
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Leave the glue of a loader as Python: compiling it takes 2 s per loader and makes no batch faster."""
+    enabled = Compiler.is_enabled
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(enabled)
 
 
 link_turbojpeg(libffcv._name)
@@ -60,7 +85,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.float16] | None]
 
 
 class FfcvReader:
-    """Draws planned views of a beton's rows on `threads` cores (None: all); compiled once, at the first batch."""
+    """Draws planned views of a beton's rows on `threads` cores (None: all)."""
 
     def __init__(self, beton: Beton, *, size_px: int, interpolation: str, threads: int | None) -> None:
         self._beton, self._size_px, self._interpolation = beton, size_px, interpolation
@@ -80,7 +105,7 @@ class FfcvReader:
         pipelines[image] = PipelineSpec(image, decoder=ViewDecoder(size_px, threads))
         if beton.target_shape is not None:
             pipelines["target"] = PipelineSpec("target", decoder=TargetDecoder(beton.class_count))
-        with torch_untouched(), _ONE_AT_A_TIME:
+        with torch_untouched(), _ONE_AT_A_TIME, uncompiled():
             self._loader = Loader(
                 str(beton.path),
                 batch_size=1,
@@ -202,7 +227,7 @@ class Epoch(EpochIterator):  # type: ignore[misc]
 
 
 class ViewDecoder(Operation):  # type: ignore[misc]
-    """Draws the view of each position; a thin layer, because what FFCV compiles it compiles in every process."""
+    """Draws the view of each position."""
 
     def __init__(self, size_px: int, threads: int) -> None:
         super().__init__()
