@@ -115,3 +115,43 @@ def bucket_names(endpoint: str) -> list[str]:
 def test_the_page_tells_of_both_teams() -> None:
     teams = {found["team"] for line in PAGE.read_text("utf-8").splitlines() if (found := PROMPT.match(line))}
     assert teams == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("here", "elsewhere"),
+    [
+        ("kept only in B: 0/0010.png, 7/0020.png", "kept only in B: 7/0036.png, 2/0041.png, 1/0363.png, ..."),
+        (
+            "2 of 10 classes differ, most: 0 30 and 32, both 30",
+            "9 of 10 classes differ, most: 7 28 and 31, both 28, 1 2 and 3, both 2, ...",
+        ),
+        ("4 are left out: 2 missing, 2 another size", "5 are left out: 1 missing, 3 another size, 1 other content"),
+        (
+            "settings   a: 1\n           config.copy.left_out.missing: 2 and -\n           b: 2\n",
+            "settings   a: 1\n           config.copy.left_out.missing: 2 and -\n"
+            "           config.copy.left_out.other content: 1 and -\n           b: 2\n",
+        ),
+        ("lr 0.0005  least -2.545", "lr 5e-05  least 0.31"),
+        ("took 1 min 3 s; id 4f3d1ab40812", "took 800 ms; id 01e9b13a6775"),
+    ],
+)
+def test_pages_of_two_cpus_are_alike(here: str, elsewhere: str) -> None:
+    assert plain(here) == plain(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "4 kept only in A: 0/0010.png",
+        "4 kept only in B: 0/0010.jpg",
+        "4 kept only in B: 0/0010.png, and more",
+        "4 kept only in B: ",
+        "4 missing: 0/0010.png",
+    ],
+)
+def test_pages_that_say_something_else_are_not(other: str) -> None:
+    assert plain("4 kept only in B: 0/0010.png, 0/0020.png") != plain(other)
+
+
+def test_lists_that_depend_on_the_data_alone_keep_their_length() -> None:
+    assert plain("missing  3  0/0000.png, 0/0010.png") != plain("missing  3  0/0000.png")

@@ -12,8 +12,18 @@ from pathlib import Path
 PROMPT = re.compile(r"^(?P<team>[ab])\$ (?P<command>.*)$")
 BLOCK = re.compile(r"(?<=^```console\n)(?P<body>.*?)(?=^```$)", re.MULTILINE | re.DOTALL)
 _HEX = re.compile(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{8,64}\b")
-_NUMBER = re.compile(r"\d[\d,]*(\.\d+)?")
+_NUMBER = re.compile(r"((?<=\s)-)?\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 _TIME = re.compile(r"# (min # s|s|ms)\b")
+_LISTED = {
+    r"kept only in [AB]: ": r"[\w#]+/[\w#-]+\.png",
+    r"classes differ, most: ": r"# # and #, both #",
+    r"are left out: ": r"# (?:missing|another size|other content)",
+}
+"""What is listed after these words, and how much of it, depends on the last bits of a teacher's logits."""
+_LISTS = [
+    re.compile(f"(?<={words}){entry}(, {entry})*(, \\.\\.\\.)?$", re.MULTILINE) for words, entry in _LISTED.items()
+]
+_ROWS = re.compile(r"(?:^ +config\.copy\.left_out\..*\n)+", re.MULTILINE)
 
 
 def retold(text: str, folders: Mapping[str, Path], environment: Mapping[str, str]) -> str:
@@ -22,9 +32,14 @@ def retold(text: str, folders: Mapping[str, Path], environment: Mapping[str, str
 
 
 def plain(text: str) -> str:
-    """A page without what differs from one run or machine to the next: ids, numbers, the width of columns of them."""
-    text = _NUMBER.sub("#", _HEX.sub("#", text))
-    return re.sub(r"[ ]{2,}", " ", _TIME.sub("#", text))
+    """A page without what differs from one run or machine to the next.
+
+    That is ids, numbers, the width of columns of them, and the length of lists that depend on a teacher.
+    """
+    text = _TIME.sub("#", _NUMBER.sub("#", _HEX.sub("#", text)))
+    for found in _LISTS:
+        text = found.sub("...", text)
+    return re.sub(r" {2,}", " ", _ROWS.sub(" config.copy.left_out\n", text))
 
 
 def _run_block(body: str, folders: Mapping[str, Path], environment: Mapping[str, str]) -> str:
