@@ -290,10 +290,12 @@ def test_the_frame_header_says_what_pillow_reads(
 
 
 def test_a_hostile_run_of_markers_is_given_up_quickly() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
+    assert sum(1 for _ in range(2_000_000)) == 2_000_000
+    counted = time.process_time()
     assert jpeg_info(b"\xff\xd8" + b"\xff\xe0\0\x02" * 2_000_000) is None
     assert jpeg_info(b"\xff\xd8" + b"\xff" * 2_000_000) is None
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - counted < 10 * (counted - started)
 
 
 def test_a_plain_jpeg_is_copied_byte_for_byte() -> None:

@@ -316,18 +316,18 @@ def test_the_order_of_either_side_plays_no_part(order: list[int], by_name: int) 
 
 
 @pytest.mark.slow
-def test_a_million_rows_are_matched_within_seconds_and_little_memory(tmp_path: Path) -> None:
+def test_a_million_rows_are_matched_about_as_fast_as_they_are_written_down_and_in_little_memory(tmp_path: Path) -> None:
     import resource
     import sys
     import time
 
-    count = 1_281_167
+    count, start = 1_281_167, time.monotonic()
     ours = pa.array([f"train/n{row % 1000:08d}/n{row % 1000:08d}_{row}.JPEG" for row in range(count)])
     names = pa.array([f"n{row % 1000:08d}_{row}.JPEG" for row in np.random.default_rng(0).permutation(count).tolist()])
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     matched = match_keys(pa.chunked_array([names]), pa.chunked_array([ours]))
     assert matched.by_name == count
     assert sorted(matched.row_F.tolist()) == list(range(count))
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - made < 10 * (made - start)
     if sys.platform == "linux":
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1500

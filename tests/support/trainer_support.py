@@ -1,5 +1,9 @@
 """What several tests of training need: runs that are watched, and an oracle for a network that is one matrix."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,3 +117,22 @@ def linear_logits(images: np.ndarray, module: torch.nn.Module, mean: Any, std: A
     mean, std = (np.asarray(values, np.float64)[:, None, None] for values in (mean, std))
     pixels = ((images.astype(np.float64) / 255 - mean) / std).reshape(len(images), -1)
     return pixels @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+
+
+def two_ranks(folder: Path, *words: object) -> list[subprocess.Popen[str]]:
+    """`python WORDS` in a folder, as both of two ranks; torchrun does no more, and imports torch to do it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    program = [sys.executable, *map(str, words)]
+    return [
+        subprocess.Popen(program, cwd=folder, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+
+
+def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """The exit code of each, and what it said."""
+    messages = [rank.communicate(timeout=120)[1] for rank in ranks]
+    return [(rank.returncode, message) for rank, message in zip(ranks, messages, strict=True)]

@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from trainer_support import stopped_at, trained
+from trainer_support import ended, stopped_at, trained, two_ranks
 
 from trainer.cli.console import run_cli
 from trainer.cli.train_student import train_student
@@ -280,10 +278,8 @@ def test_two_ranks_train_what_one_process_does(selection, arm, tiny_networks, tm
     one = trained(selection, tmp_path / "one", **flags)
     args = ["--manifest", selection.path, "--batch-size", 16, "--device", "cpu", "--loader", "torch", "--workers", 1]
     args += [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value)]
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli.train_student", *map(str, args), "--out", str(tmp_path / "two")]
-    done = subprocess.run(ranks, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    ranks = ended(two_ranks(tmp_path, "-m", "trainer.cli.train_student", *args, "--out", tmp_path / "two"))
+    assert [code for code, _ in ranks] == [0, 0], ranks
     assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-5
     two = json.loads((tmp_path / "two" / "run.json").read_text())
     assert [row["samples_shown"] for row in rows_of(tmp_path / "two")] == [

@@ -1,8 +1,6 @@
 """The record of a run's dynamics: every sample in every epoch, against networks run by hand, resumed, on two ranks."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from scipy.special import softmax
-from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained
+from trainer_support import QUICK, drawn, ended, linear_logits, stopped_at, trained, two_ranks
 
 from manifests.errors import InputError, UsageError
 from manifests.format.dynamics import read_dynamics
@@ -289,10 +287,8 @@ def test_two_ranks_record_what_one_process_does(selection, tiny_networks, tmp_pa
     args = ["--manifest", selection.path, "--batch-size", BATCH, "--device", "cpu", "--loader", "torch"]
     args += ["--dynamic", "rs2", "--keep", "0.9", "--workers", 1]
     args += [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value)]
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli.train_student", *map(str, args), "--out", str(tmp_path / "two")]
-    done = subprocess.run(ranks, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    ranks = ended(two_ranks(tmp_path, "-m", "trainer.cli.train_student", *args, "--out", tmp_path / "two"))
+    assert [code for code, _ in ranks] == [0, 0], ranks
     one, two = read_dynamics(tmp_path / "one"), read_dynamics(tmp_path / "two")
     assert (one.info.epochs_recorded, two.info.epochs_recorded) == (3, 3)
     for epoch in range(3):

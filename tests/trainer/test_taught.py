@@ -1,13 +1,12 @@
 """The target that reaches the loss is that of the very view the student sees: hand-made labels, and a real teacher."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
-from trainer_support import QUICK, drawn, linear_logits, stopped_at, trained, watched
+from trainer_support import QUICK, drawn, ended, linear_logits, stopped_at, trained, two_ranks, watched
 
 from manifests.errors import UsageError
 from manifests.format.top_k import top_k
@@ -218,7 +217,7 @@ import os, sys
 from pathlib import Path
 
 import numpy as np
-from trainer import epoch
+from trainer.loop import epoch
 from trainer.models.build import build_model
 from trainer_support import linear_logits
 
@@ -268,14 +267,11 @@ def test_two_real_ranks_are_taught_the_labels_of_what_they_see(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = ["--manifest", manifest.path, "--student", QUICK["student"], "--epochs", EPOCHS, "--batch-size", BATCH]
     flags += ["--lr", "1e-6", "--device", "cpu", "--loader", loader, "--workers", "1"]
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "check.py"]
 
     def checked(*, is_stopped):
         """How many samples each rank was taught."""
-        done = subprocess.run(
-            [*ranks, *map(str, flags)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert (done.returncode != 0) == is_stopped, done.stderr
+        ranks = ended(two_ranks(tmp_path, "check.py", *flags))
+        assert [code != 0 for code, _ in ranks] == [is_stopped] * 2, ranks
         return [int((tmp_path / f"checked-{rank}").read_text()) for rank in (0, 1)]
 
     epochs_left = EPOCHS

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from trainer_support import renamed
+from trainer_support import ended, renamed, two_ranks
 
 from trainer.cli.console import run_cli
 from trainer.cli.train_student import train_student
@@ -358,19 +357,10 @@ def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, ca
     report = json.loads((folder / "first" / "run.json").read_text())
     report["time"] |= {"waiting_for_data_s": 0.1, "compute_s": 0.4}
     (folder / "first" / "run.json").write_text(json.dumps(report))
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += [
-        "-m",
-        "trainer.cli.train_student",
-        *(str(arg) for arg in args),
-        "--match-time",
-        "first",
-        "--out",
-        "second",
-    ]
-    done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "as many epochs of 6 steps of 16 as take 0.5 s, found by a trial (time of first)" in done.stderr
+    second = ["--match-time", "first", "--out", "second"]
+    ranks = ended(two_ranks(folder, "-m", "trainer.cli.train_student", *args, *second))
+    assert [code for code, _ in ranks] == [0, 0], ranks
+    assert "as many epochs of 6 steps of 16 as take 0.5 s, found by a trial (time of first)" in ranks[0][1]
     got = json.loads((folder / "second" / "run.json").read_text())
     assert got["budget"] == "time of first"
     assert got["matched"]["asked_s"] == 0.5
@@ -381,28 +371,17 @@ def test_a_run_takes_the_time_of_another_also_on_two_ranks(selection, folder, ca
 def test_two_ranks_learn_from_a_live_teacher_what_one_process_does(selection, folder, capsys):
     args = ["--manifest", selection.path, "--student", "tiny_networks:plain", "--teacher", "tiny_networks:linear"]
     args += ["--epochs", 2, *QUICK]
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ranks += ["-m", "trainer.cli.train_student", *(str(arg) for arg in args), "--out", "ranks"]
-    done = subprocess.run(ranks, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    ranks = ended(two_ranks(folder, "-m", "trainer.cli.train_student", *args, "--out", "ranks"))
+    assert [code for code, _ in ranks] == [0, 0], ranks
     assert call(*args, "--out", "one", capsys=capsys)[0] == 0
     two, one = (load_file(folder / name / "student.safetensors") for name in ("ranks", "one"))
     assert max(float(np.abs(two[name] - one[name]).max()) for name in one) < 1e-5
 
 
-def test_a_rank_that_fails_does_not_leave_the_other_waiting(selection, folder, monkeypatch):
+def test_a_rank_that_fails_does_not_leave_the_other_waiting(selection, folder):
     args = ["--manifest", selection.path, "--student", "tiny_networks:fails_on_rank_one", *QUICK]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", str(port)), ("WORLD_SIZE", "2")):
-        monkeypatch.setenv(name, value)
-    processes = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        processes.append(start(args, folder))
-    messages = [process.communicate(timeout=90)[1] for process in processes]
-    assert "rank 1 is out of luck" in messages[1]
-    assert processes[0].returncode == 5, messages[0]
-    assert "another rank stopped" in messages[0]
-    assert "Traceback" not in messages[0]
+    (code, waiting), (_, failing) = ended(two_ranks(folder, "-m", "trainer.cli.train_student", *args))
+    assert "rank 1 is out of luck" in failing
+    assert code == 5, waiting
+    assert "another rank stopped" in waiting
+    assert "Traceback" not in waiting
