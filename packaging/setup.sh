@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv with the project and its dependencies (make setup); returns at once when that is up to date.
 # PYTHON picks the interpreter. Without it: the one .venv has, python3, or the newest of 3.11 to 3.13 on PATH.
+# VENV picks another folder than .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-stamp=.venv/.set-up  # three lines: checksum of what it was made from, interpreter, with-ffcv or without-ffcv
+venv=${VENV:-.venv}
+stamp=$venv/.set-up  # three lines: checksum of what it was made from, interpreter, with-ffcv or without-ffcv
 export UV_PYTHON_DOWNLOADS=never PKG_CONFIG_PATH=$PWD/packaging/opencv4${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -12,7 +14,8 @@ die() { say "$@"; exit 1; }
 stamped() { sed -n "${1}p" "$stamp" 2>/dev/null || true; }
 
 checksum() {
-  { cat pyproject.toml constraints.txt packaging/*.* packaging/opencv4/opencv4.pc; pwd; } | cksum
+  { cat pyproject.toml constraints.txt packaging/*.* packaging/opencv4/opencv4.pc
+    grep ^__version__ prune_toolkit/__init__.py; pwd; } | cksum
 }
 
 # The interpreter behind a command, symbolic links, shims and environments resolved; fails unless it is 3.11 to 3.13.
@@ -28,7 +31,7 @@ choose_interpreter() {
     interpreter "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.11, 3.12 or 3.13."
     return
   fi
-  for candidate in .venv/bin/python python3 python3.13 python3.12 python3.11; do
+  for candidate in "$venv/bin/python" python3 python3.13 python3.12 python3.11; do
     if command -v "$candidate" >/dev/null && interpreter "$candidate" >"$scratch"; then
       cat "$scratch"
       return
@@ -101,7 +104,7 @@ explain_missing() {
 
 # A wheel of FFCV in uv's cache may have been built against another release's OpenCV (home folders are shared).
 ffcv_loads() {
-  .venv/bin/python -c 'import ctypes, importlib.util as u, pathlib as p
+  "$venv/bin/python" -c 'import ctypes, importlib.util as u, pathlib as p
 ffcv = u.find_spec("ffcv")
 for lib in p.Path(ffcv.origin).parent.glob("_libffcv*.so") if ffcv else (): ctypes.CDLL(str(lib))' 2>/dev/null
 }
@@ -110,10 +113,10 @@ scratch=$(mktemp)
 trap 'rm -f "$scratch"' EXIT
 
 python=$(stamped 2)
-if [ -n "${PYTHON:-}" ] || [ -z "$python" ] || [ ! -x .venv/bin/python ]; then
+if [ -n "${PYTHON:-}" ] || [ -z "$python" ] || [ ! -x "$venv/bin/python" ]; then
   python=$(choose_interpreter)
 fi
-if [ -x .venv/bin/python ] && [ "$(stamped 1)" = "$(checksum)" ] && [ "$(stamped 2)" = "$python" ]; then
+if [ -x "$venv/bin/python" ] && [ "$(stamped 1)" = "$(checksum)" ] && [ "$(stamped 2)" = "$python" ]; then
   [ "$(stamped 3)" = without-ffcv ] || exit 0
   read -ra missing < <(missing_packages | xargs)
   if [ ${#missing[@]} -gt 0 ]; then
@@ -133,15 +136,15 @@ fi
 
 find_uv || { fetch_uv && find_uv; } || die "uv could not be fetched"
 
-if [ ! -x .venv/bin/python ] || [ "$(interpreter .venv/bin/python)" != "$python" ]; then
-  say "virtual environment: making .venv"
-  "$uv" venv --quiet --clear --python "$python" .venv
+if [ ! -x "$venv/bin/python" ] || [ "$(interpreter "$venv/bin/python")" != "$python" ]; then
+  say "virtual environment: making $venv"
+  "$uv" venv --quiet --clear --python "$python" "$venv"
 fi
 rm -f "$stamp"
 
-say "Python packages: installing into .venv (the first time on a machine, 3.5 GB are downloaded)"
+say "Python packages: installing into $venv (the first time on a machine, 3.5 GB are downloaded)"
 # Compiled now, in parallel, or else by every first start (by every start, where Python may not write bytecode).
-install=("$uv" pip install --python .venv/bin/python --exact --compile-bytecode --constraints constraints.txt
+install=("$uv" pip install --python "$venv/bin/python" --exact --compile-bytecode --constraints constraints.txt
   --build-constraints constraints.txt --editable '.[dev,timm]')
 [ -t 2 ] || install+=(--quiet)
 if [ "$with_ffcv" = with-ffcv ]; then
