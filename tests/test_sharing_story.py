@@ -86,6 +86,7 @@ def environment(bucket: Bucket | None = None, web: str = "") -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_teams_do_what_the_page_says(teams: dict[str, Path], s3_endpoint: str, web: str) -> None:
     bucket = Bucket(s3_endpoint, "team-a")
     try:

@@ -91,5 +91,6 @@ def test_scores_that_are_no_numbers_have_no_quartiles(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_of_them(checked: Callable[[range], set[int]]) -> None:
     checked(range(5_000, 6_000))
