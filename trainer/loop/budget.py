@@ -74,10 +74,10 @@ def kept_steps(out: Path, digest: str) -> int | None:
         return None
 
 
-def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_a_step: float) -> None:
+def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_per_step: float) -> None:
     """Write what a trial found, so that the run goes on with it whatever stops it."""
     asked = {"run": match.run, "asked_s": match.seconds}
-    content = {"digest": digest, **asked, "steps": steps, "seconds_a_step": seconds_a_step}
+    content = {"digest": digest, **asked, "steps": steps, "seconds_per_step": seconds_per_step}
     write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -93,9 +93,9 @@ def timed_trial(session: TrainingSession, ranks: Ranks, seconds: float) -> float
     return from_main(ranks, lambda: measured_s)
 
 
-def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> int:
+def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -> int:
     """How many steps a trial times, from a first guess of what one takes: part of an epoch, or whole ones."""
-    wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_a_step, 1e-9))
+    wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_per_step, 1e-9))
     steps = min(max(MIN_STEPS, wanted), MAX_STEPS)
     if steps < steps_per_epoch:
         return steps
