@@ -1,6 +1,7 @@
 """The rooms of the house and the floors they stand on: arrows point down, and nothing runs in a circle."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -87,6 +88,19 @@ def arrows_up(files: Mapping[str, str]) -> list[str]:
 
 def test_every_room_stands_on_a_floor() -> None:
     assert {room_of(module) for module in sources()} == FLOOR_OF.keys()
+
+
+def test_the_rooms_in_the_docs_are_these() -> None:
+    told, package = [], ""
+    for line in (ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines():
+        if line.startswith("### "):
+            package = line.removeprefix("### ")
+        elif row := re.match(r"\| (\d+) \| (`.*?`) \|", line):
+            told += [(f"{package}.{room}", int(row[1])) for room in re.findall(r"`(\w+)`", row[2])]
+    lowest: dict[str, int] = {}
+    for room, floor in FLOOR_OF.items():
+        lowest.setdefault(room.partition(".")[0], floor)
+    assert told == [(room, floor - lowest[room.partition(".")[0]] + 1) for room, floor in FLOOR_OF.items()]
 
 
 def test_every_arrow_points_down() -> None:

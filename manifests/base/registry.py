@@ -9,13 +9,13 @@ mine = "my_package.my_scores"
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Generic, TypeVar
 
 from manifests.errors import UsageError
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 PLUGIN_GROUP = "prune_toolkit.plugins"
 OWN_PACKAGES = ("manifests", "trainer", "prune_toolkit")
@@ -35,25 +35,35 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}
 
-    def add(self, name: str, entry: T) -> T:
-        """Add an entry under a new name; ValueError when it is taken, UsageError when a plug-in took it from us."""
-        taken, is_own = self._origins.get(name), _adds_our_own()
+    def add(self, name: str, entry: T, *, module: str | None = None) -> T:
+        """Add an entry under a new name; ValueError when it is taken, UsageError when a plug-in took it from us.
+
+        module: the one that adds the entry; needed only where the entry neither is nor holds a function or class.
+        """
+        module = module or _module_of(entry)
+        # A plug-in may be the first to import a file of ours: that does not make its entries the plug-in's.
+        is_own = module is not None and module.partition(".")[0] in OWN_PACKAGES
+        taken = self._origins.get(name)
         if taken is not None and is_own:
             raise UsageError(
-                f"{self.kind} {name!r} of {taken} has the name of one of this toolkit's", hint="uninstall that package"
+                f"{self.kind} {name!r} of {taken} has the name of one of this toolkit's",
+                hint="rename it there, or do without that plug-in",
             )
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered already" + (f" by {taken}" if taken else ""))
         if self._check is not None:
             self._check(name, entry)
         self._entries[name] = entry
-        # A plug-in may be the first to import a file of ours: that does not make its entries the plug-in's.
-        if _PLUGINS.loading is not None and not is_own:
-            self._origins[name] = _PLUGINS.loading
+        origin = None if is_own else _PLUGINS.loading or module
+        if origin is not None:
+            self._origins[name] = origin
         return entry
 
     def origin(self, name: str) -> str | None:
-        """The distribution that brought an entry, with its version; None for an entry of this toolkit."""
+        """Where an entry comes from: a distribution with its version, or a file, or the module of a function.
+
+        None for an entry of this toolkit.
+        """
         _PLUGINS.load()
         return self._origins.get(name)
 
@@ -78,26 +88,27 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._entries)
 
 
-def _adds_our_own() -> bool:
-    """Whether a file of this toolkit is being imported, and so what it adds is ours, whoever imports it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    module = "" if frame is None else str(frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] in OWN_PACKAGES
+def _module_of(entry: object) -> str | None:
+    """The module of the first function or class that an entry is or holds; None when there is none."""
+    if is_dataclass(entry) and not isinstance(entry, type):
+        held = [getattr(entry, field.name) for field in fields(entry)]
+    else:
+        held = [entry]
+    return next((str(thing.__module__) for thing in held if callable(thing)), None)
 
 
 class _Plugins:
-    """The plug-ins of this process: imported once; a broken one is reported at every look-up."""
+    """The plug-ins of this process: imported once; a broken package is reported at every look-up."""
 
     def __init__(self) -> None:
         self.loading: str | None = None
-        """The distribution whose plug-in is being imported."""
+        """Where the plug-in comes from that is being imported."""
         self._begun = False
         self._broken: UsageError | None = None
+        self._files: set[Path] = set()
 
     def load(self) -> None:
-        """Import what is not imported yet; a plug-in may look up what is registered so far."""
+        """Import what is installed and not imported yet; a plug-in may look up what is registered so far."""
         if self._broken is not None:
             raise self._broken
         if self._begun:
@@ -107,22 +118,51 @@ class _Plugins:
         from importlib.metadata import entry_points
 
         for entry in sorted(entry_points(group=PLUGIN_GROUP), key=lambda entry: (entry.name, entry.value)):
-            self._import(entry)
+            origin = "an unknown distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+            hint = f"mend or uninstall that package; its entry point is {entry.value}"
+            try:
+                with self._importing(f"{entry.name} of {origin}", origin, hint):
+                    entry.load()
+            except UsageError as error:
+                self._broken = error
+                raise
 
-    def _import(self, entry: "EntryPoint") -> None:
-        self.loading = "an unknown distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    def load_file(self, path: Path) -> None:
+        """Import a file unless that is done."""
+        self.load()
+        path = path.resolve()
+        if path in self._files:
+            return
+        # Not the file's own name: a random.py of the user's is not Python's.
+        spec = spec_from_file_location(f"plugin_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise UsageError(f"{path} is not a Python file", hint="name a file that ends in .py")
+        module = module_from_spec(spec)
+        with self._importing(str(path), path.name, "mend that file"):
+            # Dataclasses look for their module there.
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        self._files.add(path)
+
+    @contextmanager
+    def _importing(self, plugin: str, origin: str, hint: str) -> Iterator[None]:
+        before, self.loading = self.loading, origin
         try:
-            entry.load()
+            yield
         except (Exception, SystemExit) as error:
             lines = str(error).strip().splitlines()
             reason = ": ".join([type(error).__name__, *lines[:1]])
-            self._broken = UsageError(
-                f"the plug-in {entry.name} of {self.loading} cannot be imported: {reason}",
-                hint=f"mend or uninstall that package; its entry point is {entry.value}",
-            )
-            raise self._broken from error
+            raise UsageError(f"the plug-in {plugin} cannot be imported: {reason}", hint=hint) from error
         finally:
-            self.loading = None
+            self.loading = before
 
 
 _PLUGINS = _Plugins()
+
+
+def load_plugin_file(path: Path) -> None:
+    """Import a Python file, once, as a plug-in: what it adds to registries comes from FILE.py.
+
+    UsageError with the file and the reason when it cannot be imported.
+    """
+    _PLUGINS.load_file(path)

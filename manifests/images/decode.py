@@ -6,7 +6,6 @@ is checked by hand before its pixels are allocated.
 
 import io
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from manifests.images.jpeg import JpegInfo, exif_orientation, jpeg_info
+from manifests.images.exif import exif_orientation, ignore_pillow_warnings
+from manifests.images.jpeg import JpegInfo, jpeg_info
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +40,6 @@ MODE_JPEG, MODE_RAW = 0, 1
 _REASON_CHARACTERS = 200
 _BAND_BYTES = 4 << 20
 _COPYABLE_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
-_PILLOW_MODULES = re.compile(r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def decode_rgb(image: RawImage) -> NDArray[np.uint8]:
     if isinstance(image, Pixels):
         array = image.array if image.array.ndim == 3 else image.array[:, :, None]
         return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.array(array, order="C")
-    _ignore_pillow_warnings()
+    ignore_pillow_warnings()
     try:
         return _decode(image.data)
     except ImageProblem:
@@ -215,17 +214,6 @@ def _formats() -> tuple[tuple[Callable[[bytes], bool], Callable[[io.BytesIO], An
         (lambda data: data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace(), PpmImagePlugin.PpmImageFile),
         (starts(b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
     )
-
-
-def _ignore_pillow_warnings() -> None:
-    """Silence what Pillow says about odd metadata of images whose pixels decode completely.
-
-    warnings.catch_warnings is not thread-safe: it restores a list that another thread has changed. A filter that
-    stays, put back in front when something moved it, has no such moment.
-    """
-    entry: Any = ("ignore", None, Warning, _PILLOW_MODULES, 0)
-    if warnings.filters[:1] != [entry]:
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
 
 
 def _reason(error: Exception) -> str:

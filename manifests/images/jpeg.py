@@ -4,11 +4,11 @@ import re
 import struct
 from dataclasses import dataclass
 
+from manifests.images.exif import exif_orientation
+
 SOI, EOI, SOS, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _NOT_SOF = (0xC4, 0xC8, 0xCC)
 _STANDALONE = (0x01, SOI, *range(0xD0, 0xD8))
-_ORIENTATION_TAG = 0x0112
-_TIFF_UNSIGNED = {1: "B", 3: "H", 4: "I"}
 # A real file has tens; the limit keeps a hostile one from costing seconds.
 _MAX_MARKERS = 10_000
 # In entropy-coded data FF 00 is a stuffed byte, FF FF a fill byte and FF D0..D7 a restart marker.
@@ -91,21 +91,3 @@ def jpeg_info(data: bytes) -> JpegInfo | None:
         exif_orientation=orientation or 1,
         whole=clean and ended and scans > 0,
     )
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation 1..8 in an EXIF block (with or without its "Exif" prefix); 1 when there is none."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 8:
-        return 1
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    if start + 2 > len(tiff):
-        return 1
-    (count,) = struct.unpack_from(order + "H", tiff, start)
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
-        tag, kind, values = struct.unpack_from(order + "HHI", tiff, entry)
-        if tag == _ORIENTATION_TAG and values == 1 and kind in _TIFF_UNSIGNED:
-            (value,) = struct.unpack_from(order + _TIFF_UNSIGNED[kind], tiff, entry + 8)
-            return int(value) if 1 <= value <= 8 else 1
-    return 1

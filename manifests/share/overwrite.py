@@ -14,41 +14,41 @@ from manifests.stores.store import LocalStore, Store
 from manifests.untrusted.rules import is_file_of_a_manifest
 
 
-def clear_destination(target: Destination, header: Header, replace: bool) -> bool:
+def clear_destination(destination: Destination, header: Header, replace: bool) -> bool:
     """Whether the manifest's header is there already; of another one, take away the header and then what it names."""
-    if target.store.size(HEADER_NAME) is None:
+    if destination.store.size(HEADER_NAME) is None:
         return False
-    there = _header_of(target.store)
+    there = _header_of(destination.store)
     if there is not None and there.id == header.id:
         return True
     if not replace:
         raise MismatchError(
-            f"{target.store.where} holds {_told(there)}; this one is {header.id[:12]}",
+            f"{destination.store.where} holds {_told(there)}; this one is {header.id[:12]}",
             hint="name another place"
-            if isinstance(target.store, LocalStore)
+            if isinstance(destination.store, LocalStore)
             else "name another place, or --replace it",
         )
-    target.remove(HEADER_NAME)
+    destination.remove(HEADER_NAME)
     kept = {entry.path for entry in header.files}
     for entry in there.files if there is not None else ():
         if entry.path not in kept:
-            target.remove(entry.path)
+            destination.remove(entry.path)
     return False
 
 
-def check_undisturbed(target: Destination, header: Header, is_there: bool) -> None:
+def check_undisturbed(destination: Destination, header: Header, is_there: bool) -> None:
     """Before the header is put: MismatchError where somebody else put another, or a file, in this place meanwhile."""
-    if target.is_one_step:
+    if destination.is_one_step:
         return
-    where, hint = target.store.where, "name another place, or push again when they are done"
-    if target.store.size(HEADER_NAME) is not None:
-        there = _header_of(target.store)
+    where, hint = destination.store.where, "name another place, or push again when they are done"
+    if destination.store.size(HEADER_NAME) is not None:
+        there = _header_of(destination.store)
         if there is None or there.id != header.id:
             raise MismatchError(f"{where}: somebody else put {_told(there)} there meanwhile", hint=hint)
     elif is_there:
         raise MismatchError(f"{where}: somebody else took {HEADER_NAME} away meanwhile", hint=hint)
     # Cards are not looked at: two machines write them a little differently, and nothing depends on them.
-    if (path := target.changed([entry.path for entry in header.files])) is not None:
+    if (path := destination.changed([entry.path for entry in header.files])) is not None:
         raise MismatchError(f"{where}: somebody else changed {path} meanwhile", hint=hint)
 
 
@@ -66,29 +66,29 @@ def _told(there: Header | None) -> str:
     return "something that is no manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
 
 
-def clear(target: Destination, names: Sequence[tuple[str, str | None]], replace: bool) -> None:
+def clear(destination: Destination, names: Sequence[tuple[str, str | None]], replace: bool) -> None:
     """Where no header is, take away what a killed push of something else left: nothing of it is to be read on.
 
     `names` are the files to come, with the sha256 of those in the header. A folder may be one that a command still
     writes to: MismatchError for what is in the way there, unless `replace`.
     """
     kept = {path for path, _ in names}
-    strange = [path for path in target.listed() if path not in kept and _is_ours(path)]
-    if isinstance(target.store, LocalStore) and not replace:
-        there = set(target.listed())
+    strange = [path for path in destination.listed() if path not in kept and _is_ours(path)]
+    if isinstance(destination.store, LocalStore) and not replace:
+        there = set(destination.listed())
         is_begun = any(sha256 and path in there for path, sha256 in names)
         for path, sha256 in names:
             # A card is written anew each day; where nothing else is, it is that of something else.
-            if path in there and (not is_begun if sha256 is None else target.store.sha256(path) != sha256):
+            if path in there and (not is_begun if sha256 is None else destination.store.sha256(path) != sha256):
                 strange.append(path)
         if strange:
             raise MismatchError(
-                f"{target.store.where} holds {strange[0]}, which is of something else that has no {HEADER_NAME}"
+                f"{destination.store.where} holds {strange[0]}, which is of something else that has no {HEADER_NAME}"
                 + (f" ({len(strange):,} such files)" if len(strange) > 1 else ""),
                 hint="name another place, or --replace it",
             )
     for path in strange:
-        target.remove(path)
+        destination.remove(path)
 
 
 def check_folder(folder: Path, header: Header, store: Store) -> None:

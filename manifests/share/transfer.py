@@ -62,14 +62,14 @@ def kind_of(entry: FileEntry) -> str:
 
 def push(
     source: Manifest,
-    target: Destination,
+    destination: Destination,
     *,
     cards: Path | None = None,
     with_images: bool = False,
     replace: bool = False,
     jobs: int = 8,
 ) -> Moved:
-    """Copy a manifest of this machine to a target; `cards` is the folder of its cards, unless they are its own.
+    """Copy a manifest of this machine to a destination; `cards` is the folder of its cards, unless they are its own.
 
     UsageError for images that must not be passed on, MismatchError when another manifest is there and not to be
     replaced, or comes there meanwhile, InputError for a file that is missing or altered here, or refused there,
@@ -88,27 +88,27 @@ def push(
         (entry.path, entry.sha256) for entry in header.files if with_images or not _is_beton(entry)
     ]
     names += [(path, None) for path in _cards(source, beside)]
-    is_there = clear_destination(target, header, replace)
+    is_there = clear_destination(destination, header, replace)
 
     def copy(name: tuple[str, str | None]) -> int | None:
         file = LocalFile.of(beside if name[1] is None else store, *name)
-        if target.holds(file):
+        if destination.holds(file):
             return None
-        target.put(file)
+        destination.put(file)
         return file.bytes
 
     with _resumable():
-        target.begin([path for path, _ in names])
-        if target.is_one_step:
+        destination.begin([path for path, _ in names])
+        if destination.is_one_step:
             # What is there from now on is told by `finish`; what came before, nobody has looked at.
-            is_there = clear_destination(target, header, replace)
+            is_there = clear_destination(destination, header, replace)
         if not is_there:
-            clear(target, names, replace)
-        sizes = _in_parallel(copy, names, jobs, f"pushing to {target.store.where}")
-        check_undisturbed(target, header, is_there)
+            clear(destination, names, replace)
+        sizes = _in_parallel(copy, names, jobs, f"pushing to {destination.store.where}")
+        check_undisturbed(destination, header, is_there)
         message = f"{header.kind} of {header.data.name}, manifest {source.id[:12]}"
-        target.finish(content, message, is_there=is_there)
-    return _moved(source.id, target.store.where, sizes, start)
+        destination.finish(content, message, is_there=is_there)
+    return _moved(source.id, destination.store.where, sizes, start)
 
 
 def pull(
@@ -121,9 +121,9 @@ def pull(
     start, store = time.monotonic(), store_of(url)
     content = header_bytes(store)
     source = Manifest(store, parse_header(content, store.name(HEADER_NAME)))
-    header, target = source.header, FolderDestination(LocalStore(folder))
+    header, destination = source.header, FolderDestination(LocalStore(folder))
     check_images(header, with_images)
-    is_there = clear_destination(target, header, replace=False)
+    is_there = clear_destination(destination, header, replace=False)
     wanted = _wanted(source, only)
     if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
         note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
@@ -131,25 +131,25 @@ def pull(
     entries = [entry for entry in header.files if kind_of(entry) in wanted or (with_images and _is_beton(entry))]
 
     def copy(entry: FileEntry) -> int | None:
-        if target.store.size(entry.path) == entry.bytes and target.store.sha256(entry.path) == entry.sha256:
+        if destination.store.size(entry.path) == entry.bytes and destination.store.sha256(entry.path) == entry.sha256:
             return None
-        _fetch(source, entry, target)
+        _fetch(source, entry, destination)
         return entry.bytes
 
     if not is_there:
         check_folder(folder, header, store)
     with _resumable():
         folder.mkdir(parents=True, exist_ok=True)
-        target.begin([])
+        destination.begin([])
         if not is_there:
             # From now on the folder is known to be a pull of this URL, which the same command goes on with.
             write_local(folder, {**Manifest(folder, header).local, PULLED_FROM: store.where})
-            clear(target, [(entry.path, None) for entry in header.files], replace=True)
+            clear(destination, [(entry.path, None) for entry in header.files], replace=True)
         sizes = _in_parallel(copy, entries, jobs, f"pulling {store.where}")
         pulled = _remember(folder, header, store, wanted, is_there)
         if not is_there:
             write_card(folder, header, with_images=with_images)
-        target.finish(content, "", is_there=is_there)
+        destination.finish(content, "", is_there=is_there)
     return pulled, _moved(source.id, store.where, sizes, start)
 
 
@@ -190,7 +190,7 @@ def _cards(source: Manifest, beside: LocalStore) -> list[str]:
     return [name for name in names if beside.size(name) is not None]
 
 
-def _fetch(source: Manifest, entry: FileEntry, target: FolderDestination) -> None:
+def _fetch(source: Manifest, entry: FileEntry, destination: FolderDestination) -> None:
     """Write one file here if it is what the header says; InputError when it is not."""
     altered = InputError(
         f"{source.store.name(entry.path)} was altered: its size or sha256 is not the one the header names",
@@ -200,11 +200,11 @@ def _fetch(source: Manifest, entry: FileEntry, target: FolderDestination) -> Non
         data = source.file_bytes(entry)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise altered
-        with target.writer(entry.path) as writer:
+        with destination.writer(entry.path) as writer:
             writer.write(data)
         return
     digest, left_bytes, name = hashlib.sha256(), entry.bytes, source.store.name(entry.path)
-    with source.store.open(entry.path) as reader, target.writer(entry.path) as writer:
+    with source.store.open(entry.path) as reader, destination.writer(entry.path) as writer:
         while left_bytes >= 0 and (chunk := _chunk(reader, name)):
             left_bytes -= len(chunk)
             digest.update(chunk)

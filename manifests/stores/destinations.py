@@ -1,6 +1,6 @@
 """Where a manifest can be pushed to: a folder, or a file system of fsspec; see manifests/hub.py for the hub.
 
-A target says whether it holds a file by its digest, and takes files one by one. The header comes last: until it is
+A destination says whether it holds a file by its digest, and takes files one by one. The header comes last: until it is
 there, readers see no manifest.
 """
 
@@ -50,7 +50,7 @@ class Destination(Protocol):
 
 
 def destination_at(where: str) -> Destination:
-    """The target at a path or URL; UsageError for one that nobody can write to."""
+    """The destination at a path or URL; UsageError for one that nobody can write to."""
     store = store_of(where)
     if isinstance(store, LocalStore):
         return FolderDestination(store)

@@ -71,15 +71,15 @@ def command(
     if with_images and (only or secret is not None):
         flag = "--only" if only else "--secret"
         raise UsageError(f"--with-images and {flag}: a beton shows the images, and holds targets", hint="leave out one")
-    source, target = Manifest.open(manifest), destination_at(url)
+    source, destination = Manifest.open(manifest), destination_at(url)
     check_images(source.header, with_images)
     with scratch_folder("prune-push") as scratch:
         sent = _prepared(source, only, secret, scratch)
         _warn(sent.header)
         # A folder is no place that others know: its card keeps the one that `prune card --url` named.
-        place = target.store.where if isinstance(target.store, RemoteStore) else url_in(sent.folder)
+        place = destination.store.where if isinstance(destination.store, RemoteStore) else url_in(sent.folder)
         _describe(sent, place, scratch / "cards", with_images)
-        moved = push(sent, target, cards=scratch / "cards", with_images=with_images, replace=replace, jobs=jobs)
+        moved = push(sent, destination, cards=scratch / "cards", with_images=with_images, replace=replace, jobs=jobs)
     if as_json:
         echo_json(asdict(moved))
         return

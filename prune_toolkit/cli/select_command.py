@@ -189,7 +189,7 @@ def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
                 "count": plan.count,
                 "keep_got": plan.keep_got,
                 "bytes": size_bytes,
-                "steps_an_epoch": steps,
+                "steps_per_epoch": steps,
                 "batch_size": batch_size,
                 "held_out": plan.held_out,
                 "distill": plan.distill,

@@ -35,7 +35,7 @@ def command(manifest: Path | str, as_json: bool) -> None:
                 "id": opened.id,
                 "path": opened.where,
                 **opened.header.model_dump(mode="json", exclude_none=True),
-                "bytes_a_sample_and_view": _bytes_a_vector(opened),
+                "bytes_per_sample_and_view": _bytes_per_vector(opened),
                 "times": label_times(opened.header),
             }
         )
@@ -94,7 +94,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
             ),
             *(("", line) for line in selection_lines(header)),
         ]
-    size_of = _bytes_a_vector(manifest)
+    size_of = _bytes_per_vector(manifest)
     if "logits" in size_of:
         facts += [("logits", f"{format_bytes(size_of['logits'])} a sample and a view")]
     if header.features is not None:
@@ -150,7 +150,7 @@ def _dynamics_text(manifest: "Manifest") -> str:
     )
 
 
-def _bytes_a_vector(manifest: "Manifest") -> dict[str, float]:
+def _bytes_per_vector(manifest: "Manifest") -> dict[str, float]:
     """Bytes on disk of logits, features and targets of one sample in one view."""
     sizes = {}
     for kind in ("logits", "features", "targets"):

@@ -158,4 +158,5 @@ QUOTAS.add(
         source="global ranking, as in Paul et al. 2021",
         function=None,
     ),
+    module=__name__,
 )

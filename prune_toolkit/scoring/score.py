@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from manifests.base.registry import OWN_PACKAGES, Registry
+from manifests.base.registry import Registry
 
 if TYPE_CHECKING:
     from manifests.format.header import Harder, ScoreSpec
@@ -77,12 +77,5 @@ SCORES: Registry[Score] = Registry("score", _check_family)
 
 def outside_scores(set_name: str) -> dict[str, str]:
     """Scores of a set that are not this toolkit's own, and where they come from: what was computed depends on them."""
-    outside = {}
-    for entry in SCORES.values():
-        if entry.set != set_name:
-            continue
-        module = str(getattr(entry.function, "__module__", ""))
-        origin = SCORES.origin(entry.name)
-        if origin is not None or module.partition(".")[0] not in OWN_PACKAGES:
-            outside[entry.name] = origin or module
-    return outside
+    of_set = [name for name, entry in SCORES.items() if entry.set == set_name]
+    return {name: origin for name in of_set if (origin := SCORES.origin(name)) is not None}

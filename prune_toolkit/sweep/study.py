@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_hol
 from prune_toolkit.sweep.runs import Cell, Planner, Row, Run, SweepTeacher, data_identity, named_teachers
 from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
 from prune_toolkit.sweep.work import Job, perform, printing_to, select_by_command
-from prune_toolkit.sweep.workers import Workers, cores
+from prune_toolkit.sweep.workers import cores, run_each
 from trainer.data.task import open_validation
 from trainer.losses import LOSSES
 
@@ -184,12 +185,11 @@ def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]],
         study = plan_study(config, teachers, holdout)
         folder.begin(fixed, asked)
         failed, chosen = [], dict[Cell, str]()
-        with Workers(perform, config.jobs) as workers:
-            if study.tuning is not None:
-                later = sum(run.images for _, run in one_weight(study.final).runs().values())
-                failed += _run_phase(study, study.tuning, workers, later=later)
-                chosen = chosen_weights(study.tuning, folder)
-            failed += _run_phase(study, final_phase(study, chosen), workers, later=0)
+        if study.tuning is not None:
+            later = sum(run.images for _, run in one_weight(study.final).runs().values())
+            failed += _run_phase(study, study.tuning, later=later)
+            chosen = chosen_weights(study.tuning, folder)
+        failed += _run_phase(study, final_phase(study, chosen), later=0)
         report(study, chosen)
         return failed
 
@@ -271,7 +271,7 @@ class TimeLeft:
         return seconds
 
 
-def _run_phase(study: Study, phase: Phase, workers: Workers[Job], *, later: int) -> list[str]:
+def _run_phase(study: Study, phase: Phase, *, later: int) -> list[str]:
     """Train what is not finished; `later` images are shown after this phase. Returns what failed, a line each."""
     runs = phase.runs()
     jobs = [job_of(study, phase, row, run) for row, run in runs.values() if study.folder.report(run.key) is None]
@@ -283,20 +283,19 @@ def _run_phase(study: Study, phase: Phase, workers: Workers[Job], *, later: int)
     )
     left = TimeLeft(study.config.jobs, images + later, time.monotonic())
     failures: list[tuple[Job, str]] = []
-    for done, outcome in enumerate(workers.run(jobs), start=1):
-        job = outcome.job
-        needed[job.selection] -= 1
-        if not needed[job.selection] and not study.config.keep_betons:
-            (job.selection / BETON_NAME).unlink(missing_ok=True)
-        report = None if outcome.problem else study.folder.report(job.key)
-        if report is None:
-            failures.append((job, outcome.problem or f"left no {RUN_NAME}"))
-            result = f"FAILED: {failures[-1][1]}; see {job.log}"
-        else:
-            result = f"{100 * report['last']['top1']:.2f} %, {format_seconds(report['time']['total_s'])}"
-        note(
-            f"{done}/{len(jobs)} {job.title}: {result}; {format_seconds(left.after(job.images, time.monotonic()))} left"
-        )
-        if len(failures) == done == SAME_FAILURES and len({problem for _, problem in failures}) == 1:
-            raise IncompleteError(f"the first {done} runs failed alike: {failures[0][1]}", hint=f"a log: {job.log}")
+    with closing(run_each(perform, jobs, study.config.jobs)) as outcomes:
+        for done, (job, problem) in enumerate(outcomes, start=1):
+            needed[job.selection] -= 1
+            if not needed[job.selection] and not study.config.keep_betons:
+                (job.selection / BETON_NAME).unlink(missing_ok=True)
+            report = None if problem else study.folder.report(job.key)
+            if report is None:
+                failures.append((job, problem or f"left no {RUN_NAME}"))
+                result = f"FAILED: {failures[-1][1]}; see {job.log}"
+            else:
+                result = f"{100 * report['last']['top1']:.2f} %, {format_seconds(report['time']['total_s'])}"
+            seconds = left.after(job.images, time.monotonic())
+            note(f"{done}/{len(jobs)} {job.title}: {result}; {format_seconds(seconds)} left")
+            if len(failures) == done == SAME_FAILURES and len({why for _, why in failures}) == 1:
+                raise IncompleteError(f"the first {done} runs failed alike: {failures[0][1]}", hint=f"a log: {job.log}")
     return [f"{job.title}: {problem} ({job.log})" for job, problem in failures]

@@ -1,13 +1,13 @@
 """The folder of a sweep: what it was asked, the lock of who works on it, and where selections and runs lie."""
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from manifests.base.files import remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
@@ -52,21 +52,20 @@ class SweepFolder:
             raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            lock = FileLock(self.path / LOCK_NAME).acquire(blocking=False)
+        except Timeout:
+            hint = "wait for it, or name another folder with --out"
+            raise UsageError(f"another process works on the sweep in {self.path}", hint=hint) from None
+        with lock:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                hint = "wait for it, or name another folder with --out"
-                raise UsageError(f"another process works on the sweep in {self.path}", hint=hint) from None
-            remove_temporaries(self.path)
-            yield
-        finally:
-            if is_new and [entry.name for entry in self.path.iterdir()] == [LOCK_NAME]:
-                # Refused before anything was written.
-                (self.path / LOCK_NAME).unlink()
-                self.path.rmdir()
-            os.close(descriptor)
+                remove_temporaries(self.path)
+                yield
+            finally:
+                if is_new and [entry.name for entry in self.path.iterdir()] == [LOCK_NAME]:
+                    # Refused before anything was written.
+                    (self.path / LOCK_NAME).unlink()
+                    self.path.rmdir()
 
     def begin(self, fixed: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
         """Write down what is asked; UsageError when the folder holds a sweep that this one does not extend."""

@@ -1,6 +1,5 @@
 """What a worker does for one run: its selection, if nobody made it yet, then train-student; both as commands."""
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from filelock import FileLock
 
 from manifests.base.layout import BETON_NAME, HEADER_NAME
 
@@ -51,7 +51,7 @@ def select_by_command(arguments: Sequence[str], folder: Path) -> None:
     from prune_toolkit.cli.select_command import command
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if (folder / HEADER_NAME).is_file():
             if (folder / BETON_NAME).is_file():
                 return
@@ -72,16 +72,6 @@ def _call(command: click.Command, name: str, arguments: list[str]) -> None:
         command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         raise RuntimeError(error.format_message()) from None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

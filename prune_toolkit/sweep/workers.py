@@ -1,115 +1,67 @@
 """Jobs in processes that live for many of them; one that dies or fails costs its own job and no other.
 
-A worker is a fresh interpreter (spawn), so that torch and compiled kernels are loaded once a worker, and with as many
-threads as its share of the cores. It may start processes of its own, as loaders do, so it is not daemonic: they are its
-process group, which is killed as one when the worker ends, or the process that started it.
+A worker is a fresh interpreter, which loads torch and compiled kernels once: 5 CPU seconds, 10 with FFCV, where a small
+run takes one or two. It does another job only after one that went well: an error of CUDA, for one, stays. What it
+starts, as loaders do, is its process group, which is killed as one when it ends, or the process that started it.
 """
 
-import atexit
-import multiprocessing
 import os
+import select
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any, Generic, TypeVar
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import TypeVar
 
 from manifests.errors import PruneError
 
 T = TypeVar("T")
 LOOK_S = 1.0
-"""A worker may die without its end of the pipe being closed, which its children can hold: so often it is looked at."""
+"""A worker may die without its end of the link being closed, which its children can hold: so often it is looked at."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[T]):
-    """A job that ended; `problem` says why it failed, None when it did not."""
-
-    job: T
-    problem: str | None
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    link: "Connection[object, str | None]"
 
 
-@dataclass
-class _Worker(Generic[T]):
-    process: SpawnProcess
-    link: Connection
-    job: T | None = None
+def run_each(
+    work: Callable[[T], None], jobs: Sequence[T], processes: int
+) -> Generator[tuple[T, str | None], None, None]:
+    """Do the jobs, begun in their order, in at most so many workers; yields each as it ends, and why it failed or None.
 
-
-class Workers(Generic[T]):
-    """At most so many processes that do jobs; started when there is something to do, gone when the context ends.
-
-    work: a function of a module, called in the workers.
+    `work` is a function of a module, called in the workers. Closing the generator kills them.
     """
+    left, busy = deque(jobs), dict[_Worker, T]()
 
-    def __init__(self, work: Callable[[T], None], processes: int) -> None:
-        self._work, self._processes = work, processes
-        self._workers: list[_Worker[T]] = []
+    def begin(worker: _Worker) -> None:
+        busy[worker] = left.popleft()
+        # One that is dead already is found below.
+        with suppress(ConnectionError):
+            worker.link.send((work, busy[worker]))
 
-    def __enter__(self) -> "Workers[T]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Kill all workers and what they started."""
-        for worker in self._workers:
-            _kill(worker)
-        while self._workers:
-            _bury(self._workers.pop())
-        atexit.unregister(self.stop)
-
-    def run(self, jobs: Sequence[T]) -> Iterator[Outcome[T]]:
-        """Do the jobs, begun in their order; yields each as it ends."""
-        left = list(reversed(jobs))
-        while left or any(worker.job is not None for worker in self._workers):
-            while left and (worker := self._idle()) is not None:
-                self._begin(worker, left)
-            busy = {worker.link: worker for worker in self._workers if worker.job is not None}
-            heard = wait(list(busy), LOOK_S)
-            for worker in [worker for link, worker in busy.items() if link in heard or not worker.process.is_alive()]:
-                yield self._ended(worker)
-
-    def _idle(self) -> _Worker[T] | None:
-        """A worker without a job, a new one if there may be more."""
-        for worker in [worker for worker in self._workers if worker.job is None]:
-            if worker.process.is_alive():
-                return worker
-            self._workers.remove(worker)
-            _bury(worker)
-        if len(self._workers) == self._processes:
-            return None
-        if not self._workers:
-            # Before multiprocessing's own handler, which waits for them.
-            atexit.register(self.stop)
-        self._workers.append(_started(self._work, self._processes))
-        return self._workers[-1]
-
-    def _begin(self, worker: _Worker[T], left: list[T]) -> None:
-        """Give a worker the next job; one that died while it had none is let go."""
-        try:
-            worker.link.send(left[-1])
-        except BrokenPipeError:
-            self._workers.remove(worker)
-            _bury(worker)
-        else:
-            worker.job = left.pop()
-
-    def _ended(self, worker: _Worker[T]) -> Outcome[T]:
-        job, worker.job = worker.job, None
-        assert job is not None
-        try:
-            if worker.link.poll():
-                return Outcome(job, worker.link.recv())
-        except (EOFError, ConnectionResetError):
-            pass
-        self._workers.remove(worker)
-        return Outcome(job, f"its process {_bury(worker)}")
+    try:
+        while left or busy:
+            while left and len(busy) < processes:
+                begin(_start(processes))
+            heard = wait([worker.link for worker in busy], LOOK_S)
+            for worker in [worker for worker in busy if worker.link in heard or worker.process.poll() is not None]:
+                job, problem = busy.pop(worker), _answer(worker)
+                if left and problem is None and worker.process.poll() is None:
+                    begin(worker)
+                else:
+                    _end(worker)
+                yield job, problem
+    finally:
+        for worker in busy:
+            _end(worker)
 
 
 def thread_variables(processes: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -123,67 +75,54 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _start(processes: int) -> _Worker:
+    """Start a worker that finds the modules this process finds; Ctrl-C does not reach its group."""
+    environment = {**os.environ, **thread_variables(processes), "PYTHONPATH": os.pathsep.join(sys.path)}
+    ours, theirs = Pipe()
+    with theirs:
+        command = [sys.executable, "-P", "-m", __name__]
+        return _Worker(subprocess.Popen(command, stdin=theirs.fileno(), env=environment, process_group=0), ours)
 
 
-def _started(work: Callable[[T], None], processes: int) -> "_Worker[T]":
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=False)
-    with _environment(thread_variables(processes)):
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
+def _answer(worker: _Worker) -> str | None:
+    """Why the job of a worker that was heard of, or died, failed; None when it did not."""
+    if worker.process.poll() is not None:
+        # So that what it started does not hold its end of the link.
+        _kill_group(worker)
+    with suppress(EOFError, ConnectionError):
+        return worker.link.recv()
+    code = worker.process.wait()
+    return (
+        f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
+    )
 
 
-def _bury(worker: "_Worker[Any]") -> str:
-    """Kill what there still is of a worker, and wait for its end; says how that came."""
-    worker.link.close()
-    _kill(worker)
-    worker.process.join()
-    code = worker.process.exitcode or 0
-    worker.process.close()
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
-
-def _kill(worker: "_Worker[Any]") -> None:
-    """Kill a worker and what it started, which may outlive it."""
-    assert worker.process.pid is not None
-    # In its first moments a worker leads no group yet.
-    with suppress(ProcessLookupError, PermissionError):
+def _kill_group(worker: _Worker) -> None:
+    with suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)
-    worker.process.kill()
 
 
-def _serve(link: Connection, work: Callable[[T], None]) -> None:
-    """Life of a worker."""
-    os.setpgid(0, 0)
-    # Ctrl-C is for the one that started us, which tells us what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end(worker: _Worker) -> None:
+    _kill_group(worker)
+    worker.process.wait()
+    worker.link.close()
+
+
+def _serve() -> None:
+    """Life of a worker, whose standard input is its link."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    while True:
-        try:
-            link.send(_problem_of(work, link.recv()))
-        except (EOFError, ConnectionError):
-            # The one that started us is gone.
-            return
+    link = Connection(0)
+    with suppress(EOFError):
+        while True:
+            work, job = link.recv()
+            link.send(_problem_of(work, job))
 
 
 def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
+    """Wait until the other end of the link is closed: the process that started this one is gone."""
+    link = select.poll()
+    link.register(0, 0)
+    link.poll()
     os.killpg(0, signal.SIGKILL)
 
 
@@ -196,3 +135,7 @@ def _problem_of(work: Callable[[T], None], job: T) -> str | None:
     except SystemExit as left:
         return f"left with code {left.code}"
     return None
+
+
+if __name__ == "__main__":
+    _serve()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from manifests.images.decode import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info, shrunk_sizes
+from manifests.images.exif import exif_orientation
 
 MODES = {
     "JPEG": "1 L RGB CMYK YCbCr",
@@ -128,6 +129,51 @@ def test_orientation_is_read_in_both_byte_orders(byte_order: str) -> None:
     info = jpeg_info(jpeg(exif=b"Exif\0\0" + exif))
     assert info is not None
     assert info.exif_orientation == 6
+
+
+def exif_entry(kind: int, count: int, value: bytes, *, order: str = "<", start: int = 8) -> bytes:
+    """An EXIF block with an orientation as its one entry."""
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(order + "IHHHI", start, 1, 0x0112, kind, count) + value.ljust(4, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("exif", "orientation"),
+    [
+        (exif_entry(3, 1, b"\6"), 6),
+        (exif_entry(4, 1, b"\6"), 6),
+        (exif_entry(3, 1, b"\0\6", order=">"), 6),
+        # Not as the standard has it, but Pillow's exif_transpose turns such an image too.
+        (exif_entry(8, 1, b"\6"), 6),
+        (exif_entry(3, 2, b"\6\0\6"), 6),
+        # Anything else is not an orientation, and no reason to turn an image.
+        (exif_entry(1, 1, b"\6"), 1),
+        (exif_entry(2, 2, b"6\0"), 1),
+        (exif_entry(11, 1, struct.pack("<f", 6.0)), 1),
+        (exif_entry(5, 1, b"\6"), 1),
+        (exif_entry(99, 1, b"\6"), 1),
+        (exif_entry(3, 1, b"\6", start=9), 1),
+        (exif_entry(3, 1, b"\6", start=2**32 - 1), 1),
+        (exif_entry(3, 1, b"\6")[:-3], 1),
+        (b"II+\0" + exif_entry(3, 1, b"\6")[4:], 1),
+        (b"XX*\0" + exif_entry(3, 1, b"\6")[4:], 1),
+        (b"II*\0", 1),
+        (b"II", 1),
+        (b"", 1),
+    ],
+)
+def test_only_an_orientation_that_can_be_read_turns_an_image(exif: bytes, orientation: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert exif_orientation(exif) == exif_orientation(b"Exif\0\0" + exif) == orientation
+        info = jpeg_info(jpeg(exif=b"Exif\0\0" + exif))
+    assert info is not None
+    assert info.exif_orientation == orientation
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0", b"Exif\0\0"]))
+def test_arbitrary_exif_is_an_orientation(tail: bytes, head: bytes) -> None:
+    assert 1 <= exif_orientation(head + tail) <= 8
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])

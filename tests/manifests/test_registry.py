@@ -1,12 +1,13 @@
 """Registries and the plug-ins that join them: here entry points by hand; test_plugins.py installs a package."""
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from manifests.base import registry
-from manifests.base.registry import PLUGIN_GROUP, Registry
+from manifests.base.registry import PLUGIN_GROUP, Registry, load_plugin_file
 from manifests.errors import UsageError
 
 
@@ -96,7 +97,8 @@ def test_a_broken_plug_in_is_named_with_its_distribution_at_every_look_up(plugin
 
 def imported_as(module, found, name):
     """What happens when a file of some package adds an entry while it is imported."""
-    exec(compile(f"found.add({name!r}, object())", "file.py", "exec"), {"__name__": module, "found": found})
+    code = f"def entry(): ...\nfound.add({name!r}, entry)"
+    exec(compile(code, "file.py", "exec"), {"__name__": module, "found": found})
 
 
 def test_a_file_of_ours_that_a_plug_in_is_the_first_to_import_stays_ours(plugin, colours):
@@ -109,6 +111,43 @@ def test_a_file_of_ours_that_a_plug_in_is_the_first_to_import_stays_ours(plugin,
     )
     assert colours.origin("ours") is None
     assert colours.origin("theirs") == "tiny-methods 1.2"
+
+
+EVERY_REGISTRY = """
+from prune_toolkit.quotas.quotas import QUOTAS
+from prune_toolkit.scoring import logit_scores
+from prune_toolkit.scoring.score import SCORES
+from prune_toolkit.selection.labels import LABELS
+from prune_toolkit.selection.selectors import SELECTORS
+from trainer.data.views import VIEW_RECIPES
+from trainer.loop.dynamic import DYNAMIC
+from trainer.loop.recipes import RECIPES
+from trainer.loop.schedules import SCHEDULES
+from trainer.losses import LOSSES
+from trainer.models.built_in import MODELS
+
+EVERY = QUOTAS, SCORES, LABELS, SELECTORS, VIEW_RECIPES, DYNAMIC, RECIPES, SCHEDULES, LOSSES, MODELS
+"""
+
+
+def test_none_of_our_methods_is_a_plug_ins_that_is_the_first_to_import_them(tmp_path):
+    (tmp_path / "greedy.py").write_text(EVERY_REGISTRY + "RECIPES.add('theirs', {})\n")
+    code = (
+        "from pathlib import Path\n"
+        "from manifests.base.registry import load_plugin_file\n"
+        "load_plugin_file(Path('greedy.py'))\n"
+        f"{EVERY_REGISTRY}"
+        "assert all(map(len, EVERY))\n"
+        "print([(name, found.origin(name)) for found in EVERY for name in found if found.origin(name)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "[('theirs', 'greedy.py')]\n", done.stderr
+
+
+def test_a_method_of_a_script_comes_from_its_module(plugin, colours):
+    plugin("")
+    imported_as("my_script", colours, "green")
+    assert colours.origin("green") == "my_script"
 
 
 def test_a_plug_in_that_takes_a_name_of_ours_first_is_named(plugin, colours):
@@ -124,8 +163,8 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
     from trainer.loop.dynamic import DYNAMIC
 
     code = (
-        "from trainer.loop.dynamic import Arm, DYNAMIC\n"
-        "DYNAMIC.add('still', Arm(rows_of=None, formula='', source=''))\n"
+        "from trainer.loop.dynamic import DYNAMIC, DynamicMethod\n"
+        "DYNAMIC.add('still', DynamicMethod(rows_of=None, formula='', source=''))\n"
     )
     plugin(code)
     try:
@@ -139,8 +178,8 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
     ("code", "reason"),
     [
         (
-            "from trainer.loop.dynamic import Arm, DYNAMIC\n"
-            "DYNAMIC.add('own', Arm(rows_of=None, formula='', source='', options={'speed': 1.0}))\n",
+            "from trainer.loop.dynamic import DYNAMIC, DynamicMethod\n"
+            "DYNAMIC.add('own', DynamicMethod(rows_of=None, formula='', source='', options={'speed': 1.0}))\n",
             "ValueError: dynamic arm 'own' has an option 'speed'",
         ),
         (
@@ -173,3 +212,53 @@ def test_an_unknown_name_lists_the_known_ones(colours):
 def test_a_name_can_be_taken_once(colours):
     with pytest.raises(ValueError, match="colour 'red' is registered already"):
         colours.add("red", 5)
+
+
+def test_a_file_is_imported_once_as_a_plug_in_beside_those_installed(plugin, colours, tmp_path):
+    plugin(ADDS_BLUE)
+    file = tmp_path / "random.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom colours_of_test import COLOURS\n"
+        "@dataclass\nclass Shade:\n    of: 'int' = COLOURS['blue']\n"
+        "COLOURS.add('navy', Shade())\n"
+    )
+    for _ in range(2):
+        load_plugin_file(file)
+    assert [(name, colours.origin(name)) for name in colours] == [
+        ("red", None),
+        ("blue", "tiny-methods 1.2"),
+        ("navy", "random.py"),
+    ]
+    assert sys.modules["random"].__file__ != str(file)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("def f(:\n", "SyntaxError: invalid syntax"),
+        (
+            "from colours_of_test import COLOURS\nCOLOURS.add('blue', 2)\n",
+            "ValueError: colour 'blue' is registered already by tiny-methods 1.2",
+        ),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_the_reason(plugin, colours, tmp_path, code, reason):
+    plugin(ADDS_BLUE)
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(UsageError) as caught:
+        load_plugin_file(file)
+    assert caught.value.message.startswith(f"the plug-in {file} cannot be imported: {reason}")
+    # Nothing but the file is broken.
+    assert colours.origin("blue") == "tiny-methods 1.2"
+
+
+def test_what_is_not_a_python_file_is_not_a_plug_in(plugin, tmp_path):
+    plugin("")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "folder.py").mkdir()
+    for name in ("absent.py", "notes.txt", "folder.py"):
+        with pytest.raises(UsageError, match=f"{name} is not a Python file"):
+            load_plugin_file(tmp_path / name)

@@ -211,7 +211,7 @@ def test_the_largest_logits_alone_can_be_stored(viewed: Path, tmp_path: Path, pr
     assert verify(tmp_path / "k").ok
     shown = json.loads(prune("show", tmp_path / "k", "--json").stdout)
     entries = [entry for entry in selection.header.files if entry.path.startswith("targets/")]
-    assert shown["bytes_a_sample_and_view"]["targets"] == round(sum(e.bytes for e in entries) / (3 * beton.count), 2)
+    assert shown["bytes_per_sample_and_view"]["targets"] == round(sum(e.bytes for e in entries) / (3 * beton.count), 2)
     assert shown["times"]["scoring_s"] > 0
     assert shown["times"]["labelling_s"] == 0
 

@@ -15,7 +15,7 @@ from sweep_support import linger, load, work
 from manifests.errors import InputError, UsageError
 from prune_toolkit.sweep.study import TimeLeft
 from prune_toolkit.sweep.sweep_folder import SweepFolder, slug
-from prune_toolkit.sweep.workers import Workers, thread_variables
+from prune_toolkit.sweep.workers import run_each, thread_variables
 
 
 def test_jobs_that_fail_or_die_are_told_and_the_others_are_done(
@@ -23,31 +23,24 @@ def test_jobs_that_fail_or_die_are_told_and_the_others_are_done(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     jobs = [(str(tmp_path), what) for what in ("a", "fail", "b", "die", "c", "leave", "d")]
-    with Workers(work, 2) as workers:
-        ended = {outcome.job[1]: outcome.problem for outcome in workers.run(jobs)}
-        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "e")])] == [None]
+    ended = {job[1]: problem for job, problem in run_each(work, jobs, 2)}
     assert ended == {
         **dict.fromkeys("abcd"),
         "fail": "ValueError: fail on purpose",
         "die": "its process was killed by SIGKILL",
         "leave": "left with code 7",
     }
-    told = [json.loads((tmp_path / name).read_text()) for name in "abcde"]
-    # A worker does many jobs; the one that died was replaced.
-    assert 1 <= len({one["pid"] for one in told}) <= 3
+    told = [json.loads((tmp_path / name).read_text()) for name in "abcd"]
     assert {one["threads"] for one in told} == {thread_variables(2, {})["OMP_NUM_THREADS"]}
     assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_a_worker_that_died_while_it_had_nothing_to_do_costs_no_job(tmp_path: Path) -> None:
-    with Workers(work, 1) as workers:
-        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "a")])] == [None]
-        pid = json.loads((tmp_path / "a").read_text())["pid"]
-        os.kill(pid, signal.SIGKILL)
-        assert is_gone(pid)
-        # Its other threads, and with them its end of the pipe, may take a moment longer.
-        time.sleep(1)
-        assert [outcome.problem for outcome in workers.run([(str(tmp_path), "b")])] == [None]
+def test_a_worker_does_many_jobs_in_their_order_but_none_after_one_that_failed(tmp_path: Path) -> None:
+    jobs = [(str(tmp_path), what) for what in ("a", "b", "fail", "c", "die", "d", "e")]
+    assert [job for job, _ in run_each(work, jobs, 1)] == jobs
+    pids = [json.loads((tmp_path / name).read_text())["pid"] for name in "abcde"]
+    assert [pids.index(pid) for pid in pids] == [0, 0, 2, 3, 3]
+    assert all(is_gone(pid) for pid in pids)
 
 
 def test_threads_are_a_share_of_the_cores_unless_somebody_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +51,7 @@ def test_threads_are_a_share_of_the_cores_unless_somebody_said_so(monkeypatch: p
 
 
 def test_a_worker_may_start_processes_of_its_own(tmp_path: Path) -> None:
-    with Workers(load, 1) as workers:
-        assert [outcome.problem for outcome in workers.run([str(tmp_path / "read")])] == [None]
+    assert [problem for _, problem in run_each(load, [str(tmp_path / "read")], 1)] == [None]
     assert json.loads((tmp_path / "read").read_text()) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
@@ -92,29 +84,29 @@ def test_workers_are_stopped_by_ctrl_c(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt), Workers(linger, 1) as workers:
-        next(workers.run([str(path)]))
+    with pytest.raises(KeyboardInterrupt):
+        next(run_each(linger, [str(path)], 1))
     assert [is_gone(pid) for pid in wait_for(path)] == [True, True]
 
 
 def test_what_a_worker_started_does_not_outlive_it_and_its_death_is_heard_of(tmp_path: Path) -> None:
-    # The other process holds the worker's end of the pipe.
+    # The other process holds the worker's end of the link.
     start = time.monotonic()
-    with Workers(linger, 1) as workers:
-        ended = [outcome.problem for outcome in workers.run([str(tmp_path / "die"), "quick"])]
-        assert [is_gone(pid) for pid in wait_for(tmp_path / "die")] == [True, True]
+    ended = [problem for _, problem in run_each(linger, [str(tmp_path / "die"), "quick"], 1)]
+    assert [is_gone(pid) for pid in wait_for(tmp_path / "die")] == [True, True]
     assert ended == ["its process was killed by SIGKILL", None]
     assert time.monotonic() - start < 60
 
 
 def script(folder: Path, *jobs: str) -> "subprocess.Popen[bytes]":
-    """A process that starts workers without a `with`, and ends when a job has ended and the first one has begun."""
+    """A process that closes nothing, and ends when a job has ended and the first one has begun."""
     (folder / "script.py").write_text(f"""
 import pathlib, time
 from sweep_support import linger
-from prune_toolkit.sweep.workers import Workers
+from prune_toolkit.sweep.workers import run_each
 if __name__ == "__main__":
-    next(Workers(linger, 2).run({list(jobs)!r}))
+    outcomes = run_each(linger, {list(jobs)!r}, 2)
+    next(outcomes)
     while not pathlib.Path({jobs[0]!r}).exists():
         time.sleep(0.05)
 """)

@@ -156,7 +156,7 @@ def matching(selection, out, seconds, flags=None, **options):
 def test_the_steps_that_fit_are_trained_as_if_they_had_been_asked_for(selection, tmp_path):
     report = matching(selection, tmp_path / "matched", 0.3)
     kept = json.loads((tmp_path / "matched" / "budget.json").read_text())
-    assert report["steps"] == report["config"]["steps"] == kept["steps"] == int(0.3 / kept["seconds_a_step"])
+    assert report["steps"] == report["config"]["steps"] == kept["steps"] == int(0.3 / kept["seconds_per_step"])
     assert report["budget"] == "time of other"
     assert report["matched"] == {"asked_s": 0.3, "got_s": report["time"]["training_s"]}
     trained(selection, tmp_path / "fixed", steps=kept["steps"], **DROPOUT)
@@ -183,7 +183,7 @@ def test_the_steps_are_those_that_a_known_time_a_step_leaves(selection, tmp_path
     monkeypatch.setenv("TINY_SECONDS_A_STEP", "0.05")
     report = matching(selection, tmp_path, 1.5)
     # 30 sleeps of 50 ms, fewer by what else a step takes on this machine.
-    step_s = json.loads((tmp_path / BUDGET_NAME).read_bytes())["seconds_a_step"]
+    step_s = json.loads((tmp_path / BUDGET_NAME).read_bytes())["seconds_per_step"]
     assert step_s >= 0.05
     assert report["steps"] == int(1.5 / step_s)
     assert 0.05 * report["steps"] <= report["matched"]["got_s"]

@@ -74,28 +74,28 @@ def kept_steps(out: Path, digest: str) -> int | None:
         return None
 
 
-def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_a_step: float) -> None:
+def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_per_step: float) -> None:
     """Write what a trial found, so that the run goes on with it whatever stops it."""
     asked = {"run": match.run, "asked_s": match.seconds}
-    content = {"digest": digest, **asked, "steps": steps, "seconds_a_step": seconds_a_step}
+    content = {"digest": digest, **asked, "steps": steps, "seconds_per_step": seconds_per_step}
     write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def timed_trial(lesson: TrainingSession, ranks: Ranks, seconds: float) -> float:
-    """Seconds one step of a lesson takes, on every rank what rank 0 measured; its student is no good afterwards.
+def timed_trial(session: TrainingSession, ranks: Ranks, seconds: float) -> float:
+    """Seconds one step of a session takes, on every rank what rank 0 measured; its student is no good afterwards.
 
     Whole epochs are timed where they are short: the wait for their first batch is part of the time.
     """
-    _take(lesson, WARM_UP_STEPS, 0)
-    guess_s = _take(lesson, MIN_STEPS, 1)
-    steps = from_main(ranks, lambda: timed_steps(seconds, guess_s, lesson.plan.steps_per_epoch))
-    measured_s = _take(lesson, steps, 2)
+    _take(session, WARM_UP_STEPS, 0)
+    guess_s = _take(session, MIN_STEPS, 1)
+    steps = from_main(ranks, lambda: timed_steps(seconds, guess_s, session.plan.steps_per_epoch))
+    measured_s = _take(session, steps, 2)
     return from_main(ranks, lambda: measured_s)
 
 
-def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> int:
+def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -> int:
     """How many steps a trial times, from a first guess of what one takes: part of an epoch, or whole ones."""
-    wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_a_step, 1e-9))
+    wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_per_step, 1e-9))
     steps = min(max(MIN_STEPS, wanted), MAX_STEPS)
     if steps < steps_per_epoch:
         return steps
@@ -103,11 +103,11 @@ def timed_steps(seconds: float, seconds_a_step: float, steps_per_epoch: int) -> 
     return whole if whole >= MIN_STEPS else whole + steps_per_epoch
 
 
-def _take(lesson: TrainingSession, steps: int, first_epoch: int) -> float:
+def _take(session: TrainingSession, steps: int, first_epoch: int) -> float:
     """Train so many steps, epoch by epoch as a run does; returns the seconds of one."""
     seconds, left, number = 0.0, steps, first_epoch
     while left > 0:
-        taken = min(left, lesson.plan.steps_per_epoch)
-        seconds += lesson.epoch(number, steps=taken, on_batch=lambda images: None).training_s
+        taken = min(left, session.plan.steps_per_epoch)
+        seconds += session.epoch(number, steps=taken, on_batch=lambda images: None).training_s
         left, number = left - taken, number + 1
     return seconds / steps

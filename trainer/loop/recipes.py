@@ -31,6 +31,7 @@ RECIPES.add(
         "warmup_epochs": 1.0,
         "flip": False,
     },
+    module=__name__,
 )
 RECIPES.add(
     "cifar",
@@ -43,6 +44,7 @@ RECIPES.add(
         "schedule": "step",
         "milestones": (150.0, 180.0, 210.0),
     },
+    module=__name__,
 )
 RECIPES.add(
     "imagenet",
@@ -55,6 +57,7 @@ RECIPES.add(
         "schedule": "step",
         "milestones": (30.0, 60.0, 90.0),
     },
+    module=__name__,
 )
 
 

@@ -34,13 +34,13 @@ class Recorder:
         self,
         task: Task,
         config: TrainConfig,
-        lesson: TrainingSession,
+        session: TrainingSession,
         *,
         ranks: Ranks,
         folder: RunFolder,
         epochs_done: int,
     ) -> None:
-        self._task, self._config, self._lesson = task, config, lesson
+        self._task, self._config, self._session = task, config, session
         self._ranks, self._folder = ranks, folder
         sample_id_N = sample_ids(task)
         self._order_N = np.argsort(sample_id_N)
@@ -52,8 +52,8 @@ class Recorder:
         from_main(ranks, lambda: self._go_on(epochs_done))
 
     def __call__(self, number: int) -> None:
-        """Record an epoch, counted from 0, whose steps the lesson has just taken; the weights stay as they are."""
-        count, seen = len(self._sample_id_N), self._lesson.seen
+        """Record an epoch, counted from 0, whose steps the session has just taken; the weights stay as they are."""
+        count, seen = len(self._sample_id_N), self._session.seen
         fact_NK = np.full((count, len(FACTS)), np.nan, np.float32)
         fact_NK[seen.row_n] = seen.fact_nK
         is_left_N = np.ones(count, bool)
@@ -74,32 +74,32 @@ class Recorder:
         self, row_n: NDArray[np.int64], number: int | None, values_of: Callable[[Batch], Tensor], width: int
     ) -> NDArray[np.float32]:
         """Values (n, width) of rows in evaluation mode, each row on one rank."""
-        lesson, ranks = self._lesson, self._ranks
-        student = lesson.student
+        session, ranks = self._session, self._ranks
+        student = session.student
         share_buffers(ranks, student.model)
         student.model.eval()
         values_nK = torch.zeros((len(row_n), width), device=student.device)
         mine = rank_share(len(row_n), rank=ranks.rank, world_size=ranks.world_size)
         start = int(mine[0]) if len(mine) else 0
-        for batch in lesson.look(row_n[mine], number):
+        for batch in session.look(row_n[mine], number):
             values_nK[start : start + len(batch.rows)] = values_of(batch)
             start += len(batch.rows)
         shared: NDArray[np.float32] = sum_over_ranks(ranks, values_nK).cpu().numpy()
         return shared
 
     def _facts_of(self, batch: Batch) -> Tensor:
-        student = self._lesson.student
+        student = self._session.student
         with torch.inference_mode(), student.autocast():
             logits = student.model(normalise(batch.images, student.info.preprocessing))
         return logit_facts(logits, batch.label)
 
     def _norms_of(self, batch: Batch) -> Tensor:
-        student = self._lesson.student
+        student = self._session.student
         return gradient_norms(student.model, normalise(batch.images, student.info.preprocessing), batch.label)[:, None]
 
     def _try_gradients(self) -> None:
         """UsageError before the first step rather than after the first epoch."""
-        student = self._lesson.student
+        student = self._session.student
         side_px, was_training = student.info.preprocessing.image_px, student.model.training
         student.model.eval()
         try:

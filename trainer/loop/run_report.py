@@ -129,7 +129,7 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan)
 def run_report(
     task: Task,
     config: TrainConfig,
-    lesson: TrainingSession,
+    session: TrainingSession,
     state: State,
     *,
     resolved: Mapping[str, Any],
@@ -140,7 +140,7 @@ def run_report(
     """What run.json holds."""
     import torch
 
-    header, plan, student = task.manifest.header, lesson.plan, lesson.student
+    header, plan, student = task.manifest.header, session.plan, session.student
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)
         for name in ("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s")
@@ -173,7 +173,7 @@ def run_report(
         "batch_size": plan.batch_size,
         "steps_per_epoch": plan.steps_per_epoch,
         "steps": steps,
-        "steps_at_most": lesson.steps,
+        "steps_at_most": session.steps,
         "samples_shown": samples_shown,
         "dynamic": config.dynamic,
         "recorded": None
@@ -181,7 +181,7 @@ def run_report(
         else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
         "budget": budget(config, None if match is None else match.run),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
-        "loader": lesson.loader.kind,
+        "loader": session.loader.kind,
         "device": device_name(student.device),
         "threads": torch.get_num_threads(),
         "world_size": plan.world_size,

@@ -61,14 +61,14 @@ def train(
         teacher = live_teacher(task, config, checkpoint, device)
         config = _identified(config, teacher)
 
-        def open_lesson(config: TrainConfig, state: State) -> TrainingSession:
+        def open_session(config: TrainConfig, state: State) -> TrainingSession:
             return TrainingSession(
                 task, config, teacher=teacher, machine=machine, ranks=ranks, device=device, state=state
             )
 
         if match is not None:
             folder = RunFolder(out, task.resolved(config, validation))
-            with_steps = _matched(match, folder, ranks, lambda: open_lesson(config, State()), fresh=fresh)
+            with_steps = _matched(match, folder, ranks, lambda: open_session(config, State()), fresh=fresh)
             config, fresh = _identified(with_steps, teacher), False
         folder = RunFolder(out, task.resolved(config, validation))
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
@@ -79,7 +79,7 @@ def train(
         run = _Run(
             task,
             config,
-            open_lesson=lambda: open_lesson(config, state),
+            open_session=lambda: open_session(config, state),
             teacher=teacher,
             validation=validation,
             machine=machine,
@@ -102,14 +102,14 @@ def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
 
 
 def _matched(
-    match: MatchTime, folder: RunFolder, ranks: Ranks, open_lesson: Callable[[], TrainingSession], *, fresh: bool
+    match: MatchTime, folder: RunFolder, ranks: Ranks, open_session: Callable[[], TrainingSession], *, fresh: bool
 ) -> TrainConfig:
     """The configuration with the steps that fit, from a trial or from the one that a stopped run made."""
     steps = from_main(ranks, lambda: None if fresh else kept_steps(folder.path, folder.digest))
     if steps is None:
         from_main(ranks, lambda: folder.open(fresh=fresh))
-        with closing(open_lesson()) as lesson:
-            step_s = timed_trial(lesson, ranks, match.seconds)
+        with closing(open_session()) as session:
+            step_s = timed_trial(session, ranks, match.seconds)
         steps = max(1, int(match.seconds / step_s))
         config = match.configure(steps)
         if ranks.is_main:
@@ -127,7 +127,7 @@ class _Run:
         task: Task,
         config: TrainConfig,
         *,
-        open_lesson: Callable[[], TrainingSession],
+        open_session: Callable[[], TrainingSession],
         teacher: Teacher | None,
         validation: Validation | None,
         machine: Machine,
@@ -141,12 +141,12 @@ class _Run:
         self.teacher, self.match = teacher, match
         self.ranks, self.folder, self.state = ranks, folder, state
         self._opened = ExitStack()
-        self.lesson = lesson = self._opened.enter_context(closing(open_lesson()))
+        self.session = session = self._opened.enter_context(closing(open_session()))
         try:
             self.evaluator = self._evaluator(machine)
             self.recorder = self._recorder()
-            steps = max(0, lesson.steps - state.epochs_done * lesson.plan.steps_per_epoch)
-            images = steps * lesson.plan.batch_size
+            steps = max(0, session.steps - state.epochs_done * session.plan.steps_per_epoch)
+            images = steps * session.plan.batch_size
             self._progress = self._opened.enter_context(Progress(images, "training")) if ranks.is_main else None
         except BaseException:
             self._opened.close()
@@ -160,17 +160,17 @@ class _Run:
 
     def epoch(self) -> None:
         """Train one epoch, evaluate, and put both on record."""
-        number, lesson = self.state.epochs_done, self.lesson
+        number, session = self.state.epochs_done, self.session
         steps = self._steps_of(number)
-        trained = lesson.epoch(number, steps=steps, on_batch=self._advance)
+        trained = session.epoch(number, steps=steps, on_batch=self._advance)
         if self._progress is not None:
-            self._progress.shorten(steps * lesson.plan.batch_size - trained.samples)
+            self._progress.shorten(steps * session.plan.batch_size - trained.samples)
         recording_s = self._record_dynamics(number)
         started = time.perf_counter()
         metrics = self._evaluate(number)
         row = self._row(number, trained, metrics, recording_s, time.perf_counter() - started)
         history = [*self.state.history, row]
-        self.state = replace(self.state, history=history, losses=lesson.losses, **lesson.student.state())
+        self.state = replace(self.state, history=history, losses=session.losses, **session.student.state())
         if self.ranks.is_main:
             self._record(row)
 
@@ -179,7 +179,7 @@ class _Run:
         report = run_report(
             self.task,
             self.config,
-            self.lesson,
+            self.session,
             self.state,
             resolved=self.folder.resolved,
             teacher=self.teacher,
@@ -196,13 +196,13 @@ class _Run:
         if self.validation is None:
             return None
         kind = loader_for(self.validation, machine.loader, self.config.image_px)
-        loader = self._opened.enter_context(closing(self.lesson.open(self.validation.data, EVALUATION, kind)))
+        loader = self._opened.enter_context(closing(self.session.open(self.validation.data, EVALUATION, kind)))
         return Evaluator(
             self.validation,
             loader,
-            self.lesson.student,
+            self.session.student,
             ranks=self.ranks,
-            batch_size=self.lesson.plan.rank_batch_size,
+            batch_size=self.session.plan.rank_batch_size,
         )
 
     def _recorder(self) -> Recorder | None:
@@ -211,7 +211,7 @@ class _Run:
         return Recorder(
             self.task,
             self.config,
-            self.lesson,
+            self.session,
             ranks=self.ranks,
             folder=self.folder,
             epochs_done=self.state.epochs_done,
@@ -219,8 +219,8 @@ class _Run:
 
     def _steps_of(self, number: int) -> int:
         """Steps of an epoch at most: the last one of a budget of steps is cut short, infobatch leaves samples out."""
-        steps_per_epoch = self.lesson.plan.steps_per_epoch
-        return min(steps_per_epoch, self.lesson.steps - number * steps_per_epoch)
+        steps_per_epoch = self.session.plan.steps_per_epoch
+        return min(steps_per_epoch, self.session.steps - number * steps_per_epoch)
 
     def _evaluate(self, number: int) -> Metrics | None:
         is_due = (number + 1) % self.config.eval_every == 0 or number + 1 == self.config.epochs
@@ -266,7 +266,7 @@ class _Run:
         if self.state.best is row:
             self._save(BEST_NAME)
         self.folder.record(self.state)
-        note(epoch_line(row, self.config, self.state.best, self.lesson.plan))
+        note(epoch_line(row, self.config, self.state.best, self.session.plan))
 
     def _save(self, name: str) -> None:
         row = self.state.history[-1]
@@ -276,5 +276,5 @@ class _Run:
             "epoch": str(row["epoch"]),
             "val_top1": "" if row["val_top1"] is None else f"{row['val_top1']:.6f}",
         }
-        student = self.lesson.student
+        student = self.session.student
         save_student(self.folder.path / name, student.model, student.info, facts)
