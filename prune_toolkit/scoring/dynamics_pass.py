@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from manifests.base.progress import note
 from manifests.card.readme import write_card
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.child_header import Making, child_header
 from manifests.format.dynamics import Dynamics, read_dynamics
-from manifests.format.header import Header
 from manifests.format.parts import config_digest
 from manifests.manifest import Manifest, commit, write_local
 from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
@@ -110,15 +110,10 @@ def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
     files = add_score_set(parent, out, DYNAMICS_TABLE, ids, columns, config_digest(resolved))
     write_local(out, parent.local)
     old = parent.header
-    header = Header(
+    header = child_header(
+        Making.EXTENDED,
+        old,
         kind="scores",
-        data=old.data,
-        teacher=old.teacher,
-        compute=old.compute,
-        views=old.views,
-        features=old.features,
-        thumbnails=old.thumbnails,
-        hidden=old.hidden,
         scores=[*old.scores, *(entry.spec() for entry in plan.scores)],
         parents=[parent.id],
         tool=tool(),
