@@ -6,7 +6,7 @@ for sample_id_n, logits_nC in manifest.logits(view=0): ...
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -273,7 +273,7 @@ def _rows(path: Path) -> int:
         return int(pq.read_metadata(stream).num_rows)
 
 
-def write_local(folder: Path, local: dict[str, Any]) -> None:
+def write_local(folder: Path, local: Mapping[str, Any]) -> None:
     """Remember where the images are on this machine; in no id and in no push."""
     write_atomic(folder / LOCAL_NAME, (json.dumps(local, indent=1, sort_keys=True) + "\n").encode())
 

@@ -6,6 +6,7 @@ on what was computed and not on when, where or by how many processes.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -221,9 +222,7 @@ class Header(Block):
     def _least_version(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or "schema_version" in fields:
             return fields
-        if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _views_need_1_3(fields.get("views")):
-            return {"schema_version": "1.3", **fields}
-        return {"schema_version": "1.2", **fields} if _needs_1_2(fields) else fields
+        return {"schema_version": f"{SCHEMA_MAJOR}.{max(1, least_minor(fields))}", **fields}
 
     @property
     def id(self) -> str:
@@ -235,27 +234,20 @@ class Header(Block):
         return next((entry for entry in self.files if entry.path == path), None)
 
 
-def _views_need_1_3(views: Any) -> bool:
-    """Whether a block of views has a field that version 1.2 does not know."""
-    return (views.get("max_side") if isinstance(views, dict) else getattr(views, "max_side", None)) is not None
+def least_minor(fields: Mapping[str, Any]) -> int:
+    """The first minor version that has all fields of a header that are set; 0 where they are as old as headers."""
+    if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):
+        return 3
+    is_new = any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_2)
+    return 2 if is_new or fields.get("features") is not None else 0
 
 
-def _needs_1_2(fields: dict[str, Any]) -> bool:
-    """Whether a header has a field that version 1.1 does not know."""
-    chosen = fields.get("selection")
-    if isinstance(chosen, Selection):
-        chosen = chosen.model_dump()
-    is_new = isinstance(chosen, dict) and any(chosen.get(name) is not None for name in _SELECTION_1_2)
-    return is_new or fields.get("features") is not None
+def _is_set(block: Any, name: str) -> bool:
+    """Whether a block, or what will become one, has a field."""
+    return (block.get(name) if isinstance(block, dict) else getattr(block, name, None)) is not None
 
 
 def canonical_json(header: Header) -> str:
     """Keys sorted, no spaces, unset optional fields and `run` left out."""
     content = header.model_dump(mode="json", exclude={"run"}, exclude_none=True)
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def at_least_1_3(header: Header) -> str:
-    """The version of a header that is made from this one with a field of version 1.3."""
-    major, minor = header.schema_version.split(".")
-    return f"{major}.{max(int(minor), 3)}"

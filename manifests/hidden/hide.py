@@ -6,7 +6,6 @@ which listing they are of. So every table is written anew, in two passes, with a
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.errors import UsageError
+from manifests.format.child_header import Making, child_header
 from manifests.format.columns import columns_of
-from manifests.format.header import Header, at_least_1_3
+from manifests.format.header import Header
 from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.hidden.hidden_header import hide_header
 from manifests.hidden.secret import hidden_block, hide_hashes, hide_keys, hide_text, hide_view_ids
@@ -102,12 +102,12 @@ def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tab
     header = hide_header(secret, source.header)
     names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
     keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()
-    changes: dict[str, Any] = {
-        "schema_version": at_least_1_3(header),
-        "data": header.data.model_copy(update={"fingerprint": fingerprint(keys, names, hashes)}),
-        "parents": [hide_text(secret, source.id)],
-        "thumbnails": None,
-        "hidden": hidden_block(secret),
-        "files": part_entries(folder, ["samples", *tables], header.data.count),
-    }
-    return header.model_copy(update=changes)
+    return child_header(
+        Making.SENT,
+        header,
+        data=header.data.model_copy(update={"fingerprint": fingerprint(keys, names, hashes)}),
+        parents=[hide_text(secret, source.id)],
+        thumbnails=None,
+        hidden=hidden_block(secret),
+        files=part_entries(folder, ["samples", *tables], header.data.count),
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from manifests.base.files import link_or_copy
 from manifests.base.layout import BETON_NAME
-from manifests.format.header import at_least_1_3
+from manifests.format.child_header import Making, child_header
 from manifests.manifest import Manifest, commit
 from manifests.share.transfer import check_table_kinds, kind_of
 
@@ -23,11 +23,5 @@ def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
     for entry in entries:
         with source.store.open(entry.path):
             link_or_copy(source.folder / entry.path, folder / entry.path)
-    changes = {
-        "schema_version": at_least_1_3(header),
-        "files": entries,
-        "parents": [source.id],
-        "left_out": sorted(left_out),
-        "scores": header.scores if "scores" in kinds else [],
-    }
-    return commit(folder, header.model_copy(update=changes))
+    header = child_header(Making.SENT, header, files=entries, parents=[source.id], left_out=sorted(left_out))
+    return commit(folder, header)

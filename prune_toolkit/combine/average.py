@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.base.progress import Progress
-from manifests.format.header import Header, TeacherCard
+from manifests.format.child_header import Blocks
+from manifests.format.header import TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
-from manifests.manifest import Manifest, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.combine.average_config import SCORE_TABLE, Merge, MergeConfig, licences
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.view_flags import views_text
-from prune_toolkit.work.part_work import PartWork, Totals, note_time, tool
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, note_time
 
 __all__ = ["Merge", "MergeConfig", "write_merge"]
 
@@ -31,19 +32,16 @@ def write_merge(merge: Merge) -> Manifest:
             for part in parts:
                 _average_part(merge, part, digest, progress)
 
-    resolved = merge.resolved()
-    done = PartWork(
+    return PartWork(
         out=config.out,
-        config=resolved,
+        config=merge.resolved(),
         count=merge.count,
         tables=merge.tables,
         make=make,
-        finish=lambda parts, start: _finish(merge, resolved, parts, start),
-        parent=merge.carrier,
-        linked=["samples", *carried_tables(merge.carrier)],
-    ).run()
-    assert done is not None, "one process makes all parts"
-    return done
+        finish=lambda parts, start: _finish(merge, parts, start),
+        parents=merge.parents,
+        linked=dict.fromkeys(["samples", *carried_tables(merge.carrier)], merge.carrier),
+    ).run_alone()
 
 
 def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> None:
@@ -66,27 +64,20 @@ def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> N
     write_part(out / part_path(SCORE_TABLE, part), pa.table(scores), digest)
 
 
-def _finish(merge: Merge, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
-    out = merge.config.out
-    calibration = calibration_of(out, merge.logits_tables[0], merge.label_N, merge.class_count)
-    write_local(out, next((parent.local for parent in merge.parents if parent.local), {}))
+def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
+    calibration = calibration_of(merge.config.out, merge.logits_tables[0], merge.label_N, merge.class_count)
     computed = [parent.header.compute for parent in merge.parents]
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
-    return Header(
-        kind="scores",
-        data=merge.data,
-        teacher=_card(merge, calibration),
-        compute=computed[0] if all(block == computed[0] for block in computed) else None,
-        views=merge.views,
-        hidden=merge.carrier.header.hidden,
-        thumbnails=merge.carrier.header.thumbnails if carried_tables(merge.carrier) else None,
-        scores=[entry.spec(averaged_over) for entry in LogitScore.registered()],
-        parents=[parent.id for parent in merge.parents],
-        tool=tool(),
-        config=resolved,
-        files=part_entries(out, ["samples", *carried_tables(merge.carrier), *merge.tables], merge.count),
-        run=_run_block(merge, parts, calibration.count, start),
-    )
+    blocks: Blocks = {
+        "kind": "scores",
+        "data": merge.data,
+        "teacher": _card(merge, calibration),
+        "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+        "views": merge.views,
+        "scores": [entry.spec(averaged_over) for entry in LogitScore.registered()],
+        "run": _run_block(merge, parts, calibration.count, start),
+    }
+    return Outcome(blocks=blocks, local=next((parent.local for parent in merge.parents if parent.local), {}))
 
 
 def _card(merge: Merge, calibration: Calibration) -> TeacherCard:

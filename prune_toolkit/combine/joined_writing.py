@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError, UsageError
+from manifests.format.child_header import Blocks
 from manifests.format.header import DataSet, Header, TeacherCard
 from manifests.format.parts import (
     SAMPLES_SCHEMA,
@@ -24,14 +25,14 @@ from manifests.format.parts import (
     write_part,
 )
 from manifests.format.top_k import TopK
-from manifests.manifest import Manifest, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.rows import Share
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.combine.joined_samples import data_fingerprint, readable
 from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_score_specs, opened, origin, write_table_part
 from prune_toolkit.combine.mean_logits import check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
-from prune_toolkit.work.part_work import PartWork, tool
+from prune_toolkit.work.part_work import Outcome, PartWork
 
 LOGITS = "logits/view-000"
 _AND = " + "
@@ -56,16 +57,16 @@ class ShareWork:
     def write(self) -> Manifest:
         """Write it; what an interrupted run has done is kept. UsageError where its header could not be made."""
         answers_in = self._answers_in()
-        done = PartWork(
+        return PartWork(
             out=self.out,
             config=self.resolved,
             count=len(self.samples),
             tables=self._made,
             make=self._make,
             finish=lambda _parts, start: self._finish(start, answers_in),
-        ).run()
-        assert done is not None, "one process makes all parts"
-        return done
+            parents=self.parents,
+            linked=self._linked,
+        ).run_alone()
 
     @property
     def _linked(self) -> dict[str, Manifest]:
@@ -100,34 +101,23 @@ class ShareWork:
                         write_table_part(self.out, plan, tables, part, readable_N, digest)
                     progress.advance(len(span))
 
-    def _finish(self, start: float, answers_in: str | None) -> Header:
-        for name, manifest in self._linked.items():
-            manifest.link_table(name, self.out)
-        if (local := self._local()) is not None:
-            write_local(self.out, local)
-        headers, tables = [parent.header for parent in self.parents], {plan.name for plan in self.plans}
-        scored, count = [header for header in headers if header.teacher is not None] or headers, len(self.samples)
+    def _finish(self, start: float, answers_in: str | None) -> Outcome:
+        headers = [parent.header for parent in self.parents]
+        scored = [header for header in headers if header.teacher is not None] or headers
         computed, specs = [header.compute for header in scored], joined_score_specs(self.shares, self.plans)
         seconds = round(time.monotonic() - start, 3)
-        kinds = {name.partition("/")[0] for name in tables}
+        kinds = {plan.name.partition("/")[0] for plan in self.plans}
         lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
-        return Header(
-            kind="scores" if specs or answers_in is not None or "scores" in lacking else "index",
-            data=self._data(),
-            teacher=None if answers_in is None else self._teacher(answers_in),
-            compute=computed[0] if all(block == computed[0] for block in computed) else None,
-            views=scored[0].views,
-            features=_first(header.features for header in headers) if "features" in kinds else None,
-            thumbnails=_first(header.thumbnails for header in headers) if "thumbnails" in kinds else None,
-            hidden=headers[0].hidden,
-            left_out=sorted(lacking) or None,
-            scores=specs,
-            parents=[parent.id for parent in self.parents],
-            tool=tool(),
-            config=self.resolved,
-            files=part_entries(self.out, [SAMPLES, *sorted(tables)], count),
-            run={"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
-        )
+        blocks: Blocks = {
+            "kind": "scores" if specs or answers_in is not None or "scores" in lacking else "index",
+            "data": self._data(),
+            "teacher": None if answers_in is None else self._teacher(answers_in),
+            "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+            "left_out": sorted(lacking) or None,
+            "scores": specs,
+            "run": {"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
+        }
+        return Outcome(blocks=blocks, local=self._local())
 
     def _data(self) -> DataSet:
         blocks = [parent.header.data for parent in self.parents]
@@ -219,10 +209,6 @@ def _check_answers(
         "probability, and 0 or 1, are expected",
         hint="score with this teacher again",
     )
-
-
-def _first(blocks: Any) -> Any:
-    return next((block for block in blocks if block is not None), None)
 
 
 def _runs(headers: Sequence[Header]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`prune import FILE --logits`: what a teacher said elsewhere becomes a scored manifest, part by part."""
 
-import os
 import re
 import tempfile
 import time
@@ -15,12 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.files import sha256_file
-from manifests.base.progress import Progress, note
+from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.child_header import Blocks, Making
 from manifests.format.columns import tables_of
-from manifests.format.header import Header, Preprocessing, TeacherCard
+from manifests.format.header import Preprocessing, TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
-from manifests.manifest import Manifest, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
@@ -28,7 +28,7 @@ from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
-from prune_toolkit.work.part_work import PartWork, Totals, finished, note_time, tool
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.data.views import ViewRecipe
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
@@ -100,17 +100,12 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     outputs = class_columns(config.class_names, parent.class_names)
     _check_classes(config, matrix, parent)
     row_N, again = _rows(config, matrix, parent, samples)
-    resolved = config.resolved(parent, sha256_file(config.file))
-    if done := finished(config.out, resolved):
-        note(f"{config.out} is finished already")
-        return done
-    tables = tables_of(parent.header)
+    resolved, old = config.resolved(parent, sha256_file(config.file)), parent.header
     label_N = samples.column("label").to_numpy().astype(np.int64)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
-        _check_equal(config.file, values, again, row_N, samples.column("key"))
 
-        def make(parts: list[int], digest: str) -> None:
+    def make(parts: list[int], digest: str) -> None:
+        with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
+            _check_equal(config.file, values, again, row_N, samples.column("key"))
             for part in parts:
                 began, rows = time.monotonic(), part_rows(part, len(samples))
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
@@ -124,18 +119,42 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
                 progress.advance(len(rows))
 
-        done = PartWork(
-            out=config.out,
-            config=resolved,
-            count=len(samples),
-            tables=[LOGITS_TABLE, SCORE_TABLE],
-            make=make,
-            finish=lambda parts, start: _finish(config, parent, resolved, tables, label_N, parts, start),
-            parent=parent,
-            linked=tables,
-        ).run()
-    assert done is not None, "one process makes all parts"
-    return done
+    def finish(parts: Totals, start: float) -> Outcome:
+        calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+        blocks: Blocks = {
+            "kind": "scores",
+            "teacher": TeacherCard(
+                spec=config.teacher,
+                weights_sha256=resolved["weights_sha256"],
+                parameters=config.parameters,
+                preprocessing=config.preprocessing,
+                output_map=resolved["output_map"],
+                train_top1=calibration.top1,
+                train_ece=calibration.ece,
+                licence=config.licence,
+            ),
+            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
+            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
+            "run": {
+                "command": "import",
+                "seconds": parts.seconds,
+                "wall": round(time.monotonic() - start, 3),
+                "parent_run": old.run,
+            },
+        }
+        return Outcome(blocks=blocks, local=local_with_beton(parent))
+
+    return PartWork(
+        out=config.out,
+        config=resolved,
+        count=len(samples),
+        tables=[LOGITS_TABLE, SCORE_TABLE],
+        make=make,
+        finish=finish,
+        making=Making.EXTENDED,
+        parents=[parent],
+        linked=dict.fromkeys(tables_of(old), parent),
+    ).run_alone()
 
 
 def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
@@ -235,47 +254,3 @@ def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
 def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
     check_float16(logits_nC, keys_n, hint="are these raw outputs, without softmax?")
     return logits_nC.astype(np.float16)
-
-
-def _finish(
-    config: LogitsImport,
-    parent: Manifest,
-    resolved: dict[str, Any],
-    tables: list[str],
-    label_N: NDArray[np.int64],
-    parts: Totals,
-    start: float,
-) -> Header:
-    calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
-    local, old = dict(parent.local), parent.header
-    if parent.beton_path is not None:
-        local["beton"] = os.path.realpath(parent.beton_path)
-    write_local(config.out, local)
-    teacher = TeacherCard(
-        spec=config.teacher,
-        weights_sha256=resolved["weights_sha256"],
-        parameters=config.parameters,
-        preprocessing=config.preprocessing,
-        output_map=resolved["output_map"],
-        train_top1=calibration.top1,
-        train_ece=calibration.ece,
-        licence=config.licence,
-    )
-    return old.model_copy(
-        update={
-            "kind": "scores",
-            "teacher": teacher,
-            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
-            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
-            "parents": [parent.id],
-            "tool": tool(),
-            "config": resolved,
-            "files": part_entries(config.out, [*tables, LOGITS_TABLE, SCORE_TABLE], len(label_N)),
-            "run": {
-                "command": "import",
-                "seconds": parts.seconds,
-                "wall": round(time.monotonic() - start, 3),
-                "parent_run": old.run,
-            },
-        }
-    )

@@ -1,6 +1,5 @@
 """`prune import FILE --key COL --score COL`: a column of somebody else's numbers becomes a score of a manifest."""
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -13,15 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.files import sha256_file
-from manifests.base.progress import note
-from manifests.card.readme import write_card
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Harder, ScoreSpec
-from manifests.format.parts import config_digest
-from manifests.manifest import Manifest, commit, write_local
+from manifests.manifest import Manifest
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_columns
-from prune_toolkit.work.part_work import finished, tool
 from prune_toolkit.work.score_set import add_score_set
 
 IMPORTED = "imported"
@@ -90,49 +85,22 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     UsageError for a set that is there already; MismatchError when no key matches or a sample has no value;
     InputError for a value that is not finite, and for two values of one sample.
     """
-    start, out, table = time.monotonic(), config.out, f"scores/{config.set}"
+    start = time.monotonic()
     if not config.file.is_file():
         raise InputError(f"cannot read {config.file}: no such file")
     if parent.kind == "selection":
         raise UsageError(f"{parent.where} is a selection", hint="import scores into the manifest it was made from")
-    if parent.has(table):
+    if parent.has(f"scores/{config.set}"):
         raise UsageError(f"{parent.where} has scores of set {config.set} already", hint="name another: --set NAME")
-    resolved = config.resolved(parent)
-    if done := finished(out, resolved):
-        note(f"{out} is finished already")
-        if config.listing is not None:
-            score_columns(config, parent)
-        return done
     ids, columns = score_columns(config, parent)
-    files = add_score_set(parent, out, table, ids, columns, config_digest(resolved))
-    local = dict(parent.local)
-    if parent.beton_path is not None:
-        local["beton"] = os.path.realpath(parent.beton_path)
-    write_local(out, local)
     specs = [
         ScoreSpec(
-            set=config.set,
-            name=score.name,
-            formula=f"column {score.column}",
-            source="imported",
-            harder=score.harder,
+            set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
         )
         for score in config.scores
     ]
-    old = parent.header
-    header = old.model_copy(
-        update={
-            "kind": "scores",
-            "scores": [*old.scores, *specs],
-            "parents": [parent.id],
-            "tool": tool(),
-            "config": resolved,
-            "files": files,
-            "run": {"command": "import", "seconds": round(time.monotonic() - start, 3), "parent_run": old.run},
-        }
-    )
-    write_card(out, header)
-    return commit(out, header)
+    scores = [(spec, columns[spec.name]) for spec in specs]
+    return add_score_set(parent, config.out, ids, scores, config=config.resolved(parent), start=start, facts={})
 
 
 def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:

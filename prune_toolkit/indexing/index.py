@@ -14,22 +14,14 @@ import pyarrow as pa
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
-from manifests.card.readme import write_card
 from manifests.errors import InputError, UsageError
-from manifests.format.header import DataSet, FileEntry, Header
-from manifests.format.parts import (
-    SAMPLES_SCHEMA,
-    config_digest,
-    part_count,
-    part_path,
-    part_rows,
-    read_part,
-    write_part,
-)
+from manifests.format.child_header import Blocks
+from manifests.format.header import DataSet
+from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, read_part, write_part
 from manifests.images.decode import ImageProblem, RawImage
 from manifests.images.identity import HASH_BYTES, fingerprint, view_ids
 from manifests.images.thumbnails import THUMBNAIL_BYTES
-from manifests.manifest import Manifest, commit, file_entry, part_entries, write_local
+from manifests.manifest import Manifest, file_entry
 from manifests.sources.base import Source
 from manifests.sources.reading import map_images
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
@@ -38,7 +30,7 @@ from manifests.untrusted.rules import check_keys
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import Check, SampleFacts, examine
 from prune_toolkit.images.train_beton import write_train_beton
-from prune_toolkit.work.part_work import ALONE, WorkShare, finished, missing_parts, tool
+from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, WorkShare
 
 
 def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
@@ -152,53 +144,56 @@ def build_index(config: IndexConfig) -> Manifest | None:
     """Write an index manifest; None when other ranks still work on their parts."""
     config.data.refuse_out(config.out)
     source = config.data.open()
-    resolved = config.resolved(source)
-    if done := finished(config.out, resolved):
-        note(f"{config.out} is finished already")
-        return done
-    count, digest = len(source.keys), config_digest(resolved)
-    start = time.monotonic()
-    config.out.mkdir(parents=True, exist_ok=True)
-    mine = list(missing_parts(config.out, config.tables, config.ranks.parts(count), digest))
+    count, rate = len(source.keys), 0.0
 
+    def make(parts: list[int], digest: str) -> None:
+        nonlocal rate
+        with Progress(sum(len(part_rows(part, count)) for part in parts), "indexing") as progress:
+            for part in parts:
+                _index_part(config, source, part, digest, progress)
+            rate = progress.rate()
+
+    def finish(_parts: Totals, start: float) -> Outcome:
+        samples, files = read_samples(config.out, count), []
+        data = data_block(
+            source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable
+        )
+        warn_problems(samples)
+        if config.beton:
+            rows_kept = write_train_beton(
+                config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
+            )
+            files.append(file_entry(config.out, BETON_NAME, rows_kept))
+        blocks: Blocks = {
+            "kind": "index",
+            "data": data,
+            "thumbnails": thumbnails_block() if config.thumbnails else None,
+            "run": {"seconds": round(time.monotonic() - start, 3), "images_per_second": round(rate, 1)},
+        }
+        return Outcome(blocks=blocks, local=config.data.local(), files=files)
+
+    return PartWork(
+        out=config.out,
+        config=config.resolved(source),
+        count=count,
+        tables=config.tables,
+        make=make,
+        finish=finish,
+        ranks=config.ranks,
+    ).run()
+
+
+def _index_part(config: IndexConfig, source: Source, part: int, digest: str, progress: Progress) -> None:
     def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
         return examine(image, config.check, with_thumbnail=config.thumbnails)[0]
 
-    with Progress(sum(len(part_rows(part, count)) for part in mine), "indexing") as progress:
-        for part in mine:
-            rows = part_rows(part, count)
-            facts = []
-            for fact in map_images(source, rows, facts_of, config.workers):
-                facts.append(fact)
-                progress.advance(1)
-            if config.thumbnails:
-                write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
-            write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
-        rate = progress.rate()
-    if config.ranks.world_size > 1 and list(missing_parts(config.out, config.tables, ALONE.parts(count), digest)):
-        return None
-    samples = read_samples(config.out, count)
-    files: list[FileEntry] = part_entries(config.out, config.tables, count)
-    data = data_block(source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable)
-    warn_problems(samples)
-    local = config.data.local()
-    if config.beton:
-        rows_kept = write_train_beton(
-            config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
-        )
-        files.append(file_entry(config.out, BETON_NAME, rows_kept))
-    header = Header(
-        kind="index",
-        data=data,
-        thumbnails=thumbnails_block() if config.thumbnails else None,
-        tool=tool(),
-        config=resolved,
-        files=files,
-        run={"seconds": round(time.monotonic() - start, 3), "images_per_second": round(rate, 1)},
-    )
-    write_local(config.out, local)
-    write_card(config.out, header)
-    return commit(config.out, header)
+    rows, facts = part_rows(part, len(source.keys)), []
+    for fact in map_images(source, rows, facts_of, config.workers):
+        facts.append(fact)
+        progress.advance(1)
+    if config.thumbnails:
+        write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
+    write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
 
 
 def warn_problems(samples: pa.Table) -> None:

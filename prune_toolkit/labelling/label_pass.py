@@ -13,9 +13,10 @@ import pyarrow as pa
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
-from manifests.format.header import Header, Labels, TeacherCard
+from manifests.format.child_header import Blocks
+from manifests.format.header import Labels, TeacherCard
 from manifests.format.parts import part_path, read_part, write_part
-from manifests.manifest import Manifest, file_entry, part_entries, write_local
+from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.images.train_beton import beton_bytes, write_train_beton
@@ -27,7 +28,7 @@ from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_car
 from prune_toolkit.selection.cut_images import images_to_cut
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
-from prune_toolkit.work.part_work import ALONE, PartWork, Totals, note_time, tool
+from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
 
 __all__ = ["LabelConfig", "Labelling", "label_preview", "write_labels"]
 
@@ -45,16 +46,15 @@ def write_labels(work: Labelling) -> Manifest | None:
             for part in parts:
                 _label_part(work, reader, part, digest, progress)
 
-    resolved = work.resolved()
     return PartWork(
         out=config.out,
-        config=resolved,
+        config=work.resolved(),
         count=work.selection.header.data.count,
         tables=work.tables,
         make=make,
-        finish=lambda parts, start: _finish(work, resolved, parts, start),
-        parent=work.selection,
-        linked=["samples", *carried_tables(work.selection), "selection"],
+        finish=lambda parts, start: _finish(work, parts, start),
+        parents=[work.selection],
+        linked=dict.fromkeys(["samples", *carried_tables(work.selection), "selection"], work.selection),
         ranks=config.ranks,
         finish_only=config.finish_only,
     ).run()
@@ -76,13 +76,12 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
     write_targets(out, targets, part, ids, labels, digest)
 
 
-def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: float) -> Header:
-    """Write train.beton and the header; all of it but labels and teacher is the selection's."""
+def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
+    """Write train.beton and tell what is new: teacher and labels."""
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
     views = config.views(work.teacher, work.images)
-    out, targets, count = config.out, config.targets, parent.data.count
-    files = part_entries(out, ["samples", *carried_tables(selection), "selection", *work.tables], count)
+    out, targets, count, files = config.out, config.targets, parent.data.count, []
     if config.beton:
         kept = selection.selection().filter(pa.array(work.keep_N))
         rows = write_train_beton(
@@ -99,18 +98,11 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
         )
         files.append(file_entry(out, BETON_NAME, rows))
     class_std = work.transform.class_std_C
-    write_local(out, selection.local if config.data is None else config.data.local())
-    return Header(
-        kind="selection",
-        data=parent.data,
-        teacher=_card(work) if work.is_other else parent.teacher,
-        compute=work.teacher.compute(config.batch_size),
-        views=views,
-        thumbnails=parent.thumbnails if carried_tables(selection) else None,
-        hidden=parent.hidden,
-        scores=score_specs() if work.is_other else [],
-        selection=parent.selection,
-        labels=Labels(
+    blocks: Blocks = {
+        "kind": "selection",
+        "compute": work.teacher.compute(config.batch_size),
+        "views": views,
+        "labels": Labels(
             transform=config.labels,
             parameters=label_parameters(
                 {} if parent.labels is None else parent.labels.parameters,
@@ -122,12 +114,11 @@ def _finish(work: Labelling, resolved: dict[str, Any], parts: Totals, start: flo
             top_k=targets.top_k,
             class_std=None if class_std is None else class_std.tolist(),
         ),
-        parents=[selection.id],
-        tool=tool(),
-        config=resolved,
-        files=files,
-        run=_run_block(work, parts, start, finish_start),
-    )
+        "run": _run_block(work, parts, start, finish_start),
+    }
+    if work.is_other:
+        blocks |= {"teacher": _card(work), "scores": score_specs()}
+    return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
 
 
 def _run_block(work: Labelling, parts: Totals, start: float, finish_start: float) -> dict[str, Any]:

@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.progress import note
-from manifests.card.readme import write_card
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.dynamics import Dynamics, read_dynamics
-from manifests.format.header import Header
-from manifests.format.parts import config_digest
-from manifests.manifest import Manifest, commit, write_local
+from manifests.manifest import Manifest
 from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
 from prune_toolkit.scoring.score import outside_scores
-from prune_toolkit.work.part_work import finished, tool
 from prune_toolkit.work.score_set import add_score_set
 
 DYNAMICS_TABLE = f"scores/{DYNAMICS}"
@@ -100,39 +96,16 @@ class DynamicsPlan:
 
 def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
     """Write the manifest with one more set of scores."""
-    start, out, parent = time.monotonic(), plan.out, plan.parent
-    resolved = plan.resolved()
-    if done := finished(out, resolved):
-        note(f"{out} is finished already")
-        return done
-    columns = {entry.name: mean_over_runs(entry, plan) for entry in plan.scores}
-    ids = plan.runs[0].sample_id_N
-    files = add_score_set(parent, out, DYNAMICS_TABLE, ids, columns, config_digest(resolved))
-    write_local(out, parent.local)
-    old = parent.header
-    header = Header(
-        kind="scores",
-        data=old.data,
-        teacher=old.teacher,
-        compute=old.compute,
-        views=old.views,
-        features=old.features,
-        thumbnails=old.thumbnails,
-        hidden=old.hidden,
-        scores=[*old.scores, *(entry.spec() for entry in plan.scores)],
-        parents=[parent.id],
-        tool=tool(),
-        config=resolved,
-        files=files,
-        run={
-            "command": "score",
-            "seconds": round(time.monotonic() - start, 3),
-            "training_seconds": _training_seconds(plan.runs),
-            "parent_run": old.run,
-        },
+    start = time.monotonic()
+    return add_score_set(
+        plan.parent,
+        plan.out,
+        plan.runs[0].sample_id_N,
+        [(entry.spec(), mean_over_runs(entry, plan)) for entry in plan.scores],
+        config=plan.resolved(),
+        start=start,
+        facts={"training_seconds": _training_seconds(plan.runs)},
     )
-    write_card(out, header)
-    return commit(out, header)
 
 
 def mean_over_runs(entry: DynamicsScore, plan: DynamicsPlan) -> NDArray[np.float32]:

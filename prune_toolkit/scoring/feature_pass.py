@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.format.parts import (
-    PART_ROWS,
-    part_count,
-    part_path,
-    part_rows,
-    read_part,
-    soft_labels_of,
-    vectors_of,
-    write_part,
-)
+from manifests.format.parts import PART_ROWS, part_count, part_path, read_part, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels, TopK
 from manifests.images.identity import HASH_BYTES
 from prune_toolkit.images.readers import ImagesAtHand
@@ -30,6 +21,7 @@ from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, Feature
 from prune_toolkit.scoring.logit_scores import Logits
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
+from prune_toolkit.work.score_set import write_score_set
 from trainer.models.teacher import Teacher
 
 
@@ -84,11 +76,7 @@ def write_feature_scores(
             columns[entry.name] = entry(table)
             _check_column(entry.name, columns[entry.name], ids)
             progress.shorten(len(ids))
-    for part in range(part_count(len(samples))):
-        rows = part_rows(part, len(samples))
-        within = slice(*np.searchsorted(ids, [rows.start, rows.stop]).tolist())
-        content = {"sample_id": ids[within], **{name: values[within] for name, values in columns.items()}}
-        write_part(config.out / part_path(FEATURE_SCORE_TABLE, part), pa.table(content), digest)
+    write_score_set(config.out, FEATURE_SCORE_TABLE, ids, columns, count=len(samples), digest=digest)
 
 
 def _check_column(name: str, value_N: NDArray[np.float32], ids: NDArray[np.int64]) -> None:

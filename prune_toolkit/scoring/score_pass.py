@@ -5,7 +5,6 @@ one part at most and ranks need no contact. Batches never cross parts: the bytes
 part.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,10 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
-from manifests.format.header import Header, ScoreSpec, TeacherCard
+from manifests.format.child_header import Blocks
+from manifests.format.header import ScoreSpec, TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
 from manifests.format.top_k import top_k
-from manifests.manifest import Manifest, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 from manifests.tables.thumbnails_table import thumbnails_block
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
@@ -37,7 +37,7 @@ from prune_toolkit.scoring.score_config import (
 )
 from prune_toolkit.scoring.teacher_pass import score_views, show_views
 from prune_toolkit.scoring.view_flags import views_text
-from prune_toolkit.work.part_work import PartWork, Totals, note_time, tool
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.models.teacher import Teacher
 
 WEAK_ON_VIEWS = 0.85
@@ -58,7 +58,6 @@ def build_scores(
     """
     if images.spec is not None:
         images.spec.refuse_out(config.out)
-    indexed = images.index is not None
     thumbnails = config.thumbnails_tables(images)
 
     def make(parts: list[int], digest: str) -> None:
@@ -75,11 +74,11 @@ def build_scores(
         out=config.out,
         config=resolved,
         count=images.count,
-        tables=[*([] if indexed else [*thumbnails, "samples"]), *config.part_tables],
+        tables=[*([*thumbnails, "samples"] if images.index is None else []), *config.part_tables],
         make=make,
         finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
-        parent=images.index,
-        linked=["samples", *thumbnails],
+        parents=[] if images.index is None else [images.index],
+        linked={} if images.index is None else dict.fromkeys(["samples", *thumbnails], images.index),
         ranks=config.ranks,
         finish_only=config.finish_only,
     ).run()
@@ -132,20 +131,19 @@ def _finish(
     resolved: dict[str, Any],
     parts: Totals,
     start: float,
-) -> Header:
+) -> Outcome:
     # Of the evaluation view, whichever views the scores are of.
     calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
     samples = read_samples(config.out, images.count)
+    blocks: Blocks = {"kind": "scores"}
     if images.index is None:
         warn_problems(samples)
         spec = images.spec
         assert spec is not None
-        data = data_block(images.source, samples, name=config.name, licence=config.licence)
-        local = spec.local()
+        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), spec.local()
+        blocks["thumbnails"] = thumbnails_block() if config.thumbnails else None
     else:
-        data, local = images.index.header.data, dict(images.index.local)
-        if images.beton_path is not None:
-            local["beton"] = os.path.realpath(images.beton_path)
+        data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
     card = teacher_card(
@@ -155,31 +153,23 @@ def _finish(
         val_top1=None if val is None else validation_top1(config, teacher, val),
         licence=config.teacher_licence,
     )
-    thumbnails = config.thumbnails_tables(images)
-    tables, specs, seconds = ["samples", *thumbnails, *config.part_tables], score_specs(views_of_scores(config)), 0.0
+    specs, seconds = score_specs(views_of_scores(config)), 0.0
     if config.features:
         began = time.monotonic()
         write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
         seconds = time.monotonic() - began
-        tables.append(FEATURE_SCORE_TABLE)
         specs += [entry.spec() for entry in FeatureScore.registered()]
-    write_local(config.out, local)
     run = run_facts(parts, calibration.count, config.view_count, start)
-    return Header(
-        kind="scores",
-        data=data,
-        teacher=card,
-        compute=teacher.compute(config.batch_size),
-        views=config.views(teacher, images),
-        features=config.features_block(teacher),
-        thumbnails=thumbnails_block() if thumbnails else None,
-        scores=specs,
-        parents=[] if images.index is None else [images.index.id],
-        tool=tool(),
-        config=resolved,
-        files=part_entries(config.out, tables, images.count),
-        run={"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
-    )
+    blocks |= {
+        "data": data,
+        "teacher": card,
+        "compute": teacher.compute(config.batch_size),
+        "views": config.views(teacher, images),
+        "features": config.features_block(teacher),
+        "scores": specs,
+        "run": {"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
+    }
+    return Outcome(blocks=blocks, local=local, tables=[FEATURE_SCORE_TABLE] if config.features else [])
 
 
 def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import note
-from manifests.card.readme import write_card
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Distill, FileEntry, Header, Labels
+from manifests.format.child_header import Blocks
+from manifests.format.header import Distill
 from manifests.format.parts import (
     config_digest,
     part_count,
@@ -25,7 +25,7 @@ from manifests.format.parts import (
     soft_labels_table,
     write_part,
 )
-from manifests.manifest import Manifest, commit, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.train_beton import beton_at_hand
 from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_same_pixels
@@ -34,7 +34,7 @@ from prune_toolkit.selection.pool import HELD_OUT, REASONS
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select_config import CutConfig
 from prune_toolkit.selection.targets import TargetPlan, read_targets
-from prune_toolkit.work.part_work import finished, tool
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 _AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
 _INSTEAD = {
@@ -95,23 +95,25 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
 def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
     """Write the selection of what the images at hand have, with its beton, then the header; see `cut_from`."""
     start = time.monotonic()
-    before_N = plan.keep_N
+    before_N, parent, out = plan.keep_N, plan.parent, config.out
     plan, images = cut_from(config, plan)
-    out, parent, count = config.out, plan.parent, len(plan.samples)
-    if done := finished(out, plan.resolved):
-        note(f"{out} is finished already")
-        return done
-    out.mkdir(parents=True, exist_ok=True)
-    tables = ["samples", *carried_tables(parent), "selection", *plan.targets.tables]
-    for table in tables:
-        parent.link_table(table, out)
-    weight_N, kd_weight_N = _leave_out(out, plan, before_N)
-    files = part_entries(out, tables, count)
-    files.append(write_cut(config, plan, images, weight_N=weight_N, kd_weight_N=kd_weight_N))
-    header = _header(out, plan, files, is_whole=np.array_equal(plan.keep_N, before_N), start=start)
-    write_local(out, local_of(config, parent, images))
-    write_card(out, header)
-    return commit(out, header)
+
+    def finish(_parts: Totals, _start: float) -> Outcome:
+        weight_N, kd_weight_N = _leave_out(out, plan, before_N)
+        beton = write_cut(config, plan, images, weight_N=weight_N, kd_weight_N=kd_weight_N)
+        blocks: Blocks = {} if np.array_equal(plan.keep_N, before_N) else _counted_again(out, plan)
+        run = {"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.header.run}
+        blocks = {**blocks, "kind": "selection", "run": run}
+        return Outcome(blocks=blocks, local=local_of(config, parent, images), files=[beton])
+
+    return PartWork(
+        out=out,
+        config=plan.resolved,
+        count=len(plan.samples),
+        finish=finish,
+        parents=[parent],
+        linked=dict.fromkeys(["samples", *carried_tables(parent), "selection", *plan.targets.tables], parent),
+    ).run_alone()
 
 
 def _targets(parent: Manifest) -> TargetPlan:
@@ -177,37 +179,16 @@ def _leave_out_targets(
         write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
 
 
-def _header(out: Path, plan: Plan, files: list[FileEntry], *, is_whole: bool, start: float) -> Header:
-    """All that the selection says of itself; of samples that fell out, what is counted is counted again."""
-    parent = plan.parent.header
-    chosen, labels = parent.selection, parent.labels
-    assert chosen is not None
-    if not is_whole:
-        fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}
-        if plan.distill is not None:
-            fewer["distill"] = Distill(**plan.distill)
-        chosen = chosen.model_copy(update=fewer)
-        labels = None if labels is None else _counted_again(out, plan, labels)
-    return Header(
-        kind="selection",
-        data=parent.data,
-        teacher=parent.teacher,
-        compute=parent.compute,
-        views=parent.views,
-        thumbnails=parent.thumbnails if carried_tables(plan.parent) else None,
-        hidden=parent.hidden,
-        selection=chosen,
-        labels=labels,
-        parents=[plan.parent.id],
-        tool=tool(),
-        config=plan.resolved,
-        files=files,
-        run={"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.run},
-    )
-
-
-def _counted_again(out: Path, plan: Plan, labels: Labels) -> Labels:
-    """What is said of revised labels is of those that are left."""
-    label_N, count = plan.samples.column("label").to_numpy(), len(plan.samples)
-    stored = ((target, label_N[ids]) for ids, target in read_targets(out, plan.targets, count))
-    return labels.model_copy(update={"parameters": label_parameters(labels.parameters, labels.transform, stored)})
+def _counted_again(out: Path, plan: Plan) -> Blocks:
+    """What the header says of a selection and its labels, of the samples that are left."""
+    parent, label_N, count = plan.parent.header, plan.samples.column("label").to_numpy(), len(plan.samples)
+    assert parent.selection is not None
+    fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}
+    if plan.distill is not None:
+        fewer["distill"] = Distill(**plan.distill)
+    blocks: Blocks = {"selection": parent.selection.model_copy(update=fewer)}
+    if parent.labels is not None:
+        stored = ((target, label_N[ids]) for ids, target in read_targets(out, plan.targets, count))
+        parameters = label_parameters(parent.labels.parameters, parent.labels.transform, stored)
+        blocks["labels"] = parent.labels.model_copy(update={"parameters": parameters})
+    return blocks

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.base.progress import note
-from manifests.card.readme import write_card
 from manifests.errors import InputError
-from manifests.format.header import Distill, Header, Labels, Selection
+from manifests.format.child_header import Blocks
+from manifests.format.header import Distill, Labels, Selection
 from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.format.top_k import SoftLabels, TopK
-from manifests.manifest import Manifest, commit, part_entries, write_local
+from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
 from prune_toolkit.selection.cut_images import cut_from, local_of, write_cut
@@ -23,7 +22,7 @@ from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.revision import RevisionCount
 from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.targets import carried_views, targets_of, write_targets
-from prune_toolkit.work.part_work import finished, tool
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 __all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "plan_selection", "write_selection"]
 
@@ -37,78 +36,76 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
     out, parent, images = config.out, plan.parent, None
     if config.beton:
         plan, images = cut_from(config, plan)
-    if done := finished(out, plan.resolved):
-        note(f"{out} is finished already")
-        return done
-    out.mkdir(parents=True, exist_ok=True)
-    resolved, count = plan.resolved, len(plan.samples)
-    digest = config_digest(resolved)
-    linked = ["samples", *carried_tables(parent)]
-    for table in linked:
-        parent.link_table(table, out)
-    for part in range(part_count(count)):
-        rows = part_rows(part, count)
-        write_part(out / part_path("selection", part), _selection_table(plan, rows), digest)
-    transform = fitted_transform(plan) if plan.targets.tables else None
-    revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
-    if transform is not None:
-        _write_targets(out, plan, transform, digest, revised)
-    files = part_entries(out, [*linked, "selection", *plan.targets.tables], count)
-    if images is not None:
-        kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
-        files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
-    header = parent.header
-    class_std = None if transform is None else transform.class_std_C
-    selection_header = Header(
-        kind="selection",
-        data=header.data,
-        teacher=header.teacher,
-        compute=header.compute,
-        views=None if header.views is None else carried_views(header.views, max(1, plan.targets.views)),
-        thumbnails=header.thumbnails if carried_tables(parent) else None,
-        hidden=header.hidden,
-        selection=Selection(
-            method=resolved["selector"],
-            parameters=plan.parameters,
-            score=resolved["score"],
-            quota=resolved["quota"],
-            keep_asked=config.keep,
-            keep_got=plan.keep_got,
-            count=plan.count,
-            seed=config.seed,
-            preset=config.preset,
-            per_class_min=resolved.get("per_class_min"),
-            without=resolved.get("without"),
-            distill=None if plan.distill is None else Distill(**plan.distill),
-        ),
-        labels=None
-        if transform is None
-        else Labels(
-            transform=resolved["labels"],
-            parameters={
-                **({"loss": resolved["loss"]} if resolved["loss"] else {}),
-                **({} if revised is None else revised.parameters(resolved["eta"])),
+    resolved, header = plan.resolved, parent.header
+
+    def finish(_parts: Totals, _start: float) -> Outcome:
+        labels = _write_tables(out, plan)
+        files = []
+        if images is not None:
+            kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
+            files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
+        views = None if header.views is None else carried_views(header.views, max(1, plan.targets.views))
+        blocks: Blocks = {
+            "kind": "selection",
+            "views": views,
+            "selection": Selection(
+                method=resolved["selector"],
+                parameters=plan.parameters,
+                score=resolved["score"],
+                quota=resolved["quota"],
+                keep_asked=config.keep,
+                keep_got=plan.keep_got,
+                count=plan.count,
+                seed=config.seed,
+                preset=config.preset,
+                per_class_min=resolved.get("per_class_min"),
+                without=resolved.get("without"),
+                distill=None if plan.distill is None else Distill(**plan.distill),
+            ),
+            "labels": labels,
+            "run": {
+                "command": resolved["command"],
+                "seconds": round(time.monotonic() - start, 3),
+                "chosen_by": sorted(plan.chosen_by),
+                **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
+                "parent_run": header.run,
             },
-            views=len(plan.targets.tables),
-            policy=plan.targets.policy,
-            top_k=plan.targets.top_k,
-            class_std=None if class_std is None else [float(value) for value in class_std],
-        ),
-        parents=[parent.id],
-        tool=tool(),
+        }
+        tables = ["selection", *plan.targets.tables]
+        return Outcome(blocks=blocks, local=local_of(config, parent, images), tables=tables, files=files)
+
+    return PartWork(
+        out=out,
         config=resolved,
-        files=files,
-        run={
-            "command": resolved["command"],
-            "seconds": round(time.monotonic() - start, 3),
-            "chosen_by": sorted(plan.chosen_by),
-            **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
-            "parent_run": header.run,
+        count=len(plan.samples),
+        finish=finish,
+        parents=[parent],
+        linked=dict.fromkeys(["samples", *carried_tables(parent)], parent),
+    ).run_alone()
+
+
+def _write_tables(out: Path, plan: Plan) -> Labels | None:
+    """Write which samples are kept, and their targets; what the header says of these, None where there are none."""
+    resolved, count, digest = plan.resolved, len(plan.samples), config_digest(plan.resolved)
+    for part in range(part_count(count)):
+        write_part(out / part_path("selection", part), _selection_table(plan, part_rows(part, count)), digest)
+    if not plan.targets.tables:
+        return None
+    transform = fitted_transform(plan)
+    revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
+    _write_targets(out, plan, transform, digest, revised)
+    class_std = transform.class_std_C
+    return Labels(
+        transform=resolved["labels"],
+        parameters={
+            **({"loss": resolved["loss"]} if resolved["loss"] else {}),
+            **({} if revised is None else revised.parameters(resolved["eta"])),
         },
+        views=len(plan.targets.tables),
+        policy=plan.targets.policy,
+        top_k=plan.targets.top_k,
+        class_std=None if class_std is None else [float(value) for value in class_std],
     )
-    write_local(out, local_of(config, parent, images))
-    write_card(out, selection_header)
-    return commit(out, selection_header)
 
 
 def _selection_table(plan: Plan, rows: range) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Work on a manifest part by part: who does which parts, what is done already, who writes the header.
+"""How every command makes a manifest: who does which parts, what is done already, who writes the header.
 
 Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits. Several may: their
 headers differ in `run` alone, and the first one stays.
@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ from manifests.base.layout import HEADER_NAME
 from manifests.base.progress import note, one_line
 from manifests.card.readme import write_card
 from manifests.errors import UsageError
-from manifests.format.header import Header, Tool
+from manifests.format.child_header import Blocks, Making, child_header
+from manifests.format.header import FileEntry, Header, Tool
 from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
-from manifests.manifest import Manifest, commit
+from manifests.manifest import Manifest, commit, part_entries, write_local
 
 TIMES = ".times"
 
@@ -69,24 +70,39 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         raise UsageError(f"the environment says {name}={environment[name]!r}: not a number") from None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What is left to say of a manifest when all its parts are there."""
+
+    blocks: Blocks
+    """Of the header, made anew: all but parents, tool, config and files."""
+    local: Mapping[str, Any] | None = None
+    """Where its images are on this machine; None where nothing is known."""
+    tables: Sequence[str] = ()
+    """Tables that were written beside those made part by part."""
+    files: Sequence[FileEntry] = ()
+    """Files that are of no table, such as a beton."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PartWork:
-    """A manifest that is made part by part, by one process or several."""
+    """A manifest to be made: linked tables, those made part by part, what finishes it, its header."""
 
     out: Path
     config: Mapping[str, Any]
     """What the result depends on, without paths."""
     count: int
     """Samples of the data set."""
-    tables: Sequence[str]
-    """Tables a part is made of; it is done when it has them all."""
-    make: Callable[[list[int], str], None]
-    """Writes some parts with a digest of the configuration, and `note_time`s each before its last table."""
-    finish: Callable[["Totals", float], Header]
-    """Writes what is not of a part and describes it all: totals of the parts, when this process began (monotonic)."""
-    parent: Manifest | None = None
-    linked: Sequence[str] = ()
-    """Tables taken from the parent as they are."""
+    finish: Callable[["Totals", float], Outcome]
+    """Writes what is not of a part and tells the rest: totals of the parts, when this process began (monotonic)."""
+    making: Making = Making.DERIVED
+    parents: Sequence[Manifest] = ()
+    linked: Mapping[str, Manifest] = field(default_factory=dict)
+    """Tables taken as they are, and from which manifest."""
+    tables: Sequence[str] = ()
+    """Tables a part is made of; it is done when it has them all. None where all is written by `finish`."""
+    make: Callable[[list[int], str], None] | None = None
+    """Writes some parts with a digest of the configuration, and may `note_time` each before its last table."""
     ranks: WorkShare = ALONE
     finish_only: bool = False
 
@@ -97,11 +113,10 @@ class PartWork:
             return done
         start, digest, everything = time.monotonic(), config_digest(self.config), ALONE.parts(self.count)
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.parent is not None:
-            for table in self.linked:
-                self.parent.link_table(table, self.out)
+        for table, parent in self.linked.items():
+            parent.link_table(table, self.out)
         mine = [] if self.finish_only else list(self._missing(self.ranks.parts(self.count), digest))
-        if mine:
+        if mine and self.make is not None:
             self.make(mine, digest)
         if left := list(self._missing(everything, digest)):
             note(f"{len(left)} of {len(everything)} parts are not there yet")
@@ -111,7 +126,10 @@ class PartWork:
         parts = totals(self.out, len(everything))
         if done := finished(self.out, self.config):
             return done
-        header = self.finish(parts, start)
+        outcome = self.finish(parts, start)
+        if outcome.local is not None:
+            write_local(self.out, outcome.local)
+        header = self._header(outcome)
         write_card(self.out, header)
         if done := finished(self.out, self.config):
             return done
@@ -119,15 +137,30 @@ class PartWork:
         clear_times(self.out)
         return manifest
 
+    def run_alone(self) -> Manifest:
+        """As `run`, of work that is not shared."""
+        done = self.run()
+        assert done is not None, "one process makes all parts"
+        return done
+
+    def _header(self, outcome: Outcome) -> Header:
+        made: Blocks = {
+            "parents": [parent.id for parent in self.parents],
+            "tool": tool(),
+            "config": dict(self.config),
+            "files": [
+                *part_entries(self.out, [*self.linked, *self.tables, *outcome.tables], self.count),
+                *outcome.files,
+            ],
+            **outcome.blocks,
+        }
+        return child_header(self.making, *(parent.header for parent in self.parents), **made)
+
     def _missing(self, parts: range, digest: str) -> Iterator[int]:
-        return missing_parts(self.out, self.tables, parts, digest)
-
-
-def missing_parts(folder: Path, tables: Sequence[str], parts: range, digest: str) -> Iterator[int]:
-    """Parts of which some table is not there or does not hold."""
-    for part in parts:
-        if not all(part_is_valid(folder / part_path(table, part), digest) for table in tables):
-            yield part
+        """Those of some parts of which a table is not there or does not hold."""
+        for part in parts:
+            if not all(part_is_valid(self.out / part_path(table, part), digest) for table in self.tables):
+                yield part
 
 
 def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
@@ -183,6 +216,12 @@ def totals(out: Path, parts: int) -> Totals:
 def clear_times(out: Path) -> None:
     """Remove what `note_time` kept: it is no part of a manifest."""
     shutil.rmtree(out / TIMES, ignore_errors=True)
+
+
+def local_with_beton(parent: Manifest) -> dict[str, Any]:
+    """What local.json keeps of where a parent's images are: its own beton, too."""
+    beton = {} if parent.beton_path is None else {"beton": os.path.realpath(parent.beton_path)}
+    return {**parent.local, **beton}
 
 
 def tool() -> Tool:

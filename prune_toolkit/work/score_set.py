@@ -1,34 +1,66 @@
-"""One more set of scores beside all that a manifest holds: its tables are linked, one is written."""
+"""Sets of scores: as a table of a manifest in the making, and beside all that a finished one holds."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.format.child_header import Making
 from manifests.format.columns import tables_of
-from manifests.format.header import FileEntry
-from manifests.format.parts import part_count, part_path, part_rows, write_part
-from manifests.manifest import Manifest, part_entries
+from manifests.format.header import ScoreSpec
+from manifests.format.parts import config_digest, part_count, part_path, part_rows, write_part
+from manifests.manifest import Manifest
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton
 
 
-def add_score_set(
-    parent: Manifest,
+def write_score_set(
     out: Path,
     table: str,
     sample_id_n: NDArray[np.int64],
     columns: Mapping[str, NDArray[np.float32]],
+    *,
+    count: int,
     digest: str,
-) -> list[FileEntry]:
-    """Link the parent's tables into `out`, write the scores (n,) of ascending samples as `table`; returns all parts."""
-    out.mkdir(parents=True, exist_ok=True)
-    tables, count = tables_of(parent.header), parent.header.data.count
-    for linked in tables:
-        parent.link_table(linked, out)
+) -> None:
+    """Write the scores (n,) of ascending samples, of `count` in all, part by part."""
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         within = slice(*np.searchsorted(sample_id_n, [rows.start, rows.stop]).tolist())
         content = {"sample_id": sample_id_n[within], **{name: values[within] for name, values in columns.items()}}
         write_part(out / part_path(table, part), pa.table(content), digest)
-    return part_entries(out, [*tables, table], count)
+
+
+def add_score_set(
+    parent: Manifest,
+    out: Path,
+    sample_id_n: NDArray[np.int64],
+    scores: Sequence[tuple[ScoreSpec, NDArray[np.float32]]],
+    *,
+    config: Mapping[str, Any],
+    start: float,
+    facts: Mapping[str, Any],
+) -> Manifest:
+    """Write the manifest that holds all of its parent and one set of scores more; `facts` are of its run block."""
+    old, table = parent.header, f"scores/{scores[0][0].set}"
+
+    def finish(_parts: Totals, _start: float) -> Outcome:
+        columns = {spec.name: values for spec, values in scores}
+        write_score_set(out, table, sample_id_n, columns, count=old.data.count, digest=config_digest(config))
+        seconds = round(time.monotonic() - start, 3)
+        run = {"command": config["command"], "seconds": seconds, **facts, "parent_run": old.run}
+        specs = [*old.scores, *(spec for spec, _ in scores)]
+        return Outcome({"kind": "scores", "scores": specs, "run": run}, local_with_beton(parent), tables=[table])
+
+    return PartWork(
+        out=out,
+        config=config,
+        count=old.data.count,
+        finish=finish,
+        making=Making.EXTENDED,
+        parents=[parent],
+        linked=dict.fromkeys(tables_of(old), parent),
+    ).run_alone()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UsageError
-from manifests.format.header import DataSet, Header, Tool
+from manifests.format.header import DataSet
 from manifests.manifest import Manifest
-from prune_toolkit.work.part_work import PartWork, Totals, WorkShare, clear_times, note_time, totals
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, WorkShare, clear_times, note_time, totals
 
 
 def test_ranks_take_every_part_exactly_once() -> None:
@@ -53,15 +53,9 @@ def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def header_of(seconds: float) -> Header:
-    return Header(
-        kind="index",
-        data=DataSet(name="d", source="folder", count=0, readable=0, class_names=["a"], fingerprint="f"),
-        tool=Tool(name="t", version="1"),
-        config={},
-        files=[],
-        run={"seconds": seconds},
-    )
+def outcome_of(seconds: float) -> Outcome:
+    data = DataSet(name="d", source="folder", count=0, readable=0, class_names=["a"], fingerprint="f")
+    return Outcome(blocks={"kind": "index", "data": data, "run": {"seconds": seconds}})
 
 
 @pytest.mark.parametrize("when", ["before it finishes", "while it finishes"])
@@ -70,11 +64,11 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
 ) -> None:
     found = []
 
-    def finish(parts: Totals, _start: float) -> Header:
+    def finish(parts: Totals, _start: float) -> Outcome:
         found.append(parts.seconds)
         if when == "while it finishes" and len(found) == 1:
             other()
-        return header_of(parts.seconds)
+        return outcome_of(parts.seconds)
 
     def other() -> None:
         assert work.run() is not None
@@ -87,7 +81,7 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
             other()
         return total
 
-    work = PartWork(out=tmp_path, config={}, count=0, tables=[], make=lambda _parts, _digest: None, finish=finish)
+    work = PartWork(out=tmp_path, config={}, count=0, finish=finish)
     note_time(tmp_path, 0, 2.0)
     note_time(tmp_path, 1, 3.0)
     monkeypatch.setattr("prune_toolkit.work.part_work.totals", slow)
@@ -98,14 +92,7 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
 
 
 def test_times_are_left_to_the_rank_that_commits(tmp_path: Path) -> None:
-    work = PartWork(
-        out=tmp_path,
-        config={},
-        count=0,
-        tables=[],
-        make=lambda _parts, _digest: None,
-        finish=lambda t, _: header_of(t.seconds),
-    )
+    work = PartWork(out=tmp_path, config={}, count=0, finish=lambda parts, _: outcome_of(parts.seconds))
     assert work.run() is not None
     note_time(tmp_path, 0, 2.0)
     assert work.run() is not None

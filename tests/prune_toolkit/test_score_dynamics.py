@@ -88,6 +88,14 @@ def test_scores_of_a_run_are_added_to_all_that_was_there(scored, tmp_path, prune
     assert label_times(made.header)["scoring_s"] >= label_times(parent.header)["scoring_s"]
 
 
+def test_a_part_that_was_pushed_without_logits_stays_one(scored, tmp_path, prune):
+    prune("push", scored / "manifest", tmp_path / "part", "--only", "scores")
+    record(tmp_path / "run", Manifest.open(tmp_path / "part"))
+    prune("score", tmp_path / "part", "--dynamics", tmp_path / "run", "-o", tmp_path / "out")
+    assert verify(tmp_path / "out").findings == []
+    assert Manifest.open(tmp_path / "out").header.left_out == ["logits"]
+
+
 def test_of_several_runs_the_score_is_the_mean(scored, tmp_path, prune):
     parent = Manifest.open(scored / "manifest")
     recorded = [record(tmp_path / name, parent, seed=seed) for seed, name in enumerate("ab")]
