@@ -14,7 +14,8 @@ manifests: errors images
 manifests: base
 manifests: betons stores untrusted
 manifests: format
-manifests: manifest sources
+manifests: sources
+manifests: manifest
 manifests: card integrity tables
 manifests: hidden share
 manifests: compare copies
