@@ -5,11 +5,17 @@ when a registry is first looked up and adds its methods as our own files do:
 
 [project.entry-points."prune_toolkit.plugins"]
 mine = "my_package.my_scores"
+
+A file joins without a package: `load_plugin_file`, which `--plugin FILE.py` calls.
 """
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from manifests.errors import UsageError
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 PLUGIN_GROUP = "prune_toolkit.plugins"
+PLUGIN_FILES = "PRUNE_PLUGIN_FILES"
+"""The environment variable that tells child processes which plug-in files to load."""
 OWN_PACKAGES = ("manifests", "trainer", "prune_toolkit")
 T = TypeVar("T")
 
@@ -52,8 +60,13 @@ class Registry(Mapping[str, T], Generic[T]):
             self._origins[name] = _PLUGINS.loading
         return entry
 
+    def forget(self, name: str) -> None:
+        """Remove an entry that is not this toolkit's, so that it can be added again; nothing where there is none."""
+        if self._origins.pop(name, None) is not None:
+            del self._entries[name]
+
     def origin(self, name: str) -> str | None:
-        """The distribution that brought an entry, with its version; None for an entry of this toolkit."""
+        """The distribution with its version, or the file, that brought an entry; None for one of this toolkit."""
         _PLUGINS.load()
         return self._origins.get(name)
 
@@ -87,12 +100,51 @@ def _adds_our_own() -> bool:
     return module.partition(".")[0] in OWN_PACKAGES
 
 
+@contextmanager
+def entries_from(origin: str) -> Iterator[None]:
+    """Record `origin` as where the entries come from that are added meanwhile."""
+    before, _PLUGINS.loading = _PLUGINS.loading, origin
+    try:
+        yield
+    finally:
+        _PLUGINS.loading = before
+
+
+def load_plugin_file(path: Path) -> None:
+    """Run a Python file that registers methods, once per process and in its child processes; UsageError when it fails.
+
+    The digest of its content is part of what its entries say of their origin: other code computes other scores.
+    """
+    file = path.expanduser().resolve()
+    if file in _PLUGINS.files:
+        return
+    try:
+        source = file.read_bytes()
+        module = ModuleType(f"plugin_{file.stem}")
+        module.__file__ = str(file)
+        sys.modules[module.__name__] = module
+        with entries_from(f"{file.name} {hashlib.sha256(source).hexdigest()[:12]}"):
+            exec(compile(source, str(file), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"the plug-in file {path} failed: {_reason(error)}", hint="correct it, or leave it out"
+        ) from error
+    _PLUGINS.files.append(file)
+    os.environ[PLUGIN_FILES] = os.pathsep.join(map(str, _PLUGINS.files))
+
+
+def _reason(error: BaseException) -> str:
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
 class _Plugins:
     """The plug-ins of this process: imported once; a broken one is reported at every look-up."""
 
     def __init__(self) -> None:
         self.loading: str | None = None
-        """The distribution whose plug-in is being imported."""
+        """What is adding entries: a distribution, or a file."""
+        self.files: list[Path] = []
+        """Plug-in files that were loaded."""
         self._begun = False
         self._broken: UsageError | None = None
 
@@ -108,16 +160,16 @@ class _Plugins:
 
         for entry in sorted(entry_points(group=PLUGIN_GROUP), key=lambda entry: (entry.name, entry.value)):
             self._import(entry)
+        for path in filter(None, os.environ.get(PLUGIN_FILES, "").split(os.pathsep)):
+            load_plugin_file(Path(path))
 
     def _import(self, entry: "EntryPoint") -> None:
         self.loading = "an unknown distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
         try:
             entry.load()
         except (Exception, SystemExit) as error:
-            lines = str(error).strip().splitlines()
-            reason = ": ".join([type(error).__name__, *lines[:1]])
             self._broken = UsageError(
-                f"the plug-in {entry.name} of {self.loading} cannot be imported: {reason}",
+                f"the plug-in {entry.name} of {self.loading} cannot be imported: {_reason(error)}",
                 hint=f"mend or uninstall that package; its entry point is {entry.value}",
             )
             raise self._broken from error
