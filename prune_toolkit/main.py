@@ -73,3 +73,10 @@ def main() -> NoReturn:
     from trainer.cli.console import run_cli
 
     run_cli(cli)
+
+
+def train() -> None:
+    """Entry point of `train-student`: by this package, which sees whether a file hides one that the command needs."""
+    from trainer.cli.train_student import main
+
+    main()

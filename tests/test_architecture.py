@@ -32,6 +32,7 @@ prune_toolkit: export indexing
 prune_toolkit: scoring
 prune_toolkit: combine selection
 prune_toolkit: imports labelling
+prune_toolkit: api
 prune_toolkit: cli
 prune_toolkit: sweep
 prune_toolkit: main
