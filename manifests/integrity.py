@@ -47,7 +47,7 @@ class Report:
     def __repr__(self) -> str:
         found = "whole" if self.ok else f"damaged, {len(self.findings)} problem(s)"
         absent = f"; not here: {', '.join(self.absent)}" if self.absent else ""
-        return f"<Report on manifest {self.manifest_id[:12]}: {found}, {self.files} files{absent}>"
+        return f"<Report on manifest {self.manifest_id[:12]}: {found}, {self.files} file(s){absent}>"
 
     @property
     def ok(self) -> bool:

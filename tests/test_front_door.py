@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import prune_toolkit as pt
-from manifests.errors import InputError, MismatchError, UsageError
+from manifests.errors import IncompleteError, InputError, MismatchError, UsageError
 from manifests.sources import open_source
 from prune_toolkit.api.train import TrainOptions
 from prune_toolkit.main import COMMANDS, cli
@@ -329,6 +329,31 @@ def test_registering_again_replaces_and_another_name_of_ours_is_refused():
         pt.register("score", "loss", harder="low")(tried)
     with pytest.raises(UsageError, match="no methods of kind 'scores'"):
         pt.register("scores", "x", harder="low")
+
+
+def test_a_method_that_is_not_a_function_is_refused_and_the_text_counts_where_nobody_kept_it():
+    from prune_toolkit.api.register import _origin
+
+    with pytest.raises(UsageError, match="a builtin_function_or_method is not a function"):
+        pt.register("score", "longest", harder="low")(max)
+    made = []
+    for text in ("lambda rows: [x + 1 for x in rows]", "lambda rows: [x + 2 for x in rows]") * 2:
+        made.append(_origin(eval(text, {"__name__": "__main__"})))
+    assert made[0] == made[2] != made[1]
+    assert made[0].startswith("__main__ ")
+
+
+def test_where_others_still_work_the_call_says_so_and_goes_on_later(at_work, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(IncompleteError, match="those of others are not"):
+        pt.index("photos", out=tmp_path / "index")
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert repr(pt.index("photos", out=tmp_path / "index")).startswith("<Manifest index: 300 samples, 10 classes, id ")
+    assert repr(pt.verify(tmp_path / "index")).endswith("whole, 1 file(s)>")
+    with pytest.raises(UsageError, match="is a URL"):
+        pt.index("photos", out="s3://bucket/index")
 
 
 @pytest.mark.parametrize("name", ["trainer", "manifests"])

@@ -54,8 +54,8 @@ class Difference(dict[str, Any]):
 
     def __repr__(self) -> str:
         a, b = (f"{self[side]['kind']} {self[side]['id'][:12]} at {self[side]['path']}" for side in ("a", "b"))
-        found = "nothing differs" if self.same else f"see {', '.join(name for name in self if self[name])}"
-        return f"<Difference of {a} and {b}: {found}>"
+        sections = ", ".join(name for name in self if name not in ("a", "b") and self[name])
+        return f"<Difference of {a} and {b}: {'equal ids' if self.same else sections}>"
 
 
 def diff(a: Manifest | Place, b: Manifest | Place, *, secret: Place | None = None) -> Difference:

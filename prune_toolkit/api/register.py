@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Literal, TypeVar
 
 from manifests.base.registry import Registry, entries_from
@@ -54,9 +55,15 @@ def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
 
 def _origin(function: Callable[..., Any]) -> str:
     """The module of a function, with the digest of its text, or of its code where nobody kept the text."""
+    if not inspect.isfunction(function):
+        raise UsageError(f"a {type(function).__name__} is not a function", hint="register a def that calls it")
     try:
         text = inspect.getsource(function).encode()
     except (OSError, TypeError):
-        code = function.__code__
-        text = code.co_code + repr((code.co_consts, code.co_names)).encode()
+        text = _bytes_of(function.__code__)
     return f"{function.__module__} {hashlib.sha256(text).hexdigest()[:12]}"
+
+
+def _bytes_of(code: CodeType) -> bytes:
+    inner = [_bytes_of(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code + repr((inner, code.co_names)).encode()
