@@ -44,6 +44,11 @@ class Report:
     """What may be missing: a beton, which is not sent along unasked, and tables that `prune pull --only` left."""
     findings: list[Finding]
 
+    def __repr__(self) -> str:
+        found = "whole" if self.ok else f"damaged, {len(self.findings)} problem(s)"
+        absent = f"; not here: {', '.join(self.absent)}" if self.absent else ""
+        return f"<Report on manifest {self.manifest_id[:12]}: {found}, {self.files} file(s){absent}>"
+
     @property
     def ok(self) -> bool:
         """Whether everything holds."""

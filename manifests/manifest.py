@@ -1,15 +1,17 @@
 """A manifest as Python sees it: a header, and tables read part by part with their digests checked.
 
 manifest = Manifest.open("manifest")  # or Manifest.open("s3://bucket/manifest")
-manifest.samples().to_pandas()
+table = manifest.to_pandas()
+manifest.images(table.nlargest(20, "loss").index)
 for sample_id_n, logits_nC in manifest.logits(view=0): ...
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +19,21 @@ from numpy.typing import NDArray
 
 from manifests.base.files import link_or_copy, remove_temporaries, sha256_file, write_atomic
 from manifests.base.layout import BETON_NAME, LOCAL_NAME, MAX_PART_BYTES
-from manifests.errors import InputError
+from manifests.base.progress import one_line
+from manifests.errors import InputError, UsageError
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels, TopK
+from manifests.sources import Source, open_source
+from manifests.sources.names import NoSplitsError
+from manifests.sources.pictures import pictures_of_beton, pictures_of_source
 from manifests.stores.store import LocalStore, Store, store_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
 
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
@@ -47,6 +57,15 @@ class Manifest:
         """
         store = store_of(where)
         return cls(store, read_header(store))
+
+    def __repr__(self) -> str:
+        data, chosen, teacher = self.header.data, self.header.selection, self.header.teacher
+        kept = "" if chosen is None else f"{chosen.count:,} of "
+        by = "" if teacher is None else f", teacher {one_line(teacher.spec)}"
+        return (
+            f"<Manifest {self.kind}: {kept}{data.count:,} samples, {len(data.class_names):,} classes{by}, "
+            f"id {self.id[:12]}, at {self.where}>"
+        )
 
     @property
     def where(self) -> str:
@@ -100,6 +119,71 @@ class Manifest:
     def selection(self) -> pa.Table:
         """sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
         return self._whole("selection", None)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All there is to know of each sample, in one table indexed by sample_id.
+
+        key, label and class_name; every score, by its name or, where several sets have one of that name, those outside
+        `teacher` as SET/NAME; keep and reason in a selection. What is not there has no column, nor has what was not
+        pulled.
+        """
+        samples = self.samples(["sample_id", "key", "label"])
+        table: pd.DataFrame = samples.to_pandas().set_index("sample_id")
+        table["class_name"] = np.array(self.class_names, object)[table["label"]]
+        names = Counter(spec.name for spec in self.header.scores)
+        for set_name in dict.fromkeys(spec.set for spec in self.header.scores):
+            if self.has(f"scores/{set_name}") and "scores" not in self.not_pulled:
+                scores = self.scores(set_name).to_pandas().set_index("sample_id")
+                is_plain = {name: set_name == "teacher" or names[name] == 1 for name in scores.columns}
+                scores.columns = [name if plain else f"{set_name}/{name}" for name, plain in is_plain.items()]
+                table = table.join(scores)
+        if self.has("selection") and "selection" not in self.not_pulled:
+            table = table.join(self.selection().to_pandas().set_index("sample_id")[["keep", "reason"]])
+        return table
+
+    def images(
+        self, sample_ids: Sequence[int], *, data: str | Path | None = None, split: str | None = None
+    ) -> "list[Image]":
+        """The images of some samples, in their order, as PIL images.
+
+        They come from `data`, by their keys; else from where they were indexed, if this machine knows; else from
+        this manifest's train.beton. InputError when no images are known here or one cannot be read, MismatchError when
+        one is not there or was altered.
+        """
+        from PIL import Image
+
+        id_n = np.asarray(sample_ids)
+        if len(id_n) and (id_n.dtype.kind not in "iu" or id_n.min() < 0 or id_n.max() >= self.header.data.count):
+            raise UsageError(
+                f"sample_ids are whole numbers from 0 to {self.header.data.count - 1:,}",
+                hint="such as the index of a part of to_pandas()",
+            )
+        return [Image.fromarray(pixels) for pixels in self._pixels(id_n.astype(np.int64), data, split)]
+
+    def _pixels(self, id_n: Ids, data: str | Path | None, split: str | None) -> list[NDArray[np.uint8]]:
+        samples, local = self.samples(["key", "content_hash"]).take(pa.array(id_n)), self.local
+        keys, hashes = samples.column("key").to_pylist(), samples.column("content_hash").to_pylist()
+        if data is not None:
+            return pictures_of_source(self._source(str(data), split), keys, None)
+        beton = self.beton_path or local.get("beton")
+        if "data" in local and not (beton and _is_gone(local["data"])):
+            source = open_source(
+                local["data"], split=local.get("split"), classes=_path(local.get("classes")), label=local.get("label")
+            )
+            return pictures_of_source(source, keys, None if local.get("is_copy") else hashes)
+        if beton is None:
+            raise InputError(
+                f"{self.where} does not know where its images are on this machine",
+                hint='name them: images(sample_ids, data="photos")',
+            )
+        return pictures_of_beton(Path(beton), id_n.tolist())
+
+    def _source(self, data: str, split: str | None) -> Source:
+        """The split that is named, else the one that was indexed, else all of data that has no splits."""
+        try:
+            return open_source(data, split=split or self.header.data.split)
+        except NoSplitsError:
+            return open_source(data)
 
     def logits(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
@@ -246,6 +330,15 @@ class Manifest:
                 link_or_copy(self.store.folder / entry.path, path)
             else:
                 write_atomic(path, data)
+
+
+def _is_gone(data: str) -> bool:
+    """Whether a folder or file was named, and is not there any more."""
+    return ":" not in data and not Path(data).exists()
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:

@@ -5,6 +5,8 @@ from typing import NoReturn
 
 import click
 
+from trainer.cli.plugin_option import PLUGIN
+
 COMMANDS = {
     "index": "prune_toolkit.cli.index_command",
     "score": "prune_toolkit.cli.score_command",
@@ -53,6 +55,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
 )
+@click.option("--plugin", **PLUGIN)
 def cli() -> None:
     """Let the teacher look at the data once, and train students on the part worth keeping.
 
@@ -70,3 +73,10 @@ def main() -> NoReturn:
     from trainer.cli.console import run_cli
 
     run_cli(cli)
+
+
+def train() -> None:
+    """Entry point of `train-student`: by this package, which sees whether a file hides one that the command needs."""
+    from trainer.cli.train_student import main
+
+    main()

@@ -15,7 +15,8 @@ manifests: errors images
 manifests: base
 manifests: betons stores untrusted
 manifests: format
-manifests: manifest sources
+manifests: sources
+manifests: manifest
 manifests: card integrity tables
 manifests: hidden share
 manifests: compare copies
@@ -32,6 +33,7 @@ prune_toolkit: export indexing
 prune_toolkit: scoring
 prune_toolkit: combine selection
 prune_toolkit: imports labelling
+prune_toolkit: api
 prune_toolkit: cli
 prune_toolkit: sweep
 prune_toolkit: main

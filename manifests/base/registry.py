@@ -5,8 +5,12 @@ when a registry is first looked up and adds its methods as our own files do:
 
 [project.entry-points."prune_toolkit.plugins"]
 mine = "my_package.my_scores"
+
+A file joins without a package: `load_plugin_file`, which `--plugin FILE.py` calls.
 """
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +22,8 @@ from typing import Generic, TypeVar
 from manifests.errors import UsageError
 
 PLUGIN_GROUP = "prune_toolkit.plugins"
+PLUGIN_FILES = "PRUNE_PLUGIN_FILES"
+"""The environment variable that tells child processes which plug-in files to load."""
 OWN_PACKAGES = ("manifests", "trainer", "prune_toolkit")
 T = TypeVar("T")
 
@@ -59,6 +65,11 @@ class Registry(Mapping[str, T], Generic[T]):
             self._origins[name] = origin
         return entry
 
+    def forget(self, name: str) -> None:
+        """Remove an entry that is not this toolkit's, so that it can be added again; nothing where there is none."""
+        if self._origins.pop(name, None) is not None:
+            del self._entries[name]
+
     def origin(self, name: str) -> str | None:
         """Where an entry comes from: a distribution with its version, or a file, or the module of a function.
 
@@ -97,6 +108,25 @@ def _module_of(entry: object) -> str | None:
     return next((str(thing.__module__) for thing in held if callable(thing)), None)
 
 
+@contextmanager
+def entries_from(origin: str) -> Iterator[None]:
+    """Record `origin` as where the entries come from that are added meanwhile."""
+    before, _PLUGINS.loading = _PLUGINS.loading, origin
+    try:
+        yield
+    finally:
+        _PLUGINS.loading = before
+
+
+def load_plugin_file(path: Path) -> None:
+    """Import a Python file that adds methods, once, in this process and in its children.
+
+    The origin of its entries is its name with a digest of its content: other code computes other scores. UsageError
+    with the file and the reason when it cannot be imported.
+    """
+    _PLUGINS.load_file(path)
+
+
 class _Plugins:
     """The plug-ins of this process: imported once; a broken package is reported at every look-up."""
 
@@ -105,10 +135,10 @@ class _Plugins:
         """Where the plug-in comes from that is being imported."""
         self._begun = False
         self._broken: UsageError | None = None
-        self._files: set[Path] = set()
+        self._files: list[Path] = []
 
     def load(self) -> None:
-        """Import what is installed and not imported yet; a plug-in may look up what is registered so far."""
+        """Import what is not imported yet; a plug-in may look up what is registered so far."""
         if self._broken is not None:
             raise self._broken
         if self._begun:
@@ -119,50 +149,44 @@ class _Plugins:
 
         for entry in sorted(entry_points(group=PLUGIN_GROUP), key=lambda entry: (entry.name, entry.value)):
             origin = "an unknown distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
-            hint = f"mend or uninstall that package; its entry point is {entry.value}"
+            hint = f"correct or uninstall that package; its entry point is {entry.value}"
             try:
-                with self._importing(f"{entry.name} of {origin}", origin, hint):
+                with _importing(f"{entry.name} of {origin}", origin, hint):
                     entry.load()
             except UsageError as error:
                 self._broken = error
                 raise
+        for file in filter(None, os.environ.get(PLUGIN_FILES, "").split(os.pathsep)):
+            self.load_file(Path(file))
 
     def load_file(self, path: Path) -> None:
         """Import a file unless that is done."""
         self.load()
-        path = path.resolve()
-        if path in self._files:
+        file = path.expanduser().resolve()
+        if file in self._files:
             return
         # Not the file's own name: a random.py of the user's is not Python's.
-        spec = spec_from_file_location(f"plugin_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
+        spec = spec_from_file_location(f"plugin_{file.stem}", file)
+        if spec is None or spec.loader is None or not file.is_file():
             raise UsageError(f"{path} is not a Python file", hint="name a file that ends in .py")
         module = module_from_spec(spec)
-        with self._importing(str(path), path.name, "mend that file"):
+        origin = f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        with _importing(str(path), origin, "correct that file, or leave it out"):
             # Dataclasses look for their module there.
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
-        self._files.add(path)
+        self._files.append(file)
+        os.environ[PLUGIN_FILES] = os.pathsep.join(map(str, self._files))
 
-    @contextmanager
-    def _importing(self, plugin: str, origin: str, hint: str) -> Iterator[None]:
-        before, self.loading = self.loading, origin
-        try:
+
+@contextmanager
+def _importing(plugin: str, origin: str, hint: str) -> Iterator[None]:
+    try:
+        with entries_from(origin):
             yield
-        except (Exception, SystemExit) as error:
-            lines = str(error).strip().splitlines()
-            reason = ": ".join([type(error).__name__, *lines[:1]])
-            raise UsageError(f"the plug-in {plugin} cannot be imported: {reason}", hint=hint) from error
-        finally:
-            self.loading = before
+    except (Exception, SystemExit) as error:
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise UsageError(f"the plug-in {plugin} cannot be imported: {reason}", hint=hint) from error
 
 
 _PLUGINS = _Plugins()
-
-
-def load_plugin_file(path: Path) -> None:
-    """Import a Python file, once, as a plug-in: what it adds to registries comes from FILE.py.
-
-    UsageError with the file and the reason when it cannot be imported.
-    """
-    _PLUGINS.load_file(path)

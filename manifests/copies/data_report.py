@@ -48,6 +48,18 @@ class DataReport:
     content: str | None
     """Digest of the images that match, where other bytes than were scored may, and they are to be cut."""
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{count:,} {what}" for what, count in self.told.items()) or "nothing differs"
+        return (
+            f"<DataReport of {self.data} against manifest {self.manifest_id[:12]}, by {self.level}: "
+            f"{self.checked - self.unmatched:,} of {self.checked:,} samples match; {found}>"
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample is there and is what it was; images beyond them do no harm."""
+        return not self.unmatched
+
     @property
     def counts(self) -> dict[str, int]:
         """Samples of each kind of difference, of all kinds."""

@@ -1,6 +1,6 @@
 """`prune label`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,12 +19,6 @@ from prune_toolkit.cli.options import (
     view_options,
     workers_option,
 )
-
-if TYPE_CHECKING:
-    from manifests.format.header import Header
-    from manifests.manifest import Manifest
-    from prune_toolkit.selection.targets import TargetPlan
-    from trainer.data.views import ViewRecipe
 
 
 @click.command(name="label")
@@ -59,30 +53,37 @@ def command(**options: Any) -> None:
     """
     from manifests.base.progress import format_bytes, note
     from manifests.card.readme import revision_line, targets_text
-    from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
+    from prune_toolkit.labelling.label_defaults import (
+        check_licence,
+        check_selection,
+        default_labels,
+        planned_recipe,
+        planned_targets,
+    )
     from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
     from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
     selection = Manifest.open(options["selection"])
-    _check_kind(selection)
-    refuse_hidden(selection.header, selection.where)
-    _check_licence(options)
-    header = selection.header
-    targets = _targets(options, selection)
-    card = header.teacher
+    check_selection(selection)
+    check_licence(options["teacher_licence"], is_other=options["other_teacher"])
+    asked = asked_for()
+    given_views = options["views"] if "views" in asked else None
+    targets = planned_targets(selection, options["policy"], given_views, options["top_k"])
+    card = selection.header.teacher
     if card is not None and not options["other_teacher"]:
         # The teacher of the selection, shown images of the size it scored, needs no flag but its weights.
         options["teacher"] = options["teacher"] or card.spec
         options["image_size"] = options["image_size"] or card.preprocessing.image_px
     teacher = teacher_of(options, selection.class_names)
+    given = {name: value for name, value in options.items() if name in asked}
     config = LabelConfig(
         out=options["out"],
-        recipe=_recipe(options, selection, targets.views, teacher.preprocessing.image_px),
+        recipe=planned_recipe(selection, given, targets.views, teacher.preprocessing.image_px),
         targets=targets,
-        labels=options["labels"] or _labels(options, header),
+        labels=options["labels"] or default_labels(selection, is_other=options["other_teacher"]),
         other_teacher=options["other_teacher"],
         teacher_licence=options["teacher_licence"],
         beton=options["beton"],
@@ -129,64 +130,6 @@ def command(**options: Any) -> None:
     if revised := revision_line(labelled.header):
         click.echo(revised)
     echo_train_command(config.out, has_beton=beton is not None)
-
-
-def _check_kind(selection: "Manifest") -> None:
-    from manifests.errors import UsageError
-
-    if selection.kind != "selection":
-        do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
-        raise UsageError(
-            f"{selection.where} is of kind {selection.kind}: labelling needs a selection",
-            hint=f"make one first: {do}",
-        )
-
-
-def _check_licence(options: dict[str, Any]) -> None:
-    from manifests.errors import UsageError
-
-    if options["teacher_licence"] is not None and not options["other_teacher"]:
-        raise UsageError(
-            "--teacher-licence: the selection has its teacher's licence",
-            hint="give it to prune score; here it goes with --other-teacher",
-        )
-
-
-def _labels(options: dict[str, Any], header: "Header") -> str:
-    """The selection's transform; raw for another teacher, with whom nothing was fitted."""
-    return "raw" if options["other_teacher"] or header.labels is None else header.labels.transform
-
-
-def _targets(options: dict[str, Any], selection: "Manifest") -> "TargetPlan":
-    from manifests.errors import UsageError
-    from prune_toolkit.selection.targets import TargetPlan
-
-    views = options["views"]
-    if options["policy"] == "single":
-        if views > 1 and "views" in asked_for():
-            raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {views}, or --policy")
-        views = 1
-    return TargetPlan.resolve(options["policy"], views, options["top_k"], len(selection.class_names))
-
-
-def _recipe(options: dict[str, Any], selection: "Manifest", view_count: int, image_px: int) -> "ViewRecipe":
-    """The recipe asked for; what nobody asked for is as the selection's views are drawn, where it says how."""
-    from prune_toolkit.scoring.view_flags import recipe_or_none
-    from trainer.data.stored import scored_recipe
-
-    views, asked, options = selection.header.views, asked_for(), {**options, "views": view_count}
-    if views is not None and views.recipe != "eval":
-        recipe = scored_recipe(views)
-        known = {
-            "augment": recipe.name,
-            "pad": recipe.pad_px,
-            "scale_min": recipe.scale_min,
-            "flip": recipe.flip,
-            "seed": recipe.seed,
-        }
-        options |= {name: value for name, value in known.items() if name not in asked}
-        asked |= known.keys()
-    return recipe_or_none(options, image_px, asked=asked)
 
 
 def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:

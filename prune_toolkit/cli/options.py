@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from manifests.base.cores import core_count
 from trainer.cli.local_path import LOCAL
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ jobs_option = click.option(
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    default=core_count,
     show_default="the cores",
     help="Threads that read and decode images.",
 )

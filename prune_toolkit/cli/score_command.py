@@ -9,6 +9,7 @@ from prune_toolkit.cli.options import (
     FOLDER,
     asked_for,
     check_teacher_named,
+    data_of,
     data_options,
     dry_run_option,
     echo_next,
@@ -111,8 +112,6 @@ def command(**options: Any) -> None:
     images = _images(options)
     val = _other_images(options, images, "val", held_out=True)
     held_out = _other_images(options, images, "held_out", held_out=False)
-    if options["held_out_split"] == "test":
-        note("warning: the test split is held out for influence: what is chosen by it has seen the test set")
     teacher = teacher_of(options, images.class_names)
     config = ScoreConfig(
         out=options["out"] or Path("manifest"),
@@ -165,38 +164,18 @@ def command(**options: Any) -> None:
 def _check_flags(options: dict[str, Any]) -> None:
     """UsageError for flags of another way to score."""
     from manifests.errors import UsageError
+    from prune_toolkit.scoring.score_config import check_held_out
 
     if options["early_epoch"] is not None:
         raise UsageError("--early-epoch goes with --dynamics RUN")
-    if options["held_out"] is not None and not options["features"]:
-        raise UsageError("--held-out goes with --features: only influence looks at held-out images")
-    if options["held_out_split"] is not None and options["held_out"] is None:
-        raise UsageError("--held-out-split goes with --held-out DATA")
+    check_held_out(options["held_out"], options["held_out_split"], has_features=options["features"])
 
 
 def _images(options: dict[str, Any]) -> "ImagesAtHand":
     """The index named, the index of the data named, or the data itself."""
-    from manifests.base.layout import HEADER_NAME
-    from manifests.base.progress import note
-    from manifests.errors import UsageError
-    from manifests.manifest import Manifest
-    from prune_toolkit.images.data_spec import DataSpec
-    from prune_toolkit.images.readers import ImagesAtHand
+    from prune_toolkit.images.choose_images import images_to_score
 
-    data = options["data_argument"] or options["data"]
-    index_path = options["index"]
-    index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
-    if data is None:
-        if index is None:
-            raise UsageError("which data?", hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index')
-        return ImagesAtHand.of_index(index)
-    if (Path(data) / HEADER_NAME).is_file():
-        return ImagesAtHand.of_index(Manifest.open(data))
-    spec = DataSpec(data=data, split=options["split"], classes=options["classes"], label=options["label"])
-    if index is not None and index.local and spec.local().items() <= index.local.items():
-        note(f"using the index at {index_path}/")
-        return ImagesAtHand.of_index(index)
-    return ImagesAtHand.of_source(spec)
+    return images_to_score(data_of({**options, "data": options["data_argument"] or options["data"]}), options["index"])
 
 
 def _other_images(
@@ -206,32 +185,12 @@ def _other_images(
 
     held_out: where no split is named, take the test or validation split.
     """
-    from manifests.base.layout import HEADER_NAME
-    from manifests.errors import MismatchError
-    from manifests.manifest import Manifest
-    from prune_toolkit.images.data_spec import DataSpec
-    from prune_toolkit.images.readers import ImagesAtHand
+    from dataclasses import replace
 
-    data = options[flag]
-    if data is None:
-        return None
-    if (Path(data) / HEADER_NAME).is_file():
-        found = ImagesAtHand.of_index(Manifest.open(data))
-    else:
-        spec = DataSpec(
-            data=data,
-            split=options[f"{flag}_split"],
-            classes=options["classes"],
-            label=options["label"],
-            held_out=held_out,
-        )
-        found = ImagesAtHand.of_source(spec)
-    if found.class_names != images.class_names:
-        raise MismatchError(
-            f"{data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
-            hint="name them alike and in the same order, with --classes if need be",
-        )
-    return found
+    from prune_toolkit.images.choose_images import images_of_same_classes
+
+    spec = data_of({**options, "data": options[flag], "split": options[f"{flag}_split"]})
+    return images_of_same_classes(None if spec is None else replace(spec, held_out=held_out), images)
 
 
 def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:

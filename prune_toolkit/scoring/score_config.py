@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from manifests.base.progress import note
 from manifests.errors import UsageError
 from manifests.format.header import Features, Views
 from manifests.format.top_k import check_k
@@ -27,6 +28,16 @@ FEATURE_TABLE, FEATURE_SCORE_TABLE = "features/view-000", f"scores/{FEATURES}"
 def logits_table(view: int) -> str:
     """The table of a view's logits."""
     return f"logits/view-{view:03d}"
+
+
+def check_held_out(held_out: str | None, split: str | None, *, has_features: bool) -> None:
+    """UsageError for images that are held out and that nobody looks at; a warning where they are the test set."""
+    if held_out is not None and not has_features:
+        raise UsageError("--held-out goes with --features: only influence looks at held-out images")
+    if split is not None and held_out is None:
+        raise UsageError("--held-out-split goes with --held-out DATA")
+    if split == "test":
+        note("warning: the test split is held out for influence: what is chosen by it has seen the test set")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,18 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        text = os.fspath(value)
-        if is_url(text):
-            raise UsageError(
-                f"{without_password(text)} is a URL, and this has to be on this machine",
-                hint="prune pull brings a manifest here; what is made here goes there with prune push",
-            )
-        return super().convert(value, param, ctx)
+        return super().convert(local_path(value), param, ctx)
+
+
+def local_path(value: str | os.PathLike[str]) -> Path:
+    """The path; UsageError for a URL."""
+    text = os.fspath(value)
+    if is_url(text):
+        raise UsageError(
+            f"{without_password(text)} is a URL, and this has to be on this machine",
+            hint="prune pull brings a manifest here; what is made here goes there with prune push",
+        )
+    return Path(text)
 
 
 LOCAL = LocalPath()

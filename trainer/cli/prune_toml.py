@@ -19,6 +19,7 @@ from manifests.errors import UsageError
 CONFIG_NAME = "prune.toml"
 SHARED_OPTIONS = (
     "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
+    "plugin",
 )  # fmt: skip
 COMMANDS = (
     "index",
@@ -77,7 +78,7 @@ def config_defaults(command: click.Command, folder: Path | None = None) -> Mappi
     return _merged(path, command, name, shared, tables.get(name, {}))
 
 
-class _GroupDefaults(Mapping[str, dict[str, Any]]):
+class _GroupDefaults(Mapping[str, Any]):
     """The defaults of each command of a group, made when it is called: loading all of them takes half a second."""
 
     def __init__(
@@ -86,10 +87,11 @@ class _GroupDefaults(Mapping[str, dict[str, Any]]):
         self._path, self._group, self._shared, self._tables = path, group, shared, tables
         self._context = click.Context(group)
 
-    def __getitem__(self, name: str) -> dict[str, Any]:
+    def __getitem__(self, name: str) -> Any:
         command = self._group.get_command(self._context, name)
         if command is None:
-            raise KeyError(name)
+            # An option of the group itself.
+            return _merged(self._path, self._group, str(self._group.name), self._shared, {})[name]
         usage = f"{self._group.name} {name}"
         return _merged(self._path, command, usage, self._shared, self._tables.get(name, {}))
 

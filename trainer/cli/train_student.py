@@ -17,6 +17,7 @@ from manifests.base.progress import note
 from manifests.errors import UsageError
 from trainer.cli.console import echo_json, run_cli
 from trainer.cli.local_path import LOCAL
+from trainer.cli.plugin_option import PLUGIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -180,6 +181,7 @@ dynamic = under("What an epoch shows, and what is recorded of it")
 @run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last is always one.  [1]")
 @run("--fresh", is_flag=True, help="Start over, whatever --out holds.")
 @run("--dry-run", is_flag=True, help="Show the resolved configuration and the steps, compute nothing.")
+@run("--plugin", **PLUGIN)
 @run("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def train_student(
     *,

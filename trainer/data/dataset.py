@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manifests.errors import PruneError, UsageError
+from manifests.errors import InputError, PruneError, UsageError
+from manifests.manifest import Manifest
 from trainer.data.batches import RowColumns
 from trainer.data.policies import TrainingViews, ViewOptions, choose_policy
 from trainer.data.soft_labels import dense_logits
@@ -29,8 +31,9 @@ from trainer.data.torch_loader import ViewDataset
 from trainer.losses.revise import revise
 from trainer.models.normalise import normalise as normalised
 
-Item = tuple[Tensor, int, Tensor, np.float32, np.float32]
-"""Image, label, target, weight, kd_weight; float32 scalars, so that a collated batch holds float32."""
+Item = tuple[Any, ...]
+"""Image, label, target, weight, kd_weight; float32 scalars, so that a collated batch holds float32. With ids,
+sample_id and key follow."""
 LABELS_ALONE = "none"
 
 
@@ -38,18 +41,20 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
     """The samples of a selection, or of any manifest with a beton, in views and with the targets that belong to them.
 
     An item is (image, label, target, weight, kd_weight): image float32 (3, S, S), normalised as the teacher saw it, or
-    uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. All is as
+    uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. with_ids adds
+    the sample_id, an int, and the key, a text, at its end; `sample_ids` and `keys` say them of all rows. All is as
     `train-student` shows it for the same policy, seed and epoch, where augment, pad_px, scale_min and flip come to the
     same there; run.json names them, and the recipe `demo` has flip=False of its own.
 
-    policy: replay, mean or single; auto is what the stored labels are for; none shows the labels alone, with targets
-    and kd_weight 0, so that the distillation loss is the cross-entropy. augment: pad_crop_flip, resized_crop_flip or
-    none, for views that were not scored; pad_px (of pad_crop_flip), scale_min (of resized_crop_flip) and flip are its
-    parameters; None is as scored, or by image size. temperature: the T of the loss, at which targets of the K largest
-    logits are made whole (None is 1; full ones are the same at any) and labels are revised, where they were selected to
-    be: then it has to be given, unless a preset said it. Revised targets are logits that a softmax at this T makes the
-    revised label. Of the K largest the label's own logit is told too, as for losses of train-student that look at it;
-    its loss `kd` leaves a label that is not among them to the even rest.
+    image_px: the side S; None is the teacher's. policy: replay, mean or single; auto is what the stored labels are for;
+    none shows the labels alone, with targets and kd_weight 0, so that the distillation loss is the cross-entropy.
+    augment: pad_crop_flip, resized_crop_flip or none, for views that were not scored; pad_px (of pad_crop_flip),
+    scale_min (of resized_crop_flip) and flip are its parameters; None is as scored, or by image size. temperature: the
+    T of the loss, at which targets of the K largest logits are made whole (None is 1; full ones are the same at any)
+    and labels are revised, where they were selected to be: then it has to be given, unless a preset said it. Revised
+    targets are logits that a softmax at this T makes the revised label. Of the K largest the label's own logit is told
+    too, as for losses of train-student that look at it; its loss `kd` leaves a label that is not among them to the even
+    rest.
 
     Samplers, worker processes (forked or spawned, persistent or not) and DistributedSampler work as with any dataset.
     UsageError for a policy that the stored labels do not serve, InputError for an image that cannot be decoded.
@@ -57,8 +62,9 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
 
     def __init__(
         self,
-        manifest: str | Path,
+        manifest: str | Path | Manifest,
         *,
+        image_px: int | None = None,
         policy: str = "auto",
         augment: str | None = None,
         pad_px: int | None = None,
@@ -67,18 +73,25 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         seed: int = 0,
         normalise: bool = True,
         temperature: float | None = None,
+        with_ids: bool = False,
     ) -> None:
+        if image_px is not None and image_px < 1:
+            raise UsageError(f"image_px must be at least 1, not {image_px}")
         if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
             raise UsageError(f"the temperature must be above 0, not {temperature}")
-        task = open_task(Path(manifest))
+        task = open_task(manifest if isinstance(manifest, Manifest) else Path(manifest))
+        side = task.image_px if image_px is None else image_px
         self.class_names = task.class_names
-        self.preprocessing = task.preprocessing(task.image_px)
+        self.preprocessing = task.preprocessing(side)
         """What an evaluation view is, and the normalisation: for the transforms of a validation set."""
         self.policy = None if policy == LABELS_ALONE else _policy(task, policy, augment)
         """replay, mean or single; None without targets."""
         asked: ViewOptions = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
-        self._views = TrainingViews.of(task, policy=self.policy, seed=seed, **asked)
+        task.check_size(self.policy, side)
+        self._views = TrainingViews.of(task, policy=self.policy, seed=seed, image_px=side, **asked)
+        self._manifest, self._with_ids = task.manifest, with_ids
         self._columns = RowColumns(task.beton, None)
+        self._sample_id_N = task.beton.columns.get("sample_id")
         self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)
         published = task.published_loss
         eta = published.get("revise_eta") if self.policy is not None else None
@@ -95,8 +108,26 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
+    def __repr__(self) -> str:
+        px, taught = self.preprocessing.image_px, self.policy or "labels alone"
+        return f"<PrunedDataset: {len(self):,} samples of {len(self.class_names):,} classes, {px}x{px} px, {taught}>"
+
     def __len__(self) -> int:
         return self._columns.count
+
+    @property
+    def sample_ids(self) -> NDArray[np.int64]:
+        """(N,) sample_id of each row; InputError where the beton does not say it."""
+        if self._sample_id_N is None:
+            raise InputError(f"the train.beton of {self._manifest.where} has no field sample_id")
+        return self._sample_id_N
+
+    @cached_property
+    def keys(self) -> NDArray[np.object_]:
+        """(N,) key of each row, such as the path of its file."""
+        column = self._manifest.samples(["key"]).column("key")
+        keys: NDArray[np.object_] = column.to_numpy(zero_copy_only=False)[self.sample_ids]
+        return keys
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -126,16 +157,16 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
             target_nC = self._targets(stored, torch.from_numpy(self._columns.label_N[rows_n].astype(np.int64)))
         if self._normalise:
             images = normalised(images, self.preprocessing)
-        return list(
-            zip(
-                images.unbind(),
-                self._columns.label_N[rows_n].tolist(),
-                target_nC.unbind(),
-                self._columns.weight_N[rows_n],
-                kd_weight_n,
-                strict=True,
-            )
-        )
+        columns: list[Sequence[Any] | NDArray[Any]] = [
+            images.unbind(),
+            self._columns.label_N[rows_n].tolist(),
+            target_nC.unbind(),
+            self._columns.weight_N[rows_n],
+            kd_weight_n,
+        ]
+        if self._with_ids:
+            columns += [self.sample_ids[rows_n].tolist(), self.keys[rows_n].tolist()]
+        return list(zip(*columns, strict=True))
 
     def _targets(self, stored: Tensor, label_n: Tensor) -> Tensor:
         class_count, temperature = len(self.class_names), self._temperature

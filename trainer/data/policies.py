@@ -46,13 +46,22 @@ class TrainingViews:
     """Targets stored a sample."""
 
     @classmethod
-    def of(cls, task: Task, *, policy: str | None, seed: int = 0, **asked: Unpack[ViewOptions]) -> TrainingViews:
-        """The views of a policy; `choose_policy` resolves auto.
+    def of(
+        cls,
+        task: Task,
+        *,
+        policy: str | None,
+        seed: int = 0,
+        image_px: int | None = None,
+        **asked: Unpack[ViewOptions],
+    ) -> TrainingViews:
+        """The views of a policy; `choose_policy` resolves auto, image_px None is the size they were scored at.
 
         InputError when views are to be replayed and the header does not say which they are.
         """
         stored = task.stored
-        recipe = training_recipe(stored, policy=policy, image_px=stored.image_px, seed=seed, **asked)
+        side = stored.image_px if image_px is None else image_px
+        recipe = training_recipe(stored, policy=policy, image_px=side, seed=seed, **asked)
         return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
 
     def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -120,26 +120,25 @@ class Task:
                 f"{self.manifest.path} holds the {self.stored.top_k} largest",
                 hint="store all of them (leave --top-k away), learn from a live teacher (--teacher), or take --loss kd",
             )
+        self.check_size(config.policy, config.image_px)
+
+    def check_size(self, policy: str | None, image_px: int) -> None:
+        """UsageError for a size at which views that are replayed would show other pixels than the teacher saw."""
         views = self.manifest.header.views
-        if (
-            config.policy == "replay"
-            and views is not None
-            and views.recipe == "pad_crop_flip"
-            and views.image_px != config.image_px
-        ):
+        if policy == "replay" and views is not None and views.recipe == "pad_crop_flip" and views.image_px != image_px:
             raise UsageError(
-                f"the stored views are {views.image_px} px crops, --image-size {config.image_px} would show others",
+                f"the stored views are {views.image_px} px crops, --image-size {image_px} would show others",
                 hint="leave --image-size away, or take --policy single",
             )
 
 
-def open_task(folder: Path) -> Task:
+def open_task(where: Path | Manifest) -> Task:
     """Open a manifest and its beton; InputError when either is missing or broken or they disagree."""
-    manifest = Manifest.open(folder)
+    manifest = where if isinstance(where, Manifest) else Manifest.open(where)
     path = manifest.beton_path
     if path is None:
         raise InputError(
-            f"{folder} (a manifest of kind {manifest.kind}) has no train.beton to read images from",
+            f"{manifest.where} (a manifest of kind {manifest.kind}) has no train.beton to read images from",
             hint=f"make one: {_WRITES_BETON[manifest.kind]}",
         )
     beton = Beton.open(path)

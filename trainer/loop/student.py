@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from manifests.base.cores import core_count
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from trainer.config import TrainConfig
@@ -60,7 +60,7 @@ def set_tf32(config: TrainConfig, device: torch.device) -> None:
 
 def worker_count(asked: int | None, ranks: Ranks) -> int:
     """Threads that read images: as asked, at most the cores this process may run on, shared among local ranks."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     return min(asked, cores) if asked is not None else max(1, cores // ranks.local_world_size)
 
 

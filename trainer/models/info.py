@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 
 if TYPE_CHECKING:
@@ -73,6 +74,19 @@ def default_preprocessing(image_px: int) -> Preprocessing:
         mean=list(IMAGENET_MEAN),
         std=list(IMAGENET_STD),
     )
+
+
+def check_preprocessing(preprocessing: Preprocessing) -> None:
+    """UsageError for what somebody typed and no network can be shown."""
+    colours = (preprocessing.mean, preprocessing.std)
+    if unknown := list(preprocessing.model_extra or {}):
+        raise UsageError(
+            f"Preprocessing has no field {unknown[0]!r}", hint=f"its fields: {', '.join(Preprocessing.model_fields)}"
+        )
+    if min(preprocessing.image_px, preprocessing.resize_px) < 1:
+        raise UsageError("Preprocessing: image_px and resize_px must be at least 1")
+    if [len(values) for values in colours] != [3, 3] or min(preprocessing.std) <= 0:
+        raise UsageError("Preprocessing: mean and std are three numbers each, for red, green and blue; std is above 0")
 
 
 def rescaled(preprocessing: Preprocessing, image_px: int) -> Preprocessing:

@@ -1,8 +1,9 @@
 """A frozen teacher, for scoring and live beside a student: uint8 images in, logits of the data's classes out."""
 
+import copy
 import platform
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
-from trainer.models.build import ModelInfo, build_model, output_map, parameter_count
+from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
-from trainer.models.weights import weights_sha256
+from trainer.models.trained_student import TrainedStudent
+from trainer.models.weights import bare, weights_sha256
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -119,9 +122,10 @@ class Teacher:
 
 
 def load_teacher(
-    spec: str,
+    spec: str | torch.nn.Module,
     class_names: list[str],
     *,
+    preprocessing: Preprocessing | None = None,
     checkpoint: Path | None = None,
     image_px: int | None = None,
     device: str = "auto",
@@ -130,17 +134,25 @@ def load_teacher(
     exact: bool = True,
     channels_last: bool = True,
 ) -> Teacher:
-    """Build a teacher for these classes and check that its outputs can be matched to them.
+    """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
 
+    preprocessing: how it wants its images; None is as its weights say, which a module of another origin does not.
     dtype None is float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA, for
     the whole process; a live teacher leaves them as the student has them. InputError when the checkpoint does not
     fit, when outputs and classes differ in number and no names tell which is which.
     """
+    if preprocessing is not None:
+        check_preprocessing(preprocessing)
     where = resolve_device(device, local_rank)
     dtype = dtype or ("float16" if where.type == "cuda" else "float32")
     if dtype == "float16" and where.type != "cuda":
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
-    module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
+    if isinstance(spec, torch.nn.Module):
+        module, info = _copied(spec, preprocessing, checkpoint, image_px)
+    else:
+        module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
+        if preprocessing is not None:
+            info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
         note(f"warning: teacher {info.spec} has {info.weights} weights: it knows nothing; name some with --checkpoint")
     module.eval().requires_grad_(False)
@@ -151,24 +163,61 @@ def load_teacher(
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
-    side = info.preprocessing.image_px
-    try:
-        with torch.inference_mode():
-            width = module(torch.zeros(2, 3, side, side, device=where)).shape[-1]
-    except (RuntimeError, AttributeError) as error:
-        raise InputError(
-            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
-            hint="name the size it was made for with --image-size",
-        ) from None
     return Teacher(
         module=module,
         info=info,
-        outputs=output_map(info.class_names, class_names, width),
+        outputs=output_map(info.class_names, class_names, _width(module, spec, info.preprocessing.image_px, where)),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module),
         weights_sha256=digest,
     )
+
+
+def _copied(
+    module: torch.nn.Module, preprocessing: Preprocessing | None, checkpoint: Path | None, image_px: int | None
+) -> tuple[torch.nn.Module, ModelInfo]:
+    """A copy of a module in float32, so that the module keeps its mode, hooks, device and precision."""
+    module = bare(module)
+    name = f"{type(module).__module__}:{type(module).__qualname__}"
+    if checkpoint is not None or image_px is not None:
+        raise UsageError(
+            f"the teacher {name} is a module: it has its weights, and preprocessing says the size of its images",
+            hint="leave out checkpoint and image_size",
+        )
+    if isinstance(module, TrainedStudent):
+        info, module = module.info, module.network
+    elif preprocessing is None:
+        raise UsageError(
+            f"the teacher {name} is a module that does not say how it wants its images",
+            hint="say it: preprocessing=pt.Preprocessing(image_px=224, resize_px=256, mean=[...], std=[...])",
+        )
+    else:
+        info = ModelInfo(spec=name, class_names=None, preprocessing=preprocessing)
+    if preprocessing is not None:
+        info = replace(info, preprocessing=preprocessing)
+    try:
+        return copy.deepcopy(module).float(), info
+    except RuntimeError as error:
+        raise InputError(
+            f"the teacher {name} cannot be copied: {str(error).splitlines()[0]}",
+            hint="a pass under torch.no_grad() leaves no computed tensors in it; or save its weights, and name its "
+            "class and the file: teacher='module:callable', checkpoint=FILE",
+        ) from None
+
+
+def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, where: torch.device) -> int:
+    """The number of outputs; InputError for a network that does not take such images."""
+    if isinstance(spec, torch.nn.Module):
+        return output_count(module, side)
+    try:
+        with torch.inference_mode():
+            return int(module(torch.zeros(2, 3, side, side, device=where)).shape[-1])
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
+            hint="name the size it was made for with --image-size",
+        ) from None
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:

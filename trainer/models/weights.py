@@ -140,7 +140,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, wi
     without_head: tensors of other shape than the model's stay as they are made. InputError with the first
     missing, unexpected and mis-shaped names; batch counters that old files lack are no reason.
     """
-    network = _bare(model)
+    network = bare(model)
     wanted = network.state_dict()
     given = _aligned(state, wanted)
     given = {name: value for name, value in given.items() if name in wanted or not _auxiliary(name)}
@@ -160,7 +160,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, wi
 
 def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) -> int | None:
     """Number of classes in `state` when it fits `model` but for a classifier of another size than class_count."""
-    wanted = _bare(model).state_dict()
+    wanted = bare(model).state_dict()
     given = _aligned(state, wanted)
     differing = [
         (wanted[name].shape, given[name].shape)
@@ -186,7 +186,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 def bare_state(model: nn.Module) -> dict[str, Tensor]:
     """State dict on the CPU, row-major, without the prefixes of torch.compile or DistributedDataParallel."""
-    state = _bare(model).state_dict()
+    state = bare(model).state_dict()
     return {
         name.replace("_orig_mod.", ""): value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
@@ -194,11 +194,12 @@ def bare_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _bare(model.module)
+        return bare(model.module)
     compiled = model._modules.get("_orig_mod")
-    return model if compiled is None else _bare(compiled)
+    return model if compiled is None else bare(compiled)
 
 
 def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,63 @@
+"""Is a manifest whole, are these its images, what differs between two of them. Torch-free but for pixels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from manifests.compare.diff import compare
+from manifests.copies.check import check_data
+from manifests.copies.data_report import DataReport
+from manifests.hidden.secret import read_secret
+from manifests.integrity import Report
+from manifests.integrity import verify as verify_files
+from manifests.manifest import Manifest
+from prune_toolkit.api.arguments import Place, opened
+from prune_toolkit.api.select import data_check
+from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
+from prune_toolkit.images.data_spec import DataSpec
+
+
+def verify(
+    manifest: Manifest | Place = "manifest",
+    data: Place | None = None,
+    *,
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    check: str = "hashes",
+    match: str | Sequence[str] = (),
+    class_map: Place | None = None,
+    pixel_tolerance: float | None = None,
+    secret: Place | None = None,
+    workers: int | None = None,
+) -> Report | DataReport:
+    """Check every file of a manifest, or with `data` a copy of its images; as `prune verify`.
+
+    What does not hold is reported, not raised: look at `.ok`, then at `.findings` of files, at `.told` and
+    `.differences` of images.
+    """
+    if data is None:
+        return verify_files(manifest.where if isinstance(manifest, Manifest) else manifest)
+    found, how = opened(manifest), data_check(check, match, class_map, pixel_tolerance, secret, workers)
+    spec = DataSpec(data=str(data), split=split, classes=None if classes is None else Path(classes), label=label)
+    thumbnails = thumbnails_at_hand(found, how.workers) if how.level == "pixels" else None
+    return check_data(found, open_copy(spec, found), how, thumbnails=thumbnails)
+
+
+class Difference(dict[str, Any]):
+    """What differs between manifests `a` and `b`, as `prune diff --json`: data, teacher, scores, ..."""
+
+    @property
+    def same(self) -> bool:
+        """Whether the two have one id."""
+        return bool(self["same"])
+
+    def __repr__(self) -> str:
+        a, b = (f"{self[side]['kind']} {self[side]['id'][:12]} at {self[side]['path']}" for side in ("a", "b"))
+        sections = ", ".join(name for name in self if name not in ("a", "b") and self[name])
+        return f"<Difference of {a} and {b}: {'equal ids' if self.same else sections}>"
+
+
+def diff(a: Manifest | Place, b: Manifest | Place, *, secret: Place | None = None) -> Difference:
+    """What differs between two manifests of any kind; as `prune diff`."""
+    return Difference(compare(opened(a), opened(b), None if secret is None else read_secret(Path(secret))))

@@ -1,0 +1,69 @@
+"""A score or a selector of one's own, from a notebook."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Literal, TypeVar
+
+from manifests.base.registry import Registry, entries_from
+from manifests.errors import UsageError
+from prune_toolkit.scoring.dynamics_scores import dynamics_score
+from prune_toolkit.scoring.feature_scores import feature_score
+from prune_toolkit.scoring.logit_scores import score
+from prune_toolkit.scoring.score import SCORES
+from prune_toolkit.selection.selectors import SELECTORS, selector
+
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["score", "feature_score", "dynamics_score", "selector"]
+_KINDS: dict[str, tuple[Registry[Any], Callable[..., Any]]] = {
+    "score": (SCORES, score),
+    "feature_score": (SCORES, feature_score),
+    "dynamics_score": (SCORES, dynamics_score),
+    "selector": (SELECTORS, selector),
+}
+_COSTS: dict[str, dict[str, Any]] = {
+    "score": {},
+    "feature_score": {"needs": ("features",), "cost": "one teacher pass"},
+    "dynamics_score": {"needs": ("dynamics",), "cost": "one training run"},
+    "selector": {"score": None},
+}
+
+
+def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
+    """Register the function below as a method of this process; run the cell again to replace it.
+
+    kind: score (a function of rows of logits), feature_score, dynamics_score or selector. facts: those that
+    docs/methods.md names, above all harder="low" or "high" for a score, and score="loss" for a selector that ranks by
+    one. formula is the first line of the docstring unless it is given. The text of the function is part of what a
+    manifest says of it, so that what another text computed is not taken for its result; what it calls is not.
+    """
+    if kind not in _KINDS:
+        raise UsageError(f"there are no methods of kind {kind!r}", hint=f"known: {', '.join(_KINDS)}")
+    registry, decorate = _KINDS[kind]
+
+    def add(function: F) -> F:
+        about = (inspect.getdoc(function) or name).partition("\n")[0]
+        if str(registry.origin(name)).startswith(f"{function.__module__} "):
+            registry.forget(name)
+        with entries_from(_origin(function)):
+            decorate(name, **{"formula": about, "source": "registered here", **_COSTS[kind], **facts})(function)
+        return function
+
+    return add
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    """The module of a function, with the digest of its text, or of its code where nobody kept the text."""
+    if not inspect.isfunction(function):
+        raise UsageError(f"a {type(function).__name__} is not a function", hint="register a def that calls it")
+    try:
+        text = inspect.getsource(function).encode()
+    except (OSError, TypeError):
+        text = _bytes_of(function.__code__)
+    return f"{function.__module__} {hashlib.sha256(text).hexdigest()[:12]}"
+
+
+def _bytes_of(code: CodeType) -> bytes:
+    inner = [_bytes_of(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code + repr((inner, code.co_names)).encode()

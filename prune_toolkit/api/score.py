@@ -1,0 +1,210 @@
+"""A teacher and images in, scores and labels out; the teacher is a spec or a module of yours."""
+
+import os
+from collections.abc import Sequence
+
+from torch import nn
+
+from manifests.errors import UsageError
+from manifests.format.header import Preprocessing
+from manifests.manifest import Manifest
+from prune_toolkit.api.arguments import Place, data_spec, folder, opened, optional, threads, whole
+from prune_toolkit.api.torch_state import torch_as_it_was
+from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
+from prune_toolkit.images.readers import ImagesAtHand
+from prune_toolkit.labelling.label_defaults import (
+    PLAIN_VIEWS,
+    check_licence,
+    check_selection,
+    default_labels,
+    planned_recipe,
+    planned_targets,
+)
+from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_labels
+from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
+from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+from prune_toolkit.scoring.score_pass import build_scores
+from prune_toolkit.scoring.view_flags import recipe_or_none
+from prune_toolkit.work.part_work import WorkShare
+from trainer.models.teacher import Teacher, load_teacher
+
+
+def score(
+    data: Manifest | Place | None = None,
+    *,
+    teacher: str | nn.Module | None = None,
+    preprocessing: Preprocessing | None = None,
+    checkpoint: Place | None = None,
+    image_size: int | None = None,
+    batch_size: int = 256,
+    dtype: str | None = None,
+    device: str = "auto",
+    loader: str = "auto",
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    val: Place | None = None,
+    val_split: str | None = None,
+    out: Place | None = None,
+    index: Place = "index",
+    views: int = 1,
+    augment: str | None = None,
+    pad: int | None = None,
+    scale_min: float | None = None,
+    flip: bool | None = None,
+    seed: int = 0,
+    top_k: int | None = None,
+    score_views: str | None = None,
+    features: bool = False,
+    held_out: Place | None = None,
+    held_out_split: str | None = None,
+    dynamics: Place | Sequence[Place] = (),
+    early_epoch: int | None = None,
+    thumbnails: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
+    redistributable: bool | None = None,
+    teacher_licence: str | None = None,
+    workers: int | None = None,
+) -> Manifest:
+    """Run the teacher over `data` once; as `prune score`, into the folder `manifest`.
+
+    teacher: a spec, or an nn.Module that takes normalised (n, 3, S, S) images and returns logits (n, classes). A module
+    is copied, evaluated, and recorded as module:ClassName with the sha256 of its weights; yours stays as it is.
+    preprocessing: how it wants its images; a module has to be told, a student of this toolkit knows. dynamics: run no
+    teacher, add scores of what these runs recorded to the manifest `data`.
+    """
+    if dynamics:
+        runs = [dynamics] if isinstance(dynamics, Place) else dynamics
+        plan = DynamicsPlan.of(
+            folder(out or "manifest-dynamics"), opened(data or "manifest"), [folder(run) for run in runs], early_epoch
+        )
+        return write_dynamics_scores(plan)
+    if early_epoch is not None:
+        raise UsageError("early_epoch goes with dynamics=RUN")
+    check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
+    _check_teacher(teacher)
+    if isinstance(data, Manifest):
+        images = ImagesAtHand.of_index(data)
+    else:
+        images = images_to_score(data_spec(data, split, classes, label), folder(index))
+    on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
+    apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
+    drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
+    given = {name: value for name, value in drawn.items() if value is not None}
+    with torch_as_it_was():
+        loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, images.class_names)
+        config = ScoreConfig(
+            out=folder(out or "manifest"),
+            batch_size=batch_size,
+            workers=threads(workers),
+            loader=loader,
+            ranks=WorkShare.resolve(None, None),
+            name=name,
+            licence=licence,
+            redistributable=redistributable,
+            teacher_licence=teacher_licence,
+            recipe=recipe_or_none(
+                {**PLAIN_VIEWS, **given, "seed": seed, "views": views}, loaded.preprocessing.image_px, asked=given
+            ),
+            view_count=views,
+            top_k=top_k,
+            score_views=score_views,
+            features=features,
+            thumbnails=thumbnails,
+        )
+        return whole(build_scores(config, loaded, images, on_val, apart))
+
+
+def label(
+    selection: Manifest | Place = "selection",
+    *,
+    views: int | None = None,
+    teacher: str | nn.Module | None = None,
+    preprocessing: Preprocessing | None = None,
+    checkpoint: Place | None = None,
+    image_size: int | None = None,
+    batch_size: int = 256,
+    dtype: str | None = None,
+    device: str = "auto",
+    loader: str = "auto",
+    augment: str | None = None,
+    pad: int | None = None,
+    scale_min: float | None = None,
+    flip: bool | None = None,
+    seed: int | None = None,
+    top_k: int | None = None,
+    labels: str | None = None,
+    policy: str | None = None,
+    other_teacher: bool = False,
+    teacher_licence: str | None = None,
+    out: Place = "labelled",
+    beton: bool = True,
+    data: Place | None = None,
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    workers: int | None = None,
+) -> Manifest:
+    """Run the teacher over many views of the samples that a selection keeps; as `prune label`.
+
+    views: 8 unless you say otherwise. teacher: as for `score`; a spec need not be named again, a module has to be given
+    again, and its preprocessing is the selection's.
+    """
+    chosen = opened(selection)
+    check_selection(chosen)
+    check_licence(teacher_licence, is_other=other_teacher)
+    targets = planned_targets(chosen, policy, views, top_k)
+    card = chosen.header.teacher
+    if card is not None and not other_teacher:
+        if teacher is None or isinstance(teacher, str):
+            teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
+        else:
+            preprocessing = preprocessing or card.preprocessing
+    _check_teacher(teacher)
+    drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
+    given = {name: value for name, value in drawn.items() if value is not None}
+    with torch_as_it_was():
+        loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, chosen.class_names)
+        config = LabelConfig(
+            out=folder(out),
+            recipe=planned_recipe(chosen, given, targets.views, loaded.preprocessing.image_px),
+            targets=targets,
+            labels=labels or default_labels(chosen, is_other=other_teacher),
+            other_teacher=other_teacher,
+            teacher_licence=teacher_licence,
+            beton=beton,
+            data=data_spec(data, split, classes, label),
+            batch_size=batch_size,
+            workers=threads(workers),
+            loader=loader,
+            ranks=WorkShare.resolve(None, None),
+        )
+        return whole(write_labels(Labelling.of(config, loaded, chosen)))
+
+
+def _check_teacher(teacher: str | nn.Module | None) -> None:
+    if teacher is None:
+        raise UsageError("which teacher?", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a module of yours')
+
+
+def _loaded(
+    teacher: str | nn.Module | None,
+    preprocessing: Preprocessing | None,
+    checkpoint: Place | None,
+    image_size: int | None,
+    device: str,
+    dtype: str | None,
+    class_names: list[str],
+) -> Teacher:
+    assert teacher is not None
+    return load_teacher(
+        teacher,
+        class_names,
+        preprocessing=preprocessing,
+        checkpoint=optional(checkpoint),
+        image_px=image_size,
+        device=device,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        dtype=dtype,
+    )

@@ -1,0 +1,147 @@
+"""From images to an index, from a scored manifest to a selection. Torch-free."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
+from manifests.copies.matching import parse_stages
+from manifests.hidden.secret import read_secret
+from manifests.manifest import Manifest
+from prune_toolkit.api.arguments import Place, data_spec, folder, opened, optional, threads, whole
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.indexing.index import IndexConfig, build_index
+from prune_toolkit.selection.write_selection import SelectConfig, plan_selection, write_selection
+from prune_toolkit.work.part_work import WorkShare
+
+Number = str | float | Fraction
+"""A number that becomes part of an id, and so its exact text: 0.5, "50%", Fraction(1, 3)."""
+
+
+def index(
+    data: Place,
+    *,
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    out: Place = "index",
+    beton: bool = False,
+    max_side: int | None = None,
+    check: Literal["decode", "header"] = "decode",
+    thumbnails: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
+    redistributable: bool | None = None,
+    workers: int | None = None,
+) -> Manifest:
+    """List every image of `data`: key, label, size, content hash; as `prune index`.
+
+    beton: also write train.beton, from which a student can train without any teacher.
+    """
+    config = IndexConfig(
+        data=DataSpec(data=str(data), split=split, classes=optional(classes), label=label),
+        out=folder(out),
+        beton=beton,
+        max_side=max_side,
+        check=check,
+        thumbnails=thumbnails,
+        workers=threads(workers),
+        ranks=WorkShare.resolve(None, None),
+        name=name,
+        licence=licence,
+        redistributable=redistributable,
+    )
+    return whole(build_index(config))
+
+
+def select(
+    manifest: Manifest | Place = "manifest",
+    *,
+    keep: Number,
+    selector: str | None = None,
+    score: str | None = None,
+    quota: str | None = None,
+    per_class_min: int = 0,
+    without: Manifest | Place | None = None,
+    labels: str | None = None,
+    eta: Number | None = None,
+    revise_scope: str | None = None,
+    distill_fraction: Number | None = None,
+    distill_by: str | None = None,
+    views: int | None = None,
+    policy: str | None = None,
+    top_k: int | None = None,
+    preset: str | None = None,
+    seed: int = 0,
+    out: Place = "selection",
+    beton: bool = True,
+    max_side: int | None = None,
+    data: Place | None = None,
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    check: str = "sizes",
+    match: str | Sequence[str] = (),
+    class_map: Place | None = None,
+    pixel_tolerance: float | None = None,
+    secret: Place | None = None,
+    workers: int | None = None,
+    **parameters: Number,
+) -> Manifest:
+    """Pick the samples of a scored manifest worth keeping; as `prune select`.
+
+    parameters: those of the selector, such as position=1 of `window`, beta=0.1 of `ccs`, mix="0.7 medium, 0.3 random".
+    A number becomes the text that Python prints of it: 0.5 is "0.5", the same selection as --keep 0.5; a computed
+    0.1 + 0.2 is "0.30000000000000004": write "0.3" or Fraction(3, 10) where that matters.
+    """
+    config = SelectConfig(
+        keep=text_of(keep),
+        out=folder(out),
+        selector="mix" if selector is None and "mix" in parameters else selector,
+        score=score,
+        parameters={name: text_of(value) for name, value in parameters.items()},
+        quota=quota,
+        per_class_min=per_class_min,
+        without=without.where if isinstance(without, Manifest) else without,
+        labels=labels,
+        eta=None if eta is None else text_of(eta),
+        revise_scope=revise_scope,
+        distill_fraction=None if distill_fraction is None else text_of(distill_fraction),
+        distill_by=distill_by,
+        views=views,
+        policy=policy,
+        top_k=top_k,
+        preset=preset,
+        seed=seed,
+        beton=beton,
+        data=data_spec(data, split, classes, label),
+        check=data_check(check, match, class_map, pixel_tolerance, secret, workers),
+        max_side=max_side,
+        workers=threads(workers),
+    )
+    return write_selection(config, plan_selection(config, opened(manifest)))
+
+
+def text_of(number: Number) -> str:
+    """The text of a number as it would be typed; of a float the shortest that is the same float."""
+    return repr(float(number)) if isinstance(number, float) else str(number)
+
+
+def data_check(
+    level: str,
+    match: str | Sequence[str],
+    class_map: Place | None,
+    pixel_tolerance: float | None,
+    secret: Place | None,
+    workers: int | None,
+) -> DataCheck:
+    """How a copy of the images is compared with a manifest."""
+    return DataCheck(
+        level=level,
+        stages=parse_stages([match] if isinstance(match, str) else match),
+        class_map=optional(class_map),
+        pixel_tolerance=PIXEL_TOLERANCE if pixel_tolerance is None else pixel_tolerance,
+        secret=None if secret is None else read_secret(Path(secret)),
+        workers=threads(workers),
+    )

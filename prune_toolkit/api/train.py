@@ -1,0 +1,156 @@
+"""A selection in, a trained student out."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+from manifests.errors import UsageError
+from manifests.manifest import Manifest
+from prune_toolkit.api.arguments import Place, folder, optional
+from prune_toolkit.api.torch_state import torch_as_it_was
+from trainer.config import TrainConfig
+from trainer.data.task import open_task, open_validation
+from trainer.loop.budget import MatchTime, asked_seconds, training_seconds
+from trainer.loop.distributed import Ranks
+from trainer.loop.finished_run import Run, load_student
+from trainer.loop.recipes import resolve
+from trainer.loop.training import Machine, train
+from trainer.losses.settings import under_flags
+
+__all__ = ["Run", "TrainOptions", "load_student", "train_student"]
+
+
+class TrainOptions(TypedDict, total=False):
+    """The other options of train-student, by their names there; what is not given is by recipe, loss or selection."""
+
+    image_size: int
+    policy: str
+    augment: str
+    flip: bool
+    pad: int
+    scale_min: float
+    batch_size: int
+    optimizer: str
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    schedule: str
+    milestones: Sequence[float]
+    gamma: float
+    warmup_epochs: float
+    dynamic: str
+    keep: float
+    prune_ratio: float
+    anneal: float
+    record_dynamics: bool
+    record_grand: int
+    loss: str
+    kd_weight: float
+    ce_weight: float
+    temperature: float
+    kd_warmup_epochs: float
+    loss_options: Mapping[str, float]
+    revise: float
+    revise_scope: str
+    label_smoothing: float
+    precision: str
+    channels_last: bool
+    tf32: bool
+    compile: bool
+    seed: int
+    eval_every: int
+
+
+_FIELDS = {"image_size": "image_px", "pad": "pad_px", "revise": "revise_eta"}
+"""Options that a configuration calls otherwise."""
+
+
+def train_student(
+    manifest: Manifest | Place = "selection",
+    *,
+    student: str | None = None,
+    val: Place | None = None,
+    val_split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    class_map: Place | None = None,
+    weights: Place | None = None,
+    teacher: str | None = None,
+    checkpoint: Place | None = None,
+    recipe: str = "auto",
+    epochs: int | None = None,
+    steps: int | None = None,
+    match_time: Run | Place | None = None,
+    device: str = "auto",
+    loader: str = "auto",
+    workers: int | None = None,
+    out: Place = "run",
+    fresh: bool = False,
+    **options: Unpack[TrainOptions],
+) -> Run:
+    """Train a student from a selection with the labels its teacher left there; as `train-student`.
+
+    student: a spec, such as "torchvision/resnet18"; by recipe unless you say. val: validation images. options: every
+    other option of `train-student --help`, by its name: loss="ce", temperature=4, lr=0.05, policy="replay", seed=1, ...
+    """
+    if unknown := sorted(set(options) - set(TrainOptions.__annotations__)):
+        near = difflib.get_close_matches(unknown[0], TrainOptions.__annotations__, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"train_student() got an unexpected keyword argument {unknown[0]!r}{meant}")
+    if checkpoint is not None and teacher is None:
+        raise UsageError("checkpoint holds the weights of a live teacher", hint='name it too: teacher="SPEC"')
+    path = folder(out)
+    length, match_run = _length(epochs, steps, match_time, None if fresh else path)
+    task = open_task(manifest if isinstance(manifest, Manifest) else folder(manifest))
+    flags: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in options.items()}
+    if "milestones" in flags:
+        flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
+    flags |= {"student": student, "teacher": teacher, "weights": None if weights is None else str(weights)}
+    given = under_flags(task.published_loss, flags)
+    ranks = Ranks.from_environment()
+
+    def configure(**length: float | None) -> TrainConfig:
+        return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
+
+    config = configure(**length)
+    seconds = length.get("match_s")
+    with torch_as_it_was():
+        report = train(
+            task,
+            config,
+            validation=None
+            if val is None
+            else open_validation(
+                str(val),
+                split=val_split,
+                class_names=task.class_names,
+                classes=optional(classes),
+                label=label,
+                class_map=optional(class_map),
+            ),
+            out=path,
+            machine=Machine(device=device, loader=loader, workers=workers),
+            fresh=fresh,
+            checkpoint=optional(checkpoint),
+            match=None
+            if seconds is None or match_run is None
+            else MatchTime(
+                run=match_run, seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)
+            ),
+        )
+    return Run(path=path, report=report)
+
+
+def _length(
+    epochs: int | None, steps: int | None, match_time: Run | Place | None, out: Any
+) -> tuple[dict[str, Any], str | None]:
+    """The one budget that was given, and the run whose time is matched; UsageError for two."""
+    asked = {name: value for name, value in (("epochs", epochs), ("steps", steps)) if value is not None}
+    if len(asked) + (match_time is not None) > 1:
+        names = [*asked, *([] if match_time is None else ["match_time"])]
+        raise UsageError(f"{' and '.join(names)} contradict each other", hint="give one of them")
+    if match_time is None:
+        return asked, None
+    other = match_time.path if isinstance(match_time, Run) else folder(match_time)
+    return {"match_s": training_seconds(other) if out is None else asked_seconds(other, out)}, str(other)
