@@ -59,13 +59,19 @@ def test_prune_toml_may_name_it_and_children_know_it(run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("import a_module_that_is_not_there\n", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
-        (SCORES.replace("first_logit", "loss"), "ValueError: score 'loss' is registered already"),
-        (None, "FileNotFoundError"),
+        (
+            "import a_module_that_is_not_there\n",
+            "the plug-in bad.py cannot be imported: ModuleNotFoundError: No module named 'a_module_that_is_not_there'",
+        ),
+        (
+            SCORES.replace("first_logit", "loss"),
+            "the plug-in bad.py cannot be imported: ValueError: score 'loss' is registered already",
+        ),
+        (None, "bad.py is not a Python file"),
     ],
 )
 def test_a_file_that_fails_stops_the_command_and_is_named(run, tmp_path, words, text, reason):
     if text is not None:
         (tmp_path / "bad.py").write_text(text)
     child = run(*words, code=2)
-    assert f"the plug-in file bad.py failed: {reason}" in child.stderr
+    assert reason in child.stderr
