@@ -281,7 +281,7 @@ def test_classes_of_validation_images_may_be_called_otherwise(selection, make_ma
     assert (code, "one name, two classes" in err) == (3, True)
     without = base[: base.index("--val")]
     code, _, err = call(*without, "--class-map", "map.csv", "--dry-run", capsys=capsys)
-    assert (code, "--class-map: not looked at without --val" in err) == (0, True)
+    assert (code, "--class-map: ignored without --val" in err) == (0, True)
 
 
 def start(args, folder):
@@ -313,7 +313,7 @@ def test_killed_terminated_and_interrupted_it_goes_on_to_equal_weights(selection
         with monkeypatch.context() as patch:
             signal_at_step(patch, 9, number)
             got, _, err = call(*args, capsys=capsys)
-        assert (got, "the same command goes on" in err) == (code, True)
+        assert (got, "run the same command again to resume" in err) == (code, True)
         assert epochs_of(folder / "run") == done + 1
         done += 1
     assert call(*args, capsys=capsys)[0] == 0
