@@ -292,7 +292,7 @@ def test_what_cannot_be_learned_from_is_refused_with_the_next_step(index, make_m
     with pytest.raises(InputError, match=r"has no train\.beton") as caught:
         open_task(make_manifest(count=6, beton=False).path)
     assert "prune index DATA --beton" in str(caught.value)
-    with pytest.raises(InputError, match="has 7 outputs where 3 were asked for"):
+    with pytest.raises(InputError, match="has 7 outputs; 3 are needed"):
         run(index, tmp_path, loss="ce", student="tiny_networks:ignores_num_classes")
     with pytest.raises(UsageError, match="fp16 needs CUDA"):
         run(index, tmp_path, loss="ce", precision="fp16")
