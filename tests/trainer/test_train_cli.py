@@ -247,7 +247,7 @@ def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finis
         (["--teacher", "resnet8", "--policy", "single"], 2, "--teacher and --policy single contradict each other"),
         (["--teacher", "resnet9000"], 2, "resnet9000"),
         (["--checkpoint", "teacher.pt"], 2, "name it too: --teacher SPEC"),
-        (["--augment", "replay"], 2, "the scored views themselves are --policy replay"),
+        (["--augment", "replay"], 2, "for the scored views give --policy replay"),
         (["--match-time", "nowhere"], 3, "nowhere holds no run.json"),
         (["--match-time", "nowhere", "--steps", "3"], 2, "--steps and --match-time contradict each other"),
     ],
