@@ -131,8 +131,7 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
         (
             "full",
             5,
-            "prune: the disk is full (/data/part-00003.parquet)\n"
-            "  make room; run the same command again to resume\n",
+            "prune: the disk is full (/data/part-00003.parquet)\n  make room; run the same command again to resume\n",
         ),
         ("no_such_file", 3, "prune: No such file or directory (/nowhere/at/all)\n"),
         ("read_only", 3, "prune: Read-only file system (/data)\n"),
