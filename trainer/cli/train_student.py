@@ -162,14 +162,15 @@ dynamic = under("Samples of an epoch, and recording")
 @loss("--ce-weight", type=float, help="Weight of the cross-entropy term.  [by loss; kd: 1 minus that of the KD term]")
 @loss("--temperature", type=float, help="Temperature of the KD term.  [by loss; kd: 4]")
 @loss("--kd-warmup-epochs", type=float, help="Epochs over which the KD term rises to its weight.  [by loss; kd: 0]")
-@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...", help="Its options: alpha=1,beta=8.  [by loss]")
+@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...",
+      help="Options of --loss, such as alpha=1,beta=8.  [by loss]")  # fmt: skip
 @loss("--revise", "revise_eta", type=float, metavar="ETA",
       help="Revise the teacher's labels so that the true class leads; 0 turns it off.  [as selected]")  # fmt: skip
 @loss("--revise-scope", metavar="SCOPE", help="With --revise: labels to revise, wrong or all.  [as selected, or all]")
 @loss("--label-smoothing", type=float, help="Label smoothing in the cross-entropy term.  [0]")
 @machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
-         help="Library that loads the images; both show the same views.")  # fmt: skip
+         help="Library that loads the images; ffcv and torch show the same views.")  # fmt: skip
 @machine("--workers", type=click.IntRange(min=1), help="Reading threads per rank.  [cores]")
 @machine("--precision", metavar="NAME", help="fp32, or autocast in bf16 or (CUDA only) fp16.  [fp32]")
 @machine("--channels-last/--no-channels-last", default=None, help="Use the NHWC memory format.  [on]")
