@@ -203,7 +203,7 @@ def test_a_finished_run_is_not_trained_again_unless_fresh(selection, tmp_path, c
     first = run(selection, tmp_path, epochs=1)
     stamp = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
     assert run(selection, tmp_path, epochs=1) == first
-    assert "finished; --fresh trains it again" in capsys.readouterr().err
+    assert "finished; to train it again, give --fresh" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == stamp
     run(selection, tmp_path, epochs=1, fresh=True)
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns != stamp

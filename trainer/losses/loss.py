@@ -38,9 +38,9 @@ class Loss:
     published: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of kd_weight, ce_weight, temperature and kd_warmup_epochs (for 240 epochs); flags override them."""
     needs_label_logit: bool = False
-    """Whether the loss uses the target's logit of the label by itself: top-k labels store it separately."""
+    """True if the loss uses the target's logit of the label by itself: top-k labels store it separately."""
     standardises: bool = False
-    """Whether the loss uses mean and deviation of all target logits, so that top-k labels are not enough."""
+    """True if the loss uses mean and deviation of all target logits, so that top-k labels are not enough."""
 
     @property
     def needs_targets(self) -> bool:
