@@ -12,7 +12,7 @@ _HOME = {"PrunedDataset": "trainer.data.dataset", "distillation_loss": "trainer.
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: torch takes seconds, and parts of this package do without it."""
+    """Import a public name on first use: torch takes seconds, and parts of this package do not need it."""
     if name not in _HOME:
         raise AttributeError(f"module 'trainer' has no attribute {name!r}")
     from importlib import import_module

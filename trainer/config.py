@@ -1,4 +1,4 @@
-"""What a run computes: the typed configuration of train-student, its ranges checked at construction."""
+"""The configuration of train-student, typed, with its ranges checked at construction."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a student's weights depend on beside the data; every field is a flag of train-student."""
+    """Everything except the data that a student's weights depend on; every field is a flag of train-student."""
 
     recipe: str
     """The recipe the other values started from."""
     student: str
     """Model spec: a CIFAR-family name, torchvision/NAME, timm/NAME, module:callable, a .safetensors file."""
     weights: str | None = None
-    """File of weights to start from."""
+    """File with the weights to start from."""
     image_px: int
     """Side of the square the student sees, in training and evaluation."""
     epochs: int
-    """Passes over the samples of the beton; under `steps` the number of them begun."""
+    """Passes over the samples of the beton; with `steps`, the number of passes that are started."""
     steps: int | None = None
-    """Optimiser steps whatever the number of samples; None is a budget of whole epochs."""
+    """Number of optimiser steps, whatever the number of samples; None means whole epochs."""
     match_s: float | None = None
-    """Training time of the run that `steps` were measured to match."""
+    """Training time in seconds that `steps` was measured to match."""
     batch_size: int
-    """Samples an optimiser step, over all ranks."""
+    """Samples per optimiser step, over all ranks."""
     optimizer: str = "sgd"
     """sgd or adamw."""
     lr: float
@@ -43,7 +43,7 @@ class TrainConfig:
     momentum: float = 0.9
     """Momentum of sgd."""
     nesterov: bool = False
-    """Nesterov's form of the momentum."""
+    """Use Nesterov momentum."""
     weight_decay: float
     """L2 penalty (sgd) or decoupled decay (adamw), on all parameters."""
     schedule: str
@@ -51,53 +51,53 @@ class TrainConfig:
     milestones: tuple[float, ...] = ()
     """Epochs at which `step` multiplies the rate by gamma."""
     gamma: float = 0.1
-    """Factor of the schedule `step`."""
+    """Factor by which the schedule `step` multiplies the rate."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     loss: str = "kd"
     """kd, dkd, lskd, lskd-dkd, dist or ce."""
     kd_weight: float = 0.9
-    """alpha of the loss; times kd_weight_i of the sample."""
+    """alpha of the loss; multiplied by the sample's kd_weight_i."""
     ce_weight: float | None = None
-    """Weight of the cross-entropy term; None is what the KD term leaves, 1 - kd_weight * kd_weight_i."""
+    """Weight of the cross-entropy term; None means 1 - kd_weight * kd_weight_i."""
     temperature: float = 4.0
     """T of the loss."""
     kd_warmup_epochs: float = 0.0
     """Epochs over which the KD term rises linearly to its weight."""
     loss_options: Mapping[str, float] = field(default_factory=dict)
-    """The loss's own parameters, all of them."""
+    """All parameters that only this loss has."""
     revise_eta: float | None = None
-    """Labels are revised with this eta in (0, 1); None leaves them."""
+    """eta in (0, 1) with which labels are revised; None leaves them as they are."""
     revise_scope: str = "all"
-    """Which labels are revised: wrong (the teacher's top-1 is another class) or all."""
+    """Labels that are revised: wrong (the teacher's top-1 is another class) or all."""
     label_smoothing: float = 0.0
     """Smoothing of the cross-entropy term."""
     policy: str | None
-    """What a view is taught with: replay, mean, single or online; None under a loss that looks at no targets."""
+    """Source of a view's target: replay, mean, single or online; None if the loss uses no targets."""
     teacher: str | None = None
-    """Spec of the live teacher of policy online."""
+    """Spec of the live teacher for the policy online."""
     teacher_weights: str | None = None
     """sha256 of its weights."""
     augment: str
-    """pad_crop_flip, resized_crop_flip, or none (the evaluation view); under replay the recipe that was scored."""
+    """pad_crop_flip, resized_crop_flip, or none (the evaluation view); with replay, the recipe that was scored."""
     flip: bool = True
-    """Whether views are mirrored at random."""
+    """Mirror views at random."""
     pad_px: int | None = None
-    """Largest shift of pad_crop_flip views; None is an eighth of the side."""
+    """Largest shift of pad_crop_flip views; None means an eighth of the side."""
     scale_min: float = 0.08
     """Smallest share of the image's area that a resized_crop_flip view shows."""
     dynamic: str | None = None
-    """infobatch or rs2: what is shown is chosen anew each epoch; None is everything."""
+    """infobatch or rs2, which choose the samples of each epoch; None shows all samples."""
     keep: float | None = None
-    """Share of the samples that an epoch of rs2 shows."""
+    """Share of the samples that an epoch shows under rs2."""
     prune_ratio: float | None = None
     """Probability with which infobatch drops a sample whose last loss is below the mean."""
     anneal: float | None = None
-    """Share of the epochs, the last ones, in which infobatch shows everything."""
+    """Share of the epochs, at the end, in which infobatch shows all samples."""
     record_dynamics: bool = False
-    """Whether probability, margin, correctness and EL2N of every sample are written each epoch."""
+    """Record probability, margin, correctness and EL2N of every sample in each epoch."""
     record_grand: int = 0
-    """Epochs, the first ones, at whose end the norm of each sample's gradient is recorded too."""
+    """Number of epochs, from the first, after which the norm of each sample's gradient is recorded too."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True
@@ -112,7 +112,7 @@ class TrainConfig:
     """Seed of the streams init, order, views, dropout and prune."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, naming the flag; names of methods are checked by `resolve`."""
+        """Raise UsageError, naming the flag, for a value out of range; `resolve` checks the names of methods."""
         check_name("--optimizer", self.optimizer, OPTIMIZERS)
         check_name("--precision", self.precision, PRECISIONS)
         for flag in ("epochs", "batch_size", "image_px", "eval_every"):
@@ -125,7 +125,7 @@ class TrainConfig:
             check_value(math.isfinite(value) and value >= 0, flag, value, "0 or more")
         check_value(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         check_value(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
-        # Before its trial a run that matches a time has no length.
+        # A run that matches a time has no length before its trial.
         is_open = self.match_s is not None and self.steps is None
         shorter = is_open or self.warmup_epochs < self.epochs
         check_value(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
@@ -133,7 +133,7 @@ class TrainConfig:
         check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
         check_value(0 < self.scale_min <= 1, "scale_min", self.scale_min, "in (0, 1]")
         check_value(self.pad_px is None or self.pad_px >= 0, "pad", self.pad_px, "0 or more")
-        # What a loss needs may be a share of the run: a run of no length is named first.
+        # A loss's values may be a share of the run, so a wrong length is reported first.
         check_loss(self)
         check_value(self.record_grand >= 0, "record_grand", self.record_grand, "0 or more")
         if self.nesterov and self.momentum == 0:
@@ -142,27 +142,27 @@ class TrainConfig:
             raise UsageError("--schedule step needs milestones", hint="for example --milestones 30,60,90")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run; infobatch takes fewer."""
+        """Return the number of optimiser steps of the whole run; infobatch takes fewer."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, as run.json holds them."""
+        """Return plain values by name, as run.json holds them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """Hexadecimal sha256 of the canonical JSON of a resolved configuration."""
+    """Return the hexadecimal sha256 of the canonical JSON of a resolved configuration."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_name(flag: str, value: str, known: Any) -> None:
-    """UsageError, naming the flag, for a name that is not known."""
+    """Raise UsageError, naming the flag, if the name is not known."""
     if value not in known:
         raise UsageError(f"{flag} {value} is not known", hint=f"known: {', '.join(known)}")
 
 
 def check_value(holds: bool, name: str, value: object, what: str) -> None:
-    """UsageError, naming the flag, unless its value holds."""
+    """Raise UsageError, naming the flag and `what` its value must be, unless the condition holds."""
     if not holds:
         shown = ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
         flag = "--image-size" if name == "image_px" else f"--{name.replace('_', '-')}"
@@ -170,14 +170,14 @@ def check_value(holds: bool, name: str, value: object, what: str) -> None:
 
 
 def check_loss(config: TrainConfig) -> None:
-    """UsageError, naming the flag, for values that no loss can have."""
+    """Raise UsageError, naming the flag, for values that no loss can have."""
     convex = config.ce_weight is None
     _refuse_unless(
         config.kd_weight >= 0 and (config.kd_weight <= 1 if convex else math.isfinite(config.kd_weight)),
         "--kd-weight",
         "in [0, 1]" if convex else "0 or more",
         config.kd_weight,
-        hint="the cross-entropy has the rest of 1; with --ce-weight both are free" if convex else None,
+        hint="the cross-entropy gets the rest of 1; give --ce-weight to set both freely" if convex else None,
     )
     if config.ce_weight is not None:
         _refuse_unless(_is_weight(config.ce_weight), "--ce-weight", "0 or more", config.ce_weight)
@@ -185,7 +185,7 @@ def check_loss(config: TrainConfig) -> None:
     for name, value in config.loss_options.items():
         _refuse_unless(_is_weight(value), f"--loss-options {name}", "0 or more", value)
     if config.revise_eta is not None:
-        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 for none", config.revise_eta)
+        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 to turn it off", config.revise_eta)
     if config.revise_scope not in SCOPES:
         raise UsageError(f"--revise-scope {config.revise_scope} is not known", hint=f"known: {', '.join(SCOPES)}")
 

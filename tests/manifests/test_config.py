@@ -142,12 +142,12 @@ def test_an_unknown_key_is_told_with_those_there_are(tmp_path: Path) -> None:
 def test_an_option_of_one_command_is_not_for_the_top_level(tmp_path: Path) -> None:
     error = refusal(tmp_path, "keep = 0.5", "select")
     assert error.hint is not None
-    assert error.hint.startswith("move it under [COMMAND]")
+    assert error.hint.startswith("put it into the table of its command, [COMMAND]")
 
 
 def test_an_unknown_table_is_told_with_the_commands_there_are(tmp_path: Path) -> None:
     error = refusal(tmp_path, "[selekt]\nkeep = 1", "select")
-    assert "[selekt] names no command" in error.message
+    assert "[selekt] is not a command" in error.message
     assert error.hint == f"known: {', '.join(COMMANDS)}"
 
 

@@ -126,13 +126,12 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
         ("mismatch", 4, "prune: 412 files differ\n"),
         ("incomplete", 5, "prune: 3 parts are left\n"),
         ("leave_with_seven", 7, ""),
-        ("abort", 130, "prune: interrupted\n  the same command goes on where it stopped\n"),
+        ("abort", 130, "prune: interrupted\n  run the same command again to resume\n"),
         ("verify", 130, "prune: interrupted\n"),
         (
             "full",
             5,
-            "prune: the disk is full (/data/part-00003.parquet)\n"
-            "  make room; the same command goes on where it stopped\n",
+            "prune: the disk is full (/data/part-00003.parquet)\n  make room; run the same command again to resume\n",
         ),
         ("no_such_file", 3, "prune: No such file or directory (/nowhere/at/all)\n"),
         ("read_only", 3, "prune: Read-only file system (/data)\n"),
@@ -176,7 +175,7 @@ def test_a_signal_leaves_with_its_code_and_no_half_file(
     process.send_signal(number)
     out, error = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
-    assert error == f"prune: {message}\n  the same command goes on where it stopped\n"
+    assert error == f"prune: {message}\n  run the same command again to resume\n"
     assert [path.name for path in tmp_path.iterdir()] == ["command.py"]
 
 
@@ -212,7 +211,7 @@ def test_a_result_that_does_not_fit_the_disk_is_incomplete(tmp_path: Path, what:
         process = start(tmp_path, what, stdout=full.fileno())
     _, error = process.communicate(timeout=60)
     assert process.returncode == 5
-    assert error == "prune: the disk is full\n  make room; the same command goes on where it stopped\n"
+    assert error == "prune: the disk is full\n  make room; run the same command again to resume\n"
 
 
 def test_prune_toml_is_read_and_its_faults_are_usage_errors(tmp_path: Path) -> None:

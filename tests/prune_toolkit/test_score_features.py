@@ -347,7 +347,7 @@ def test_with_the_largest_logits_alone_features_still_give_scores(small_set, tmp
 @pytest.mark.parametrize(
     ("teacher", "code", "says"),
     [
-        ("teachers:linear", 2, "has no linear layer that makes its 3 outputs"),
+        ("teachers:linear", 2, "has no linear layer that computes its 3 outputs"),
         ("feature_nets:huge", 3, "does not fit float16"),
         ("feature_nets:endless", 3, "a feature of inf does not fit float16"),
     ],

@@ -302,7 +302,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_as_if_undisturbed(tuned, prune
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 5), (signal.SIGINT, 130)])
 def test_stopped_by_a_signal_it_goes_on(tuned, prune, teachers, tmp_path, scored, how, code) -> None:
     assert killed(scored, teachers, tmp_path, 12, how) == code
-    assert "the same command goes on" in (tmp_path / "killed.log").read_text()
+    assert "run the same command again to resume" in (tmp_path / "killed.log").read_text()
     before = finished(tmp_path)
     sweep(prune, scored, tmp_path)
     assert {name: time for name, time in finished(tmp_path).items() if name in before} == before

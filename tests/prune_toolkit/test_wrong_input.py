@@ -195,7 +195,7 @@ def test_a_stop_in_mid_pass_leaves_what_the_next_run_goes_on_from(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert "goes on where it stopped" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert first.exists()
     assert not (tmp_path / "m" / "manifest.json").exists()

@@ -226,7 +226,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04abc", b"\x80\x02.", b"\x89PNG\r\n"])
 def test_files_of_another_kind_are_refused(tmp_path, data):
     (tmp_path / "c.pth").write_bytes(data)
-    assert "not a torch checkpoint, or a damaged one" in refused(load_weights, network(), tmp_path / "c.pth")
+    assert "not a torch checkpoint, or it is damaged" in refused(load_weights, network(), tmp_path / "c.pth")
 
 
 def test_an_ill_fitting_checkpoint_names_what_does_not_fit(tmp_path):

@@ -160,7 +160,7 @@ def test_views_that_were_not_scored_are_not_replayed(replayed) -> None:
     assert PrunedDataset(replayed.path, augment="pad_crop_flip", pad_px=2).policy == "replay"
     assert PrunedDataset(replayed.path, augment="resized_crop_flip").policy == "single"
     for other in ({"pad_px": 1}, {"flip": False}, {"policy": "replay", "augment": "none"}):
-        with pytest.raises(UsageError, match="the views with labels of their own are pad_crop_flip"):
+        with pytest.raises(UsageError, match="the views with stored labels are pad_crop_flip"):
             PrunedDataset(replayed.path, **other)
 
 

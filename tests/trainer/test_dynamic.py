@@ -247,7 +247,7 @@ def test_options_that_contradict_each_other_are_refused_with_the_flag(flags, mes
 
 def test_an_arm_with_an_option_that_no_configuration_has_is_refused_when_it_is_added():
     arm = DynamicMethod(rows_of=infobatch, formula="", source="", options={"speed": 1.0})
-    with pytest.raises(ValueError, match="dynamic arm 'fast' has an option 'speed'; there are keep, prune_ratio"):
+    with pytest.raises(ValueError, match="dynamic arm 'fast' has an option 'speed'; known: keep, prune_ratio"):
         DYNAMIC.add("fast", arm)
     assert "fast" not in DYNAMIC
 

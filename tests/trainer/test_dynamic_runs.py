@@ -222,7 +222,7 @@ def test_a_real_trial_times_steps_of_rs2(selection, tmp_path, monkeypatch):
     [
         (
             ["--dynamic", "rs2", "--keep", "1/3"],
-            ["4 epochs x 2 steps of 16 (fixed epochs)", "rs2: 32 of 96 samples an epoch"],
+            ["4 epochs x 2 steps of 16 (fixed epochs)", "rs2: 32 of 96 samples per epoch"],
         ),
         (
             ["--dynamic", "infobatch"],
@@ -234,7 +234,7 @@ def test_a_real_trial_times_steps_of_rs2(selection, tmp_path, monkeypatch):
         ),
         (
             ["--record-grand", "2"],
-            ["dynamics of all samples are recorded each epoch, in the first 2 gradient norms too"],
+            ["dynamics of all samples are recorded in each epoch, gradient norms in the first 2"],
         ),
     ],
 )

@@ -91,11 +91,11 @@ def test_revision_is_off_unless_asked_for_and_zero_turns_a_selections_off():
         ({"loss": "dkd", "loss_options": {"gamma": 1.0}}, "--loss-options gamma: --loss dkd has no such option"),
         ({"loss_options": {"beta": 1.0}}, "--loss-options beta: --loss kd has no such option"),
         ({"loss": "dkd", "loss_options": {"beta": -1.0}}, "--loss-options beta must be 0 or more, not -1"),
-        ({"revise_eta": 1.0}, r"--revise must be in \(0, 1\), or 0 for none, not 1"),
+        ({"revise_eta": 1.0}, r"--revise must be in \(0, 1\), or 0 to turn it off, not 1"),
         ({"revise_eta": -0.5}, r"--revise must be in \(0, 1\)"),
         ({"revise_eta": float("nan")}, r"--revise must be in \(0, 1\)"),
         ({"revise_eta": 0.5, "revise_scope": "some"}, "--revise-scope some is not known"),
-        ({"revise_scope": "all"}, "--revise-scope needs labels to revise"),
+        ({"revise_scope": "all"}, "--revise-scope has no effect without --revise"),
         ({"loss": "kld"}, "--loss kld is not known"),
     ],
 )

@@ -193,7 +193,7 @@ def test_a_student_file_at_another_image_size_keeps_its_statistics(student):
 
 
 def test_a_student_file_contradicts_a_checkpoint(student):
-    assert "brings its own weights" in fails(UsageError, str(student[0]), checkpoint=student[0])
+    assert "has its own weights" in fails(UsageError, str(student[0]), checkpoint=student[0])
 
 
 def test_weights_that_do_not_describe_themselves_need_a_name(tmp_path):
@@ -231,7 +231,7 @@ def test_a_callable_with_a_checkpoint_takes_the_head_size_of_the_checkpoint(own,
 def test_a_callable_with_a_fixed_head_is_a_teacher_but_no_student(own):
     model, _ = build_model(f"{own}:always_five", class_count=3)
     assert output_count(model, 8) == 5
-    assert "has 5 outputs where 3 were asked for" in fails(InputError, f"{own}:always_five", pretrained=False)
+    assert "has 5 outputs; 3 are needed" in fails(InputError, f"{own}:always_five", pretrained=False)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_name_that_fits_two_outputs_is_ambiguous():
 
 
 def test_two_classes_may_not_share_an_output():
-    with pytest.raises(InputError, match=r"'Cat' and 'CAT' are both called like the teacher's output 2"):
+    with pytest.raises(InputError, match=r"'Cat' and 'CAT' both match the teacher's output 2"):
         output_map(["dog", "eel", "cat"], ["Cat", "CAT"], 3)
 
 
@@ -68,7 +68,7 @@ def test_missing_names_are_listed_from_the_first():
 
 
 def test_another_number_of_nameless_outputs_is_refused_with_both_numbers():
-    with pytest.raises(InputError, match="teacher has 1000 outputs, data set has 10 classes") as caught:
+    with pytest.raises(InputError, match="the teacher has 1000 outputs, the data set has 10 classes") as caught:
         output_map(None, [f"class {i}" for i in range(10)], 1000)
     assert caught.value.hint
 

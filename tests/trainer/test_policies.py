@@ -55,12 +55,12 @@ def test_the_policy_is_that_of_the_stored_labels_unless_other_augmentation_is_as
     [
         (OLD, "replay", "needs stored labels of several views; this manifest has 1", "prune label SELECTION --views 8"),
         (MEAN, "replay", "this manifest has 1", "--policy single"),
-        (SINGLE, "mean", "the one label stored is that of view 0", "prune label SELECTION --policy mean"),
-        (MEAN, "single", "the one label stored is the mean over 8 views", "--policy mean"),
+        (SINGLE, "mean", "the only stored label is that of view 0", "prune label SELECTION --policy mean"),
+        (MEAN, "single", "the only stored label is the mean over 8 views", "--policy mean"),
         (
             replace(REPLAYED, top_k=10),
             "mean",
-            "labels of 10 logits a view cannot be averaged",
+            "labels of 10 logits per view cannot be averaged",
             "prune label SELECTION --policy mean --top-k 10",
         ),
         (REPLAYED, "magic", "--policy magic is not known", "auto, replay, mean, single, online"),
@@ -121,7 +121,7 @@ def test_replayed_views_are_the_scored_ones_and_nothing_else():
     same = {"augment": "resized_crop_flip", "scale_min": 0.3, "flip": False}
     assert config(REPLAYED, policy="replay", **same) == config(REPLAYED, **same) == got
     for flags, message in [
-        ({"augment": "pad_crop_flip"}, "--augment pad_crop_flip: the views with labels of their own are resized_crop"),
+        ({"augment": "pad_crop_flip"}, "--augment pad_crop_flip: the views with stored labels are resized_crop"),
         ({"scale_min": 0.2}, "--scale-min 0.2: the views .* are resized_crop_flip with 0.3"),
         ({"flip": True}, "--flip True"),
     ]:
@@ -134,7 +134,7 @@ def test_replayed_views_are_the_scored_ones_and_nothing_else():
 
 
 def test_labels_of_views_that_the_header_does_not_tell_of_are_not_replayed():
-    with pytest.raises(InputError, match="the header does not say which"):
+    with pytest.raises(InputError, match="the header does not say how these views are drawn"):
         config(replace(REPLAYED, scored=None))
     assert config(replace(REPLAYED, scored=None), policy="single").augment == "pad_crop_flip"
 

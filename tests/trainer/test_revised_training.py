@@ -169,8 +169,8 @@ def test_a_preset_brings_its_loss_and_its_weights(raw, tmp_path):
 @pytest.mark.parametrize(
     ("transform", "parameters", "told"),
     [
-        ("revise", {"eta": "much", "scope": "all"}, "without a value of eta"),
-        ("revise", {"eta": 0.8, "scope": [1]}, "without a value of scope"),
+        ("revise", {"eta": "much", "scope": "all"}, "but eta is missing"),
+        ("revise", {"eta": 0.8, "scope": [1]}, "but scope is missing"),
         ("raw", {"loss": "kd"}, "not a set of weights"),
     ],
 )
@@ -182,7 +182,7 @@ def test_forged_parameters_of_labels_are_an_input_error(raw, tmp_path, transform
 
 def test_a_header_that_forgets_the_eta_is_an_input_error(raw, tmp_path):
     broken = relabelled(raw, tmp_path / "broken", transform="revise", parameters={"scope": "all"})
-    with pytest.raises(InputError, match="its labels are to be revised, without a value of eta"):
+    with pytest.raises(InputError, match="its labels are to be revised, but eta is missing"):
         _ = open_task(broken.path).published_loss
 
 

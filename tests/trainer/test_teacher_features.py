@@ -136,13 +136,13 @@ def test_of_several_layers_with_as_many_outputs_it_is_the_last(networks):
 
 
 def test_a_network_without_a_linear_head_is_named():
-    with pytest.raises(UsageError, match="squeezenet1_1 has no linear layer that makes its 7 outputs"):
+    with pytest.raises(UsageError, match="squeezenet1_1 has no linear layer that computes its 7 outputs"):
         _ = teacher_of("torchvision/squeezenet1_1", 64).feature_layer
 
 
 @pytest.mark.parametrize("name", ["Tokens", "Unused", "Tempered"])
 def test_a_network_whose_logits_no_linear_layer_makes_is_named(networks, name):
     teacher = teacher_of(networks + name, 8)
-    with pytest.raises(UsageError, match=f"{name} has no linear layer that makes its 7 outputs") as caught:
+    with pytest.raises(UsageError, match=f"{name} has no linear layer that computes its 7 outputs") as caught:
         teacher.logits_and_features(images_of(side=8))
     assert "score without --features" in caught.value.hint

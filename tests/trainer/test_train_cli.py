@@ -246,7 +246,7 @@ def test_a_run_from_a_bare_folder_ends_with_a_summary_and_again_says_it_is_finis
         (["--teacher", "resnet8", "--policy", "single"], 2, "--teacher and --policy single contradict each other"),
         (["--teacher", "resnet9000"], 2, "resnet9000"),
         (["--checkpoint", "teacher.pt"], 2, "name it too: --teacher SPEC"),
-        (["--augment", "replay"], 2, "the scored views themselves are --policy replay"),
+        (["--augment", "replay"], 2, "for the scored views give --policy replay"),
         (["--match-time", "nowhere"], 3, "nowhere holds no run.json"),
         (["--match-time", "nowhere", "--steps", "3"], 2, "--steps and --match-time contradict each other"),
     ],
@@ -280,7 +280,7 @@ def test_classes_of_validation_images_may_be_called_otherwise(selection, make_ma
     assert (code, "one name, two classes" in err) == (3, True)
     without = base[: base.index("--val")]
     code, _, err = call(*without, "--class-map", "map.csv", "--dry-run", capsys=capsys)
-    assert (code, "--class-map: not looked at without --val" in err) == (0, True)
+    assert (code, "--class-map: ignored without --val" in err) == (0, True)
 
 
 def start(args, folder):
@@ -312,7 +312,7 @@ def test_killed_terminated_and_interrupted_it_goes_on_to_equal_weights(selection
         with monkeypatch.context() as patch:
             signal_at_step(patch, 9, number)
             got, _, err = call(*args, capsys=capsys)
-        assert (got, "the same command goes on" in err) == (code, True)
+        assert (got, "run the same command again to resume" in err) == (code, True)
         assert epochs_of(folder / "run") == done + 1
         done += 1
     assert call(*args, capsys=capsys)[0] == 0

@@ -203,7 +203,7 @@ def test_a_finished_run_is_not_trained_again_unless_fresh(selection, tmp_path, c
     first = run(selection, tmp_path, epochs=1)
     stamp = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
     assert run(selection, tmp_path, epochs=1) == first
-    assert "finished; --fresh trains it again" in capsys.readouterr().err
+    assert "finished; to train it again, give --fresh" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == stamp
     run(selection, tmp_path, epochs=1, fresh=True)
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns != stamp
@@ -292,7 +292,7 @@ def test_what_cannot_be_learned_from_is_refused_with_the_next_step(index, make_m
     with pytest.raises(InputError, match=r"has no train\.beton") as caught:
         open_task(make_manifest(count=6, beton=False).path)
     assert "prune index DATA --beton" in str(caught.value)
-    with pytest.raises(InputError, match="has 7 outputs where 3 were asked for"):
+    with pytest.raises(InputError, match="has 7 outputs; 3 are needed"):
         run(index, tmp_path, loss="ce", student="tiny_networks:ignores_num_classes")
     with pytest.raises(UsageError, match="fp16 needs CUDA"):
         run(index, tmp_path, loss="ce", precision="fp16")

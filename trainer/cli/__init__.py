@@ -1,1 +1,1 @@
-"""The command line: `train-student`, and what both commands share."""
+"""The command line: `train-student`, and what it shares with `prune`."""

@@ -1,4 +1,4 @@
-"""What both commands share: exit codes, progress on stderr, results on stdout."""
+"""Shared by both commands: exit codes, messages on stderr, results on stdout."""
 
 import codecs
 import errno
@@ -18,18 +18,18 @@ from manifests.errors import IncompleteError, InputError, PruneError
 from trainer.cli.prune_toml import config_defaults
 
 EXIT_INTERRUPTED = 130
-_GOES_ON = "the same command goes on where it stopped"
+_RESUME = "run the same command again to resume"
 _KEEP_NOTHING = ("verify", "diff", "show", "list")
-"""Commands that begin anew."""
+"""Commands that always start from the beginning."""
 
 
 def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
-    """Run a command and leave with its exit code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C."""
+    """Run a command and exit with its code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C."""
     signal.signal(signal.SIGTERM, _stop)
     name = command.name or "prune"
     _complete(command, name)
     args, code = sys.argv[1:] if args is None else args, 0
-    goes_on = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_GOES_ON}"
+    resume = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_RESUME}"
     # Standard output is None where a shell closed it (`>&-`).
     printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(_stdout(sys.stdout))))
     try:
@@ -47,18 +47,18 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     except PruneError as error:
         code = _tell(name, str(error), error.exit_code)
     except _Terminated:
-        code = _tell(name, f"stopped by SIGTERM{goes_on}", IncompleteError.exit_code)
+        code = _tell(name, f"stopped by SIGTERM{resume}", IncompleteError.exit_code)
     except (KeyboardInterrupt, EOFError, click.Abort):
-        code = _tell(name, f"interrupted{goes_on}", EXIT_INTERRUPTED)
+        code = _tell(name, f"interrupted{resume}", EXIT_INTERRUPTED)
     except OSError as error:
         code = _tell_os_error(name, error)
     _leave(name, code)
 
 
 def _stdout(stream: TextIO) -> TextIO:
-    """Standard output, in UTF-8 where it is said to take ASCII: there click would write around what wraps it.
+    """Return standard output, switched from ASCII to UTF-8: click would bypass our wrapper of an ASCII stream.
 
-    What its encoding has no character for is spelled out.
+    Characters that its encoding lacks are escaped.
     """
     if isinstance(stream, io.TextIOWrapper):
         is_ascii = codecs.lookup(stream.encoding).name == "ascii"
@@ -67,7 +67,7 @@ def _stdout(stream: TextIO) -> TextIO:
 
 
 class _Printable:
-    """Standard output, of which everything that is written becomes printable; JSON stays what it was."""
+    """Standard output that makes everything written to it printable; JSON is not changed by that."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -81,7 +81,7 @@ class _Printable:
 
 
 class _Terminated(BaseException):
-    """Raised by SIGTERM; no Exception, so that nothing takes it for a fault of what it was busy with."""
+    """Raised on SIGTERM; not an Exception, so that no handler takes it for an error of the work in progress."""
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -90,7 +90,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _complete(command: click.Command, name: str) -> None:
-    """Answer the shell's request for completions, if this is one."""
+    """Answer if the shell asks for completions."""
     variable = f"_{name}_COMPLETE".replace("-", "_").upper()
     if instruction := os.environ.get(variable):
         from click.shell_completion import shell_complete
@@ -105,13 +105,13 @@ def _tell(name: str, message: str, code: int) -> int:
 
 
 def _tell_os_error(name: str, error: OSError) -> int:
-    """Exit code for what the machine refused, with its message; raised again when it says nothing."""
+    """Print an error of the operating system and return its exit code; raise it again if it has no message."""
     if isinstance(error, BrokenPipeError):
-        # The reader of our output went away (`prune show | head`): nothing is wrong.
+        # The reader of our output has closed it (`prune show | head`): nothing is wrong.
         return 0
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _tell(name, f"the disk is full{where}\n  make room; {_GOES_ON}", IncompleteError.exit_code)
+        return _tell(name, f"the disk is full{where}\n  make room; {_RESUME}", IncompleteError.exit_code)
     if not error.strerror:
         raise error
     return _tell(name, f"{error.strerror}{where}", InputError.exit_code)
@@ -130,12 +130,12 @@ def _leave(name: str, code: int) -> NoReturn:
 
 
 def echo_json(content: object) -> None:
-    """The result for a machine, on stdout."""
+    """Print a result as JSON on stdout."""
     click.echo(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def echo_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Rows under a header on stdout, columns aligned: text to the left, numbers to the right."""
+    """Print rows under a header on stdout, columns aligned: text to the left, numbers to the right."""
     cells = [tuple(" ".join(text.split()) if "\n" in text else text for text in row) for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]

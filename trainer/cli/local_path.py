@@ -1,4 +1,4 @@
-"""Options that name a place on this machine: what commands write to, and what they cannot read from elsewhere."""
+"""Options that take a local path: outputs of commands, and inputs that must be on this machine."""
 
 import os
 from pathlib import Path
@@ -11,23 +11,23 @@ from manifests.stores.store import is_url, without_password
 
 
 class LocalPath(click.Path):
-    """A path; UsageError for a URL, of which a path would make a folder with a colon in its name."""
+    """A path; a URL is refused with UsageError, as it would become a folder with a colon in its name."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
+        """Return the path."""
         return super().convert(local_path(value), param, ctx)
 
 
 def local_path(value: str | os.PathLike[str]) -> Path:
-    """The path; UsageError for a URL."""
+    """Return the path; UsageError for a URL."""
     text = os.fspath(value)
     if is_url(text):
         raise UsageError(
-            f"{without_password(text)} is a URL, and this has to be on this machine",
-            hint="prune pull brings a manifest here; what is made here goes there with prune push",
+            f"{without_password(text)} is a URL; a path on this machine is needed here",
+            hint="to fetch a manifest, run prune pull; to send one, write it to a local folder and run prune push",
         )
     return Path(text)
 

@@ -48,15 +48,16 @@ FROM_OWN_TABLE = {
     "split": ("classes",),
     **dict.fromkeys(("select", "import", "label", "cut", "export", "verify"), _IMAGES),
 }
-"""Shared keys that mean something else to a command: a teacher at the top scores, in the table it trains live; data at
-the top is what is scored, in the table it stands in for the images that the manifest knows."""
+"""Shared keys that these commands read from their own table only, where they mean something else: a teacher at the top
+level scores, in the table it is a live teacher; data at the top level is what is scored, in the table it replaces the
+images that the manifest names."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
-    """What prune.toml in `folder` (the current one) says, as a click default map; {} without the file.
+    """Return prune.toml of `folder` (None: the working directory) as a click default map, {} if there is none.
 
-    UsageError for what is not TOML, for keys and tables that no command knows, and, once a command is called, for
-    keys in its table that it has no option for.
+    Raises UsageError for invalid TOML, for keys and tables that no command knows, and, once a command is called, for
+    keys in its table that are not options of it.
     """
     path = (folder or Path.cwd()) / CONFIG_NAME
     if not path.is_file():
@@ -68,10 +69,10 @@ def config_defaults(command: click.Command, folder: Path | None = None) -> Mappi
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     shared = {_name(key): value for key, value in content.items() if key not in tables}
     for key in sorted(shared.keys() - set(SHARED_OPTIONS)):
-        hint = f"move it under [COMMAND]; keys for all commands: {', '.join(SHARED_OPTIONS)}"
+        hint = f"put it into the table of its command, [COMMAND]; keys for all commands: {', '.join(SHARED_OPTIONS)}"
         raise UsageError(f"{path}: unknown key {key!r}", hint=hint)
     for key in sorted(tables.keys() - set(COMMANDS)):
-        raise UsageError(f"{path}: [{key}] names no command", hint=f"known: {', '.join(COMMANDS)}")
+        raise UsageError(f"{path}: [{key}] is not a command", hint=f"known: {', '.join(COMMANDS)}")
     if isinstance(command, click.Group):
         return _GroupDefaults(path, command, shared, tables)
     name = command.name or ""
@@ -79,7 +80,7 @@ def config_defaults(command: click.Command, folder: Path | None = None) -> Mappi
 
 
 class _GroupDefaults(Mapping[str, Any]):
-    """The defaults of each command of a group, made when it is called: loading all of them takes half a second."""
+    """The defaults of each command of a group, made when it is called: loading all commands takes half a second."""
 
     def __init__(
         self, path: Path, group: click.Group, shared: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
@@ -117,12 +118,12 @@ def _merged(
     merged = {parameters[key]: value for key, value in shared.items() if key in parameters and key not in not_shared}
     merged |= {parameters[_name(key)]: value for key, value in own.items()}
     repeatable = {parameter.name for parameter in command.params if getattr(parameter, "multiple", False)}
-    # One text stands for a list of it, as one flag does.
+    # A single string counts as a list of one, as a flag given once does.
     return {name: [value] if name in repeatable and isinstance(value, str) else value for name, value in merged.items()}
 
 
 def _parameters(command: click.Command) -> dict[str, str]:
-    """Names of a command's parameters, by these names and by the flags they are typed as."""
+    """Return the names of a command's parameters, keyed by these names and by their flags."""
     known = {}
     for parameter in command.params:
         if parameter.name is not None:

@@ -23,10 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """Shows its options under headings."""
+    """A command that shows its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section a heading, in the order of the options."""
+        """Write one section per heading, in the order of the options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -46,7 +46,7 @@ class Option(click.Option):
 
 
 def epoch_list(value: Any) -> tuple[float, ...]:
-    """Epochs with commas between: 150,180,210; a list in prune.toml."""
+    """Parse epochs separated by commas, 150,180,210, or a list from prune.toml."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         return tuple(float(part) for part in parts)
@@ -55,7 +55,7 @@ def epoch_list(value: Any) -> tuple[float, ...]:
 
 
 def option_list(value: Any) -> dict[str, float]:
-    """Options of a loss with commas between: alpha=1,beta=8; a table in prune.toml."""
+    """Parse options of a loss separated by commas, alpha=1,beta=8, or a table from prune.toml."""
     try:
         pairs = value.items() if isinstance(value, dict) else (part.split("=") for part in value.split(","))
         return {name.strip(): float(number) for name, number in pairs}
@@ -64,7 +64,7 @@ def option_list(value: Any) -> dict[str, float]:
 
 
 def share(value: Any) -> float:
-    """A number, a fraction or a percentage: 0.3, 1/3, 30%."""
+    """Parse a number, a fraction or a percentage: 0.3, 1/3, 30%."""
     text = str(value).strip()
     number, of = text.removesuffix("%").strip(), 100 if text.endswith("%") else 1
     try:
@@ -74,7 +74,7 @@ def share(value: Any) -> float:
 
 
 def under(heading: str) -> Callable[..., Callable[[F], F]]:
-    """A click.option whose help stands under `heading`."""
+    """Return a click.option whose help stands under `heading`."""
 
     def option(*names: str, **settings: Any) -> Callable[[F], F]:
         return click.option(*names, cls=Option, heading=heading, **settings)
@@ -83,9 +83,9 @@ def under(heading: str) -> Callable[..., Callable[[F], F]]:
 
 
 def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, out: Path | None) -> dict[str, Any]:
-    """The one of these that was given; typed flags win over prune.toml, UsageError when two are left.
+    """Return the one length that was given; typed flags win over prune.toml, UsageError if two are left.
 
-    out: where a run that matches a time may have been begun; None when it is to start over.
+    out: folder of a run with --match-time that may have been started already; None to start over.
     """
     values = {"epochs": epochs, "steps": steps, "match_time": match_time}
     asked = [name for name, value in values.items() if value is not None]
@@ -101,88 +101,90 @@ def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, o
     return {"match_s": training_seconds(match_time) if out is None else asked_seconds(match_time, out)}
 
 
-data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Teacher")
-recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Budget")
+data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Live teacher")
+recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Length (give one)")
 loss, machine, run = under("Loss"), under("Machine"), under("Run")
-dynamic = under("What an epoch shows, and what is recorded of it")
+dynamic = under("Samples of an epoch, and recording")
 
 
 @click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @data("--manifest", type=LOCAL, default="selection", show_default=True, metavar="DIR",
-      help="A selection; with --teacher or --loss ce also an index that has a beton.")  # fmt: skip
-@data("--val", metavar="DATA", help="Validation images: a folder, parquet, ..., or a manifest with a beton.")
-@data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, where there are splits]")
-@data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val.")
-@data("--label", metavar="NAME", help="Label column of --val, when there are several.")
+      help="Manifest to train on: a selection; with --teacher or --loss ce also an index with a beton.")  # fmt: skip
+@data("--val", metavar="DATA", help="Validation images: a folder, Parquet files, ..., or a manifest with a beton.")
+@data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, if it has splits]")
+@data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val, in label order.")
+@data("--label", metavar="NAME", help="Label column of --val, if there are several.")
 @data("--class-map", type=click.Path(path_type=Path), metavar="FILE.csv",
-      help="Classes that --val calls otherwise: a row is NAME IN THE MANIFEST,NAME IN THE DATA.")  # fmt: skip
-@data("--image-size", "image_px", type=int, metavar="PX", help="Side in training and evaluation.  [teacher's]")
+      help="Table of the classes that have other names in --val; each row: NAME IN MANIFEST,NAME IN VAL.")  # fmt: skip
+@data("--image-size", "image_px", type=int, metavar="PX", help="Image side in training and evaluation.  [teacher's]")
 @views("--policy", metavar="NAME",
        help="replay (scored views, each with its label), mean or single (fresh views).  [by labels]")  # fmt: skip
 @views("--augment", metavar="NAME",
-       help="Fresh views: pad_crop_flip, resized_crop_flip, none.  [as scored, or by image size]")  # fmt: skip
-@views("--flip/--no-flip", default=None, help="Whether fresh views are mirrored at random.")
-@views("--pad", "pad_px", type=int, metavar="PX", help="Largest shift of pad_crop_flip.  [side / 8]")
-@views("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip.  [0.08]")
+       help="Fresh views: pad_crop_flip, resized_crop_flip or none.  [as scored, or by image size]")  # fmt: skip
+@views("--flip/--no-flip", default=None, help="Mirror fresh views at random, or never.")
+@views("--pad", "pad_px", type=int, metavar="PX", help="Largest shift in pad_crop_flip views.  [side / 8]")
+@views("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip views.  [0.08]")
 @student("--student", metavar="SPEC",
          help="resnet8x4, torchvision/NAME, timm/NAME, module:callable or FILE.safetensors.  [by recipe]")  # fmt: skip
 @student("--weights", type=click.Path(path_type=Path, exists=True), metavar="FILE",
-         help="Weights to start from.")  # fmt: skip
-@live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of stored labels; specs as --student.")
-@live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Its weights.")
+         help="File with the weights to start from.")  # fmt: skip
+@live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of using stored labels.")
+@live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="File with the weights of --teacher.")
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
-        help="demo, cifar, imagenet, or auto: by image size.")  # fmt: skip
-@recipe("--batch-size", type=int, metavar="N", help="Samples a step, over all ranks.")
+        help="Set of defaults: demo, cifar, imagenet, or auto (cifar or imagenet, by image size).")  # fmt: skip
+@recipe("--batch-size", type=int, metavar="N", help="Samples per step, over all ranks.")
 @recipe("--optimizer", metavar="NAME", help="sgd or adamw.")
 @recipe("--lr", type=float, help="Highest learning rate.")
 @recipe("--momentum", type=float, help="Momentum of sgd.")
-@recipe("--nesterov/--no-nesterov", default=None, help="Nesterov's form of it.")
-@recipe("--weight-decay", type=float, help="Weight decay, on all parameters.")
-@recipe("--schedule", metavar="NAME", help="cosine, step or constant.")
+@recipe("--nesterov/--no-nesterov", default=None, help="Use Nesterov momentum with sgd.")
+@recipe("--weight-decay", type=float, help="Weight decay, applied to all parameters.")
+@recipe("--schedule", metavar="NAME", help="Learning rate over the run: cosine, step or constant.")
 @recipe(
-    "--milestones", type=epoch_list, metavar="E,E,...", help="Epochs of `step`; they scale with --epochs unless given."
+    "--milestones", type=epoch_list, metavar="E,E,...", help="With --schedule step: epochs at which the rate drops."
 )
-@recipe("--gamma", type=float, help="Factor at a milestone.")
+@recipe("--gamma", type=float, help="With --schedule step: factor of the rate at a milestone.")
 @recipe("--warmup-epochs", type=float, help="Epochs of linear warm-up.")
 @budget("--epochs", type=int, help="Passes over the selected samples.  [by recipe]")
 @budget("--steps", type=int, metavar="N", help="Optimiser steps, whatever the number of samples.")
 @budget("--match-time", type=LOCAL, metavar="RUN",
-        help="As many steps as fit into the training time of that run.")  # fmt: skip
+        help="Folder of a finished run: take as many steps as fit into its training time.")  # fmt: skip
 @dynamic("--dynamic", metavar="NAME",
-         help="Choose anew each epoch: infobatch (leaves learned samples out), rs2 (random ones).")  # fmt: skip
-@dynamic("--keep", type=share, metavar="R", help="Share of the samples an epoch of rs2 shows: 0.3, 1/3 or 30%.")
+         help="Choose each epoch's samples: infobatch (leaves out learned ones), rs2 (a random share).")  # fmt: skip
+@dynamic("--keep", type=share, metavar="R", help="With --dynamic rs2: share of samples per epoch: 0.3, 1/3 or 30%.")
 @dynamic("--prune-ratio", type=share, metavar="P",
-         help="Of infobatch: how likely a sample of loss below the mean is left out.  [0.5]")  # fmt: skip
-@dynamic("--anneal", type=share, metavar="R", help="Of infobatch: share of last epochs that show all.  [0.125]")
+         help="With --dynamic infobatch: probability of leaving out a sample of below-mean loss.  [0.5]")  # fmt: skip
+@dynamic("--anneal", type=share, metavar="R",
+         help="With --dynamic infobatch: share of last epochs that show all samples.  [0.125]")  # fmt: skip
 @dynamic("--record-dynamics", is_flag=True, default=None,
-         help="Write each epoch what the student makes of every sample: `prune score --dynamics`.")  # fmt: skip
-@dynamic("--record-grand", type=int, metavar="E", help="Gradient norms too, in the first E epochs; slow.  [0]")
-@loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): prune list losses.  [kd]")
-@loss("--kd-weight", type=float, help="Weight of the KD term, times kd_weight of the sample.  [by loss; kd: 0.9]")
-@loss("--ce-weight", type=float, help="Weight of the cross-entropy.  [by loss; kd: what the KD term leaves of 1]")
-@loss("--temperature", type=float, help="T of the KD term.  [by loss; kd: 4]")
-@loss("--kd-warmup-epochs", type=float, help="Epochs in which the KD term rises to its weight.  [by loss; kd: 0]")
-@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...", help="The loss's own: alpha=1,beta=8.  [by loss]")
+         help="Record how the student does on every sample in each epoch, for `prune score --dynamics`.")  # fmt: skip
+@dynamic("--record-grand", type=int, metavar="E", help="Also record gradient norms, in the first E epochs; slow.  [0]")
+@loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): `prune list losses`.  [kd]")
+@loss("--kd-weight", type=float, help="Weight of the KD term, times the sample's kd_weight.  [by loss; kd: 0.9]")
+@loss("--ce-weight", type=float, help="Weight of the cross-entropy term.  [by loss; kd: 1 minus that of the KD term]")
+@loss("--temperature", type=float, help="Temperature of the KD term.  [by loss; kd: 4]")
+@loss("--kd-warmup-epochs", type=float, help="Epochs over which the KD term rises to its weight.  [by loss; kd: 0]")
+@loss("--loss-options", type=option_list, metavar="NAME=VALUE,...",
+      help="Options of --loss, such as alpha=1,beta=8.  [by loss]")  # fmt: skip
 @loss("--revise", "revise_eta", type=float, metavar="ETA",
-      help="Revise the labels so that the true class leads; 0 is off.  [as selected]")  # fmt: skip
-@loss("--revise-scope", metavar="SCOPE", help="Which labels: wrong or all.  [as selected, or all]")
-@loss("--label-smoothing", type=float, help="Smoothing of the cross-entropy term.  [0]")
+      help="Revise the teacher's labels so that the true class leads; 0 turns it off.  [as selected]")  # fmt: skip
+@loss("--revise-scope", metavar="SCOPE", help="With --revise: labels to revise, wrong or all.  [as selected, or all]")
+@loss("--label-smoothing", type=float, help="Label smoothing in the cross-entropy term.  [0]")
 @machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
-         help="Who decodes; both show the same views.")  # fmt: skip
-@machine("--workers", type=click.IntRange(min=1), help="Reading threads a rank.  [cores]")
-@machine("--precision", metavar="NAME", help="fp32, bf16 or fp16 (CUDA) autocast.  [fp32]")
-@machine("--channels-last/--no-channels-last", default=None, help="NHWC memory format.  [on]")
-@machine("--tf32/--no-tf32", default=None, help="TF32 on CUDA in fp32.  [on]")
-@machine("--compile/--no-compile", default=None, help="torch.compile the student.  [off]")
+         help="Library that loads the images; ffcv and torch show the same views.")  # fmt: skip
+@machine("--workers", type=click.IntRange(min=1), help="Reading threads per rank.  [cores]")
+@machine("--precision", metavar="NAME", help="fp32, or autocast in bf16 or (CUDA only) fp16.  [fp32]")
+@machine("--channels-last/--no-channels-last", default=None, help="Use the NHWC memory format.  [on]")
+@machine("--tf32/--no-tf32", default=None, help="Use TF32 on CUDA with --precision fp32.  [on]")
+@machine("--compile/--no-compile", default=None, help="Compile the student with torch.compile.  [off]")
 @run("--out", "-o", default="run", show_default=True, type=LOCAL, metavar="DIR",
-     help="Folder of the run; one that is not finished is gone on with.")  # fmt: skip
+     help="Folder of the run; an unfinished run is resumed.")  # fmt: skip
 @run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
-@run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last is always one.  [1]")
-@run("--fresh", is_flag=True, help="Start over, whatever --out holds.")
-@run("--dry-run", is_flag=True, help="Show the resolved configuration and the steps, compute nothing.")
+@run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last epoch is always evaluated.  [1]")
+@run("--fresh", is_flag=True, help="Start over; delete the run in --out.")
+@run("--dry-run", is_flag=True, help="Print the resolved configuration and the number of steps; do not train.")
 @run("--plugin", **PLUGIN)
-@run("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@run("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def train_student(
     *,
     manifest: Path,
@@ -204,14 +206,16 @@ def train_student(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Train a student from a selection with the labels its teacher left there; no teacher runs unless named.
+    """Train a student on a selection, with the labels its teacher stored there.
+
+    No teacher runs unless --teacher names one. Square brackets show defaults; prune.toml can change them.
 
     \b
-    The bare form, from a folder with a selection:
+    In a folder that holds a selection:
       train-student --manifest selection --val photos
-    A teacher, from labels alone:
+    Train a teacher, on class labels alone:
       train-student --manifest index --loss ce --student resnet32x4 --val photos --out teacher
-    With a live teacher, to compare with:
+    With a live teacher, for comparison:
       train-student --manifest selection --teacher teacher/student.safetensors --out online
     On two GPUs:
       torchrun --nproc-per-node 2 --no-python train-student --manifest selection
@@ -227,7 +231,7 @@ def train_student(
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
     if checkpoint is not None and flags["teacher"] is None:
-        raise UsageError("--checkpoint holds the weights of a live teacher", hint="name it too: --teacher SPEC")
+        raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
     length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time, None if fresh else out)
     seconds = length.get("match_s")
     matched = None if seconds is None else str(match_time)
@@ -243,7 +247,7 @@ def train_student(
     task.check(config)
     of_val = {"--val-split": val_split, "--classes": classes, "--label": label, "--class-map": class_map}
     if val is None and (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
-        note(f"{', '.join(unused)}: not looked at without --val")
+        note(f"{', '.join(unused)}: ignored without --val")
     validation = (
         None
         if val is None
@@ -289,7 +293,7 @@ def train_student(
 
 
 def main() -> None:
-    """Run the command with its exit codes."""
+    """Run the command and exit with its code."""
     run_cli(train_student)
 
 

@@ -1,4 +1,4 @@
-"""A batch of views as a training step needs it, and the columns that go with the rows of a beton or source."""
+"""A batch of views as a training step needs it, and the columns that belong to the rows of a beton or source."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 from trainer.data.views import EVALUATION
 
 MEAN_VIEW = -1
-"""In place of a target view: the mean over all stored views, taken in float32 and rounded to float16."""
+"""Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Some rows as a step needs them, tensors on the loader's device; stays valid when the next one is asked for."""
+    """Some rows as a step needs them, as tensors on the loader's device; stays valid after the next batch is drawn."""
 
     images: torch.Tensor
     """(n, 3, S, S) uint8 in channels_last memory."""
@@ -39,7 +39,7 @@ class Batch:
     kd_weight: torch.Tensor
     """(n,) float32."""
     target: torch.Tensor | None
-    """(n, C) float16 logits, or the bits of top-k words as they are stored; None where none are."""
+    """(n, C) float16 logits, or the bits of top-k words as stored; None if there are none."""
 
 
 class ViewLoader(Protocol):
@@ -47,15 +47,15 @@ class ViewLoader(Protocol):
 
     @property
     def kind(self) -> Literal["ffcv", "torch"]:
-        """Which loader this is."""
+        """Return the kind of this loader."""
 
     @property
     def reason(self) -> str:
-        """Why it was chosen, in a few words."""
+        """Return why this kind was chosen, in a few words."""
 
     @property
     def count(self) -> int:
-        """Rows there are."""
+        """Return the number of rows."""
 
     def batches(
         self,
@@ -66,20 +66,20 @@ class ViewLoader(Protocol):
         batch_size: int,
         drop_last: bool = False,
     ) -> Iterator[Batch]:
-        """Yield the rows in the order given; the same row may come more than once.
+        """Yield the rows in the given order; the same row may come more than once.
 
-        An image asked for several times in a row within a batch, as for many views of it, is decoded once. view_n: the
-        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: which stored label goes
-        with it, or MEAN_VIEW. ValueError for rows or views there are not, InputError at the batch whose image cannot
-        be decoded. The iterator may be dropped half-way; a loader has one at a time.
+        If a batch has the same row several times in succession, for several views, its image is decoded once. view_n:
+        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: the stored label to
+        return with it, or MEAN_VIEW. Raises ValueError for rows or views that do not exist, and InputError at the
+        batch whose image cannot be decoded. The iterator may be dropped half-way; only one can be used at a time.
         """
 
     def close(self) -> None:
-        """Give processes and memory back."""
+        """Release processes and memory."""
 
 
 class RowColumns:
-    """What goes with each row beside its pixels: (N,) label, weight, kd_weight, view_id."""
+    """The columns of each row besides its pixels: (N,) label, weight, kd_weight, view_id."""
 
     def __init__(self, data: Beton | Source, view_id_N: NDArray[np.uint64] | None) -> None:
         ones = np.float32(1)
@@ -103,7 +103,7 @@ class RowColumns:
     def check(
         self, rows_n: NDArray[np.int64], view_n: ArrayLike, target_view_n: ArrayLike, recipe: ViewRecipe
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows, views and target views as (n,) int64; ValueError for what there is not."""
+        """Return rows, views and target views as (n,) int64; raises ValueError for those that do not exist."""
         rows_n = np.ascontiguousarray(rows_n, np.int64)
         view_n = np.broadcast_to(np.asarray(view_n, np.int64), rows_n.shape)
         target_view_n = np.ascontiguousarray(np.broadcast_to(np.asarray(target_view_n, np.int64), rows_n.shape))
@@ -120,7 +120,7 @@ class RowColumns:
     def batch(
         self, rows_n: NDArray[np.int64], images: torch.Tensor, target: torch.Tensor | None, device: torch.device
     ) -> Batch:
-        """A batch of (n, S, S, 3) images and (n, C) targets that nobody else writes to."""
+        """Return a batch of (n, S, S, 3) images and (n, C) targets, which no other code may write to."""
         label, weight, kd_weight = (
             torch.from_numpy(column[rows_n]).to(device) for column in (self.label_N, self.weight_N, self.kd_weight_N)
         )
@@ -128,7 +128,7 @@ class RowColumns:
 
 
 def targets_of_rows(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
-    """The stored label (n, C) of each row in one view, or its mean over all of them where that is MEAN_VIEW."""
+    """Return the stored label (n, C) of each row in one view, or for MEAN_VIEW the mean over its views."""
     stored_nVC = beton.targets(rows_n)
     target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), np.maximum(target_view_n, 0)]
     is_mean_n = target_view_n == MEAN_VIEW
@@ -144,7 +144,7 @@ def image_views(
     view_id: int = 0,
     view_count: int = 1,
 ) -> NDArray[np.uint8]:
-    """Views 0 .. V - 1 of one decoded image: (V, S, S, 3) uint8, as the loaders draw them."""
+    """Return views 0 .. V - 1 of one decoded image, (V, S, S, 3) uint8, as the loaders draw them."""
     height_v, width_v = (np.full(view_count, side, np.int32) for side in pixels_HW3.shape[:2])
     view_id_v = np.full(view_count, view_id, np.uint64)
     plan = plan_views(recipe, preprocessing, view_id_v, np.arange(view_count), width_v, height_v)
@@ -155,6 +155,6 @@ def image_views(
 
 
 def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """View 0 of one decoded image: (S, S, 3) uint8."""
+    """Return view 0 of one decoded image, (S, S, 3) uint8."""
     view: NDArray[np.uint8] = image_views(pixels_HW3, preprocessing)[0]
     return view

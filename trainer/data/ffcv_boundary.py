@@ -1,15 +1,15 @@
 """The only module that imports ffcv; it is imported late, when a loader is opened.
 
-What FFCV gives: its file reader, a thread that works ahead, and slots of memory. What is replaced:
+FFCV provides its file reader, a thread that works ahead, and slots of memory. These parts are ours:
 
-- decoders: ours draw the planned views with turbojpeg's accurate DCT and Pillow's resampling, so that pixels are those
-  of the Pillow pipeline byte for byte, with scratch for one image at a time;
-- the order: a decoder is given positions in the call, and looks rows and views up in arrays that travel in the
-  storage state, so rows may come in any number, in any order and more than once;
+- decoders: they draw the planned views with turbojpeg's accurate DCT and Pillow's resampling, so that pixels equal
+  those of the Pillow pipeline byte for byte, with scratch memory for one image at a time;
+- the order: a decoder gets positions, and looks up rows and views in arrays that are passed in the storage state, so
+  rows may come in any number, in any order and more than once;
 - the iterator: an exception in the thread reaches the consumer, and an abandoned epoch leaves no thread behind;
-- compilation: FFCV compiles its glue anew in every process and for every loader, ours stays Python around kernels that
-  are compiled once for a machine;
-- torch's number of threads, which FFCV sets at import, Loader() and iter(), is put back.
+- compilation: FFCV compiles its glue again in every process and for every loader; ours stays Python around kernels
+  that are compiled once per machine;
+- torch's number of threads, which FFCV sets at import, in Loader() and in iter(), is restored.
 """
 
 import warnings
@@ -35,7 +35,7 @@ from trainer.data.views import ViewPlan
 
 @contextmanager
 def torch_untouched() -> Iterator[None]:
-    """Put torch's thread count back, and keep quiet about deprecated things FFCV's code does."""
+    """Restore torch's thread count, and silence deprecation warnings about FFCV's code."""
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings():
@@ -79,13 +79,13 @@ def uncompiled() -> Iterator[None]:
 link_turbojpeg(libffcv._name)
 POLL_S = 0.05
 _ONE_AT_A_TIME = Lock()
-"""Numba's fallback threading layer aborts the process when two threads enter it; Loader() disturbs its types."""
+"""Numba's fallback threading layer aborts the process if two threads enter it, and Loader() changes its types."""
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float16] | None]
 
 
 class FfcvReader:
-    """Draws planned views of a beton's rows on `threads` cores (None: all)."""
+    """A reader that draws planned views of a beton's rows on `threads` cores (None: all)."""
 
     def __init__(self, beton: Beton, *, size_px: int, interpolation: str, threads: int | None) -> None:
         self._beton, self._size_px, self._interpolation = beton, size_px, interpolation
@@ -112,7 +112,7 @@ class FfcvReader:
                 num_workers=threads,
                 os_cache=True,
                 order=OrderOption.SEQUENTIAL,
-                seed=0,  # else it draws one from numpy's global generator
+                seed=0,  # otherwise it draws one from numpy's global generator
                 pipelines=pipelines,
                 drop_last=False,
             )
@@ -120,10 +120,10 @@ class FfcvReader:
     def batches(
         self, rows_n: NDArray[np.int64], plan: ViewPlan, target_view_n: NDArray[np.int64], batch_size: int
     ) -> Iterator[Batch]:
-        """Yield images (b, S, S, 3) uint8 and targets (b, C) float16 or None, row after row as asked.
+        """Yield images (b, S, S, 3) uint8 and targets (b, C) float16 or None, in the order of the rows.
 
-        The arrays are FFCV's slots: valid until the next batch is asked for. InputError for an image that cannot be
-        decoded, when its batch is due.
+        The arrays are FFCV's slots, valid until the next batch is requested. Raises InputError at the batch whose image
+        cannot be decoded.
         """
         if len(rows_n) == 0:
             return
@@ -154,7 +154,7 @@ class FfcvReader:
         refused: NDArray[np.int64],
         out_bSS3: NDArray[np.uint8],
     ) -> None:
-        """Turbojpeg reports harmless oddities and broken images alike; Pillow, which others read with, decides."""
+        """Draw with Pillow, as other readers do: turbojpeg refuses broken images and harmless oddities alike."""
         decoded, pixels = -1, np.empty((0, 0, 3), np.uint8)
         for offset in refused.tolist():
             position = start + offset
@@ -165,7 +165,7 @@ class FfcvReader:
 
 
 class Epoch(EpochIterator):  # type: ignore[misc]
-    """One pass over positions 0 .. count - 1; what they stand for lies in the `state` decoders are handed."""
+    """One pass over positions 0 .. count - 1; the `state` that decoders get says what they stand for."""
 
     def __init__(self, loader: Loader, count: int, state: tuple[Any, ...]) -> None:
         self._state = state
@@ -179,7 +179,7 @@ class Epoch(EpochIterator):  # type: ignore[misc]
         super().start()
 
     def run(self) -> None:
-        """Work ahead until all batches are done, the consumer is gone, or something fails."""
+        """Work ahead until all batches are done, the consumer has left, or something fails."""
         try:
             numba.set_num_threads(self.loader.num_workers)
             slots = self.loader.batches_ahead + 2
@@ -214,7 +214,7 @@ class Epoch(EpochIterator):  # type: ignore[misc]
             self.memory_context.__exit__(None, None, None)
 
     def __del__(self) -> None:
-        """Whoever made the epoch closes it."""
+        """Do nothing: the code that made the epoch closes it."""
 
     def _put(self, result: tuple[NDArray[Any], ...] | None) -> bool:
         while not self.terminate_event.is_set():
@@ -227,7 +227,7 @@ class Epoch(EpochIterator):  # type: ignore[misc]
 
 
 class ViewDecoder(Operation):  # type: ignore[misc]
-    """Draws the view of each position."""
+    """A decoder that draws the view of each position."""
 
     def __init__(self, size_px: int, threads: int) -> None:
         super().__init__()
@@ -235,12 +235,12 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         self._draw = draw_positions if threads == 1 else draw_in_parallel
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, AllocationQuery]:
-        """A square of RGB bytes a row."""
+        """Declare a square of RGB bytes per row."""
         shape, dtype = (self._size_px, self._size_px, 3), np.dtype(np.uint8)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        """A closure over constants: anything that changes comes in `state`."""
+        """Return a closure over constants: everything that changes comes in `state`."""
         draw = self._draw
 
         def decode(positions, destination, _metadata, state):  # type: ignore[no-untyped-def]
@@ -251,19 +251,19 @@ class ViewDecoder(Operation):  # type: ignore[misc]
 
 
 class TargetDecoder(Operation):  # type: ignore[misc]
-    """Copies one view's target of each position as it is stored: (C,) int16, the bits of float16 or words."""
+    """A decoder that copies one view's target per position as stored: (C,) int16, the bits of float16 or words."""
 
     def __init__(self, class_count: int) -> None:
         super().__init__()
         self._class_count = class_count
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, AllocationQuery]:
-        """As many values as are stored of a view."""
+        """Declare as many values per row as are stored per view."""
         shape, dtype = (self._class_count,), np.dtype(np.int16)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        """A closure over constants, as in ViewDecoder."""
+        """Return a closure over constants, as in ViewDecoder."""
         copy = copy_targets
 
         def decode(positions, destination, _metadata, state):  # type: ignore[no-untyped-def]

@@ -54,7 +54,7 @@ class FfcvLoader:
         batch_size: int,
         drop_last: bool = False,
     ) -> Iterator[Batch]:
-        """As ViewLoader.batches."""
+        """Yield batches; see ViewLoader.batches."""
         rows_n, view_n, target_view_n = self._columns.check(rows_n, view_n, target_view_n, self._recipe)
         if drop_last:
             count = len(rows_n) // batch_size * batch_size
@@ -64,7 +64,7 @@ class FfcvLoader:
         scored_n2 = self._beton.drawn_sizes(rows_n)
         plan = plan_views(self._recipe, self._preprocessing, view_id_n, view_n, widths_n, heights_n, scored_n2)
         start = 0
-        # What the kernel copies where a mean is asked for is written over.
+        # Where the mean is requested, it overwrites what the kernel copied.
         for images, target in self._reader.batches(rows_n, plan, np.maximum(target_view_n, 0), batch_size):
             part = slice(start, start + len(images))
             start = part.stop
@@ -81,10 +81,10 @@ class FfcvLoader:
             )
 
     def close(self) -> None:
-        """Nothing is held between epochs but memory."""
+        """Do nothing: between epochs, only memory is held."""
 
     def _own(self, slot: NDArray[np.uint8] | NDArray[np.float16]) -> torch.Tensor:
-        """A copy on the device: FFCV fills the slot again, so the copy must be done before the next batch."""
+        """Return a copy on the device: FFCV refills the slot, so the copy must be done before the next batch."""
         if self._device.type == "cpu":
             return torch.from_numpy(slot.copy())
         return torch.from_numpy(slot).to(self._device)

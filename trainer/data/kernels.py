@@ -1,15 +1,15 @@
 """Compiled code, from a beton's bytes to views: turbojpeg, then Pillow's resize bit for bit, shift and flip.
 
-Importing this module imports numba, so only the FFCV boundary does, when a loader is opened. Machine code is kept in
-numba's cache: 10 s of compilation on first use, 1 s afterwards. That cache looks at the file a function is in and not
-at what it calls, so everything that is compiled is in this file.
+Importing this module imports numba, so only the FFCV boundary imports it, when a loader is opened. Machine code is
+stored in numba's cache: 10 s of compilation on first use, 1 s afterwards. That cache checks the file of a function but
+not what the function calls, so everything that is compiled is in this file.
 
 Pillow's resize (libImaging/Resample.c) is two passes of the same sum along columns and rows, each rounded to 8 bits.
-The sum along rows vectorises (10x faster), so the sum along columns is taken on the transposed image. No fastmath: it
-would change the coefficients.
+The sum along rows vectorises (10x faster), so the sum along columns is computed on the transposed image. There is no
+fastmath: it would change the coefficients.
 
 No function may take a writable one-dimensional uint8 array. Every new ffcv.Loader sets `mutable = False` on numba's
-one shared object for that type (OSCacheManager.state_type), and what was compiled for it is lost: a KeyError.
+shared object for that type (OSCacheManager.state_type), and code compiled for it then fails with a KeyError.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 PRECISION_BITS = 22
-"""Fixed point of the coefficients: 32 bits less 8 for the pixel and 2 for negative lobes."""
+"""Fixed-point bits of the coefficients: 32 minus 8 for the pixel and 2 for negative lobes."""
 HALF = np.int32(1 << (PRECISION_BITS - 1))
 TILE_PX = 32
 DRAWN, REFUSED = 0, 1
@@ -43,12 +43,12 @@ decompress: Any = types.ExternalFunction("tjDecompress2", INT(P, P, LONG, P, INT
 
 
 def compiled(function: Function) -> Function:
-    """Compile to nogil machine code, kept on disk where there is a place for it."""
+    """Compile to nogil machine code, cached on disk if possible."""
     return _compile(function, parallel=False)
 
 
 def compiled_parallel(function: Function) -> Function:
-    """As `compiled`, with prange over numba's threads."""
+    """Compile as `compiled` does, with prange over numba's threads."""
     return _compile(function, parallel=True)
 
 
@@ -62,7 +62,7 @@ def _compile(function: Function, *, parallel: bool) -> Function:
 
 @compiled
 def filter_weight(distance: float, bicubic: bool) -> float:
-    """The resampling kernel: a triangle, or Keys' cubic with a = -0.5."""
+    """Return the resampling kernel's value: a triangle, or Keys' cubic with a = -0.5."""
     x = abs(distance)
     if not bicubic:
         return 1.0 - x if x < 1.0 else 0.0
@@ -77,10 +77,10 @@ def filter_weight(distance: float, bicubic: bool) -> float:
 def coefficients(
     in_size: int, low: np.float32, high: np.float32, out_size: int, first: int, count: int, bicubic: bool
 ) -> tuple[Integers, Integers, NDArray[np.int32]]:
-    """Where each output sample starts reading, how many samples it reads, and their fixed-point weights.
+    """Return where each output sample starts reading, how many samples it reads, and their fixed-point weights.
 
-    Samples first .. first + count - 1 of `out_size` that stretch [low, high) of the input; low and high are float32
-    and subtracted as such because Pillow's are. Returns (count,), (count,), (count, most taps).
+    The output is samples first .. first + count - 1 of `out_size`, which cover [low, high) of the input; low and high
+    are subtracted in float32 because Pillow does so. Returns (count,), (count,), (count, most taps).
     """
     scale = np.float64(np.float32(high - low)) / out_size
     filter_scale = max(scale, 1.0)
@@ -117,7 +117,7 @@ def weighted_rows(
     weight_ST: NDArray[np.int32],
     out_SC: Bytes,
 ) -> None:
-    """Each output row is a weighted sum of input rows, rounded to 8 bits; source row 0 is input row `offset`."""
+    """Write weighted sums of input rows, rounded to 8 bits, to the output rows; source row 0 is input row `offset`."""
     width = source_RC.shape[1]
     sum_C = np.empty(width, np.int32)
     for i in range(len(start_S)):
@@ -215,9 +215,9 @@ def render(
 
 
 def link_turbojpeg(library: str) -> None:
-    """Take turbojpeg's symbols from a shared object that links it; AttributeError or OSError where it does not.
+    """Take turbojpeg's symbols from a shared object that links it; raises AttributeError or OSError if it does not.
 
-    They are made known one by one: loading the object into the global scope would offer its OpenCV and BLAS to every
+    They are registered one by one: loading the object into the global scope would expose its OpenCV and BLAS to every
     library loaded later.
     """
     functions = ctypes.CDLL(library)
@@ -230,7 +230,7 @@ def link_turbojpeg(library: str) -> None:
 def decode_jpeg(data: Bytes, pixels_HW3: Bytes) -> int:
     """Decode with the accurate DCT, equal to Pillow on real JPEGs (FFCV's fast DCT is off by up to 9 grey levels).
 
-    0 when all went well and the size was that of `pixels_HW3`.
+    Returns 0 if the image was decoded and has the size of `pixels_HW3`.
     """
     height, width = pixels_HW3.shape[:2]
     source, target = data.ctypes.data, pixels_HW3.ctypes.data
@@ -248,7 +248,7 @@ def decode_jpeg(data: Bytes, pixels_HW3: Bytes) -> int:
 
 @compiled
 def draw_views(pixels_HW3: Bytes, positions: Integers, first: int, last: int, plan: Any, out_bSS3: Bytes) -> None:
-    """Draw what a plan asks for of one image at positions first .. last - 1 of a batch, and note that it is done."""
+    """Draw the planned views of one image at positions first .. last - 1 of a batch, and mark them as drawn."""
     _, boxes_n4, grids_n4, shifts_n2, flips_n, bicubic, codes_n = plan
     for i in range(first, last):
         position = positions[i]
@@ -268,7 +268,7 @@ def draw_views(pixels_HW3: Bytes, positions: Integers, first: int, last: int, pl
 def draw_group(
     positions: Integers, first: int, last: int, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes
 ) -> None:
-    """Decode an image as a beton stores it, once, and draw its views; what cannot be decoded stays untouched."""
+    """Decode an image of a beton once and draw its views; if it cannot be decoded, its output stays untouched."""
     pointers_N, sizes_N, is_raw_N, heights_N, widths_N = images
     row = plan[0][positions[first]]
     start = pointers_N[row]
@@ -285,7 +285,7 @@ def draw_group(
 
 @compiled
 def group_starts(positions: Integers, rows_n: Integers) -> Integers:
-    """Where runs of equal rows begin in a batch, and its length at the end."""
+    """Return where runs of equal rows begin in a batch, followed by the length of the batch."""
     starts = np.empty(len(positions) + 1, np.int64)
     count = 0
     for i in range(len(positions)):
@@ -306,7 +306,7 @@ def draw_positions(positions: Integers, file: Bytes, images: Any, plan: Any, out
 
 @compiled_parallel
 def draw_in_parallel(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
-    """Draw a batch in numba's threads, an image and all its views in one of them."""
+    """Draw a batch in numba's threads, each image with all its views in one thread."""
     starts = group_starts(positions, plan[0])
     for group in numba.prange(len(starts) - 1):
         draw_group(positions, starts[group], starts[group + 1], file, images, plan, out_bSS3)
@@ -314,7 +314,7 @@ def draw_in_parallel(positions: Integers, file: Bytes, images: Any, plan: Any, o
 
 @compiled
 def copy_targets(positions: Integers, file: Bytes, pointers_N: Integers, plan: Any, out_bC: NDArray[np.int16]) -> None:
-    """Copy the stored logits of one view, cut out of all views of a row."""
+    """Copy the stored logits of one view per row."""
     rows_n, views_n = plan
     size = out_bC.shape[1] * 2
     for i in range(len(positions)):

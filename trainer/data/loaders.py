@@ -1,6 +1,6 @@
-"""Batches of views, the same bytes whichever loader serves them: FFCV from a beton, or torch from anything.
+"""Batches of views, with the same bytes from every loader: FFCV for betons, or torch for all data.
 
-Loaders hand out uint8; `normalise` makes network inputs of them on the device.
+Loaders return uint8; `normalise` turns it into network inputs on the device.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def open_loader(
     device: torch.device | str = "cpu",
     view_id_N: NDArray[np.uint64] | None = None,
 ) -> ViewLoader:
-    """Open the loader for a beton or a source; `kind` auto takes FFCV where it can.
+    """Open the loader for a beton or a source; `kind` auto takes FFCV if possible.
 
     workers: FFCV's threads (None: all cores), or the processes of the torch loader (None: none). view_id_N: (N,)
-    view ids of a source's rows, needed for augmented views. UsageError when ffcv is asked for and cannot be had.
+    view ids of a source's rows, needed for augmented views. Raises UsageError if ffcv is requested but unusable.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown loader {kind!r}", hint=f"known: {', '.join(KINDS)}")
@@ -65,7 +65,7 @@ def open_loader(
 
 @cache
 def ffcv_available() -> tuple[bool, str]:
-    """Whether betons can be read through FFCV here, and why or why not. Imports ffcv, which takes seconds."""
+    """Return whether FFCV can read betons here, and why or why not. Imports ffcv, which takes seconds."""
     missing = next((name for name in ("ffcv", "numba") if find_spec(name) is None), None)
     if missing is not None:
         return False, f"{missing} is not installed"

@@ -1,4 +1,4 @@
-"""Which rows a step shows: a pure function of (seed, epoch), sliced so that ranks share each global batch."""
+"""The rows that each step shows: a pure function of (seed, epoch), sliced so that ranks share each global batch."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 
 
 class Stream(IntEnum):
-    """Separate streams of one --seed; a number is never reused for something else."""
+    """Separate random streams of one --seed; a number is never reused for something else."""
 
     INIT = 1
     ORDER = 2
@@ -23,23 +23,23 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, *words: int) -> int:
-    """A 63-bit seed for one stream of `seed`; `words` are an epoch, a rank."""
+    """Return a 63-bit seed for one stream of `seed`; `words` are, for example, an epoch and a rank."""
     state = np.random.SeedSequence([seed, int(stream), *words]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 def stream_generator(seed: int, stream: Stream, *words: int) -> np.random.Generator:
-    """The generator of one stream of `seed`; `words` are an epoch."""
+    """Return the generator of one stream of `seed`; `words` are, for example, an epoch."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stream, *words])))
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of `count` rows that one epoch shows; (count,) int64."""
+    """Return the permutation of `count` rows that one epoch shows; (count,) int64."""
     return stream_generator(seed, Stream.ORDER, epoch).permutation(count).astype(np.int64)
 
 
 def rank_rows(order_N: NDArray[np.int64], *, batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
-    """A rank's contiguous slice of every whole global batch, batch after batch.
+    """Return a rank's contiguous slice of every whole global batch, batch after batch.
 
     Global batch b is order_N[b * batch_size : (b + 1) * batch_size]; an incomplete last one is left out.
     batch_size must be a multiple of world_size.
@@ -50,47 +50,47 @@ def rank_rows(order_N: NDArray[np.int64], *, batch_size: int, rank: int, world_s
 
 
 def rank_share(count: int, *, rank: int, world_size: int) -> NDArray[np.int64]:
-    """The validation rows of a rank: contiguous, every row on exactly one rank."""
+    """Return the validation rows of a rank: contiguous, every row on exactly one rank."""
     return np.arange(count * rank // world_size, count * (rank + 1) // world_size, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How an epoch is cut into global batches."""
+    """The division of an epoch into global batches."""
 
     batch_size: int
-    """Samples a step over all ranks; smaller than asked when there are fewer samples."""
+    """Samples per step over all ranks; smaller than requested if there are fewer samples."""
     steps_per_epoch: int
     world_size: int
 
     @property
     def rank_batch_size(self) -> int:
-        """Samples a step on one rank."""
+        """Return the samples per step on one rank."""
         return self.batch_size // self.world_size
 
 
 def batch_plan(count: int, batch_size: int, world_size: int) -> BatchPlan:
-    """Cut `count` samples into whole batches; UsageError when ranks cannot share a batch evenly."""
+    """Cut `count` samples into whole batches; raises UsageError if ranks cannot share a batch evenly."""
     if batch_size % world_size:
         raise UsageError(
             f"--batch-size {batch_size} counts all ranks and cannot be shared by {world_size} of them",
             hint=f"take a multiple of {world_size}",
         )
     if count < world_size:
-        raise UsageError(f"{count} samples for {world_size} ranks", hint="start fewer ranks")
+        raise UsageError(f"{count} samples are too few for {world_size} ranks", hint="start fewer ranks")
     size = min(batch_size, count - count % world_size)
     return BatchPlan(batch_size=size, steps_per_epoch=count // size, world_size=world_size)
 
 
 def epoch_samples(count: int, keep: float | None) -> int:
-    """floor(keep * N + 1/2), at least 1: what an epoch shows of `count` samples, all of them without a keep.
+    """Return how many of `count` samples an epoch shows: floor(keep * N + 1/2), at least 1; all if keep is None.
 
-    Exact: keep is read as the simplest fraction that it is, .29 of 50 as 14.5.
+    The result is exact: keep is read as the simplest close fraction, so .29 of 50 is 14.5.
     """
     share = Fraction(1) if keep is None else Fraction(keep).limit_denominator(10**6)
     return max(1, math.floor(share * count + Fraction(1, 2)))
 
 
 def epoch_batches(config: TrainConfig, count: int, world_size: int) -> BatchPlan:
-    """How an epoch over `count` samples is cut into batches; UsageError when ranks cannot share them."""
+    """Return how an epoch over `count` samples is cut into batches; raises UsageError if ranks cannot share them."""
     return batch_plan(epoch_samples(count, config.keep), config.batch_size, world_size)

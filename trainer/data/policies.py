@@ -1,7 +1,7 @@
-"""Which view of each sample an epoch shows, and which stored label goes with it: the policies.
+"""Policies: the view of each sample that an epoch shows, and the stored label that it is taught with.
 
 replay: a scored view with its own label. mean: a fresh view with the mean label of the stored views. single: a fresh
-view with the label of view 0. online: a fresh view that a live teacher labels as it is shown.
+view with the label of view 0. online: a fresh view that a live teacher labels during training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "f
 
 
 class ViewOptions(TypedDict, total=False):
-    """What is asked of the views; what is None or missing is as they were scored, or by image size."""
+    """Requested properties of the views; if None or missing, those of the scored views, or by image size."""
 
     augment: str | None
     pad_px: int | None
@@ -36,14 +36,14 @@ class ViewOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingViews:
-    """Views of a run and the labels that go with them."""
+    """The views of a run and the labels that belong to them."""
 
     policy: str | None
-    """None when nobody looks at the labels."""
+    """None if the loss uses no teacher labels."""
     recipe: ViewRecipe
     view_id_N: NDArray[np.uint64]
     view_count: int
-    """Targets stored a sample."""
+    """Stored targets per sample."""
 
     @classmethod
     def of(
@@ -55,9 +55,11 @@ class TrainingViews:
         image_px: int | None = None,
         **asked: Unpack[ViewOptions],
     ) -> TrainingViews:
-        """The views of a policy; `choose_policy` resolves auto, image_px None is the size they were scored at.
+        """Return the views of a policy other than auto, which `choose_policy` resolves.
 
-        InputError when views are to be replayed and the header does not say which they are.
+        image_px None is the size at which they were scored.
+
+        Raises InputError if views are to be replayed and the header does not say how they were drawn.
         """
         stored = task.stored
         side = stored.image_px if image_px is None else image_px
@@ -65,7 +67,7 @@ class TrainingViews:
         return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
 
     def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """View number and stored label of each of these rows in an epoch counted from 0, both (n,)."""
+        """Return view number and stored label of these rows in an epoch counted from 0, both (n,)."""
         if self.policy == "replay":
             view_n = epoch_views(epoch, self.view_id_N[rows_n], self.view_count)
             return view_n, view_n
@@ -80,10 +82,10 @@ class TrainingViews:
 
 
 def choose_policy(stored: StoredLabels, asked: str | None = None, *, augment: str | None = None) -> str:
-    """The policy that is meant, `asked` None or auto by what is stored; UsageError for one the labels do not serve.
+    """Return the policy; None or auto depends on the stored labels. Raises UsageError if the labels do not fit it.
 
-    auto: replay where several views are stored and no augmentation but theirs is asked for, else what one label
-    stands for.
+    auto: replay if several views are stored and no other augmentation is requested; otherwise mean or single,
+    whichever the stored label is.
     """
     if asked is None or asked == "auto":
         is_as_scored = augment is None or (stored.scored is not None and augment == stored.scored.name)
@@ -95,21 +97,21 @@ def choose_policy(stored: StoredLabels, asked: str | None = None, *, augment: st
     if asked == "replay" and stored.view_count < 2:
         raise UsageError(
             f"--policy replay needs stored labels of several views; this manifest has {stored.view_count}",
-            hint="label it with more: prune label SELECTION --views 8; or take --policy single",
+            hint="store more: prune label SELECTION --views 8; or take --policy single",
         )
     if asked == "mean" and stored.view_count > 1 and stored.top_k is not None:
         raise UsageError(
-            f"--policy mean: labels of {stored.top_k} logits a view cannot be averaged",
-            hint=f"let the mean be stored: prune label SELECTION --policy mean --top-k {stored.top_k}",
+            f"--policy mean: labels of {stored.top_k} logits per view cannot be averaged",
+            hint=f"store the mean: prune label SELECTION --policy mean --top-k {stored.top_k}",
         )
     if stored.view_count == 1 and asked == "mean" and stored.policy != "mean":
         raise UsageError(
-            "--policy mean: the one label stored is that of view 0",
-            hint="let the mean be stored: prune label SELECTION --policy mean; or take --policy single",
+            "--policy mean: the only stored label is that of view 0",
+            hint="store the mean: prune label SELECTION --policy mean; or take --policy single",
         )
     if stored.view_count == 1 and asked == "single" and stored.policy == "mean":
         raise UsageError(
-            f"--policy single: the one label stored is the mean over {stored.scored_views} views",
+            f"--policy single: the only stored label is the mean over {stored.scored_views} views",
             hint="take --policy mean",
         )
     return asked
@@ -118,32 +120,32 @@ def choose_policy(stored: StoredLabels, asked: str | None = None, *, augment: st
 def training_recipe(
     stored: StoredLabels, *, policy: str | None, image_px: int, seed: int = 0, **asked: Unpack[ViewOptions]
 ) -> ViewRecipe:
-    """The scored recipe itself under replay, else one of the run's own: like the scored one, or by image size.
+    """Return the scored recipe for replay, else a recipe for this run: like the scored one, or by image size.
 
-    seed is that of the run. UsageError when views are replayed and something else is asked for.
+    seed is the seed of the run. Raises UsageError if views are replayed and other ones are requested.
     """
     augment, scored = asked.get("augment"), stored.scored
     changed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if augment is not None and augment not in VIEW_RECIPES:
         raise UsageError(
             f"--augment {augment} is not known",
-            hint=f"known: {', '.join(VIEW_RECIPES)}; the scored views themselves are --policy replay",
+            hint=f"known: {', '.join(VIEW_RECIPES)}; for the scored views give --policy replay",
         )
     if augment is not None:
         changed["name"] = changed.pop("augment")
     if policy == "replay":
         if scored is None:
             raise InputError(
-                "the stored labels are of several views, but the header does not say which",
+                "labels of several views are stored, but the header does not say how these views are drawn",
                 hint="select again from a scored manifest, or take --policy single --augment none",
             )
         padded = scored if scored.pad_px is not None else replace(scored, pad_px=default_pad_px(image_px))
         for name, value in changed.items():
             if value != getattr(padded, name):
                 raise UsageError(
-                    f"{_FLAGS[name]} {value}: the views with labels of their own are {scored.name}"
+                    f"{_FLAGS[name]} {value}: the views with stored labels are {scored.name}"
                     + ("" if name == "name" else f" with {getattr(padded, name)}"),
-                    hint="take --policy single or mean for augmentation that was not scored",
+                    hint="for other augmentation, take --policy single or mean",
                 )
         return scored
     if scored is not None and augment in (None, scored.name):
@@ -154,5 +156,5 @@ def training_recipe(
 
 
 def default_augmentation(image_px: int) -> str:
-    """Shifts by a few pixels for small images, crops of all sizes for larger ones."""
+    """Return the recipe for an image size: small shifts for small images, crops of all sizes for larger ones."""
     return "pad_crop_flip" if image_px <= SMALL_PX else "resized_crop_flip"

@@ -1,11 +1,11 @@
-"""One view of an image by Pillow and numpy alone: the definition that the compiled kernels must equal byte for byte.
+"""One view of an image, drawn with Pillow and numpy alone; the compiled kernels must equal it byte for byte.
 
-A view is: resize a box of the image to a grid, cut the square of the network's size out of it, move it by whole
+To draw a view: resize a box of the image to a grid, cut a square of the network's size out of it, shift it by whole
 pixels over zeros, mirror it.
 
-The passes of a resize run in the order every Pillow before 13 had, along columns first, as two calls. Pillow 13 turns
-the order round for some tall images (pull request 9549), which moves single pixels by one or two grey levels; a view
-must not depend on the version that happens to be installed.
+A resize makes its two passes in two calls, in the order of every Pillow before 13: along columns first. Pillow 13
+reverses the order for some tall images (pull request 9549), which changes single pixels by one or two grey levels, and
+a view must not depend on the installed version.
 """
 
 import math
@@ -47,7 +47,7 @@ def resample_pillow(
 
 
 def place_pillow(square_SS3: NDArray[np.uint8], dx: int, dy: int, flip: bool, out_SS3: NDArray[np.uint8]) -> None:
-    """Copy a square moved right by dx and down by dy over zeros, then mirrored, into `out_SS3`."""
+    """Write a square into `out_SS3`: moved right by dx and down by dy over zeros, then mirrored if `flip`."""
     size = len(out_SS3)
     rows, columns = _overlap(dy, size), _overlap(dx, size)
     target = out_SS3[:, ::-1] if flip else out_SS3
@@ -59,14 +59,14 @@ def place_pillow(square_SS3: NDArray[np.uint8], dx: int, dy: int, flip: bool, ou
 def place_block(
     square_nSS3: NDArray[np.uint8], shift_n2: NDArray[np.int16], flip_n: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """`place_pillow` for many squares at once: windows into zero-padded squares, 2.5 times as fast as one by one."""
+    """Place many squares as `place_pillow` does, by windows into zero-padded squares: 2.5 times as fast."""
     count, size = square_nSS3.shape[:2]
     pad = min(int(np.abs(shift_n2).max(initial=0)), size)
     padded = np.zeros((count, size + 2 * pad, size + 2 * pad), _PIXEL)
     inner = padded[:, pad : pad + size, pad : pad + size]
     inner[...] = np.ascontiguousarray(square_nSS3).view(_PIXEL)[..., 0]
     inner[flip_n] = inner[flip_n][:, :, ::-1]
-    # Mirrored first, a square moves the other way.
+    # A square that is mirrored first moves in the opposite direction.
     dx_n = np.clip(np.where(flip_n, -shift_n2[:, 0], shift_n2[:, 0]), -pad, pad)
     dy_n = np.clip(shift_n2[:, 1], -pad, pad)
     lines = padded.view(np.uint8).reshape(count, size + 2 * pad, (size + 2 * pad) * 3)
@@ -78,13 +78,13 @@ def place_block(
 def draw_view(
     pixels_HW3: NDArray[np.uint8], plan: ViewPlan, row: int, interpolation: str, out_SS3: NDArray[np.uint8]
 ) -> None:
-    """Draw the view that `row` of a plan asks for of an image."""
+    """Draw the view of an image that `row` of a plan describes."""
     square = resample_pillow(pixels_HW3, plan.box_n4[row], plan.grid_n4[row], len(out_SS3), interpolation)
     dx, dy = plan.shift_n2[row].tolist()
     place_pillow(square, dx, dy, bool(plan.flip_n[row]), out_SS3)
 
 
 def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Where a shifted line of `size` lands, and what of it does."""
+    """Return the slices of the target and of the source that overlap after a shift of a line of `size`."""
     low, high = max(shift, 0), max(min(size + shift, size), 0)
     return slice(low, max(high, low)), slice(low - shift, max(high, low) - shift)

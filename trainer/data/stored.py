@@ -1,4 +1,4 @@
-"""What a manifest and its beton hold of samples and labels, as far as a configuration depends on it."""
+"""The facts about a manifest's stored samples and labels that a training configuration depends on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredLabels:
-    """What a manifest and its beton hold of samples and labels, as far as a configuration depends on it."""
+    """Facts about the samples and labels in a manifest and its beton."""
 
     count: int = 0
-    """Samples of the beton."""
+    """Number of samples in the beton."""
     image_px: int = 224
-    """Side of the images when nobody asks for another."""
+    """Default side of the images."""
     view_count: int = 0
-    """Targets stored a sample; 0 without targets."""
+    """Stored targets per sample; 0 without targets."""
     policy: str | None = None
-    """What one stored target is: the mean over the scored views, or view 0's own; None where nobody said."""
+    """Policy in the header: mean if a stored target is the mean over the scored views; None if unknown."""
     scored: ViewRecipe | None = None
-    """How the header says views from 1 on are drawn, stored or not; None where it names no recipe."""
+    """Recipe of views 1 and up in the header, stored or not; None if the header names no recipe."""
     scored_views: int = 1
-    """Views that were scored, view 0 among them."""
+    """Number of views that were scored, including view 0."""
     top_k: int | None = None
-    """Logits kept a target; None when all are."""
+    """Logits stored per target; None if all are."""
 
     @classmethod
     def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> StoredLabels:
-        """From a header and what the beton says."""
+        """Return the facts from a header and the beton."""
         views, labels = header.views, header.labels
         return cls(
             count=count,
@@ -46,7 +46,7 @@ class StoredLabels:
 
 
 def scored_recipe(views: Views) -> ViewRecipe:
-    """The recipe a header describes, with the parameters it names beside the typed fields."""
+    """Return the recipe in a header, including parameters that are not typed fields of the header."""
     known = {field.name for field in fields(ViewRecipe)} - {"name", "version", "seed"}
     extra = {name: value for name, value in (views.model_extra or {}).items() if name in known}
     return ViewRecipe(name=views.recipe, version=views.version, seed=views.seed, **extra)

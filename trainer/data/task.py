@@ -1,4 +1,4 @@
-"""What there is to learn from, and on what it is checked: opened and compared without torch."""
+"""Training and validation data of a run, opened and checked without torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from manifests.sources.base import Source
 
 REVISE = "revise"
-"""The label transform that is applied here and not where it was asked for: it depends on the temperature."""
+"""The label transform that is applied in training instead of selection, because it depends on the temperature."""
 _WRITES_BETON = {
     "index": "prune index DATA --beton",
     "scores": "prune select --keep 1.0",
@@ -38,19 +38,19 @@ _WRITES_BETON = {
 
 @dataclass(frozen=True)
 class Task:
-    """A manifest and its beton: the samples to learn from, with their targets where it has them."""
+    """A manifest and its beton: the samples to learn from, with their targets if it has them."""
 
     manifest: Manifest
     beton: Beton
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in label order."""
+        """Return the class names in label order."""
         return tuple(self.manifest.class_names)
 
     @cached_property
     def image_px(self) -> int:
-        """The teacher's image size; without a teacher the stored one when all images are alike and small, else 224."""
+        """Return the teacher's image size; without one, the stored size if all images are equal and small, else 224."""
         teacher = self.manifest.header.teacher
         if teacher is not None:
             return teacher.preprocessing.image_px
@@ -59,7 +59,7 @@ class Task:
 
     @cached_property
     def stored(self) -> StoredLabels:
-        """What there is of samples, views and labels."""
+        """Return the facts about stored samples, views and labels."""
         return StoredLabels.of(
             self.manifest.header,
             count=self.beton.count,
@@ -69,9 +69,9 @@ class Task:
 
     @property
     def published_loss(self) -> dict[str, Any]:
-        """Loss and weights of the preset a selection was made with, and its revision of labels; flags win over them.
+        """Return loss and weights of the selection's preset, and its label revision; flags win over them.
 
-        InputError when the header lacks what a revision takes.
+        Raises InputError if the header lacks a parameter of the revision.
         """
         labels = self.manifest.header.labels
         if labels is None:
@@ -83,17 +83,17 @@ class Task:
         if labels.transform == REVISE:
             kinds = {"eta": int | float, "scope": str}
             if missing := [name for name, kind in kinds.items() if not isinstance(labels.parameters.get(name), kind)]:
-                raise InputError(f"{self.manifest.path}: its labels are to be revised, without a value of {missing[0]}")
+                raise InputError(f"{self.manifest.path}: its labels are to be revised, but {missing[0]} is missing")
             known |= {"revise_eta": labels.parameters["eta"], "revise_scope": labels.parameters["scope"]}
         return known
 
     def preprocessing(self, image_px: int) -> Preprocessing:
-        """The evaluation view at a size: the teacher's where there is one, so that its labels fit the pixels."""
+        """Return the evaluation view at a size: the teacher's if there is one, so that its labels fit the pixels."""
         teacher = self.manifest.header.teacher
         return rescaled(teacher.preprocessing, image_px) if teacher is not None else default_preprocessing(image_px)
 
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
-        """All that a run's result depends on, as plain values: what a resumed run compares."""
+        """Return everything a run's result depends on as plain values, which a resumed run compares."""
         return {
             **config.as_dict(),
             "manifest": self.manifest.id,
@@ -101,7 +101,7 @@ class Task:
         }
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse a configuration that this manifest cannot serve; UsageError or InputError."""
+        """Raise UsageError or InputError for a configuration that this manifest cannot serve."""
         stored_targets = LOSSES[config.loss].needs_targets and config.policy != "online"
         if stored_targets and not self.beton.view_count:
             hint = (
@@ -118,7 +118,7 @@ class Task:
             raise UsageError(
                 f"--loss {config.loss} standardises all {len(self.class_names)} logits of a label; "
                 f"{self.manifest.path} holds the {self.stored.top_k} largest",
-                hint="store all of them (leave --top-k away), learn from a live teacher (--teacher), or take --loss kd",
+                hint="store all of them (leave --top-k out), learn from a live teacher (--teacher), or take --loss kd",
             )
         self.check_size(config.policy, config.image_px)
 
@@ -128,12 +128,12 @@ class Task:
         if policy == "replay" and views is not None and views.recipe == "pad_crop_flip" and views.image_px != image_px:
             raise UsageError(
                 f"the stored views are {views.image_px} px crops, --image-size {image_px} would show others",
-                hint="leave --image-size away, or take --policy single",
+                hint="leave --image-size out, or take --policy single",
             )
 
 
 def open_task(where: Path | Manifest) -> Task:
-    """Open a manifest and its beton; InputError when either is missing or broken or they disagree."""
+    """Open a manifest and its beton; raises InputError if either is missing or broken, or if they disagree."""
     manifest = where if isinstance(where, Manifest) else Manifest.open(where)
     path = manifest.beton_path
     if path is None:
@@ -161,14 +161,14 @@ def open_task(where: Path | Manifest) -> Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Images the student never learns from."""
+    """Images on which the student is evaluated and never trained."""
 
     data: Beton | Source
     count: int
     label_map: NDArray[np.int64]
-    """The manifest's label of each of this data's labels."""
+    """The manifest's label for each label of this data."""
     identity: str
-    """What a resumed run compares: a manifest's id, or kind, name and size of a source."""
+    """Compared by a resumed run: a manifest's id, or kind, name and size of a source."""
 
 
 def open_validation(
@@ -180,9 +180,9 @@ def open_validation(
     label: str | None = None,
     class_map: Path | None = None,
 ) -> Validation:
-    """Open a manifest with a beton, or any source of images; MismatchError when its classes are others.
+    """Open a manifest with a beton, or any source of images; raises MismatchError if its classes are different.
 
-    class_map: table of the classes that it calls otherwise; see manifests/copies/class_map.py.
+    class_map: table of the classes that have other names there; see manifests/copies/class_map.py.
     """
     folder = Path(spec)
     if (folder / HEADER_NAME).is_file():
@@ -214,6 +214,6 @@ def _label_map(names: Sequence[str], wanted: Sequence[str], spec: str, class_map
             f"{spec} has {len(unknown)} of {len(names)} classes that the manifest does not know: {unknown[0]!r}",
             hint=f"the manifest's classes are {', '.join(map(repr, wanted[:5]))}"
             + (", ... ; " if len(wanted) > 5 else "; ")
-            + "say which is which with --class-map FILE, or name all of the validation set's with --classes FILE",
+            + "map the names with --class-map FILE, or give all class names of the validation set with --classes FILE",
         )
     return np.array([position[name] for name in names], np.int64)

@@ -1,4 +1,4 @@
-"""Batches through torch's DataLoader, with Pillow and numpy alone: works without ffcv and numba, and on any source."""
+"""Batches through torch's DataLoader, with Pillow and numpy: works without ffcv and numba, and for every source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from manifests.sources.base import Source
 
 PROCESS_ROWS = 4096
-"""Fewer images to decode than this are done sooner than worker processes have started."""
+"""Decoding fewer images than this takes less time than starting worker processes."""
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Rows, views and target views of a batch."""
@@ -29,7 +29,7 @@ Drawn = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class TorchLoader:
-    """Batches through a DataLoader whose dataset draws whole batches; worker processes are spawned and kept."""
+    """Batches through a DataLoader whose data set draws whole batches; worker processes are spawned and kept."""
 
     kind: Literal["torch"] = "torch"
 
@@ -54,7 +54,7 @@ class TorchLoader:
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             persistent_workers=processes > 0,
             multiprocessing_context="spawn" if processes else None,
-            generator=torch.Generator(),  # else every pass draws from the global one
+            generator=torch.Generator(),  # otherwise every pass draws from the global one
         )
 
     def batches(
@@ -66,7 +66,7 @@ class TorchLoader:
         batch_size: int,
         drop_last: bool = False,
     ) -> Iterator[Batch]:
-        """As ViewLoader.batches."""
+        """Yield batches; see ViewLoader.batches."""
         rows_n, view_n, target_view_n = self._columns.check(rows_n, view_n, target_view_n, self._recipe)
         stop = len(rows_n) // batch_size * batch_size if drop_last else len(rows_n)
         parts = [slice(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
@@ -87,7 +87,7 @@ class TorchLoader:
 
 
 class _Requests:
-    """The batch sampler: what the next pass asks for."""
+    """The batch sampler, which holds the batches of the next pass."""
 
     def __init__(self) -> None:
         self.batches: list[Request] = []
@@ -104,7 +104,7 @@ def _as_it_is(drawn: Drawn | PruneError) -> Drawn | PruneError:
 
 
 class ViewDataset(torch.utils.data.Dataset[Any]):
-    """Draws a batch at a time; crosses to a worker process as the paths and arrays it is made of."""
+    """A data set that draws one batch at a time; it is pickled for worker processes as paths and arrays."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
             self._data = Beton.open(self._data)
 
     def __getitems__(self, request: Request) -> Drawn | PruneError:
-        """(n, S, S, 3) uint8 and (n, C) float16; an error comes back as a value, whole across processes."""
+        """Return (n, S, S, 3) uint8 and (n, C) float16; an error is returned, so that it crosses processes intact."""
         rows_n, view_n, target_view_n = request
         try:
             images = self._draw(rows_n, view_n)
@@ -195,12 +195,12 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
             except ImageProblem as problem:
                 raise InputError(
                     f"{source.name}: {source.keys[row]}: {problem}",
-                    hint="remove it, or index the data: an index leaves unreadable images out",
+                    hint="remove it, or index the data first: an index leaves unreadable images out",
                 ) from None
 
 
 def _pixel_block(read: list[RawImage | ImageProblem]) -> NDArray[np.uint8] | None:
-    """(n, H, W, 3) when all images are pixels of one shape, else None."""
+    """Return (n, H, W, 3) if all images are pixels of one shape, else None."""
     arrays = [image.array for image in read if isinstance(image, Pixels)]
     if not arrays or len(arrays) < len(read) or len({array.shape for array in arrays}) > 1:
         return None
@@ -210,7 +210,7 @@ def _pixel_block(read: list[RawImage | ImageProblem]) -> NDArray[np.uint8] | Non
 
 
 def _to_decode(data: Beton | Source, count: int) -> int:
-    """How many images are stored encoded; of a source the first one speaks for all."""
+    """Return how many images are stored encoded; for a source, the first image decides for all."""
     if isinstance(data, Beton):
         return int((data.modes_N == MODE_JPEG).sum())
     return count if count and not isinstance(data.read([0])[0], Pixels) else 0

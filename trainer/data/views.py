@@ -1,6 +1,6 @@
-"""Which crop a view of a sample shows: a pure function of (seed, view_id, view number, recipe version).
+"""The crop that a view of a sample shows: a pure function of (seed, view_id, view number, recipe version).
 
-View 0 is the evaluation view, views from 1 on follow a recipe. A plan holds for each row what both loaders draw:
+View 0 is the evaluation view, views 1 and up follow a recipe. A plan holds what both loaders draw for each row:
 
     resize the float box of the image to a grid -> cut the square out -> shift it over zeros -> mirror it
 """
@@ -31,29 +31,29 @@ _ALL = slice(None)
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """How views from 1 on differ from the evaluation view."""
+    """A recipe by which views 1 and up differ from the evaluation view."""
 
     name: str = "none"
     """pad_crop_flip, resized_crop_flip or none."""
     version: int = VERSION
     seed: int = 0
     pad_px: int | None = None
-    """pad_crop_flip: largest shift either way; None is an eighth of the image's side."""
+    """pad_crop_flip: largest shift in either direction; None means an eighth of the image's side."""
     scale_min: float = 0.08
-    """resized_crop_flip: smallest fraction of the area a crop covers."""
+    """resized_crop_flip: smallest fraction of the area that a crop covers."""
     scale_max: float = 1.0
     ratio_min: float = 3 / 4
     """resized_crop_flip: narrowest width / height of a crop."""
     ratio_max: float = 4 / 3
     flip: bool = True
-    """Mirror every other view."""
+    """Mirror a view with probability 1/2."""
 
     def __post_init__(self) -> None:
-        """Refuse what no view can be drawn with; InputError for a version this tool does not know."""
+        """Raise UsageError for impossible values, InputError for a version that this tool does not know."""
         VIEW_RECIPES[self.name]
         if self.version != VERSION:
             raise InputError(
-                f"view recipe {self.name} of version {self.version}; this tool draws version {VERSION}",
+                f"view recipe {self.name} has version {self.version}; this tool draws version {VERSION}",
                 hint="upgrade prune-toolkit, or score again",
             )
         if self.pad_px is not None and self.pad_px < 0:
@@ -66,27 +66,27 @@ class ViewRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPlan:
-    """What to draw for each of n rows."""
+    """The views to draw for n rows."""
 
     box_n4: NDArray[np.float32]
     """x0, y0, x1, y1 in pixels of the image; float32 as Pillow's boxes are."""
     grid_n4: NDArray[np.int32]
-    """Width and height the box is resized to, left and top of the square that is cut out of it."""
+    """Width and height to which the box is resized, left and top of the square that is cut out of it."""
     shift_n2: NDArray[np.int16]
-    """Pixels the square moves right and down."""
+    """Pixels by which the square moves right and down."""
     flip_n: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.flip_n)
 
     def is_whole(self, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """(n,) whether a view needs no resampling: the box is the image and the grid has its size."""
+        """Return (n,) whether a view needs no resampling: its box is the whole image and the grid has the same size."""
         size_n2 = np.stack([width_n, height_n], axis=1)
         whole_n2 = (self.box_n4[:, :2] == 0) & (self.box_n4[:, 2:] == size_n2) & (self.grid_n4[:, :2] == size_n2)
         return np.asarray(whole_n2.all(axis=1), np.bool_)
 
     def check(self, width_n: NDArray[np.int32], height_n: NDArray[np.int32], size_px: int) -> None:
-        """ValueError unless every box lies inside its image and every square inside its grid: decoders trust that."""
+        """Raise ValueError unless boxes are inside their images and squares inside their grids: decoders rely on it."""
         x0, y0, x1, y1 = self.box_n4.T
         boxes = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (x1 <= width_n) & (y1 <= height_n)
         grid_width, grid_height, left, top = self.grid_n4.T
@@ -102,20 +102,20 @@ class ViewPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a recipe sees of n augmented views."""
+    """The input of a recipe for n augmented views."""
 
     recipe: ViewRecipe
     size_px: int
     key_n: NDArray[np.uint64]
-    """Hash of (seed, version, view_id, view number): all that is random about a view."""
+    """Hash of (seed, version, view_id, view number), the only source of randomness of a view."""
     size_n2: NDArray[np.float64]
-    """Width and height of the images in pixels, as they were scored."""
+    """Width and height in pixels of the images that were scored."""
     evaluation: ViewPlan
 
     def uniform(
         self, what: int, low: float = 0.0, high: float = 1.0, rows: NDArray[np.int64] | slice = _ALL
     ) -> NDArray[np.float64]:
-        """The draw called `what` of some rows, in [low, high)."""
+        """Return random draw number `what` of some rows, in [low, high)."""
         return low + (high - low) * uniform(self.key_n[rows], what)
 
 
@@ -131,10 +131,10 @@ def plan_views(
     height_n: NDArray[np.int32],
     scored_n2: NDArray[np.int32] | None = None,
 ) -> ViewPlan:
-    """Plan view `view_n` (number 0 or more; one for all or (n,)) of images of (n,) sizes in pixels.
+    """Plan views `view_n` (numbers from 0; one for all rows or (n,)) of images of (n,) sizes in pixels.
 
-    scored_n2: (n, 2) width and height of the images that were scored, where these are others of the same pictures: what
-    is drawn depends on them alone, since a whole pixel of rounding changes the aspect, and with it which draw fits.
+    scored_n2: (n, 2) width and height of the scored images, if these are copies of the same pictures at another size.
+    The plan depends on the scored sizes alone: rounding by one pixel changes the aspect, and with it which draw fits.
     """
     check_sizes(preprocessing)
     size_n2 = np.stack([width_n, height_n], axis=1)
@@ -167,7 +167,7 @@ def plan_views(
 
 
 def check_sizes(preprocessing: Preprocessing) -> None:
-    """UsageError when an evaluation view would be larger than the resized image it is cut out of."""
+    """Raise UsageError if an evaluation view would be larger than the resized image that it is cut out of."""
     size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
     if not 0 < size_px <= resize_px:
         raise UsageError(
@@ -177,10 +177,10 @@ def check_sizes(preprocessing: Preprocessing) -> None:
 
 
 def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int) -> NDArray[np.int64]:
-    """The view (n,) that an epoch, counted from 0, shows of each sample.
+    """Return the view (n,) of each sample that an epoch, counted from 0, shows.
 
-    With `view_count` V > 1 stored views: 1 + (epoch + hash(view_id)) mod (V - 1), so samples are not in step and each
-    view comes once in V - 1 epochs. Otherwise 1 + epoch: unscored augmentation that never repeats.
+    With `view_count` V > 1 stored views: 1 + (epoch + hash(view_id)) mod (V - 1), so samples are at different views and
+    each view comes once in V - 1 epochs. Otherwise 1 + epoch: unscored augmentation that never repeats.
     """
     if view_count <= 1:
         return np.full(len(view_id_n), 1 + epoch, np.int64)
@@ -190,12 +190,12 @@ def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int) -> N
 
 
 def default_pad_px(size_px: int) -> int:
-    """Largest shift of pad_crop_flip when none is named: 4 of 32 pixels."""
+    """Return the default largest shift of pad_crop_flip: an eighth of the side, 4 of 32 pixels."""
     return size_px // 8
 
 
 def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> ViewPlan:
-    """torchvision's Resize(resize_px) and CenterCrop(image_px), one resample: the grid is what Resize would make."""
+    """Plan torchvision's Resize(resize_px) and CenterCrop(image_px) as one resample, on the grid Resize would make."""
     size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
     count = len(width_n)
     is_tall_n = width_n <= height_n
@@ -213,7 +213,7 @@ def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], h
 
 
 def _pad_crop(request: Request) -> ViewPlan:
-    """RandomCrop(padding=pad) of the evaluation view: shifts of -pad .. pad, each as likely, over zeros."""
+    """Plan RandomCrop(padding=pad) of the evaluation view: shifts of -pad .. pad, all equally likely, over zeros."""
     pad_px = request.recipe.pad_px
     pad_px = default_pad_px(request.size_px) if pad_px is None else min(pad_px, request.size_px)
     steps = 2 * pad_px + 1
@@ -222,9 +222,10 @@ def _pad_crop(request: Request) -> ViewPlan:
 
 
 def _resized_crop(request: Request) -> ViewPlan:
-    """RandomResizedCrop in relative floats: a copy of another size shows the same part of the picture.
+    """Plan RandomResizedCrop in relative floats, so that a copy of another size shows the same part of the picture.
 
-    Up to 10 draws of area and log ratio until the crop fits, else the largest central crop within the ratios.
+    Draws area and log ratio up to 10 times until the crop fits; otherwise takes the largest central crop within the
+    ratios.
     """
     recipe, size_n2 = request.recipe, request.size_n2
     aspect_n = size_n2[:, 0] / size_n2[:, 1]
@@ -251,7 +252,7 @@ def _resized_crop(request: Request) -> ViewPlan:
 
 
 def _none(request: Request) -> ViewPlan:
-    """Every view is the evaluation view."""
+    """Plan the evaluation view for every view."""
     return request.evaluation
 
 

@@ -1,4 +1,4 @@
-"""How long a run is when it is to take the time of another one: a short trial, then a fixed number of steps."""
+"""The length of a run that matches another run's time: a short trial, then a fixed number of steps."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from trainer.loop.session import TrainingSession
 
 WARM_UP_STEPS = 8
-"""Steps before any is timed: compilation, memory pools, caches."""
+"""Steps before the timing starts: compilation, memory pools, caches."""
 TRIAL_S = 20.0
-"""A trial times at most so many seconds, and a twentieth of the budget."""
+"""Longest time that a trial measures, in seconds; it is also at most a twentieth of the budget."""
 MIN_STEPS, MAX_STEPS = 10, 1000
-"""Fewest and most timed steps."""
+"""Smallest and largest number of timed steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchTime:
-    """A run takes as many steps as fit into the training time of another one."""
+    """A request for as many steps as fit into the training time of another run."""
 
     run: str
-    """The other run's folder as it was named."""
+    """The other run's folder, as the user gave it."""
     seconds: float
     configure: Callable[[int], TrainConfig]
-    """The configuration of a run of so many steps."""
+    """Returns the configuration of a run with this number of steps."""
 
 
 def training_seconds(run: Path) -> float:
-    """Seconds a finished run waited for data and computed; InputError when the folder does not say."""
+    """Return the seconds that a finished run waited for data and computed; raises InputError if they are missing."""
     path = run / RUN_NAME
     if not path.is_file():
-        raise InputError(f"{run} holds no {RUN_NAME}: no run, or one that is not finished", hint="let it finish first")
+        raise InputError(f"{run} holds no {RUN_NAME}: not a run, or an unfinished one", hint="let it finish first")
     try:
         times = json.loads(path.read_bytes())["time"]
         seconds = float(times["waiting_for_data_s"]) + float(times["compute_s"])
@@ -54,7 +54,7 @@ def training_seconds(run: Path) -> float:
 
 
 def asked_seconds(run: Path, out: Path) -> float:
-    """`training_seconds` of a run; once it is gone, what they were when the run in `out` was begun."""
+    """Return `training_seconds` of a run; if it was deleted, the value stored when the run in `out` was started."""
     if not (run / RUN_NAME).is_file():
         try:
             content = json.loads((out / BUDGET_NAME).read_bytes())
@@ -66,7 +66,7 @@ def asked_seconds(run: Path, out: Path) -> float:
 
 
 def kept_steps(out: Path, digest: str) -> int | None:
-    """The steps that a trial of this configuration found for the run in `out`; None before there was one."""
+    """Return the steps that a trial of this configuration found for the run in `out`, None before the trial."""
     try:
         content = json.loads((out / BUDGET_NAME).read_bytes())
         return int(content["steps"]) if content["digest"] == digest else None
@@ -75,16 +75,16 @@ def kept_steps(out: Path, digest: str) -> int | None:
 
 
 def keep_steps(out: Path, digest: str, match: MatchTime, steps: int, seconds_per_step: float) -> None:
-    """Write what a trial found, so that the run goes on with it whatever stops it."""
+    """Write what a trial found, so that an interrupted run resumes with the same number of steps."""
     asked = {"run": match.run, "asked_s": match.seconds}
     content = {"digest": digest, **asked, "steps": steps, "seconds_per_step": seconds_per_step}
     write_atomic(out / BUDGET_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def timed_trial(session: TrainingSession, ranks: Ranks, seconds: float) -> float:
-    """Seconds one step of a session takes, on every rank what rank 0 measured; its student is no good afterwards.
+    """Return the seconds per step of a session, as rank 0 measured them; its student is unusable afterwards.
 
-    Whole epochs are timed where they are short: the wait for their first batch is part of the time.
+    Short epochs are timed as a whole, because the wait for their first batch is part of the time.
     """
     _take(session, WARM_UP_STEPS, 0)
     guess_s = _take(session, MIN_STEPS, 1)
@@ -94,7 +94,7 @@ def timed_trial(session: TrainingSession, ranks: Ranks, seconds: float) -> float
 
 
 def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -> int:
-    """How many steps a trial times, from a first guess of what one takes: part of an epoch, or whole ones."""
+    """Return how many steps a trial times, given a guess of the time per step: a part of an epoch, or whole epochs."""
     wanted = round(min(TRIAL_S, seconds / 20) / max(seconds_per_step, 1e-9))
     steps = min(max(MIN_STEPS, wanted), MAX_STEPS)
     if steps < steps_per_epoch:
@@ -104,7 +104,7 @@ def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -
 
 
 def _take(session: TrainingSession, steps: int, first_epoch: int) -> float:
-    """Train so many steps, epoch by epoch as a run does; returns the seconds of one."""
+    """Train `steps` steps, epoch by epoch as a run does; returns the seconds per step."""
     seconds, left, number = 0.0, steps, first_epoch
     while left > 0:
         taken = min(left, session.plan.steps_per_epoch)

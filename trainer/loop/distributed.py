@@ -1,4 +1,4 @@
-"""Ranks under torchrun: who this process is, sums over all of them, and one decision for all."""
+"""Ranks under torchrun: the place of this process among them, sums over all ranks, and decisions of rank 0 for all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for one that neither answers nor dies."""
+"""Time that a rank waits for another one that neither answers nor dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """One process among those of a run."""
+    """The place of this process among the processes of a run."""
 
     rank: int = 0
     world_size: int = 1
@@ -31,7 +31,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """What torchrun put into RANK, WORLD_SIZE, LOCAL_RANK; a single process without them."""
+        """Return the ranks from torchrun's RANK, WORLD_SIZE and LOCAL_RANK; without them, a single process."""
         try:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
             return cls(
@@ -45,13 +45,13 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the ranks (nccl on CUDA, gloo elsewhere); a rank that is lost ends the others with IncompleteError."""
+    """Join the ranks (nccl on CUDA, gloo elsewhere); if one is lost, the others raise IncompleteError."""
     if ranks.world_size == 1:
         yield
         return
@@ -61,13 +61,13 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # The group is left as it is, destroying it waits for the rank that is gone. Its threads can abort Python's own
-        # end (seen once on Python 3.13, exit code 134), so the process leaves before that.
+        # The group is not destroyed, because that would wait for the lost rank. Its threads can abort Python's shutdown
+        # (seen once on Python 3.13, exit code 134), so the process exits before that.
         if _is_lost_rank(error):
             atexit.register(os._exit, IncompleteError.exit_code)
             raise IncompleteError(
                 f"rank {ranks.rank}: another rank stopped: {str(error).splitlines()[0][:200]}",
-                hint="its own message says why; the same command goes on from the last whole epoch",
+                hint="its own message says why; run the same command again to resume after the last whole epoch",
             ) from error
         raise
     dist.destroy_process_group()
@@ -81,7 +81,7 @@ def _is_lost_rank(error: RuntimeError) -> bool:
 
 
 def from_main(ranks: Ranks, decide: Callable[[], T]) -> T:
-    """Call `decide` on rank 0 alone; every rank gets its result, or raises its error."""
+    """Call `decide` on rank 0 only; every rank returns its result, or raises its error."""
     if ranks.world_size == 1:
         return decide()
     import torch.distributed as dist
@@ -100,7 +100,7 @@ def from_main(ranks: Ranks, decide: Callable[[], T]) -> T:
 
 
 def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks, on every rank."""
+    """Return the sum of a tensor over all ranks, on every rank."""
     if ranks.world_size > 1:
         import torch.distributed as dist
 
@@ -109,9 +109,9 @@ def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_batches(ranks: Ranks, values_nK: torch.Tensor, rank_batch_size: int) -> torch.Tensor:
-    """Rows (n, K) of every rank, the same number on each, in the order of the global batches, on every rank.
+    """Return on every rank the rows (n, K) of all ranks, in the order of the global batches.
 
-    n is a multiple of rank_batch_size, a rank's share of a batch; the answer is (world_size * n, K).
+    n is the same on all ranks, a multiple of rank_batch_size, a rank's share of a batch; returns (world_size * n, K).
     """
     if ranks.world_size == 1:
         return values_nK
@@ -125,7 +125,7 @@ def gather_batches(ranks: Ranks, values_nK: torch.Tensor, rank_batch_size: int) 
 
 
 def share_buffers(ranks: Ranks, model: torch.nn.Module) -> None:
-    """Give every rank the buffers of rank 0 (BatchNorm's running statistics differ between ranks)."""
+    """Copy the buffers of rank 0 to every rank (BatchNorm's running statistics differ between ranks)."""
     if ranks.world_size > 1:
         import torch.distributed as dist
 

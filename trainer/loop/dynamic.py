@@ -1,6 +1,6 @@
-"""What an epoch shows: everything in a new order, or what a dynamic arm chooses anew each time.
+"""The rows that an epoch shows: all of them in a new order, or those that a dynamic arm chooses for it.
 
-All ranks compute it alike, from the seed, the epoch and the losses they share, so that they take the same steps.
+All ranks compute the same rows, from the seed, the epoch and the shared losses, so that they take the same steps.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRows:
-    """Rows of one epoch before they are cut into batches."""
+    """The rows of one epoch before they are cut into batches."""
 
     order_n: NDArray[np.int64]
-    """Rows in the order they are shown."""
+    """Rows in the order in which they are shown."""
     scale_N: NDArray[np.float32] | None = None
-    """(N,) factor of each row's loss; None is 1 for all."""
+    """(N,) factor of each row's loss; None means 1 for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan(EpochRows):
-    """One epoch as it is trained: whole batches, the same number on every rank."""
+    """One epoch of training: whole batches, the same number on every rank."""
 
     batch_size: int
-    """Samples a step over all ranks; smaller than asked when the epoch shows fewer."""
+    """Samples per step over all ranks; smaller than requested if the epoch shows fewer."""
     steps: int
     steps_per_epoch: int
-    """Steps it would take if it were not cut short."""
+    """Steps of the epoch if it were not cut short."""
 
 
 RowsOf = Callable[["TrainConfig", int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
-"""(config, epoch counted from 0, N, how a whole epoch is cut, last loss of each row (N,), nan before there is one)."""
+"""(config, epoch counted from 0, N, batches of a whole epoch, last loss of each row (N,), nan before the first)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicMethod:
-    """A way to choose anew each epoch, and the facts about it."""
+    """A way to choose the rows of each epoch, and the facts about it."""
 
     rows_of: RowsOf
     formula: str
     source: str
     options: Mapping[str, float | None] = field(default_factory=dict)
-    """Its own values of the configuration with their defaults; None has to be given."""
+    """The values of the configuration that belong to it, with defaults; None marks a required one."""
     needs_losses: bool = False
-    """Whether it looks at the last loss of each sample."""
+    """True if it uses the last loss of each sample."""
     has_fixed_steps: bool = True
-    """Whether the number of steps is known before the run."""
+    """True if the number of steps is known before the run."""
 
 
 RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
@@ -67,20 +67,20 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "prune_ratio": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "anneal": (lambda value: 0 <= value <= 1, "in [0, 1]"),
 }
-"""Options of arms, those that a configuration has, and what they may be."""
+"""Options of arms that a configuration has, and their valid values."""
 
 
 def _check_options(name: str, arm: DynamicMethod) -> None:
-    """ValueError for an option that no configuration has, so that nobody could set it."""
+    """Raise ValueError for an option that no configuration has, since it could not be set."""
     if unknown := sorted(set(arm.options) - set(RANGES)):
-        raise ValueError(f"dynamic arm {name!r} has an option {unknown[0]!r}; there are {', '.join(RANGES)}")
+        raise ValueError(f"dynamic arm {name!r} has an option {unknown[0]!r}; known: {', '.join(RANGES)}")
 
 
 DYNAMIC: Registry[DynamicMethod] = Registry("dynamic arm", _check_options)
 
 
 def dynamic_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the arm that is asked for, with its defaults; UsageError where they contradict each other."""
+    """Return the options of the requested arm, with its defaults; raises UsageError if they contradict each other."""
     name = given.get("dynamic")
     values = {**DYNAMIC[name].options, **given} if name is not None and name in DYNAMIC else given
     check_dynamic(values)
@@ -88,7 +88,7 @@ def dynamic_values(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_dynamic(values: Mapping[str, Any]) -> None:
-    """UsageError, naming the flag, for options that no arm can have, or not the one that is named."""
+    """Raise UsageError, naming the flag, for options that are out of range or belong to another arm."""
     name, owners = values.get("dynamic"), _owners()
     if name is not None and name not in DYNAMIC:
         raise UsageError(f"--dynamic {name} is not known", hint=f"known: {', '.join(DYNAMIC)}")
@@ -106,13 +106,13 @@ def check_dynamic(values: Mapping[str, Any]) -> None:
     for flag, field_ in (("--match-time", "match_s"), ("--steps", "steps")):
         if values.get(field_) is not None:
             raise UsageError(
-                f"--dynamic {name} and {flag} contradict each other: how many steps it takes is known at its end",
-                hint="give --epochs; its run.json says the steps, so that another run can take as many",
+                f"--dynamic {name} and {flag} contradict each other: its number of steps is known only at the end",
+                hint="give --epochs; to give another run as many steps, take `steps` from run.json",
             )
 
 
 def _owners() -> dict[str, list[str]]:
-    """The arms that have each option."""
+    """Return the arms that have each option."""
     arms = {option: [name for name, arm in DYNAMIC.items() if option in arm.options] for option in RANGES}
     return {option: names for option, names in arms.items() if names}
 
@@ -126,9 +126,9 @@ def epoch_plan(
     steps: int,
     loss_N: NDArray[np.float32] | None = None,
 ) -> EpochPlan:
-    """The first `steps` batches of an epoch counted from 0, fewer where it does not show as many.
+    """Return the first `steps` batches of an epoch counted from 0, or fewer if it does not show as many.
 
-    plan: how a whole epoch of this run is cut. An incomplete last batch is left out.
+    plan: the batches of a whole epoch of this run. An incomplete last batch is left out.
     """
     if config.dynamic is None:
         shown = EpochRows(order_n=epoch_order(config.seed, epoch, count))
@@ -146,9 +146,9 @@ def epoch_plan(
 
 
 def rs2(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None) -> EpochRows:
-    """The next slice of an endless stream of permutations: all samples come equally often, none twice before all did.
+    """Return the next slice of an endless stream of permutations: no sample comes twice before all have come once.
 
-    Permutation k is the order that epoch k of a run on all the data has. Okanovic et al. 2024, without replacement.
+    Permutation k is the order of epoch k in a run on all the data. Okanovic et al. 2024, without replacement.
     """
     length = plan.steps_per_epoch * plan.batch_size
     start, stop = epoch * length, (epoch + 1) * length
@@ -162,10 +162,10 @@ def rs2(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: ND
 def infobatch(
     config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None
 ) -> EpochRows:
-    """All samples but a random share of those whose last loss is below the mean; the rest of these count for them.
+    """Leave out a random share of the samples whose last loss is below the mean; the rest of these count more.
 
-    Everything is shown in the first epoch, in the last `anneal` of them, and where fewer samples than ranks would be
-    left. Qin et al. 2024, section 3.
+    All samples are shown in the first epoch, in the last share `anneal` of the epochs, and if fewer samples than ranks
+    would be left. Qin et al. 2024, section 3.
     """
     order_N = epoch_order(config.seed, epoch, count)
     assert config.prune_ratio is not None
@@ -180,22 +180,22 @@ def infobatch(
 
 
 def full_epochs(epochs: int, anneal: float) -> int:
-    """How many epochs at the end show everything: ceil(anneal * epochs), in exact arithmetic."""
+    """Return how many epochs at the end show all samples: ceil(anneal * epochs), in exact arithmetic."""
     return math.ceil(Fraction(anneal).limit_denominator(10**6) * epochs)
 
 
 def last_positions(row_n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each row comes last, in the order of the rows."""
+    """Return the position of the last occurrence of each row, in the order of the rows."""
     return len(row_n) - 1 - np.unique(row_n[::-1], return_index=True)[1]
 
 
 def soft_pruned(
     loss_N: NDArray[np.float32], ratio: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which samples are kept (N,) and the factor of their losses (N,) float32.
+    """Return which samples are kept (N,) and the factor of their losses (N,) float32.
 
-    A loss below the mean: dropped with probability `ratio`, else times 1 / (1 - ratio). Others, and samples without a
-    loss yet (nan): kept, times 1. So each sample counts 1 in expectation.
+    A sample with a loss below the mean is dropped with probability `ratio`, else its factor is 1 / (1 - ratio). Other
+    samples, and those without a loss yet (nan), are kept with factor 1. So each sample counts 1 in expectation.
     """
     known_n = loss_N[~np.isnan(loss_N)]
     mean = known_n.mean(dtype=np.float64) if len(known_n) else 0.0
@@ -208,8 +208,8 @@ DYNAMIC.add(
     "infobatch",
     DynamicMethod(
         rows_of=infobatch,
-        formula="last loss < mean: dropped with probability prune_ratio, else loss / (1 - prune_ratio); everything in "
-        "the first epoch and in the last anneal of them",
+        formula="last loss < mean: dropped with probability prune_ratio, else loss / (1 - prune_ratio); all samples in "
+        "the first epoch and in the last share anneal of the epochs",
         source="Qin et al. 2024 (ICLR)",
         options={"prune_ratio": 0.5, "anneal": 0.125},
         needs_losses=True,
@@ -220,7 +220,7 @@ DYNAMIC.add(
     "rs2",
     DynamicMethod(
         rows_of=rs2,
-        formula="floor(keep N + 1/2) samples an epoch, slice after slice of endless permutations",
+        formula="floor(keep N + 1/2) samples per epoch, slice after slice of endless permutations",
         source="Okanovic et al. 2024 (ICLR, arXiv 2305.18424), without replacement",
         options={"keep": None},
     ),

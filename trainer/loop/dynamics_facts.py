@@ -1,4 +1,4 @@
-"""What there is to record of a sample: facts of its logits, and the norm of its gradient."""
+"""The facts that are recorded about a sample: those of its logits, and the norm of its gradient."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 FACTS = ("p_y", "margin", "correct", "el2n")
 """Columns of `logit_facts`."""
 GRADIENT_BYTES = 1 << 28
-"""Gradients of so many samples are held at once as fit in here, one at least."""
+"""Memory for the gradients of several samples at once; at least one sample is computed at a time."""
 
 
 def logit_facts(logits_nC: Tensor, label_n: Tensor) -> Tensor:
-    """Probability of the label, its margin, whether it leads, and EL2N of each sample: (n, 4) float32.
+    """Return probability of the label, its margin, whether it leads, and EL2N of each sample: (n, 4) float32.
 
     margin = z_y - max of the others; the lowest class leads among equal logits; EL2N = norm2(softmax(z) - y).
     """
     logits_nC, label_n1 = logits_nC.float(), label_n[:, None]
     p_nC = logits_nC.softmax(dim=1)
     others_nC = p_nC.scatter(1, label_n1, 0.0)
-    # 1 - p_y as the sum of the others: subtracted from 1 it would have no digits left for samples that are learned.
+    # 1 - p_y as the sum of the others: the subtraction would lose all digits for learned samples.
     gap_n = others_nC.sum(dim=1)
     margin_n = logits_nC.gather(1, label_n1)[:, 0] - logits_nC.scatter(1, label_n1, -torch.inf).amax(dim=1)
     is_correct_n = logits_nC.argmax(dim=1) == label_n
@@ -30,12 +30,12 @@ def logit_facts(logits_nC: Tensor, label_n: Tensor) -> Tensor:
 
 
 def gradient_norms(model: nn.Module, inputs: Tensor, label_n: Tensor) -> Tensor:
-    """Norm of each sample's gradient of its cross-entropy by all trained parameters; (n,) float32.
+    """Return the norm of each sample's gradient of the cross-entropy by all trained parameters; (n,) float32.
 
     GraNd of Paul et al. 2021, in the mode the model is in: batch statistics would make it depend on the batch.
-    RuntimeError or ValueError where torch.func cannot differentiate the model sample by sample.
+    Raises RuntimeError or ValueError if torch.func cannot differentiate the model sample by sample.
     """
-    # Rows before channels: pooling of channels_last has no rule under vmap, it would be done sample by sample.
+    # Contiguous, not channels_last: pooling of the latter has no vmap rule and would run sample by sample.
     inputs, plain = inputs.contiguous(), torch.contiguous_format
     parameters = {n: v.detach().contiguous(memory_format=plain) for n, v in model.named_parameters() if v.requires_grad}
     fixed = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
@@ -52,7 +52,7 @@ def gradient_norms(model: nn.Module, inputs: Tensor, label_n: Tensor) -> Tensor:
     count = sum(value.numel() for value in parameters.values())
     chunk_size = max(1, min(len(inputs), GRADIENT_BYTES // (4 * count)))
     with warnings.catch_warnings():
-        # Other operators without such a rule are slow, which nobody here can change.
+        # Other operators without such a rule are slow, which cannot be changed here.
         warnings.filterwarnings("ignore", "There is a performance drop")
         norms: Tensor = torch.func.vmap(norm_of, chunk_size=chunk_size)(inputs, label_n)
     return norms

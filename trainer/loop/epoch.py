@@ -1,4 +1,4 @@
-"""One epoch of optimiser steps, and an honest account of where its time went."""
+"""One epoch of optimiser steps, and where its time went."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from trainer.loop.student import Student
 
 CHECK_STEPS = 100
-"""Losses are looked at once in so many steps: each look waits for the device."""
+"""Steps between checks of the losses: each check waits for the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one epoch of training came to, over all ranks; times are of this rank."""
+    """The result of one epoch of training over all ranks; times are of this rank."""
 
     loss: float
-    """Mean training loss; where some samples count for others, the mean over all they stand for."""
+    """Mean training loss; if samples are scaled, weighted by their factors."""
     top1: float
-    """Fraction of the augmented training images the student got right while it learned."""
+    """Fraction of the augmented training images that the student classified correctly during training."""
     steps: int
     samples: int
     """Images shown, over all ranks."""
     learning_rate: float
-    """Of the last step."""
+    """Learning rate of the last step."""
     waiting_s: float
-    """Time in which the next batch was not there yet."""
+    """Time spent waiting for the next batch."""
     compute_s: float
     images_per_s: float
 
     @property
     def training_s(self) -> float:
-        """Waiting and computing."""
+        """Return the seconds of waiting and computing."""
         return self.waiting_s + self.compute_s
 
 
@@ -64,9 +64,9 @@ def train_epoch(
     scale_N: NDArray[np.float32] | None = None,
     observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> EpochResult:
-    """Take one step a batch; InputError with epoch and step when a loss is not finite.
+    """Take one step per batch; raises InputError with epoch and step if a loss is not finite.
 
-    target_of: the logits (n, C) a batch is taught with, stored or a live teacher's. scale_N: (N,) factor of each
+    target_of: returns the target logits (n, C) of a batch, stored or from a live teacher. scale_N: (N,) factor of each
     row's loss. observe: gets each batch with the student's logits (n, C) and the losses (n,) before weight and scale.
     """
     student.network.train()

@@ -1,4 +1,4 @@
-"""A student on its validation set: each sample once, whatever the number of ranks."""
+"""Evaluation of a student on its validation set: each sample counts once, whatever the number of ranks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from trainer.loop.student import Student
 
 CACHE_BYTES = 1 << 30
-"""Decoded validation images up to this size stay in memory: they are the same every epoch."""
+"""Decoded validation images up to this size in all stay in memory: they are the same in every epoch."""
 
 
 def fits_in_memory(count: int, image_px: int) -> bool:
-    """Whether so many decoded images are kept."""
+    """Return whether `count` decoded images fit into CACHE_BYTES."""
     return count * 3 * image_px**2 <= CACHE_BYTES
 
 
 def loader_for(validation: Validation, asked: str, image_px: int) -> str:
-    """The loader of validation images: torch's for sources, and for raw ones that are read once.
+    """Return the loader kind for validation images: torch for sources, and for raw images that are read only once.
 
-    Compiling FFCV's takes seconds, reading 10,000 raw images into memory half of one.
+    Compiling the FFCV loader takes seconds, reading 10,000 raw images into memory takes half a second.
     """
     if not isinstance(validation.data, Beton):
         return "torch"
@@ -41,7 +41,7 @@ def loader_for(validation: Validation, asked: str, image_px: int) -> str:
 
 
 class Evaluator:
-    """Top-1, top-5 and loss of view 0; reads the images once when they fit into CACHE_BYTES."""
+    """Computes top-1, top-5 and loss on view 0; reads the images once if they fit into CACHE_BYTES."""
 
     def __init__(
         self, validation: Validation, loader: ViewLoader, student: Student, *, ranks: Ranks, batch_size: int
@@ -53,7 +53,7 @@ class Evaluator:
         self._cache: list[tuple[Tensor, Tensor]] | None = None
 
     def __call__(self) -> Metrics:
-        """Evaluate on all ranks together; the student is left in evaluation mode."""
+        """Evaluate on all ranks together; leaves the student in evaluation mode."""
         student = self._student
         share_buffers(self._ranks, student.model)
         student.model.eval()

@@ -1,4 +1,4 @@
-"""What a manifest cost before training, from the times that the headers behind it left in its own; what a run used."""
+"""The time that a manifest took before training, from the times in its header, and the part that a run used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _NEEDED = {"index": (), "scores": ("score",), "selection": ("score", "select")}
 
 
 def label_times(header: Header) -> dict[str, float | None]:
-    """Seconds of recording dynamics, of scoring, selection and labelling, summed over all their processes.
+    """Return the seconds of recording dynamics, scoring, selection and labelling, summed over all processes.
 
-    None where the header does not say; 0 for what nobody did, and for dynamics that no sample was chosen by. A manifest
-    merged of several teachers' took the scoring of each.
+    None if the header does not say; 0 for a step that was not done, and for dynamics that chose no sample. A manifest
+    that is merged from several teachers' manifests counts the scoring of each.
     """
     found: dict[str, list[float | None]] = {name: [] for name in _NAMES.values()}
-    # Selections of before there was a command were made from scores.
+    # Selections from before the header named the command were made from scores.
     blocks, commands, recorded = [(_MADE_BY[header.kind], header.run)], set(), list[float | None]()
     while blocks:
         unnamed, block = blocks.pop()
@@ -45,7 +45,7 @@ def label_times(header: Header) -> dict[str, float | None]:
 
 
 def used_times(header: Header, *, stored_labels: bool) -> list[str]:
-    """Which of `label_times` a run made use of: all for stored labels, else what its samples were chosen by."""
+    """Return which of `label_times` a run used: all for stored labels, else those that chose its samples."""
     if stored_labels:
         return ["dynamics_s", *dict.fromkeys(_NAMES.values())]
     chosen = header.selection
@@ -54,20 +54,20 @@ def used_times(header: Header, *, stored_labels: bool) -> list[str]:
     blocks = [header.run]
     while blocks and blocks[0].get("command") in _CHOSEN_ALREADY:
         blocks = _parents(blocks[0])
-    # Selections of before this was noted were chosen by a score of the teacher's or by none.
+    # Selections from before this was recorded were chosen by a score of the teacher, or by none.
     by = _chosen_by(blocks[0]) if blocks and "chosen_by" in blocks[0] else {"teacher"} if chosen.score else set()
     used = [("dynamics_s", DYNAMICS in by), ("scoring_s", bool(by - {DYNAMICS})), ("selection_s", bool(by))]
     return [name for name, is_used in used if is_used]
 
 
 def _chosen_by(block: Mapping[str, Any]) -> set[str]:
-    """What a selection looked at: sets of scores, features, logits."""
+    """Return what a selection used: sets of scores, features, logits."""
     found = block.get("chosen_by")
     return {str(name) for name in found} if isinstance(found, list) else set()
 
 
 def _parents(block: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs behind a run: one, or of a merge several, of which an empty one is a time that is not known."""
+    """Return the runs that a run is based on: one, or several for a merge; an empty one stands for an unknown time."""
     several = block.get("parent_runs")
     if isinstance(several, list):
         return [parent for parent in several if isinstance(parent, dict)]
@@ -77,7 +77,7 @@ def _parents(block: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _number(block: Mapping[str, Any], name: str) -> float | None:
     seconds = block.get(name)
-    # A run's numbers are free: the sum of these is finite.
+    # A run may hold any number; those accepted here have a finite sum.
     return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < _LONGEST_S else None
 
 

@@ -1,4 +1,4 @@
-"""Counts that add up over batches and ranks, and what is reported of them."""
+"""Counts that add up over batches and ranks, and the metrics computed from them."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,23 +9,23 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """A classifier on one set of samples."""
+    """The metrics of a classifier on one set of samples."""
 
     top1: float
     """Fraction of samples whose largest logit is the label's."""
     top5: float
-    """Fraction whose label is among the five largest logits, or among all where there are fewer classes."""
+    """Fraction whose label is among the five largest logits, or among all if there are fewer classes."""
     loss: float
     """Mean cross-entropy at T = 1, without label smoothing."""
     count: int
 
     def as_dict(self) -> dict[str, float]:
-        """Plain numbers by name."""
+        """Return plain numbers by name."""
         return asdict(self)
 
 
 def batch_sums(logits_NC: Tensor, label_N: Tensor) -> Tensor:
-    """Sums of loss, top-1 hits, top-5 hits and samples of a batch; (4,) float64 on the logits' device."""
+    """Return the sums of loss, top-1 hits, top-5 hits and samples of a batch; (4,) float64 on the logits' device."""
     logits_NC = logits_NC.float()
     loss_N = F.cross_entropy(logits_NC, label_N, reduction="none")
     top1_N = logits_NC.argmax(dim=1) == label_N
@@ -36,6 +36,6 @@ def batch_sums(logits_NC: Tensor, label_N: Tensor) -> Tensor:
 
 
 def metrics_of(sums: Tensor) -> Metrics:
-    """Means of the (4,) sums over all batches and ranks."""
+    """Return the metrics from the (4,) sums over all batches and ranks."""
     loss, top1, top5, count = sums.tolist()
     return Metrics(top1=top1 / count, top5=top5 / count, loss=loss / count, count=int(count))

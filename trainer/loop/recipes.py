@@ -1,4 +1,4 @@
-"""What a run computes: the typed configuration, checked once, and the published recipes to start from."""
+"""From flags to the configuration of a run, and the published recipes that it starts from."""
 
 import math
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ RECIPES.add(
 def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, world_size: int = 1) -> TrainConfig:
     """Lay the flags that were given (not None) over a recipe; the result is complete and checked.
 
-    recipe may be `auto`. Milestones and warm-up keep their fraction of the run when only its length is given, in epochs
+    recipe may be `auto`. Milestones and warm-up keep their fraction of the run if only its length is given, in epochs
     or steps.
     """
     given = {name: value for name, value in flags.items() if value is not None}
@@ -109,7 +109,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
 
 
 def _length(given: Mapping[str, Any], batch_size: int, count: int, world_size: int) -> float:
-    """The epochs, not always whole, of a budget of steps."""
+    """Return the epochs, not always whole, of a budget of steps."""
     if "epochs" in given:
         raise UsageError("--steps and --epochs contradict each other", hint="give one of them")
     check_value(given["steps"] >= 1, "steps", given["steps"], "at least 1")
@@ -118,7 +118,7 @@ def _length(given: Mapping[str, Any], batch_size: int, count: int, world_size: i
 
 
 def _policy(given: Mapping[str, Any], loss: str, stored: StoredLabels) -> str | None:
-    """The policy, which a live teacher sets; None under a loss that looks at no targets."""
+    """Return the policy, online with a live teacher; None if the loss uses no targets."""
     check_name("--loss", loss, LOSSES)
     asked, teacher = given.get("policy"), given.get("teacher")
     if not LOSSES[loss].needs_targets:
@@ -131,7 +131,7 @@ def _policy(given: Mapping[str, Any], loss: str, stored: StoredLabels) -> str | 
         return None
     if teacher is not None and asked not in (None, "online"):
         raise UsageError(
-            f"--teacher and --policy {asked} contradict each other: a live teacher labels what is shown",
+            f"--teacher and --policy {asked} contradict each other: a live teacher labels the views itself",
             hint="leave one of them out",
         )
     if asked == "online" and teacher is None:

@@ -1,4 +1,4 @@
-"""The record of a run's dynamics: each epoch, what the student makes of every sample, stepped on or not."""
+"""The record of a run's dynamics: the student's result on every sample in each epoch, trained on or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Writes an epoch's record after its steps; on all ranks together, rank 0 writes."""
+    """Computes an epoch's record after its steps, on all ranks together; rank 0 writes it."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Recorder:
         self._order_N = np.argsort(sample_id_N)
         self._sample_id_N = sample_id_N[self._order_N]
         self._stepped: tuple[int, ...] | None = ()
-        """Samples that the steps of each epoch showed, known to rank 0; None where the record began without."""
+        """Number of samples that each epoch trained on, known to rank 0; None if an older record lacks it."""
         if config.record_grand > epochs_done:
             self._try_gradients()
         from_main(ranks, lambda: self._go_on(epochs_done))
 
     def __call__(self, number: int) -> None:
-        """Record an epoch, counted from 0, whose steps the session has just taken; the weights stay as they are."""
+        """Record an epoch, counted from 0, whose steps the session has just taken; does not change the weights."""
         count, seen = len(self._sample_id_N), self._session.seen
         fact_NK = np.full((count, len(FACTS)), np.nan, np.float32)
         fact_NK[seen.row_n] = seen.fact_nK
@@ -63,7 +63,7 @@ class Recorder:
         columns = dict(zip(FACTS, fact_NK.T, strict=True))
         if number < self._config.record_grand:
             columns[GRAND] = self._of_rows(np.arange(count), None, self._norms_of, 1)[:, 0]
-        # All ranks have all values, and all stop where one is not finite.
+        # All ranks have all values, so all stop if one is not finite.
         in_order = {name: self._finite(name, values[self._order_N]) for name, values in columns.items()}
         if self._ranks.is_main:
             if self._stepped is not None:
@@ -73,7 +73,7 @@ class Recorder:
     def _of_rows(
         self, row_n: NDArray[np.int64], number: int | None, values_of: Callable[[Batch], Tensor], width: int
     ) -> NDArray[np.float32]:
-        """Values (n, width) of rows in evaluation mode, each row on one rank."""
+        """Return values (n, width) of rows in evaluation mode, computing each row on one rank."""
         session, ranks = self._session, self._ranks
         student = session.student
         share_buffers(ranks, student.model)
@@ -98,7 +98,7 @@ class Recorder:
         return gradient_norms(student.model, normalise(batch.images, student.info.preprocessing), batch.label)[:, None]
 
     def _try_gradients(self) -> None:
-        """UsageError before the first step rather than after the first epoch."""
+        """Raise UsageError before the first step instead of after the first epoch."""
         student = self._session.student
         side_px, was_training = student.info.preprocessing.image_px, student.model.training
         student.model.eval()
@@ -109,19 +109,20 @@ class Recorder:
             raise UsageError(
                 f"--record-grand: {student.info.spec} cannot be differentiated sample by sample: "
                 f"{str(error).splitlines()[0][:200]}",
-                hint="leave --record-grand away; --record-dynamics alone needs no gradients",
+                hint="leave --record-grand out; --record-dynamics alone needs no gradients",
             ) from error
         finally:
             student.model.train(was_training)
 
     def _go_on(self, epochs_done: int) -> None:
-        """InputError when the epochs before this one are not on record."""
+        """Raise InputError if the epochs before this one are not recorded."""
         if epochs_done == 0:
             return
         info = read_dynamics(self._folder.path).info
         if info.run != self._folder.digest or info.epochs_recorded < epochs_done:
             raise InputError(
-                f"{self._folder.path} is {epochs_done} epochs along, {info.epochs_recorded} of this run are on record",
+                f"{self._folder.path} has trained {epochs_done} epochs, but its record of dynamics "
+                f"({info.epochs_recorded} epochs) is incomplete or of another run",
                 hint="start over with --fresh",
             )
         self._stepped = None if info.stepped is None else info.stepped[:epochs_done]
@@ -153,7 +154,7 @@ class Recorder:
 
 
 def sample_ids(task: Task) -> NDArray[np.int64]:
-    """The manifest's sample_id of each row of the beton (N,); UsageError when it cannot tell."""
+    """Return the manifest's sample_id of each row of the beton (N,); raises UsageError if the beton lacks it."""
     column = task.beton.columns.get("sample_id")
     if column is None or len(np.unique(column)) < len(column):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The folder of a run: a checkpoint to go on from, the history as jsonl and csv, and run.json at the end."""
+"""The folder of a run: a checkpoint to resume from, the history as jsonl and csv, and run.json at the end."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ LAST_NAME, BEST_NAME = "student.safetensors", "best.safetensors"
 CHECKPOINT_NAME, RUN_NAME = "checkpoint.pt", "run.json"
 JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
 BUDGET_NAME = "budget.json"
-"""Written by --match-time only: the steps its trial found."""
+"""Written by --match-time only: the number of steps that its trial found."""
 NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
 
 Row = dict[str, float | int | None]
-"""One epoch; a value is None in epochs that were not evaluated."""
+"""One epoch; validation values are None in epochs that were not evaluated."""
 
 
 @dataclass(kw_only=True)
 class State:
-    """Where a run stands between two epochs."""
+    """The state of a run between two epochs."""
 
     history: list[Row] = field(default_factory=list)
     model: dict[str, Any] | None = None
-    """State dicts; None before the first epoch."""
+    """State dict; None before the first epoch, as for the next two."""
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
     losses: Any = None
-    """(N,) float32 tensor of the last loss of each row, for dynamic arms that look at it; nan where there is none."""
+    """(N,) float32 tensor of the last loss of each row, for dynamic arms that use it; nan before the first."""
 
     @property
     def epochs_done(self) -> int:
-        """Whole epochs behind this state; the next one has this number, counted from 0."""
+        """Return the number of whole epochs done, which is the number of the next one, counted from 0."""
         return len(self.history)
 
     @property
     def best(self) -> Row | None:
-        """The evaluated epoch of the highest val_top1, the earliest of equals."""
+        """Return the evaluated epoch with the highest val_top1, the earliest of equals."""
         evaluated = [row for row in self.history if row["val_top1"] is not None]
         return max(evaluated, key=lambda row: row["val_top1"] or 0.0, default=None)
 
@@ -62,9 +62,9 @@ class RunFolder:
         self.digest = digest(self.resolved)
 
     def open(self, *, fresh: bool) -> State:
-        """Make the folder, or find where its run of the same configuration stopped.
+        """Make the folder, or return the state in which its run of the same configuration stopped.
 
-        UsageError when it holds a run of another configuration, or a manifest.
+        Raises UsageError if it holds a run of another configuration, or a manifest.
         """
         if (self.path / HEADER_NAME).exists():
             raise UsageError(f"{self.path} is a manifest", hint="give the run a folder of its own with --out")
@@ -80,7 +80,7 @@ class RunFolder:
         return self._read(checkpoint) if checkpoint.is_file() else State()
 
     def finished(self) -> dict[str, Any] | None:
-        """What run.json says, None while the run of this configuration is not done."""
+        """Return the content of run.json, None while the run of this configuration is unfinished."""
         path = self.path / RUN_NAME
         if not path.is_file():
             return None
@@ -104,7 +104,7 @@ class RunFolder:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
         if not known:
-            raise InputError(f"{path} was written by another version", hint=hint)
+            raise InputError(f"{path} was written by another version of this tool", hint=hint)
         if digest(resolved) != self.digest:
             raise UsageError(
                 f"{self.path} holds a run of another configuration ({_differences(resolved, self.resolved)})",
@@ -113,7 +113,7 @@ class RunFolder:
         return state
 
     def record(self, state: State) -> None:
-        """Write the checkpoint, then the metrics; whatever kills this leaves the last epoch's or this one's."""
+        """Write the checkpoint, then the metrics; if killed, the last epoch's or this epoch's checkpoint is left."""
         import torch
 
         content = {
@@ -125,7 +125,7 @@ class RunFolder:
             "scaler": state.scaler,
             "losses": state.losses,
         }
-        # torch.save turns a full disk into a RuntimeError; in memory it cannot meet one.
+        # torch.save turns a full disk into a RuntimeError, so it writes to memory.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with atomic_file(self.path / CHECKPOINT_NAME) as stream:
@@ -133,7 +133,7 @@ class RunFolder:
         self.write_metrics(state.history)
 
     def write_metrics(self, history: list[Row]) -> None:
-        """metrics.jsonl and metrics.csv, one line an epoch."""
+        """Write metrics.jsonl and metrics.csv, one line per epoch."""
         lines = "".join(json.dumps(row) + "\n" for row in history)
         write_atomic(self.path / JSONL_NAME, lines.encode())
         table = io.StringIO()

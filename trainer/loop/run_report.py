@@ -1,4 +1,4 @@
-"""What a run says of itself: a line an epoch, run.json, and the summary at the end."""
+"""The reports of a run: a line per epoch, run.json, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "
 
 
 def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str | None = None) -> list[str]:
-    """What a run is about to do: the data, the recipe, what is taught; `matched` is the run whose time it takes."""
+    """Return lines about data, recipe and targets of a run; `matched` is the run whose time it matches."""
     manifest, selection = task.manifest, task.manifest.header.selection
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
     is_fixed = _has_fixed_steps(config)
@@ -54,15 +54,15 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
     if config.dynamic is not None:
         lines.append(chosen_anew(config, plan, task.beton.count))
     if config.record_dynamics:
-        norms = f", in the first {config.record_grand} gradient norms too" if config.record_grand else ""
-        lines.append(f"dynamics of all samples are recorded each epoch{norms}")
+        norms = f", gradient norms in the first {config.record_grand}" if config.record_grand else ""
+        lines.append(f"dynamics of all samples are recorded in each epoch{norms}")
     if plan.batch_size < config.batch_size:
-        lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} a step")
+        lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} per step")
     return lines
 
 
 def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
-    """What a dynamic arm shows, on one line."""
+    """Return what a dynamic arm shows, on one line."""
     assert config.dynamic is not None
     if config.prune_ratio is not None and config.anneal is not None:
         last = full_epochs(config.epochs, config.anneal)
@@ -73,7 +73,7 @@ def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
         )
     if config.keep is not None:
         shown = plan.steps_per_epoch * plan.batch_size
-        return f"{config.dynamic}: {shown:,} of {count:,} samples an epoch, other ones each time until all were shown"
+        return f"{config.dynamic}: {shown:,} of {count:,} samples per epoch, different ones until all have been shown"
     return f"{config.dynamic}: {DYNAMIC[config.dynamic].formula}"
 
 
@@ -82,14 +82,14 @@ def _has_fixed_steps(config: TrainConfig) -> bool:
 
 
 def budget(config: TrainConfig, matched: str | None) -> str:
-    """What was held fixed."""
+    """Return what was held fixed: epochs, steps or time."""
     if matched is not None:
         return f"time of {matched}"
     return "fixed epochs" if config.steps is None else "fixed steps"
 
 
 def taught(stored: StoredLabels, config: TrainConfig) -> str:
-    """What a view is taught with, on one line."""
+    """Return how views are taught, on one line."""
     shown = "view 0" if config.augment == "none" else f"fresh views of {config.augment}"
     if config.policy == "replay":
         views = stored.view_count - 1
@@ -109,7 +109,7 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
 
 
 def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan) -> str:
-    """One epoch on one line."""
+    """Return the line about one epoch."""
     epochs = config.epochs
     parts = [
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
@@ -137,7 +137,7 @@ def run_report(
     validation: Validation | None,
     match: MatchTime | None,
 ) -> dict[str, Any]:
-    """What run.json holds."""
+    """Return the content of run.json."""
     import torch
 
     header, plan, student = task.manifest.header, session.plan, session.student
@@ -194,9 +194,9 @@ def run_report(
 
 
 def times_in_all(header: Header, policy: str | None, training_s: float) -> dict[str, Any]:
-    """Seconds that went into the manifest, which of them the run used, and these with the training in all.
+    """Return the seconds that the manifest took, which of them the run used, and their sum with the training.
 
-    All are sums over processes, training_s too; None where a header does not say.
+    All are sums over processes, training_s too; None if a header does not say.
     """
     labels = label_times(header)
     used = used_times(header, stored_labels=policy not in (None, "online"))
@@ -213,7 +213,7 @@ def _network(info: ModelInfo, model: nn.Module) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on; packages that are not installed are left out."""
+    """Return the versions of what the result depends on; packages that are not installed are left out."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -224,7 +224,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as its maker calls it."""
+    """Return the name of the device."""
     if device.type == "cuda":
         import torch
 
@@ -233,7 +233,7 @@ def device_name(device: torch.device) -> str:
 
 
 def result_lines(report: Mapping[str, Any], out: str) -> str:
-    """The end of a run for people, a few lines."""
+    """Return the summary of a finished run, for people."""
     manifest, times, last, best = (report[name] for name in ("manifest", "time", "last", "best"))
     learned = f"{report['samples']:,} samples of {manifest['kind']} {manifest['id'][:12]}"
     lines = [f"{report['student']['spec']} learned from {learned} in {format_seconds(times['total_s'])}"]
@@ -272,7 +272,7 @@ def _costs(report: Mapping[str, Any]) -> str:
             parts.append(f"{name.removesuffix('_s')} {'?' if labels[name] is None else format_seconds(labels[name])}")
     whole = "" if labels["total_s"] is None else f" = {format_seconds(labels['total_s'])}"
     matched = report["matched"]
-    asked = "" if matched is None else f"; asked for {format_seconds(matched['asked_s'])} of training"
+    asked = "" if matched is None else f"; {format_seconds(matched['asked_s'])} of training were requested"
     return f"  {' + '.join(parts)}{whole if len(parts) > 1 or ranks > 1 else ''}{asked}"
 
 

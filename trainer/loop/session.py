@@ -1,4 +1,4 @@
-"""What takes the steps of a run: a student, what it is shown, and what that is taught with."""
+"""The session that takes the steps of a run: a student, the views it sees, and their targets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and with what a run computes; no part of what it computes."""
+    """Device, loader and threads of a run, which do not change what it computes."""
 
     device: str = "auto"
     loader: str = "auto"
@@ -49,7 +49,7 @@ class Machine:
 
 
 def live_teacher(task: Task, config: TrainConfig, checkpoint: Path | None, device: torch.device) -> Teacher | None:
-    """The teacher of policy online, in the precision and memory format of the student; None for other policies."""
+    """Return the teacher for the policy online, in the student's precision and memory format; else None."""
     if config.teacher is None:
         return None
     teacher = load_teacher(
@@ -67,21 +67,21 @@ def live_teacher(task: Task, config: TrainConfig, checkpoint: Path | None, devic
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFacts:
-    """Facts of what an epoch showed."""
+    """Facts about the samples that an epoch showed."""
 
     row_n: NDArray[np.int64]
-    """Each row once, of all ranks."""
+    """The rows of all ranks, each once."""
     fact_nK: NDArray[np.float32]
-    """As `logit_facts` has them: of the step's own logits, in training mode."""
+    """`logit_facts` of the logits in the step, in training mode."""
 
     @classmethod
     def nothing(cls) -> EpochFacts:
-        """Before the first epoch."""
+        """Return the facts before the first epoch: none."""
         return cls(row_n=np.zeros(0, np.int64), fact_nK=np.zeros((0, len(FACTS)), np.float32))
 
 
 class TrainingSession:
-    """A student before or between two epochs, and a loader of the views it learns from; close it after use."""
+    """A student between epochs, and a loader of the views that it learns from; close it after use."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class TrainingSession:
         self._machine, self._ranks = machine, ranks
         self.plan = epoch_batches(config, task.beton.count, ranks.world_size)
         self.steps = config.total_steps(self.plan.steps_per_epoch)
-        """Of the whole run; of an arm whose number of steps is an outcome the most it can take."""
+        """Steps of the whole run; for an arm without a fixed number of steps, the most it can take."""
         self.schedule = Schedule(
             name=config.schedule,
             lr=config.lr,
@@ -129,13 +129,13 @@ class TrainingSession:
         arm = None if config.dynamic is None else DYNAMIC[config.dynamic]
         self._observes = config.record_dynamics or (arm is not None and arm.needs_losses)
         self.losses: Tensor | None = state.losses
-        """(N,) the last loss of each row where an arm looks at it, the same on all ranks; None before there is one."""
+        """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
         self._keeps_losses = arm is not None and arm.needs_losses
         self.seen = EpochFacts.nothing()
-        """What the last epoch showed."""
+        """Facts about the last epoch."""
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
-            # Compilation and the start of worker processes are no part of any time that is told.
+            # Compilation and the start of worker processes are not part of any reported time.
             for _ in self._batches(state.epochs_done, self._plan(state.epochs_done, steps=1)):
                 pass
         except BaseException:
@@ -143,7 +143,7 @@ class TrainingSession:
             raise
 
     def open(self, data: Beton | Source, recipe: ViewRecipe, kind: str) -> ViewLoader:
-        """A loader of images as this student takes them."""
+        """Open a loader of images as this student takes them."""
         return open_loader(
             data,
             kind=kind,
@@ -154,13 +154,13 @@ class TrainingSession:
         )
 
     def close(self) -> None:
-        """Give the loader's processes and memory back."""
+        """Release the loader's processes and memory."""
         self.loader.close()
 
     def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None]) -> EpochResult:
-        """Take the first `steps` steps of an epoch, fewer where a dynamic arm leaves fewer."""
+        """Take the first `steps` steps of an epoch, fewer if a dynamic arm leaves fewer."""
         config, ranks = self._config, self._ranks
-        # Seeding every epoch, dropout needs no generator state in the checkpoint.
+        # Seeded in every epoch, so that the checkpoint needs no generator state for dropout.
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         plan = self._plan(number, steps)
         observed: list[Tensor] = []
@@ -175,7 +175,7 @@ class TrainingSession:
             self.student,
             self._batches(number, plan),
             config=config,
-            # Of an epoch with fewer steps each is a larger part.
+            # In an epoch with fewer steps, each step is a larger part of the epoch.
             schedule=replace(self.schedule, steps_per_epoch=plan.steps_per_epoch),
             epoch=number,
             ranks=ranks,
@@ -189,9 +189,9 @@ class TrainingSession:
         return result
 
     def _remember(self, plan: EpochPlan, observed_nK: Tensor) -> None:
-        """Share what the ranks saw, and keep each row's last loss."""
+        """Gather what the ranks observed, and store each row's last loss."""
         values_nK = gather_batches(self._ranks, observed_nK, plan.batch_size // self.plan.world_size).cpu()
-        # A row that was shown twice counts as it was the last time.
+        # For a row that was shown twice, the last time counts.
         last_n = last_positions(plan.order_n)
         self.seen = EpochFacts(row_n=plan.order_n[last_n], fact_nK=values_nK[last_n, 1:].numpy())
         if self._keeps_losses:
@@ -200,7 +200,7 @@ class TrainingSession:
             self.losses = losses
 
     def look(self, row_n: NDArray[np.int64], number: int | None) -> Iterator[Batch]:
-        """Rows in the views that an epoch shows of them, or in view 0 (None), in batches and without a step."""
+        """Yield batches of rows in the views that epoch `number` shows, or in view 0 if None; takes no step."""
         view_n = 0 if number is None else self._views.of_epoch(number, row_n)[0]
         return self.loader.batches(row_n, view_n=view_n, batch_size=self.plan.rank_batch_size)
 

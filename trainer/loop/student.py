@@ -1,4 +1,4 @@
-"""The student on its device: built, wrapped for ranks, stepped, and brought back from a checkpoint."""
+"""The student on its device: built, wrapped for ranks, trained step by step, and restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str, ranks: Ranks) -> torch.device:
-    """`auto` is CUDA when there is one, under torchrun one device a local rank; UsageError when it is not there."""
+    """Return the device; `auto` is CUDA if available, one device per local rank. Raises UsageError if it is missing."""
     available = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if available else "cpu") if name == "auto" else name)
     except RuntimeError:
-        raise UsageError(f"--device {name} is not known", hint="auto, cpu, cuda or cuda:N") from None
+        raise UsageError(f"--device {name} is not known", hint="known: auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name} is not supported", hint="auto, cpu, cuda or cuda:N")
+        raise UsageError(f"--device {name} is not supported", hint="known: auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         return device
     if not available:
@@ -46,7 +46,7 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
 
 
 def check_precision(config: TrainConfig, device: torch.device) -> None:
-    """UsageError for autocast that a device cannot do."""
+    """Raise UsageError if the device does not support the precision."""
     if config.precision == "fp16" and device.type != "cuda":
         raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
 
@@ -59,19 +59,19 @@ def set_tf32(config: TrainConfig, device: torch.device) -> None:
 
 
 def worker_count(asked: int | None, ranks: Ranks) -> int:
-    """Threads that read images: as asked, at most the cores this process may run on, shared among local ranks."""
+    """Return the number of reading threads: as requested, else this rank's share of the cores; at most all cores."""
     cores = core_count()
     return min(asked, cores) if asked is not None else max(1, cores // ranks.local_world_size)
 
 
 @dataclass(kw_only=True)
 class Student:
-    """A network and what moves it."""
+    """A network and its optimiser."""
 
     model: nn.Module
     """The module whose weights are saved."""
     network: nn.Module
-    """What is called in training: `model`, wrapped for ranks and compiled."""
+    """The module that is called in training: `model`, wrapped for ranks and compiled."""
     info: ModelInfo
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -79,12 +79,12 @@ class Student:
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Lower precision for the forward pass, nothing in fp32."""
+        """Return a context that lowers the precision of the forward pass; it does nothing for fp32."""
         dtype = _AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext()
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
-        """One optimiser step at a rate."""
+        """Take one optimiser step at a learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -93,7 +93,7 @@ class Student:
         self.scaler.update()
 
     def state(self) -> dict[str, Any]:
-        """The state dicts of a checkpoint."""
+        """Return the state dicts for a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -110,10 +110,10 @@ def build_student(
     device: torch.device,
     ranks: Ranks,
 ) -> Student:
-    """Build the student of a configuration, or bring it back as `state` holds it.
+    """Build the student of a configuration, or restore it from `state`.
 
-    A network that starts from learned weights keeps their normalisation; a fresh one, and a module:callable of
-    which nothing is known, takes the task's.
+    A network that starts from trained weights keeps their normalisation. A fresh one takes that of the task, and so
+    does a module:callable, about which nothing is known.
     """
     torch.manual_seed(stream_seed(config.seed, Stream.INIT))
     model, built = build_model(

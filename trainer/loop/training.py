@@ -46,11 +46,11 @@ def train(
     checkpoint: Path | None = None,
     match: MatchTime | None = None,
 ) -> dict[str, Any]:
-    """Train a student and return what run.json says; goes on where a run of the same configuration stopped.
+    """Train a student and return the content of run.json; an unfinished run of the same configuration is resumed.
 
-    checkpoint: weights of the live teacher, when `config` names one. match: take the time of another run; `config` is
-    then one without a number of steps. Under torchrun this process is one of the ranks. UsageError when `out` holds
-    another run, InputError when the loss stops being finite, IncompleteError when another rank is lost.
+    checkpoint: weights of the live teacher, if `config` names one. match: take the time of another run; `config` then
+    has no number of steps. Under torchrun this process is one of the ranks. Raises UsageError if `out` holds another
+    run, InputError if the loss is not finite, IncompleteError if another rank is lost.
     """
     machine = machine or Machine()
     task.check(config)
@@ -74,7 +74,7 @@ def train(
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
         if report is not None:
             if ranks.is_main:
-                note(f"{out} holds this run already, finished; --fresh trains it again")
+                note(f"{out} already holds this run, finished; to train it again, give --fresh")
             return report
         run = _Run(
             task,
@@ -95,7 +95,7 @@ def train(
 
 
 def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
-    """The configuration with the teacher that was loaded, whatever its file was called."""
+    """Return the configuration with the loaded teacher's spec and weights, whatever its file is called."""
     if teacher is None:
         return config
     return replace(config, teacher=teacher.info.spec, teacher_weights=teacher.weights_sha256)
@@ -104,7 +104,7 @@ def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
 def _matched(
     match: MatchTime, folder: RunFolder, ranks: Ranks, open_session: Callable[[], TrainingSession], *, fresh: bool
 ) -> TrainConfig:
-    """The configuration with the steps that fit, from a trial or from the one that a stopped run made."""
+    """Return the configuration with the number of steps that fit, from a trial or from that of an interrupted run."""
     steps = from_main(ranks, lambda: None if fresh else kept_steps(folder.path, folder.digest))
     if steps is None:
         from_main(ranks, lambda: folder.open(fresh=fresh))
@@ -120,7 +120,7 @@ def _matched(
 
 
 class _Run:
-    """The parts of a run and where it stands; opened and closed as a context manager."""
+    """The parts of a run and its state; a context manager that closes them."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Run:
         self._opened.close()
 
     def epoch(self) -> None:
-        """Train one epoch, evaluate, and put both on record."""
+        """Train one epoch, evaluate, and record both."""
         number, session = self.state.epochs_done, self.session
         steps = self._steps_of(number)
         trained = session.epoch(number, steps=steps, on_batch=self._advance)
@@ -218,7 +218,7 @@ class _Run:
         )
 
     def _steps_of(self, number: int) -> int:
-        """Steps of an epoch at most: the last one of a budget of steps is cut short, infobatch leaves samples out."""
+        """Return the most steps an epoch can take: --steps cuts the last epoch short, infobatch leaves samples out."""
         steps_per_epoch = self.session.plan.steps_per_epoch
         return min(steps_per_epoch, self.session.steps - number * steps_per_epoch)
 
@@ -227,7 +227,7 @@ class _Run:
         return self.evaluator() if self.evaluator is not None and is_due else None
 
     def _record_dynamics(self, number: int) -> float:
-        """The seconds it takes, 0 where nothing is recorded."""
+        """Record the dynamics of an epoch; return the seconds it takes, 0 if nothing is recorded."""
         if self.recorder is None:
             return 0.0
         started = time.perf_counter()
@@ -262,7 +262,7 @@ class _Run:
         }
 
     def _record(self, row: Row) -> None:
-        # The best weights go first: killed in between, the resumed run finds the same epoch best again.
+        # The best weights go first: if the run is killed in between, the resumed run finds the same epoch best again.
         if self.state.best is row:
             self._save(BEST_NAME)
         self.folder.record(self.state)

@@ -1,8 +1,8 @@
-"""Losses of a student: the registry, and one file a loss.
+"""Losses of a student: the registry, and one file per loss.
 
     a_i  = alpha * kd_weight_i
     loss = mean over the batch of weight_i * ((1 - a_i) * CE_i + a_i * D_i)         D_i: the loss's own KD term
-           or, with a ce_weight,  weight_i * (ce_weight * CE_i + a_i * D_i)
+           or, with ce_weight,  weight_i * (ce_weight * CE_i + a_i * D_i)
 
 torch is imported inside the functions, so that the registry can be listed without it.
 """

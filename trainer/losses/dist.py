@@ -1,4 +1,4 @@
-"""DIST: the student's probabilities need only correlate with the teacher's, over classes and over the batch.
+"""DIST: the student's probabilities only have to correlate with the teacher's, over classes and over the batch.
 
 Huang et al. 2022 (NeurIPS), "Knowledge Distillation from A Stronger Teacher", equations 8 to 11.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPSILON = 1e-8
-"""Added to the product of the norms, as in the authors' code: what is constant correlates with nothing."""
+"""Added to the product of the norms, as in the authors' code: a constant row correlates with nothing."""
 
 
 def relational(
@@ -25,9 +25,9 @@ def relational(
     temperature: float,
     options: Mapping[str, float],
 ) -> Tensor:
-    """T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)) of each sample, (n,).
+    """Return T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)) of each sample, (n,).
 
-    The column term is one number for the batch, in which a sample counts by its weight; every sample carries it, so
+    The column term is one number per batch, in which a sample counts by its weight. It is added to every sample, so
     the weighted mean over the batch is the published loss. Arguments as in `KdTerm`.
     """
     from torch.nn import functional as F
@@ -39,20 +39,20 @@ def relational(
 
 
 def correlation(first_rk: Tensor, second_rk: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Pearson's correlation of each pair of rows, (r,); weight (k,) is what each entry of a row counts.
+    """Return Pearson's correlation of each pair of rows, (r,); weight (k,) is the weight of each entry of a row.
 
-    0 for a row that is constant as far as its rounding tells (or of one entry, or without weight), with a gradient of
-    0: the epsilon alone would make it 1e8, which a last layer that starts at zero would see.
+    It is 0, with gradient 0, for a row that is constant up to rounding, has one entry, or has no weight: with the
+    epsilon alone the gradient would be 1e8, for example for a last layer that starts at zero.
     """
     import torch
 
     count = torch.ones_like(first_rk[0]) if weight is None else weight
-    # Scaled to at most 1, so that the epsilon means the same whatever all weights are multiplied with.
+    # Scaled to at most 1, so that a common factor of all weights does not change what the epsilon means.
     count = count / count.max().clamp_min(torch.finfo(count.dtype).tiny)
     total = count.sum().clamp_min(torch.finfo(count.dtype).tiny)
 
     def centred(values_rk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Deviations from the mean, their norm, and whether that is more than rounding."""
+        """Return the deviations from the mean, their norm, and whether the norm exceeds rounding."""
         deviations_rk = (values_rk - (count * values_rk).sum(dim=1, keepdim=True) / total) * count.sqrt()
         norm_r = deviations_rk.norm(dim=1)
         return deviations_rk, norm_r, varies(norm_r, values_rk)
@@ -67,7 +67,7 @@ LOSSES.add(
     "dist",
     Loss(
         term=relational,
-        formula="CE + a T^2 (beta (1 - Pearson over the classes) + gamma (1 - Pearson over the batch, a class)) "
+        formula="CE + a T^2 (beta (1 - Pearson over the classes) + gamma (1 - Pearson over the batch, per class)) "
         "of softmax(z/T)",
         source="DIST, Huang et al. 2022 (NeurIPS)",
         options={"beta": 2.0, "gamma": 2.0},

@@ -23,12 +23,12 @@ def decoupled(
     temperature: float,
     options: Mapping[str, float],
 ) -> Tensor:
-    """T^2 (alpha TCKD_i + beta NCKD_i) of each sample, (n,); arguments as in `KdTerm`."""
+    """Return T^2 (alpha TCKD_i + beta NCKD_i) of each sample, (n,); arguments as in `KdTerm`."""
     return temperature**2 * decoupled_divergence(student_nC / temperature, target_nC / temperature, label_n, options)
 
 
 def decoupled_divergence(student_nC: Tensor, target_nC: Tensor, label: Tensor, options: Mapping[str, float]) -> Tensor:
-    """alpha TCKD + beta NCKD of each row of softened logits, (n,); alpha = 1, beta = 1 - p_y(target) is plain KL."""
+    """Return alpha TCKD + beta NCKD per row of softened logits, (n,); alpha = 1, beta = 1 - p_y(target) is plain KL."""
     student_true, student_rest = _parted(student_nC, label)
     target_true, target_rest = _parted(target_nC, label)
     tckd_n = divergence(_against_the_rest(student_true, student_rest), _against_the_rest(target_true, target_rest))
@@ -36,16 +36,16 @@ def decoupled_divergence(student_nC: Tensor, target_nC: Tensor, label: Tensor, o
 
 
 def _parted(logits_nC: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of the true class, (n, 1), and those of all others, (n, C - 1)."""
+    """Return the logit of the true class, (n, 1), and those of all others, (n, C - 1)."""
     import torch
 
-    # Gathered, not masked: a mask would make the device wait, and a large negative logit is no exact zero.
+    # Gathered, not masked: a mask would make the device wait, and a large negative logit is not an exact zero.
     others = torch.arange(logits_nC.shape[1] - 1, device=label.device)
     return logits_nC.gather(1, label[:, None]), logits_nC.gather(1, others + (others >= label[:, None]))
 
 
 def _against_the_rest(true_n1: Tensor, rest_nC: Tensor) -> Tensor:
-    """Logits of the two cases true class and any other, (n, 2)."""
+    """Return the logits of two cases, true class and any other, (n, 2)."""
     import torch
 
     return torch.cat([true_n1, rest_nC.logsumexp(dim=1, keepdim=True)], dim=1)

@@ -23,9 +23,9 @@ def distillation_loss(
     label_smoothing: float = 0.0,
     ce_weight: float | None = None,
 ) -> Tensor:
-    """Weighted mean of (1-a_i) CE_i + a_i T^2 KL(softmax(target/T) || softmax(student/T)).
+    """Return the weighted mean of (1-a_i) CE_i + a_i T^2 KL(softmax(target/T) || softmax(student/T)).
 
-    A ce_weight takes the place of (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64,
+    If given, ce_weight replaces (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64,
     weight and kd_weight (N,). Returns a scalar, computed in float32 at least, also under autocast. Hinton et al. 2015.
     """
     loss_n = losses_of(
@@ -51,12 +51,12 @@ def softened(
     temperature: float,
     options: Mapping[str, float],
 ) -> Tensor:
-    """T^2 KL_i of each sample, (n,); arguments as in `KdTerm`."""
+    """Return T^2 KL_i of each sample, (n,); arguments as in `KdTerm`."""
     return temperature**2 * divergence(student_nC / temperature, target_nC / temperature)
 
 
 def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
-    """KL(softmax(target) || softmax(student)) of each row, (n,), in nats."""
+    """Return KL(softmax(target) || softmax(student)) of each row, (n,), in nats."""
     from torch.nn import functional as F
 
     log_student, log_target = F.log_softmax(student_nC, dim=1), F.log_softmax(target_nC, dim=1)

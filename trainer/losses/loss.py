@@ -1,4 +1,4 @@
-"""The registry of losses, and the loss of each sample of a batch as a configuration asks for it."""
+"""The registry of losses, and the loss of each sample of a batch under a configuration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 KdTerm = Callable[["Tensor", "Tensor", "Tensor", "Tensor", float, Mapping[str, float]], "Tensor"]
 """(student_nC, target_nC, label_n, weight_n, temperature, options) -> (n,): D_i, with its factor T^2.
 
-Logits are float32 at least. weight_n is weight_i a_i, what a sample counts where samples are compared with each other;
-options are all that the loss has.
+Logits are at least float32. weight_n is weight_i a_i, the weight of a sample in terms that compare samples; options
+holds all options of the loss.
 """
 
 PUBLISHED_EPOCHS = 240
-"""Length of the CIFAR-100 runs that `published` values in epochs are of; they scale with the run as milestones do."""
+"""Length of the CIFAR-100 runs from which `published` values in epochs come; they scale like milestones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +32,19 @@ class Loss:
     formula: str
     source: str
     term: KdTerm | None = None
-    """D_i; None for one that learns from the labels alone."""
+    """D_i; None for a loss that learns from the labels alone."""
     options: Mapping[str, float] = field(default_factory=dict)
-    """Names and published values of its own parameters."""
+    """Names and published values of the parameters that only this loss has."""
     published: Mapping[str, Any] = field(default_factory=dict)
-    """kd_weight, ce_weight, temperature and kd_warmup_epochs (of 240) that it is trained with unless a flag says
-    otherwise."""
+    """Defaults of kd_weight, ce_weight, temperature and kd_warmup_epochs (for 240 epochs); flags override them."""
     needs_label_logit: bool = False
-    """Whether the target's logit of the label is looked at by itself: top-k labels store it apart."""
+    """True if the loss uses the target's logit of the label by itself: top-k labels store it separately."""
     standardises: bool = False
-    """Whether mean and deviation of all target logits are looked at: labels of the K largest do not serve then."""
+    """True if the loss uses mean and deviation of all target logits, so that top-k labels are not enough."""
 
     @property
     def needs_targets(self) -> bool:
-        """Whether there have to be teacher logits: stored in the beton, or of a live teacher."""
+        """Return whether the loss needs teacher logits, stored in the beton or from a live teacher."""
         return self.term is not None
 
 
@@ -62,10 +61,10 @@ def sample_losses(
     kd_weight: Tensor,
     epoch: float,
 ) -> Tensor:
-    """The loss of each sample, before its weight; (n,), float32 at least.
+    """Return the loss of each sample, without its weight; (n,), at least float32.
 
     student_logits and target are (n, C) at T = 1, label (n,) int64, weight and kd_weight (n,). epoch counts from 0; in
-    the first kd_warmup_epochs the weight of the KD term is (epoch + 1) / kd_warmup_epochs of the whole.
+    the first kd_warmup_epochs the weight of the KD term is (epoch + 1) / kd_warmup_epochs of its full value.
     """
     entry = LOSSES[config.loss]
     warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
@@ -98,10 +97,11 @@ def losses_of(
     ce_weight: float | None = None,
     options: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """(1 - a_i) CE_i + a_i D_i, or with a ce_weight of its own ce_weight CE_i + a_i D_i; (n,), a_i = alpha kd_weight_i.
+    """Return (1 - a_i) CE_i + a_i D_i of each sample, (n,), with a_i = alpha kd_weight_i.
 
-    Without a term it is CE_i. Shapes as in `sample_losses`; computed in float32 at least, also under autocast.
-    ValueError where target logits are needed and there are none.
+    If given, ce_weight replaces (1 - a_i); for a loss without a KD term it is CE_i. Shapes as in
+    `sample_losses`; computed in at least float32, also under autocast. Raises ValueError if target logits are needed
+    and missing.
     """
     from torch.nn import functional as F
 
@@ -118,7 +118,7 @@ def losses_of(
 
 
 def varies(norm_r: Tensor, values_rk: Tensor) -> Tensor:
-    """Whether rows (r, k) differ from their mean by more than rounding; norm_r is the norm of what they differ by."""
+    """Return whether rows (r, k) differ from their mean by more than rounding; norm_r is the norm of the deviations."""
     import torch
 
     rounding_r = values_rk.detach().abs().amax(dim=1) * torch.finfo(values_rk.dtype).eps * values_rk.shape[1] ** 0.5
@@ -127,7 +127,7 @@ def varies(norm_r: Tensor, values_rk: Tensor) -> Tensor:
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """The logits, made float32 where they are in half precision."""
+    """Return the logits, cast to float32 if they are in half precision."""
     import torch
 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

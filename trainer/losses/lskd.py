@@ -1,4 +1,4 @@
-"""LSKD: the logits of both networks standardised before they are softened, under KD and under DKD.
+"""LSKD: KD and DKD on logits of both networks that are standardised before they are softened.
 
 Sun et al. 2024 (CVPR), "Logit Standardization in Knowledge Distillation", algorithm 1.
 """
@@ -20,9 +20,9 @@ EPSILON = 1e-7
 
 
 def standardised(logits_nC: Tensor) -> Tensor:
-    """(z - mean) / (std + 1e-7) of each row, std over C - 1; 0 for a row that is constant as far as rounding tells.
+    """Return (z - mean) / (std + 1e-7) of each row, std over C - 1; 0 for a row that is constant up to rounding.
 
-    No gradient passes that: a last layer that starts at zero, or a bias alone, would see gradients 1e7 times as large.
+    Such a row gets no gradient: for a last layer that starts at zero, or a bias alone, it would be 1e7 times too large.
     """
     std_n1 = logits_nC.std(dim=1, keepdim=True)
     centred_nC = logits_nC - logits_nC.mean(dim=1, keepdim=True)
@@ -37,7 +37,7 @@ def standardised_softened(
     temperature: float,
     options: Mapping[str, float],
 ) -> Tensor:
-    """T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
+    """Return T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
     return temperature**2 * divergence(standardised(student_nC) / temperature, standardised(target_nC) / temperature)
 
 
@@ -49,7 +49,7 @@ def standardised_decoupled(
     temperature: float,
     options: Mapping[str, float],
 ) -> Tensor:
-    """The two terms of DKD of the standardised logits, (n,); arguments as in `KdTerm`."""
+    """Return DKD of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
     softened = standardised(student_nC) / temperature, standardised(target_nC) / temperature
     return temperature**2 * decoupled_divergence(*softened, label_n, options)
 

@@ -1,8 +1,8 @@
-"""Label revision: as much of the teacher's answer as leaves the true class on top (Lan et al., arXiv 2404.03693).
+"""Label revision: mix the teacher's label with the true class until that class leads (Lan et al., arXiv 2404.03693).
 
     p~ = b p + (1 - b) y,   b = eta / (p_max - p_tar + 1),   p = softmax(z / T), y one-hot
 
-For eta below 1 the true class is the largest of p~. Where another class was the largest of p, the true one leads by
+For eta below 1 the true class is the largest of p~. If another class was the largest of p, the true one leads by
 1 - eta, whatever p was.
 """
 
@@ -16,10 +16,10 @@ from trainer.losses.loss import at_least_float32
 
 
 def revise(target_nC: Tensor, label_n: Tensor, *, eta: float, temperature: float, scope: str) -> Tensor:
-    """Logits z~ (n, C) with softmax(z~ / T) = p~, so that every loss takes them; float32 at least.
+    """Return logits z~ (n, C) with softmax(z~ / T) = p~, usable by every loss; at least float32.
 
     target_nC is (n, C) logits at T = 1, label_n (n,) int64, 0 < eta < 1. scope: all, or wrong, which leaves the rows
-    whose largest logit (the first of equals) is the label's. Computed from logarithms: no p~ of 0 becomes -inf.
+    whose largest logit (the first of equals) is the label's. Computed in logarithms, so that no p~ of 0 becomes -inf.
     """
     target_nC = at_least_float32(target_nC)
     log_p_nC = F.log_softmax(target_nC / temperature, dim=1)

@@ -1,4 +1,4 @@
-"""What a run says of its loss: the published values, laid under what was asked, and checked."""
+"""The loss values of a run: published values as defaults under the given flags, and checked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_opt
 
 
 def under_flags(published: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What a selection says of its loss and labels, under the flags that were given (not None).
+    """Return the loss and label values of a selection, overridden by the flags that were given (not None).
 
-    The weights of one loss are none of another: `--loss` with another name leaves those of the preset out.
+    Weights belong to one loss: `--loss` with another name drops those of the preset. Raises UsageError if --revise
+    is given with a loss that uses no teacher labels.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     ours = published.get("loss", "kd")
@@ -32,9 +33,9 @@ def under_flags(published: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
 
 
 def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, Any]:
-    """The values of the loss's fields that `given` does not say, for a run of so many epochs, and all its options.
+    """Return the loss's values that `given` lacks, for a run of `epochs` epochs, and all options of the loss.
 
-    UsageError for an option the loss does not have, or for a revision of labels that it does not look at.
+    Raises UsageError for an option that the loss does not have, or for --revise-scope without --revise.
     """
     name = given.get("loss", "kd")
     entry = LOSSES[name]
@@ -50,15 +51,15 @@ def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, An
         )
     values["loss_options"] = {**entry.options, **asked}
     if "revise_scope" in given and "revise_eta" not in given:
-        raise UsageError("--revise-scope needs labels to revise", hint="give the eta as well: --revise 0.8")
-    # 0 is how a flag says that a selection's revision is not wanted; labels alone have none.
+        raise UsageError("--revise-scope has no effect without --revise", hint="give the eta as well: --revise 0.8")
+    # --revise 0 turns a selection's revision off; a loss on labels alone has nothing to revise.
     if not given.get("revise_eta") or not entry.needs_targets:
         values |= {"revise_eta": None, "revise_scope": "all"}
     return values
 
 
 def described(config: TrainConfig) -> str:
-    """The loss on one line, with its values where they are not those of plain KD."""
+    """Return the loss on one line, with its values unless they are those of plain KD."""
     entry = LOSSES[config.loss]
     values = {"kd": config.kd_weight, "ce": config.ce_weight, "T": config.temperature, **config.loss_options}
     plain = all(getattr(config, name) == value for name, value in LOSSES["kd"].published.items())

@@ -1,1 +1,1 @@
-"""Networks: built-in families, the model zoos, and how a spec becomes a module."""
+"""Networks: built-in families, the model zoos, and the way from a spec to a module."""

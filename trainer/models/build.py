@@ -2,11 +2,11 @@
 
     resnet8x4                     a built-in network (MODELS), fresh weights
     torchvision/resnet50          fresh weights; torchvision/resnet50:DEFAULT (or :IMAGENET1K_V2) names weights
-    timm/resnet18.a1_in1k         a teacher without checkpoint loads its weights, else fresh weights
-    package.module:callable       called with num_classes=..., found from the current folder too
+    timm/resnet18.a1_in1k         its published weights for a teacher without checkpoint, else fresh weights
+    package.module:callable       called with num_classes=...; the working directory is searched too
     run/student.safetensors       a network that train-student wrote, with its weights
 
-A checkpoint replaces the weights of any but the last.
+A checkpoint replaces the weights of all forms except the last.
 """
 
 import importlib
@@ -43,21 +43,21 @@ def build_model(
     image_px: int | None = None,
     pretrained: bool = True,
 ) -> tuple[nn.Module, ModelInfo]:
-    """The network that `spec` means, on the CPU in training mode, and what is known of it.
+    """Return the network that `spec` names, on the CPU in training mode, and what is known about it.
 
-    pretrained=True, a teacher: weights keep the head they came with, and timm names load their weights.
-    pretrained=False, a student: there are class_count outputs, a head of another size is made fresh; timm
-    names start from fresh weights.
-    image_px overrides the image size of the weights or of the registry. UsageError for an unknown spec,
-    InputError for weights that cannot be had, do not fit, or do not classify.
+    pretrained=True, for a teacher: weights keep their head, and timm names load their published weights.
+    pretrained=False, for a student: the network has class_count outputs, so a head of another size is
+    replaced by a fresh one, and timm names start from fresh weights.
+    image_px overrides the image size of the weights or of the registry. Raises UsageError for an unknown
+    spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
     if spec.endswith(STUDENT_SUFFIX):
         if checkpoint is not None:
             raise UsageError(
-                f"{spec} brings its own weights, so --checkpoint {checkpoint} contradicts it",
-                hint="name the architecture instead of the file",
+                f"{spec} has its own weights, so --checkpoint {checkpoint} contradicts it",
+                hint="name the architecture instead of the file, or leave --checkpoint out",
             )
         checkpoint = Path(spec)
         blueprint = _blueprint_in(checkpoint)
@@ -71,17 +71,17 @@ def build_model(
     if blueprint.foreign or image_px is not None:
         outputs = output_count(model, info.preprocessing.image_px)
         if outputs != class_count and not pretrained:
-            raise InputError(f"{spec} has {outputs} outputs where {class_count} were asked for")
+            raise InputError(f"{spec} has {outputs} outputs; {class_count} are needed, one per class")
     return model, info
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of parameters, shared ones once, buffers not at all."""
+    """Return the number of parameters; shared ones count once, buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def output_count(model: nn.Module, image_px: int) -> int:
-    """Number of logits, by showing one black image; InputError when there are none to show for it."""
+    """Return the number of logits for one black image; raises InputError if the network fails or returns no logits."""
     example = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, 3, image_px, image_px, device=example.device, dtype=example.dtype)
     modes = {module: module.training for module in model.modules()}
@@ -147,7 +147,7 @@ def _filled(
     keep_head: bool,
     origin: str,
 ) -> tuple[nn.Module, int, Literal["loaded", "fresh head"]]:
-    """A made network holding `state`, its number of outputs, and whether the head is from there too."""
+    """Return a network filled with `state`, its number of outputs, and whether its head comes from `state` too."""
     model = make(class_count)
     head = checkpoints.other_head(model, state, class_count)
     if head is None:
@@ -178,8 +178,8 @@ def _blueprint_in(path: Path) -> Blueprint:
     zoo, _, _ = info.spec.partition("/")
     if info.spec not in MODELS and zoo not in ZOOS:
         raise InputError(
-            f"{path} holds weights for {info.spec}, and a file may not say which code to run",
-            hint=f"say it yourself: {info.spec} with --checkpoint {path}",
+            f"{path} holds weights for {info.spec}, but a weights file may not decide which code is run",
+            hint=f"name the code yourself: {info.spec} with --checkpoint {path}",
         )
     return _blueprint(info.spec, info.preprocessing.image_px, pretrained=False)
 
@@ -195,7 +195,7 @@ def _blueprint(spec: str, image_px: int | None, *, pretrained: bool) -> Blueprin
         return timm_blueprint(name, image_px, pretrained=pretrained)
     if spec.endswith(WEIGHT_SUFFIXES):
         raise UsageError(
-            f"{spec} holds weights, but not which network they are for",
+            f"{spec} holds weights, but does not say for which network",
             hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {spec}",
         )
     module, colon, attribute = spec.partition(":")
@@ -225,7 +225,7 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 raise UsageError(
                     f"there is no module {error.name!r} for the model {spec}",
-                    hint=f"run in the folder that holds it, or install it; looked in {Path.cwd()} and sys.path",
+                    hint=f"run in the folder that holds it, or install it; searched {Path.cwd()} and sys.path",
                 ) from None
             raise InputError(f"importing {module_name} failed: {reason(error)}") from error
         except (Exception, SystemExit) as error:

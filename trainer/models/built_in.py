@@ -1,6 +1,6 @@
-"""The built-in networks by name, facts beside each; torch is imported when one is built, not before.
+"""The built-in networks by name, with facts about each; torch is imported only when one is built.
 
-Sizes and names are those of the distillation literature for 32x32 images, see cifar.py and plain.py beside this file.
+Sizes and names are those of the distillation literature for 32x32 images; see cifar.py and plain.py.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ MODELS: Registry[ModelEntry] = Registry("model")
 
 
 def model(name: str, *, image_px: int, source: str) -> Callable[[Build], Build]:
-    """Register the decorated builder under `name` with its default image size and its source."""
+    """Return a decorator that registers a builder under `name`, with its default image size and its source."""
 
     def register(build: Build) -> Build:
         MODELS.add(name, ModelEntry(name=name, build=build, image_px=image_px, source=source))

@@ -1,8 +1,8 @@
-"""Residual networks for small images, as the distillation literature trains them; plain.py has those without `fc`.
+"""Residual networks for small images, as the distillation literature trains them; plain.py has VGG and MobileNetV2.
 
 ResNet is the three-stage network of He et al. 2016 (section 4.2) with a 1x1 projection where the shape changes;
 WideResNet is the pre-activation network of Zagoruyko and Komodakis 2016. Parameter names are those of
-RepDistiller and mdistiller, so that their published checkpoints load as they are.
+RepDistiller and mdistiller, so their published checkpoints load unchanged.
 """
 
 from typing import cast
@@ -16,7 +16,7 @@ def _conv(width_in: int, width_out: int, *, kernel: int = 3, stride: int = 1) ->
 
 
 def initialise(network: nn.Module) -> None:
-    """Kaiming-normal convolutions over the fan-out, batch norms at identity."""
+    """Initialise convolutions Kaiming-normal over the fan-out, and batch norms to the identity."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -26,23 +26,23 @@ def initialise(network: nn.Module) -> None:
 
 
 class SmallImageNet(nn.Module):
-    """A trunk that ends in pooled features, and one linear head, named as published checkpoints name it."""
+    """A trunk that ends in pooled features, and one linear head, named as in published checkpoints."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (n, D) of images (n, 3, H, W)."""
+        """Return penultimate features (n, D) of images (n, 3, H, W)."""
         raise NotImplementedError
 
     def head(self, features_nD: Tensor) -> Tensor:
-        """Logits (n, C) of penultimate features (n, D)."""
+        """Return logits (n, C) of penultimate features (n, D)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, C) of images (n, 3, H, W); any H and W from 4 pixels on."""
+        """Return logits (n, C) of images (n, 3, H, W); H and W must be at least 4 pixels."""
         return self.head(self.features(images))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 projection if the shape changes."""
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(width_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output, (n, width_out, H / stride, W / stride)."""
+        """Return the output of the block, (n, width_out, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(out)) + shortcut, inplace=True)
@@ -86,20 +86,20 @@ class ResNet(SmallImageNet):
         return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (n, widths[3])."""
+        """Return penultimate features (n, widths[3])."""
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def head(self, features_nD: Tensor) -> Tensor:
-        """Logits (n, C) by `fc`."""
+        """Return logits (n, C), computed by `fc`."""
         return cast(Tensor, self.fc(features_nD))
 
 
 class PreActivationBlock(nn.Module):
     """Batch norm and ReLU before each of two 3x3 convolutions.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input; else it is the input.
+    If the width changes, the shortcut is a 1x1 convolution of the activated input; otherwise it is the input.
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
@@ -113,7 +113,7 @@ class PreActivationBlock(nn.Module):
             self.convShortcut = _conv(width_in, width_out, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output, (n, width_out, H / stride, W / stride)."""
+        """Return the output of the block, (n, width_out, H / stride, W / stride)."""
         active = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
         out = F.relu(self.bn2(self.conv1(active)), inplace=True)
@@ -121,7 +121,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """One stage of a WideResNet; a module of its own because published parameter names say block1.layer.0."""
+    """One stage of a WideResNet; a separate module because published parameter names have the form block1.layer.0."""
 
     def __init__(self, width_in: int, width_out: int, blocks: int, stride: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage output."""
+        """Return the output of the stage."""
         return cast(Tensor, self.layer(x))
 
 
@@ -153,11 +153,11 @@ class WideResNet(SmallImageNet):
         nn.init.zeros_(self.fc.bias)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (n, 64 * widen)."""
+        """Return penultimate features (n, 64 * widen)."""
         x = self.block3(self.block2(self.block1(self.conv1(images))))
         x = F.relu(self.bn1(x), inplace=True)
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def head(self, features_nD: Tensor) -> Tensor:
-        """Logits (n, C) by `fc`."""
+        """Return logits (n, C), computed by `fc`."""
         return cast(Tensor, self.fc(features_nD))

@@ -1,4 +1,4 @@
-"""Which output of a teacher stands for which class of a data set."""
+"""The map from the classes of a data set to the outputs of a teacher."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from manifests.errors import InputError
 
 IMAGENET_OUTPUTS = 1000
 SAME_ORDER = 0.95
-"""Share of names that must agree place by place for equally many classes to count as the same order: the
-ImageNet names in circulation differ in 2 of 1000 ('crane bird', 'maillot tank suit')."""
+"""Share of names that must agree, position by position, for two lists of equal length to count as the same order:
+the ImageNet names in circulation differ in 2 of 1000 ('crane bird', 'maillot tank suit')."""
 
 
 def output_map(
     teacher_class_names: Sequence[str] | None, data_class_names: Sequence[str], output_count: int
 ) -> list[int] | None:
-    """Teacher output of every class of the data set, None when the order is the same.
+    """Return the teacher output of every class of the data set, or None if the order is the same.
 
-    Without teacher names the counts must agree. Else by name: exactly, then regardless of case, of `_` for a
-    blank and of synonyms after a comma. WordNet ids (n01440764), as ImageNet's folders are called, name the
-    outputs of any 1000-class network that has no such names itself. InputError when a class has no output
-    or an ambiguous one.
+    Without teacher names, the counts must agree. With names, classes are matched exactly, then ignoring case,
+    `_` for a space, and synonyms after a comma. If the classes are WordNet ids (n01440764), as the folders of
+    ImageNet are called, they also match any 1000-class network without such names. Raises InputError if a
+    class has no output or an ambiguous one.
     """
     data = list(data_class_names)
     teacher = None if teacher_class_names is None else list(teacher_class_names)
@@ -33,8 +33,8 @@ def output_map(
         if len(data) == output_count:
             return None
         raise InputError(
-            f"teacher has {output_count} outputs, data set has {len(data)} classes",
-            hint="take a teacher trained on these classes, or weights that carry their class names",
+            f"the teacher has {output_count} outputs, the data set has {len(data)} classes",
+            hint="take a teacher trained on these classes, or weights that contain their class names",
         )
     if teacher == data:
         return None
@@ -49,7 +49,7 @@ def output_map(
 
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
-    """WordNet ids of the ILSVRC2012 classes in the order of the outputs, which is the order of the ids."""
+    """Return the WordNet ids of the ILSVRC2012 classes in the order of the outputs, which is the order of the ids."""
     return tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text(encoding="ascii").split())
 
 
@@ -68,8 +68,8 @@ def _by_name(teacher: Sequence[str], data: Sequence[str]) -> list[int]:
     if missing:
         raise InputError(
             f"the teacher has no output for {len(missing)} of {len(data)} classes: {_some(missing)}",
-            hint=f"its outputs are called {_some(teacher)}; call the classes as it does, or take a teacher "
-            "trained on them",
+            hint=f"its outputs are called {_some(teacher)}; give the classes these names, or take a teacher "
+            "trained on the classes",
         )
     found: list[int] = []
     taken: dict[int, str] = {}
@@ -79,8 +79,7 @@ def _by_name(teacher: Sequence[str], data: Sequence[str]) -> list[int]:
             raise InputError(f"class {name!r} could be any of the teacher's outputs {_some(outputs)}")
         if output in taken:
             raise InputError(
-                f"classes {taken[output]!r} and {name!r} are both called like the teacher's output {output}, "
-                f"{teacher[output]!r}"
+                f"classes {taken[output]!r} and {name!r} both match the teacher's output {output}, {teacher[output]!r}"
             )
         taken[output] = name
         found.append(output)

@@ -1,4 +1,4 @@
-"""What is known of a built network beside its weights: its spec, its classes, the images it expects."""
+"""Facts about a built network besides its weights: its spec, its classes, and the images it expects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What travels with a network."""
+    """Facts that are stored with a network."""
 
     spec: str
-    """What rebuilds the architecture; a zoo's DEFAULT weights are spelled out, a file names no path."""
+    """Spec from which the architecture is rebuilt: a zoo's DEFAULT weights are spelled out, paths are left out."""
     class_names: tuple[str, ...] | None
-    """Names of the outputs in their order, None when the weights do not say."""
+    """Names of the outputs in their order, None if the weights do not say."""
     preprocessing: Preprocessing
     weights: Literal["loaded", "fresh head", "random"] = "loaded"
-    """Whether all weights were read, all but the classifier, or none."""
+    """All weights were read, all but the classifier, or none."""
 
 
 def no_preprocessing(model: "nn.Module") -> None:
-    """Nothing is known of the images this network expects."""
+    """Return None: nothing is known about the images this network expects."""
 
 
 class Loaded(NamedTuple):
@@ -43,28 +43,28 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """What a spec means before any weight is made."""
+    """Instructions to build the network of a spec, before any weights exist."""
 
     spec: str
     make: Callable[[int], "nn.Module"]
     """Number of classes -> module with fresh weights."""
     load: Callable[[], Loaded] | None = None
-    """The network with its own weights and head; None when the spec names no weights."""
+    """Builds the network with its own weights and head; None if the spec names no weights."""
     native: Callable[["nn.Module"], Preprocessing | None] = no_preprocessing
-    """Preprocessing that belongs to the weights of the made module."""
+    """Preprocessing that belongs to the weights of the built module."""
     image_px: int = 224
-    """Image size when neither the weights nor the caller say one."""
+    """Image size if neither the weights nor the caller give one."""
     class_names: tuple[str, ...] | None = None
-    """Names of the outputs of the weights that the spec names."""
+    """Output names of the weights in the spec."""
     foreign: bool = False
     """Made by the user's own code, which may load weights itself and whose output is checked."""
 
 
 def default_preprocessing(image_px: int) -> Preprocessing:
-    """Preprocessing for freshly made networks.
+    """Return the preprocessing for fresh networks.
 
-    Up to 64 px the image is used whole with CIFAR-100 statistics; larger ones are cut out of a shorter
-    side of 256/224 image_px with ImageNet statistics.
+    Up to 64 px the whole image is used, with CIFAR-100 statistics. Larger images are cropped after their
+    shorter side is resized to 256/224 image_px, with ImageNet statistics.
     """
     if image_px <= SMALL_PX:
         return Preprocessing(image_px=image_px, resize_px=image_px, mean=list(CIFAR_MEAN), std=list(CIFAR_STD))
@@ -90,7 +90,7 @@ def check_preprocessing(preprocessing: Preprocessing) -> None:
 
 
 def rescaled(preprocessing: Preprocessing, image_px: int) -> Preprocessing:
-    """The same interpolation and normalisation at another image size, with the same margin cut off."""
+    """Return the same preprocessing at another image size, with the same share of margin cut off."""
     if image_px == preprocessing.image_px:
         return preprocessing
     margin = 1.0 if image_px <= SMALL_PX else preprocessing.resize_px / preprocessing.image_px

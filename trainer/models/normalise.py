@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def normalise(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(x / 255 - mean) / std of uint8 (n, 3, S, S), on its device, memory format kept.
+    """Return (x / 255 - mean) / std of uint8 (n, 3, S, S), on its device and in its memory format.
 
     Computed in float32 in the order of torchvision's ToTensor and Normalize, bit for bit, then cast to `dtype`.
     """

@@ -1,8 +1,8 @@
-"""VGG and MobileNetV2 for small images, the forms of the distillation literature.
+"""VGG and MobileNetV2 for small images, in the forms of the distillation literature.
 
-VGG is Simonyan and Zisserman 2015 with batch norm, without the fully connected layers but the last; MobileNetV2 is
+VGG is Simonyan and Zisserman 2015 with batch norm and only the last fully connected layer; MobileNetV2 is
 Sandler et al. 2018 with expansion 6, half the width and fewer strides. Parameter names are those of RepDistiller and
-mdistiller, so that their published checkpoints load as they are.
+mdistiller, so their published checkpoints load unchanged.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ VGG_WIDTHS = {
     13: ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)),
 }
 FIFTH_POOL_PX = 64
-"""From this height on a VGG halves its maps once more, as published for 64 px."""
+"""From this height up, a VGG halves its maps once more, as published for 64 px."""
 MOBILE_STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -28,11 +28,11 @@ MOBILE_STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, channels at full width, blocks, stride of the first: strides are 1 where the one for 224 px has 2."""
+"""Expansion, channels at full width, blocks, stride of the first block; some strides are 1 that are 2 at 224 px."""
 
 
 def _initialise(network: nn.Module) -> None:
-    """As the residual networks; biases at zero, the linear layer normal with deviation 0.01."""
+    """Initialise as the residual networks; biases zero, linear layers normal with standard deviation 0.01."""
     initialise(network)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
@@ -42,10 +42,10 @@ def _initialise(network: nn.Module) -> None:
 
 
 class VGG(SmallImageNet):
-    """Five stages of 3x3 convolutions with bias, batch norm and ReLU; maxima over 2x2 between the first four."""
+    """Five stages of 3x3 convolutions with bias, batch norm and ReLU; 2x2 max pooling between the first four."""
 
     def __init__(self, depth: int, class_count: int) -> None:
-        """`depth`: a key of VGG_WIDTHS, layers with the linear one as published names count them."""
+        """`depth`: a key of VGG_WIDTHS; it counts the linear layer too, as published names do."""
         super().__init__()
         widths = VGG_WIDTHS[depth]
         self.block0 = _vgg_stage(3, widths[0])
@@ -57,7 +57,7 @@ class VGG(SmallImageNet):
         _initialise(self)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (n, 512)."""
+        """Return penultimate features (n, 512)."""
         x = _halved(F.relu(self.block0(images), inplace=True))
         x = _halved(F.relu(self.block1(x), inplace=True))
         x = _halved(F.relu(self.block2(x), inplace=True))
@@ -68,12 +68,12 @@ class VGG(SmallImageNet):
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def head(self, features_nD: Tensor) -> Tensor:
-        """Logits (n, C) by `classifier`."""
+        """Return logits (n, C), computed by `classifier`."""
         return cast(Tensor, self.classifier(features_nD))
 
 
 def _vgg_stage(width_in: int, widths: Sequence[int]) -> nn.Sequential:
-    """Convolutions with batch norm and ReLU, the last ReLU left to the caller."""
+    """Return convolutions with batch norm and ReLU; the last ReLU is left to the caller."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Conv2d(width_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -82,12 +82,12 @@ def _vgg_stage(width_in: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Maxima over 2x2; maps of one row or column, of images smaller than the networks are made for, stay."""
+    """Return the 2x2 max pooling of maps; maps of one row or column (very small images) stay as they are."""
     return x if min(x.shape[2:]) < 2 else F.max_pool2d(x, 2)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 projection without activation; the input is added where shapes are equal."""
+    """1x1 expansion, 3x3 depthwise, 1x1 projection without activation; the input is added if shapes are equal."""
 
     def __init__(self, width_in: int, width_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -105,13 +105,13 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output, (n, width_out, H / stride, W / stride)."""
+        """Return the output of the block, (n, width_out, H / stride, W / stride)."""
         out = self.conv(x)
         return cast(Tensor, x + out if self.is_residual else out)
 
 
 class MobileNetV2(SmallImageNet):
-    """MobileNetV2 of a width for 32 px: a stem of stride 2, seven stages, 1,280 features."""
+    """MobileNetV2 for 32 px at a given width: a stem of stride 2, seven stages, 1,280 features."""
 
     def __init__(self, width: float, class_count: int) -> None:
         """`width`: share of the channels of MOBILE_STAGES, up to 1."""
@@ -130,14 +130,14 @@ class MobileNetV2(SmallImageNet):
         _initialise(self)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (n, 1280)."""
+        """Return penultimate features (n, 1280)."""
         x = self.conv1(images)
         for stage in self.blocks:
             x = stage(x)
         return F.adaptive_avg_pool2d(self.conv2(x), 1).flatten(1)
 
     def head(self, features_nD: Tensor) -> Tensor:
-        """Logits (n, C) by `classifier`."""
+        """Return logits (n, C), computed by `classifier`."""
         return cast(Tensor, self.classifier(features_nD))
 
 

@@ -1,4 +1,4 @@
-"""A frozen teacher, for scoring and live beside a student: uint8 images in, logits of the data's classes out."""
+"""A frozen teacher, for scoring or live during training: uint8 images in, logits of the data's classes out."""
 
 import copy
 import platform
@@ -25,14 +25,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class FeatureLayer(NamedTuple):
-    """The linear layer that makes a network's logits; its input is the penultimate features."""
+    """The linear layer that computes a network's logits; its input is the penultimate features."""
 
     name: str
     module: torch.nn.Linear
 
     @property
     def width(self) -> int:
-        """Features of an image."""
+        """Return the number of features per image."""
         return self.module.in_features
 
 
@@ -50,29 +50,31 @@ class Teacher:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The evaluation view and normalisation it expects."""
+        """Return the evaluation view and normalisation that the teacher expects."""
         return self.info.preprocessing
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, C) float32 of uint8 images (n, 3, S, S), on the teacher's device, in the data's class order."""
+        """Return logits (n, C) float32 of uint8 images (n, 3, S, S), on its device, in the class order of the data."""
         normalised = normalise(images, self.preprocessing, torch.float32)
         with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
             outputs = self.module(normalised)
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-            raise InputError(f"teacher {self.info.spec} returns no (n, classes) tensor", hint="wrap it in a callable")
+            raise InputError(
+                f"teacher {self.info.spec} does not return logits (n, classes)", hint="wrap it in a callable"
+            )
         logits = outputs.float()
         return logits if self.outputs is None else logits[:, self.outputs]
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """As calling it, on the CPU as an array."""
+        """Return the same logits as a call, as an array on the CPU."""
         array: NDArray[np.float32] = self(images).cpu().numpy()
         return array
 
     @cached_property
     def feature_layer(self) -> FeatureLayer:
-        """The last linear layer whose output is the network's, in a pass of noise; UsageError where there is none."""
+        """Return the last linear layer whose output on noise is the network's; raises UsageError if there is none."""
         side = self.preprocessing.image_px
         noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
         layers = [
@@ -88,18 +90,18 @@ class Teacher:
             outputs = self.module(noise)
         for layer in reversed(layers):
             output = made.get(layer.name)
-            # Of a broken network nan is nan, too: its features are found and refused by their values.
+            # nan equals nan here, so a broken network passes; its features are refused later, by their values.
             if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
                 return layer
         raise UsageError(
-            f"teacher {self.info.spec} has no linear layer that makes its {outputs.shape[-1]} outputs, "
+            f"teacher {self.info.spec} has no linear layer that computes its {outputs.shape[-1]} outputs, "
             "so it has no penultimate features",
-            hint="score without --features, or take a teacher that ends in a linear layer, nothing after it",
+            hint="score without --features, or take a teacher whose last operation is a linear layer",
         )
 
     @torch.inference_mode()
     def logits_and_features(self, images: torch.Tensor) -> tuple[NDArray[np.float32], torch.Tensor]:
-        """As `logits`, and the features (n, D) of the same pass, on the teacher's device."""
+        """Return `logits`, and the features (n, D) from the same pass, on the teacher's device."""
         seen: list[torch.Tensor] = []
         layer = self.feature_layer
         hook = layer.module.register_forward_pre_hook(lambda _module, inputs: seen.extend(inputs[:1]))
@@ -110,7 +112,7 @@ class Teacher:
         return logits, seen[-1].float()
 
     def compute(self, batch_size: int) -> Compute:
-        """What the bytes of the logits depend on beside data and weights."""
+        """Return what the bytes of the logits depend on besides data and weights."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
         return Compute(
             device=f"{self.device.type} {name}",
@@ -136,10 +138,10 @@ def load_teacher(
 ) -> Teacher:
     """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
 
-    preprocessing: how it wants its images; None is as its weights say, which a module of another origin does not.
-    dtype None is float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA, for
-    the whole process; a live teacher leaves them as the student has them. InputError when the checkpoint does not
-    fit, when outputs and classes differ in number and no names tell which is which.
+    preprocessing: how it expects its images; None takes what belongs to its weights, which a module of another origin
+    does not say. dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic
+    kernels on CUDA, for the whole process; a live teacher keeps the settings of the student. Raises InputError if the
+    checkpoint does not fit, or if the numbers of outputs and classes differ and there are no names to match them by.
     """
     if preprocessing is not None:
         check_preprocessing(preprocessing)
@@ -154,7 +156,9 @@ def load_teacher(
         if preprocessing is not None:
             info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
-        note(f"warning: teacher {info.spec} has {info.weights} weights: it knows nothing; name some with --checkpoint")
+        note(
+            f"warning: teacher {info.spec} has {info.weights} weights: it is untrained; give weights with --checkpoint"
+        )
     module.eval().requires_grad_(False)
     digest = weights_sha256(module)
     if exact and where.type == "cuda":
@@ -216,18 +220,18 @@ def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, wher
     except (RuntimeError, AttributeError) as error:
         raise InputError(
             f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
-            hint="name the size it was made for with --image-size",
+            hint="give the size it was made for with --image-size",
         ) from None
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
-    """`auto` is this rank's CUDA device when there is one, else the CPU."""
+    """Return the device; `auto` is this rank's CUDA device if there is one, else the CPU."""
     if device == "auto":
         return torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"--device {device}: not a device", hint="auto, cpu, cuda or cuda:0") from None
+        raise UsageError(f"--device {device} is not a device", hint="known: auto, cpu, cuda or cuda:N") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: no CUDA device is available here", hint="use --device cpu")
     return resolved
@@ -241,6 +245,6 @@ _CPU = torch.device("cpu")
 
 
 def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """(n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
+    """Return (n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
     tensor: Any = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2)
     return tensor.to(device)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""Weights on disk: the students we write, and the checkpoints of others that we read.
+"""Weights on disk: the students that we write, and the checkpoints of others that we read.
 
-A student is a safetensors file whose metadata say what rebuilds it (format_version, model_spec, class_names,
-preprocessing): nothing executable, and the same weights give the same bytes.
+A student is a safetensors file whose metadata say how to rebuild it (format_version, model_spec, class_names,
+preprocessing). It holds nothing executable, and the same weights give the same bytes.
 """
 
 import argparse
@@ -40,15 +40,15 @@ WRAPPERS = (
     "params",
     "student",
 )
-"""Keys under which training scripts keep the weights; a moving average beside them is not taken."""
+"""Keys under which training scripts store the weights; a moving average next to them is not used."""
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-"""In torchvision's GoogLeNet and Inception files, and left out of our networks."""
+"""Part of torchvision's GoogLeNet and Inception files, but left out of our networks."""
 NUMPY_NUMBERS = "?bhilBHILefd"
 RESAVE = "re-save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def save_student(path: Path, model: nn.Module, info: ModelInfo, extra: Mapping[str, str]) -> None:
-    """Write the weights and what rebuilds them, atomically; `extra` metadata may not reuse our keys."""
+    """Write the weights and how to rebuild the network, atomically; `extra` metadata may not reuse our keys."""
     if clash := set(extra) & {*STUDENT_KEYS, "format"}:
         raise ValueError(f"reserved metadata keys: {sorted(clash)}")
     metadata = {
@@ -63,18 +63,18 @@ def save_student(path: Path, model: nn.Module, info: ModelInfo, extra: Mapping[s
 
 
 def read_student_info(path: Path) -> ModelInfo:
-    """What a student file says of itself; InputError when it is no file that train-student wrote."""
+    """Return the facts in a student file; raises InputError if train-student did not write it."""
     info = find_student_info(path)
     if info is None:
         raise InputError(
-            f"{path} does not say which network it holds: train-student did not write it",
+            f"{path} does not say for which network its weights are: train-student did not write it",
             hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {path}",
         )
     return info
 
 
 def find_student_info(path: Path) -> ModelInfo | None:
-    """What a file says of itself, None for weights of other origin; InputError when missing or damaged."""
+    """Return the facts in a file, None for weights of other origin; raises InputError if missing or damaged."""
     if path.suffix != ".safetensors":
         return None
     try:
@@ -96,7 +96,7 @@ def find_student_info(path: Path) -> ModelInfo | None:
             raise ValueError("class_names is not a list of names")
         preprocessing = Preprocessing.model_validate_json(metadata["preprocessing"])
     except (ValueError, ValidationError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata are malformed: {error}") from error
+        raise InputError(f"{path} has malformed metadata: {error}") from error
     return ModelInfo(
         spec=metadata["model_spec"],
         class_names=None if names is None else tuple(names),
@@ -105,12 +105,12 @@ def find_student_info(path: Path) -> ModelInfo | None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill `model` from a safetensors file or a torch checkpoint; InputError when it cannot be read or fit."""
+    """Fill `model` from a safetensors file or torch checkpoint; raises InputError if unreadable or not fitting."""
     load_state(model, read_state(path), origin=str(path))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU: a safetensors file, or a torch file unwrapped down to its state dict.
+    """Return tensors by name, on the CPU, from a safetensors file or the state dict inside a torch file.
 
     Nothing in the file is executed: torch files are read with weights_only=True.
     """
@@ -135,10 +135,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, without_head: bool = False) -> None:
-    """Copy a state dict into `model`, whatever wrapper put prefixes before its names.
+    """Copy a state dict into `model`, ignoring prefixes that a wrapper put before its names.
 
-    without_head: tensors of other shape than the model's stay as they are made. InputError with the first
-    missing, unexpected and mis-shaped names; batch counters that old files lack are no reason.
+    without_head: tensors whose shape differs keep the model's fresh values. Raises InputError with the first
+    missing, unexpected and mis-shaped names; batch counters, which old files lack, may be missing.
     """
     network = bare(model)
     wanted = network.state_dict()
@@ -153,13 +153,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, wi
         parts = [f"{len(names)} {what}: {_first(names)}" for what, names in found if names]
         raise InputError(
             f"{origin} does not fit the network: {'; '.join(parts)}",
-            hint="is it a checkpoint of this very architecture and number of classes?",
+            hint="the checkpoint must be of the same architecture and number of classes",
         )
     network.load_state_dict({n: v for n, v in given.items() if n not in set(mis_shaped)}, strict=False)
 
 
 def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) -> int | None:
-    """Number of classes in `state` when it fits `model` but for a classifier of another size than class_count."""
+    """Return the number of classes in `state` if only its classifier does not fit `model`, else None."""
     wanted = bare(model).state_dict()
     given = _aligned(state, wanted)
     differing = [
@@ -175,7 +175,7 @@ def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) 
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Hexadecimal sha256 over (name, dtype, shape, bytes) of the state dict in the order of the names."""
+    """Return the hexadecimal sha256 over (name, dtype, shape, bytes) of the state dict, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(bare_state(model).items()):
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -185,7 +185,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def bare_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict on the CPU, row-major, without the prefixes of torch.compile or DistributedDataParallel."""
+    """Return the state dict on the CPU, row-major, without prefixes of torch.compile or DistributedDataParallel."""
     state = bare(model).state_dict()
     return {
         name.replace("_orig_mod.", ""): value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -203,7 +203,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Names without torch.compile's infix and without any prefix that all share and the network does not have."""
+    """Drop torch.compile's infix, and prefixes that all names share and the network does not have."""
     aligned = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
     while True:
         prefixes = {name.partition(".")[0] + "." for name in aligned}
@@ -236,10 +236,10 @@ def _torch_load(path: Path) -> Any:
     except Exception as error:
         if blocked := re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error)):
             raise InputError(
-                f"{path} holds Python objects beside weights ({blocked[1]}), which are not loaded: they can run code",
-                hint=f"where you trust it, {RESAVE}",
+                f"{path} holds Python objects besides weights ({blocked[1]}), which are not loaded: they can run code",
+                hint=f"if you trust it, {RESAVE}",
             ) from error
-        raise InputError(f"{path} is not a torch checkpoint, or a damaged one", hint=RESAVE) from error
+        raise InputError(f"{path} is not a torch checkpoint, or it is damaged", hint=RESAVE) from error
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -247,11 +247,11 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         return InputError(f"no weights at {path}: no such file")
     if isinstance(error, OSError):
         return InputError(f"{path} cannot be read: {error.strerror or error}")
-    return InputError(f"{path} is not a safetensors file, or a damaged one: {error}")
+    return InputError(f"{path} is not a safetensors file, or it is damaged: {error}")
 
 
 def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Set the metadata of a serialised safetensors file; the library writes them in an order that varies."""
+    """Set the metadata of a serialised safetensors file, sorted: the library writes them in a varying order."""
     (length,) = struct.unpack_from("<Q", data)
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + length])}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

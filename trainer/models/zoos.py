@@ -15,26 +15,26 @@ from trainer.models.info import Blueprint, Loaded
 
 TIMM_HUB = ("hf-hub:", "hf_hub:")
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-"""Built without those heads: they return tuples in training mode and serve from-scratch ImageNet runs only."""
+"""Built without auxiliary heads, which return tuples in training mode and only help ImageNet runs from scratch."""
 
 
 def did_you_mean(name: str, known: Sequence[str], *, prefix: str = "") -> str | None:
-    """A hint with the nearest known names, None when nothing is near."""
+    """Return a hint with the closest known names, None if no name is close."""
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     return "did you mean " + " or ".join(prefix + match for match in near) + "?" if near else None
 
 
 def torchvision_blueprint(text: str, image_px: int | None) -> Blueprint:
-    """Blueprint of `NAME` or `NAME:WEIGHTS`; UsageError for an unknown name or unknown weights.
+    """Return the blueprint of `NAME` or `NAME:WEIGHTS`; raises UsageError for an unknown name or unknown weights.
 
-    `NAME:WEIGHTS` names weights, their preprocessing and their class names; nothing is downloaded before `load`.
+    `NAME:WEIGHTS` brings weights, their preprocessing and their class names; nothing is downloaded before `load`.
     """
     from torchvision import models
 
     name, _, weights_name = text.partition(":")
     known = models.list_models(module=models)
     if name not in known:
-        hint = did_you_mean(name, known, prefix="torchvision/") or "classification networks only"
+        hint = did_you_mean(name, known, prefix="torchvision/") or "only classification networks are known"
         raise UsageError(f"torchvision has no network {name!r}", hint=hint)
     if not weights_name:
         return Blueprint(
@@ -49,7 +49,7 @@ def torchvision_blueprint(text: str, image_px: int | None) -> Blueprint:
     weights = members[weights_name]
     if not weights.meta.get("categories"):
         raise UsageError(
-            f"torchvision/{name}:{weights_name} has no classifier: its weights give features only",
+            f"torchvision/{name}:{weights_name} has no classifier: its weights compute features only",
             hint="known: " + ", ".join(member for member in members if member != weights_name),
         )
     native = _torchvision_preprocessing(weights.transforms())
@@ -63,8 +63,8 @@ def torchvision_blueprint(text: str, image_px: int | None) -> Blueprint:
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the weights of {spec} could not be loaded: {reason(error)}",
-                hint=f"without network: fetch {weights.url} elsewhere, put it into the folder hub/checkpoints of "
-                "TORCH_HOME (~/.cache/torch), or name it: --checkpoint FILE",
+                hint=f"offline: download {weights.url} elsewhere, and put it into the folder hub/checkpoints of "
+                "TORCH_HOME (~/.cache/torch), or name it with --checkpoint FILE",
             ) from error
         return Loaded(network, spec, class_names)
 
@@ -102,9 +102,9 @@ def _torchvision_preprocessing(transforms: Any) -> Preprocessing:
 
 
 def timm_blueprint(name: str, image_px: int | None, *, pretrained: bool) -> Blueprint:
-    """Blueprint of a timm name, with or without tag, or `hf-hub:OWNER/NAME`; UsageError for an unknown one.
+    """Return the blueprint of a timm name, with or without tag, or of `hf-hub:OWNER/NAME`.
 
-    Its `load` is there exactly when `pretrained` is asked for.
+    It has a `load` exactly if `pretrained` is given. Raises UsageError for an unknown name.
     """
     try:
         timm: Any = importlib.import_module("timm")
@@ -134,11 +134,11 @@ def timm_blueprint(name: str, image_px: int | None, *, pretrained: bool) -> Blue
         except Exception as error:
             raise InputError(
                 f"the weights of timm/{name} could not be loaded: {reason(error)}",
-                hint="without network, or without published weights: name a file, --checkpoint FILE",
+                hint="offline, or if no weights are published: give a file with --checkpoint FILE",
             ) from error
         if not network.num_classes:
             raise InputError(
-                f"timm/{name} has no classifier: its weights give features only",
+                f"timm/{name} has no classifier: its weights compute features only",
                 hint="choose weights that were fine-tuned to classes, such as a name with in1k in its tag",
             )
         config: dict[str, Any] = network.pretrained_cfg
@@ -166,7 +166,7 @@ def _check_timm_name(timm: Any, name: str) -> None:
 
 
 def _timm_preprocessing(timm: Any, name: str, network: nn.Module) -> Preprocessing:
-    """timm's evaluation preprocessing; its squash and border crop modes are read as a plain centre crop."""
+    """Return timm's evaluation preprocessing; its crop modes squash and border count as a plain centre crop."""
     config = timm.data.resolve_data_config({}, model=network)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
@@ -185,10 +185,10 @@ def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
         return "bilinear"
     if name == "bicubic":
         return "bicubic"
-    raise InputError(f"its images are resized with {name!r}; bilinear and bicubic are supported")
+    raise InputError(f"the network needs images resized with {name!r}; only bilinear and bicubic are supported")
 
 
 def reason(error: BaseException) -> str:
-    """First line of an error, with its class where the text alone says little."""
+    """Return the first line of an error, after the name of its class."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
