@@ -114,11 +114,12 @@ def _import_scores(options: dict[str, Any], parent: "Manifest") -> None:
 
 def _import_subset(options: dict[str, Any], parent: "Manifest") -> None:
     from prune_toolkit.imports.import_subset import plan_subset
+    from prune_toolkit.quotas.keep import WHOLE
     from prune_toolkit.selection.write_selection import SelectConfig, write_selection
 
     has_logits = parent.has("logits/view-000") or parent.header.views is not None
     config = SelectConfig(
-        keep="1",
+        keep=WHOLE,
         out=options["out"] or Path("selection"),
         labels=options["labels"] or ("raw" if has_logits else None),
         beton=options["beton"],

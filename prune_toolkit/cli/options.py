@@ -12,6 +12,7 @@ from trainer.cli.local_path import LOCAL
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
+    from prune_toolkit.quotas.keep import Keep
     from trainer.models.teacher import Teacher
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,7 +30,20 @@ class _Manifest(click.ParamType):  # type: ignore[type-arg]
         return text if "://" in text else Path(text)
 
 
+class _Keep(click.ParamType):  # type: ignore[type-arg]
+    """A fraction of the samples to keep."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> "Keep":
+        """The fraction as it was typed; UsageError unless it is above 0 and at most 1."""
+        from prune_toolkit.quotas.keep import Keep
+
+        return value if isinstance(value, Keep) else Keep.parse(str(value))
+
+
 MANIFEST = _Manifest()
+KEEP = _Keep()
 
 
 def asked_for() -> set[str]:

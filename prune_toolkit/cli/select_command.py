@@ -7,6 +7,7 @@ import click
 from prune_toolkit.cli.copy_options import check_of, check_options, note_unused
 from prune_toolkit.cli.options import (
     FOLDER,
+    KEEP,
     MANIFEST,
     data_of,
     data_options,
@@ -27,7 +28,7 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 
 @click.command(name="select")
 @click.argument("manifest", type=MANIFEST, default="manifest")
-@click.option("--keep", required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
+@click.option("--keep", type=KEEP, required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
 @click.option(
     "--selector",
     help="medium (default), random, window, ccs, moderate, herding or mix; `prune list selectors` tells more.",
