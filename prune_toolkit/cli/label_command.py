@@ -1,5 +1,7 @@
 """`prune label`."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -7,14 +9,15 @@ import click
 from prune_toolkit.cli.options import (
     FOLDER,
     MANIFEST,
+    DataOptions,
+    RankOptions,
+    TeacherOptions,
     asked_for,
-    data_of,
     data_options,
     dry_run_option,
     echo_train_command,
     json_option,
     rank_options,
-    teacher_of,
     teacher_options,
     view_options,
     workers_option,
@@ -23,6 +26,7 @@ from prune_toolkit.cli.options import (
 if TYPE_CHECKING:
     from manifests.format.header import Header
     from manifests.manifest import Manifest
+    from prune_toolkit.scoring.view_flags import ViewOptions
     from prune_toolkit.selection.targets import TargetPlan
     from trainer.data.views import ViewRecipe
 
@@ -42,11 +46,24 @@ if TYPE_CHECKING:
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
 @workers_option
-@click.option("--finish", is_flag=True, help="Label nothing; write the header if all parts are there.")
+@click.option("--finish", "finish_only", is_flag=True, help="Label nothing; write the header if all parts are there.")
 @rank_options
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    selection: Path | str,
+    views: "ViewOptions",
+    labels: str | None,
+    policy: str | None,
+    teacher_options: TeacherOptions,
+    other_teacher: bool,
+    teacher_licence: str | None,
+    images: DataOptions,
+    ranks: RankOptions,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Run the teacher over many views of the samples that SELECTION keeps; write a selection with their labels.
 
     The images are those of the selection's train.beton, or where they were scored, or --data. Views are drawn as the
@@ -59,60 +76,63 @@ def command(**options: Any) -> None:
     """
     from manifests.base.progress import format_bytes, note
     from manifests.card.readme import revision_line, targets_text
+    from manifests.errors import UsageError
     from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
     from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
-    from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
-    selection = Manifest.open(options["selection"])
-    _check_kind(selection)
-    refuse_hidden(selection.header, selection.where)
-    _check_licence(options)
-    header = selection.header
-    targets = _targets(options, selection)
-    card = header.teacher
-    if card is not None and not options["other_teacher"]:
+    parent = Manifest.open(selection)
+    _check_kind(parent)
+    refuse_hidden(parent.header, parent.where)
+    if teacher_licence is not None and not other_teacher:
+        raise UsageError(
+            "--teacher-licence: the selection has its teacher's licence",
+            hint="give it to prune score; here it goes with --other-teacher",
+        )
+    targets = _targets(policy, views, parent)
+    card = parent.header.teacher
+    if card is not None and not other_teacher:
         # The teacher of the selection, shown images of the size it scored, needs no flag but its weights.
-        options["teacher"] = options["teacher"] or card.spec
-        options["image_size"] = options["image_size"] or card.preprocessing.image_px
-    teacher = teacher_of(options, selection.class_names)
+        teacher_options = replace(
+            teacher_options,
+            teacher=teacher_options.teacher or card.spec,
+            image_size=teacher_options.image_size or card.preprocessing.image_px,
+        )
+    teacher = teacher_options.load(parent.class_names)
     config = LabelConfig(
-        out=options["out"],
-        recipe=_recipe(options, selection, targets.views, teacher.preprocessing.image_px),
+        recipe=_recipe(replace(views, views=targets.views), parent, teacher.preprocessing.image_px),
         targets=targets,
-        labels=options["labels"] or _labels(options, header),
-        other_teacher=options["other_teacher"],
-        teacher_licence=options["teacher_licence"],
-        beton=options["beton"],
-        data=data_of(options),
-        batch_size=options["batch_size"],
-        workers=options["workers"],
-        loader=options["loader"],
-        ranks=WorkShare.resolve(options["rank"], options["world_size"]),
-        finish_only=options["finish"],
+        labels=labels or _labels(parent.header, other_teacher=other_teacher),
+        other_teacher=other_teacher,
+        teacher_licence=teacher_licence,
+        data=images.spec(),
+        batch_size=teacher_options.batch_size,
+        loader=teacher_options.loader,
+        ranks=ranks.share(),
+        **settings,
     )
-    work = Labelling.of(config, teacher, selection)
-    if options["dry_run"]:
+    work = Labelling.of(config, teacher, parent)
+    if dry_run:
         tried = label_preview(work)
-        echo_json(tried) if options["as_json"] else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
+        echo_json(tried) if as_json else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
         return
     labelled = write_labels(work)
     if labelled is None:
         note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
         return
-    labels, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
-    assert labels is not None
+    stored, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
+    assert stored is not None
     assert chosen is not None
     size_bytes = 0 if beton is None else beton.stat().st_size
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
                 "id": labelled.id,
                 "path": str(config.out),
                 "samples": chosen.count,
-                "labels": labels.model_dump(exclude={"class_std"}),
+                "labels": stored.model_dump(exclude={"class_std"}),
                 "views": None if labelled.header.views is None else labelled.header.views.model_dump(),
                 "beton_bytes": size_bytes,
                 "run": {name: value for name, value in labelled.header.run.items() if name != "parent_run"},
@@ -142,51 +162,41 @@ def _check_kind(selection: "Manifest") -> None:
         )
 
 
-def _check_licence(options: dict[str, Any]) -> None:
-    from manifests.errors import UsageError
-
-    if options["teacher_licence"] is not None and not options["other_teacher"]:
-        raise UsageError(
-            "--teacher-licence: the selection has its teacher's licence",
-            hint="give it to prune score; here it goes with --other-teacher",
-        )
-
-
-def _labels(options: dict[str, Any], header: "Header") -> str:
+def _labels(header: "Header", *, other_teacher: bool) -> str:
     """The selection's transform; raw for another teacher, with whom nothing was fitted."""
-    return "raw" if options["other_teacher"] or header.labels is None else header.labels.transform
+    return "raw" if other_teacher or header.labels is None else header.labels.transform
 
 
-def _targets(options: dict[str, Any], selection: "Manifest") -> "TargetPlan":
+def _targets(policy: str | None, views: "ViewOptions", selection: "Manifest") -> "TargetPlan":
     from manifests.errors import UsageError
     from prune_toolkit.selection.targets import TargetPlan
 
-    views = options["views"]
-    if options["policy"] == "single":
-        if views > 1 and "views" in asked_for():
-            raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {views}, or --policy")
-        views = 1
-    return TargetPlan.resolve(options["policy"], views, options["top_k"], len(selection.class_names))
+    count = views.views
+    if policy == "single":
+        if count > 1 and "views" in asked_for():
+            raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {count}, or --policy")
+        count = 1
+    return TargetPlan.resolve(policy, count, views.top_k, len(selection.class_names))
 
 
-def _recipe(options: dict[str, Any], selection: "Manifest", view_count: int, image_px: int) -> "ViewRecipe":
+def _recipe(asked: "ViewOptions", selection: "Manifest", image_px: int) -> "ViewRecipe":
     """The recipe asked for; what nobody asked for is as the selection's views are drawn, where it says how."""
     from prune_toolkit.scoring.view_flags import recipe_or_none
     from trainer.data.stored import scored_recipe
 
-    views, asked, options = selection.header.views, asked_for(), {**options, "views": view_count}
+    views, typed = selection.header.views, asked_for()
     if views is not None and views.recipe != "eval":
         recipe = scored_recipe(views)
-        known = {
+        known: dict[str, Any] = {
             "augment": recipe.name,
             "pad": recipe.pad_px,
             "scale_min": recipe.scale_min,
             "flip": recipe.flip,
             "seed": recipe.seed,
         }
-        options |= {name: value for name, value in known.items() if name not in asked}
-        asked |= known.keys()
-    return recipe_or_none(options, image_px, asked=asked)
+        asked = replace(asked, **{name: value for name, value in known.items() if name not in typed})
+        typed |= known.keys()
+    return recipe_or_none(asked, image_px, typed=typed)
 
 
 def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:
