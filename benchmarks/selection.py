@@ -30,6 +30,7 @@ from _synthetic import write_manifest
 
 from manifests.format.header import Header
 from manifests.manifest import Manifest
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.find_score import score_column
 from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.selection.write_selection import SelectConfig, plan_selection
@@ -89,7 +90,7 @@ def measured(folder: Path, case: Case, keep: str, *, read_only: bool) -> dict[st
     """Seconds and peak MiB of deciding, or of reading what the decision reads; in this process."""
     manifest = TimedManifest.open(folder)
     assert isinstance(manifest, TimedManifest)
-    config = SelectConfig(keep=keep, out=Path("nowhere"), beton=False, **case.options)
+    config = SelectConfig(keep=Keep.parse(keep), out=Path("nowhere"), beton=False, **case.options)
     wall, cpu = time.perf_counter(), time.process_time()
     if read_only:
         samples = manifest.samples()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,6 @@ from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.labelling.label_defaults import (
-    PLAIN_VIEWS,
     check_licence,
     check_selection,
     default_labels,
@@ -24,7 +24,7 @@ from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_lab
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores
-from prune_toolkit.scoring.view_flags import recipe_or_none
+from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.models.teacher import Teacher, load_teacher
 
@@ -91,7 +91,7 @@ def score(
     on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
     apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
-    given = {name: value for name, value in drawn.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
         loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, images.class_names)
         config = ScoreConfig(
@@ -105,7 +105,7 @@ def score(
             redistributable=redistributable,
             teacher_licence=teacher_licence,
             recipe=recipe_or_none(
-                {**PLAIN_VIEWS, **given, "seed": seed, "views": views}, loaded.preprocessing.image_px, asked=given
+                ViewOptions(views=views, seed=seed, **given), loaded.preprocessing.image_px, typed=given
             ),
             view_count=views,
             top_k=top_k,
@@ -163,12 +163,14 @@ def label(
             preprocessing = preprocessing or card.preprocessing
     _check_teacher(teacher)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
-    given = {name: value for name, value in drawn.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
         loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, chosen.class_names)
         config = LabelConfig(
             out=folder(out),
-            recipe=planned_recipe(chosen, given, targets.views, loaded.preprocessing.image_px),
+            recipe=planned_recipe(
+                chosen, ViewOptions(views=targets.views, **given), loaded.preprocessing.image_px, typed=given
+            ),
             targets=targets,
             labels=labels or default_labels(chosen, is_other=other_teacher),
             other_teacher=other_teacher,

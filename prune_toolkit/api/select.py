@@ -12,6 +12,7 @@ from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, data_spec, folder, opened, optional, threads, whole
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.indexing.index import IndexConfig, build_index
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.write_selection import SelectConfig, plan_selection, write_selection
 from prune_toolkit.work.part_work import WorkShare
 
@@ -96,7 +97,7 @@ def select(
     0.1 + 0.2 is "0.30000000000000004": write "0.3" or Fraction(3, 10) where that matters.
     """
     config = SelectConfig(
-        keep=text_of(keep),
+        keep=Keep.parse(text_of(keep)),
         out=folder(out),
         selector="mix" if selector is None and "mix" in parameters else selector,
         score=score,

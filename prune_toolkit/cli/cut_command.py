@@ -1,14 +1,15 @@
 """`prune cut`."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import check_of, check_options, note_unused
+from prune_toolkit.cli.copy_options import CheckOptions, check_options, note_unused
 from prune_toolkit.cli.options import (
     FOLDER,
     MANIFEST,
-    data_of,
+    DataOptions,
     data_options,
     dry_run_option,
     echo_train_command,
@@ -36,7 +37,16 @@ CHECK = "sizes"
 @workers_option
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    selection: Path | str,
+    out: Path,
+    max_side: int | None,
+    images: DataOptions,
+    check: CheckOptions,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Cut the beton of SELECTION, which came without it, from a copy of the images; write both as a selection.
 
     Samples, targets and weights stay those of SELECTION. The copy is compared with it first, as by `prune select`, and
@@ -55,42 +65,37 @@ def command(**options: Any) -> None:
     from prune_toolkit.selection.select_config import CutConfig
     from trainer.cli.console import echo_json
 
-    config = CutConfig(
-        out=options["out"],
-        data=data_of(options),
-        check=check_of(options, CHECK),
-        max_side=options["max_side"],
-        workers=options["workers"],
-    )
-    parent = Manifest.open(options["selection"])
+    data_check = check.data_check(workers)
+    config = CutConfig(out=out, data=images.spec(), check=data_check, max_side=max_side, workers=workers)
+    parent = Manifest.open(selection)
     plan = plan_cut(config, parent)
     beton = beton_at_hand(parent) if config.data is None else None
-    note_unused(options, beton)
-    if options["dry_run"]:
+    note_unused(config.data, beton)
+    if dry_run:
         left = cut_from(config, plan)[0]
         size_bytes = left.beton_bytes(None if beton is None else Beton.open(beton))
-        _echo_plan(plan.count, left, size_bytes, options["as_json"])
+        _echo_plan(plan.count, left, size_bytes, as_json)
         return
-    selection = write_cut_selection(config, plan)
-    chosen, path = selection.header.selection, selection.beton_path
+    cut = write_cut_selection(config, plan)
+    chosen, path = cut.header.selection, cut.beton_path
     assert chosen is not None
     assert path is not None
     size_bytes = path.stat().st_size
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
-                "id": selection.id,
+                "id": cut.id,
                 "path": str(config.out),
                 "selection": chosen.model_dump(),
-                "copy": selection.header.config.get("copy"),
+                "copy": cut.header.config.get("copy"),
                 "beton_bytes": size_bytes,
-                "seconds": selection.header.run.get("seconds"),
+                "seconds": cut.header.run.get("seconds"),
             }
         )
         return
     click.echo(
         f"{config.out}/: {chosen.count:,} of {plan.count:,} samples of {parent.where}; train.beton "
-        f"{format_bytes(size_bytes)}; id {selection.id[:12]}"
+        f"{format_bytes(size_bytes)}; id {cut.id[:12]}"
     )
     echo_train_command(config.out, has_labels=bool(plan.targets.tables))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from prune_toolkit.cli.options import MANIFEST, json_option, secret_of, secret_option
+from prune_toolkit.cli.options import MANIFEST, json_option, secret_in, secret_option
 
 SHOWN = 5
 """Classes, settings and samples that are printed of each kind; --json has all but the samples."""
@@ -23,7 +23,7 @@ WIDEST = 48
 @click.argument("b", type=MANIFEST)
 @secret_option
 @json_option
-def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None:
+def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) -> None:
     """Say what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.
 
     Samples are the same that have one key, or one content where no key is in common or keys are row numbers.
@@ -38,7 +38,7 @@ def command(a: Path | str, b: Path | str, as_json: bool, **options: Any) -> None
     from manifests.manifest import Manifest
     from trainer.cli.console import echo_json
 
-    report = compare(Manifest.open(a), Manifest.open(b), secret_of(options))
+    report = compare(Manifest.open(a), Manifest.open(b), secret_in(secret))
     if as_json:
         echo_json(report)
         return

@@ -1,13 +1,13 @@
 """`prune export`."""
 
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, data_options, json_option, workers_option
+from prune_toolkit.cli.options import FOLDER, MANIFEST, DataOptions, data_options, json_option, typed, workers_option
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,16 @@ Written = tuple[dict[str, Any], str | None]
 @data_options
 @workers_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    selection: Path | str,
+    indices: Path | None,
+    filelist: Path | None,
+    imagefolder: Path | None,
+    copy: bool,
+    images: DataOptions,
+    workers: int,
+    as_json: bool,
+) -> None:
     """Hand what SELECTION keeps to other tools: exactly one of --indices, --filelist, --imagefolder.
 
     Needs no model. For --imagefolder the images are read where they were scored, or from --data, or else from
@@ -41,24 +50,30 @@ def command(**options: Any) -> None:
     from manifests.manifest import Manifest
     from prune_toolkit.export.export import kept_samples
 
-    forms = [name for name in ("indices", "filelist", "imagefolder") if options[name] is not None]
-    if len(forms) != 1:
+    forms = {"indices": indices, "filelist": filelist, "imagefolder": imagefolder}
+    asked = [(form, path) for form, path in forms.items() if path is not None]
+    if len(asked) != 1:
         raise UsageError("say what to write: exactly one of --indices F, --filelist F and --imagefolder DIR")
-    if forms != ["imagefolder"] and (unused := [name for name in _OF_IMAGEFOLDER if _is_typed(name)]):
-        raise UsageError(f"--{unused[0]} has no meaning for --{forms[0]}", hint="it belongs to --imagefolder")
-    manifest = Manifest.open(options["selection"])
+    [(form, path)] = asked
+    if form != "imagefolder" and (unused := [name for name in _OF_IMAGEFOLDER if name in typed()]):
+        raise UsageError(f"--{unused[0]} has no meaning for --{form}", hint="it belongs to --imagefolder")
+    manifest = Manifest.open(selection)
     samples = kept_samples(manifest)
-    path: Path = options[forms[0]]
-    facts, told = _WRITERS[forms[0]](path, manifest, samples, options)
-    if options["as_json"]:
+    if form == "indices":
+        facts, told = _indices(path, manifest, samples)
+    elif form == "filelist":
+        facts, told = _filelist(path, manifest, samples, as_json=as_json)
+    else:
+        facts, told = _imagefolder(path, manifest, samples, images, copy=copy, workers=workers)
+    if as_json:
         from trainer.cli.console import echo_json
 
-        echo_json({"id": manifest.id, "form": forms[0], "path": str(path), "count": len(samples), **facts})
+        echo_json({"id": manifest.id, "form": form, "path": str(path), "count": len(samples), **facts})
     elif told is not None:
         click.echo(f"{told}; selection {manifest.id[:12]}")
 
 
-def _indices(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+def _indices(path: Path, manifest: "Manifest", samples: "pa.Table") -> Written:
     from manifests.base.progress import note
     from prune_toolkit.export.export import image_folder_order, write_indices
 
@@ -74,37 +89,37 @@ def _indices(path: Path, manifest: "Manifest", samples: "pa.Table", options: dic
     return {"imagefolder_positions": is_position}, f"{path}: {len(samples):,} of {data.count:,} rows"
 
 
-def _filelist(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+def _filelist(path: Path, manifest: "Manifest", samples: "pa.Table", *, as_json: bool) -> Written:
     from manifests.errors import UsageError
     from prune_toolkit.export.export import write_file_list
 
     if str(path) != "-":
         write_file_list(path, samples)
         return {}, f"{path}: {len(samples):,} of {manifest.header.data.count:,} keys"
-    if options["as_json"]:
+    if as_json:
         raise UsageError("--filelist - and --json both write to stdout", hint="leave one out")
     sys.stdout.buffer.write(write_file_list(None, samples))
     return {}, None
 
 
-def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options: dict[str, Any]) -> Written:
+def _imagefolder(
+    path: Path, manifest: "Manifest", samples: "pa.Table", images: DataOptions, *, copy: bool, workers: int
+) -> Written:
     from manifests.base.progress import format_bytes, note
     from manifests.errors import UsageError
     from manifests.sources.names import read_class_names
     from prune_toolkit.export.export import refuse_existing, tree_paths, write_kept
-    from prune_toolkit.images.data_spec import DataSpec
 
-    data = None
-    if options["data"] is not None:
-        data = DataSpec(data=options["data"], split=options["split"], label=options["label"])
-    elif unused := [name for name in ("split", "label") if _is_typed(name)]:
+    # --classes names the folders that are written, not those that are read.
+    data = replace(images, classes=None).spec()
+    if data is None and (unused := [name for name in ("split", "label") if name in typed()]):
         raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
-    names = tuple(manifest.class_names) if options["classes"] is None else read_class_names(options["classes"])
+    names = tuple(manifest.class_names) if images.classes is None else read_class_names(images.classes)
     if len(names) != len(manifest.class_names):
         raise UsageError(f"--classes names {len(names)} classes, {manifest.where} has {len(manifest.class_names)}")
     refuse_existing(path, folder=True)
     paths = tree_paths(manifest, samples, names)
-    tree = write_kept(path, paths, manifest, samples, data, copy=options["copy"], workers=options["workers"])
+    tree = write_kept(path, paths, manifest, samples, data, copy=copy, workers=workers)
     folders = sorted({folder.partition("/")[0] for folder in paths})
     if folders != list(names[: len(folders)]):
         note(
@@ -120,13 +135,4 @@ def _imagefolder(path: Path, manifest: "Manifest", samples: "pa.Table", options:
     return facts, told
 
 
-def _is_typed(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
 _OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")
-_WRITERS: dict[str, Callable[[Path, "Manifest", "pa.Table", dict[str, Any]], Written]] = {
-    "indices": _indices,
-    "filelist": _filelist,
-    "imagefolder": _imagefolder,
-}

@@ -1,24 +1,33 @@
 """`prune import`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import check_of, check_options
-from prune_toolkit.cli.options import FOLDER, MANIFEST, data_of, data_options, echo_next, json_option, workers_option
+from prune_toolkit.cli.copy_options import CheckOptions, check_options
+from prune_toolkit.cli.options import (
+    FOLDER,
+    MANIFEST,
+    DataOptions,
+    data_options,
+    echo_next,
+    gathered,
+    json_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
-    from manifests.format.header import Preprocessing
+    from manifests.format.header import Harder, Preprocessing
     from manifests.manifest import Manifest
+    from prune_toolkit.imports.import_logits import LogitsImport
+    from prune_toolkit.imports.import_scores import ScoresImport
+    from prune_toolkit.selection.select_config import SelectConfig
 
 CHECK = "sizes"
 
 
-@click.command(name="import")
-@click.argument("file", type=FOLDER)
-@click.argument("manifest", type=MANIFEST, default="manifest")
-@click.option("--key", metavar="COL", help="Column that names the image: its key, or a file name that is unique.")
 @click.option("--score", multiple=True, metavar="COL", help="Column that becomes a score; repeatable.")
 @click.option(
     "--harder", multiple=True, type=click.Choice(["high", "low"]), help="Which end is harder; once, or once a score."
@@ -26,16 +35,44 @@ CHECK = "sizes"
 @click.option("--name", multiple=True, help="What the score is called [default: as its column].")
 @click.option("--set", "set_name", default="imported", show_default=True, help="The set of scores it goes into.")
 @click.option("--missing", metavar="WHAT", help="For samples without a value: mean, hardest, easiest or a number.")
-@click.option("--indices", is_flag=True, help="FILE names a subset: rows or keys, as .npy or .txt. Writes a selection.")
-@click.option(
-    "--order",
-    type=click.Choice(["keys", "imagefolder"]),
-    help="What its rows count: keys in order, or torchvision's ImageFolder [default: keys, where both agree].",
-)
-@click.option("--labels", help="Of --indices: targets of the samples [default: raw where there are logits, else none].")
-@click.option("--beton/--no-beton", default=True, help="Of --indices: write train.beton from the images.")
-@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
-@click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
+@dataclass(frozen=True, kw_only=True)
+class ScoresOptions:
+    """Columns that become scores."""
+
+    score: tuple[str, ...]
+    harder: "tuple[Harder, ...]"
+    name: tuple[str, ...]
+    set_name: str
+    missing: str | None
+
+    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "ScoresImport":
+        """What to do with a table; UsageError for options that do not go together."""
+        from manifests.errors import UsageError
+        from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport
+
+        columns, harder = self.score, self.harder
+        if key is None or not columns or not harder:
+            raise UsageError(
+                "which column names the image, which is a score, and which end of it is harder?",
+                hint="--key COL --score COL --harder high; or --indices, or --logits",
+            )
+        if len(harder) not in (1, len(columns)) or len(self.name) not in (0, len(columns)):
+            raise UsageError("--harder once or once a --score, --name never or once a --score")
+        ends, names = harder * (len(columns) // len(harder)), self.name or columns
+        return ScoresImport(
+            file=file,
+            out=out or Path("imported"),
+            key=key,
+            scores=[
+                ImportedScore(column=column, name=name, harder=end)
+                for column, name, end in zip(columns, names, ends, strict=True)
+            ],
+            set=self.set_name,
+            missing=self.missing,
+            listing=listing,
+        )
+
+
 @click.option("--teacher-name", metavar="NAME", help="Of --logits: who made them.")
 @click.option("--tensor", metavar="NAME", help="Of --logits: the tensor, or the column of a Parquet file.")
 @click.option("--outputs", type=FOLDER, metavar="FILE", help="Of --logits: class names of its columns, in order.")
@@ -49,13 +86,94 @@ CHECK = "sizes"
 @click.option(
     "--weights-sha256", metavar="HEX", help="Of the teacher's weights [default: of FILE]; one for all files it made."
 )
+@dataclass(frozen=True, kw_only=True)
+class LogitsOptions:
+    """Logits of a teacher, and what is known of it."""
+
+    teacher_name: str | None
+    tensor: str | None
+    outputs: Path | None
+    image_size: int | None
+    resize_size: int | None
+    interpolation: str
+    parameters: int
+    teacher_licence: str | None
+    weights_sha256: str | None
+
+    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "LogitsImport":
+        """What to do with logits; UsageError where it is not said whose they are."""
+        from manifests.errors import UsageError
+        from manifests.sources.names import read_class_names
+        from prune_toolkit.imports.import_logits import LogitsImport
+
+        if self.teacher_name is None or self.image_size is None:
+            raise UsageError(
+                "whose logits are these, and of images of which size?", hint="--teacher-name NAME --image-size PX"
+            )
+        return LogitsImport(
+            file=file,
+            out=out or Path("imported"),
+            teacher=self.teacher_name,
+            preprocessing=self._preprocessing(self.image_size),
+            tensor=self.tensor,
+            key=key or "key",
+            parameters=self.parameters,
+            class_names=None if self.outputs is None else read_class_names(self.outputs),
+            licence=self.teacher_licence,
+            weights_sha256=None if self.weights_sha256 is None else self.weights_sha256.lower(),
+            listing=listing,
+        )
+
+    def _preprocessing(self, image_px: int) -> "Preprocessing":
+        """The usual normalisation for the size: students take it over, labels do not depend on it."""
+        from trainer.models.info import default_preprocessing
+
+        usual = default_preprocessing(image_px)
+        resize_px = max(image_px, self.resize_size or usual.resize_px)
+        return usual.model_copy(update={"resize_px": resize_px, "interpolation": self.interpolation})
+
+
+@click.command(name="import")
+@click.argument("file", type=FOLDER)
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.option("--key", metavar="COL", help="Column that names the image: its key, or a file name that is unique.")
+@gathered("scores", ScoresOptions)
+@click.option("--indices", is_flag=True, help="FILE names a subset: rows or keys, as .npy or .txt. Writes a selection.")
+@click.option(
+    "--order",
+    type=click.Choice(["keys", "imagefolder"]),
+    help="What its rows count: keys in order, or torchvision's ImageFolder [default: keys, where both agree].",
+)
+@click.option("--labels", help="Of --indices: targets of the samples [default: raw where there are logits, else none].")
+@click.option("--beton/--no-beton", default=True, help="Of --indices: write train.beton from the images.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
+@gathered("teacher", LogitsOptions)
 @click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys that match nothing into FILE.")
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported, or selection].")
 @data_options
 @check_options(CHECK)
 @workers_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    file: Path,
+    manifest: Path | str,
+    key: str | None,
+    scores: ScoresOptions,
+    indices: bool,
+    order: str | None,
+    labels: str | None,
+    beton: bool,
+    max_side: int | None,
+    logits: bool,
+    teacher: LogitsOptions,
+    listing: Path | None,
+    out: Path | None,
+    images: DataOptions,
+    check: CheckOptions,
+    workers: int,
+    as_json: bool,
+) -> None:
     """Bring what others made into a manifest: scores in a table, a subset as indices, or the logits of a teacher.
 
     Images are only read for the beton of a subset. Keys that match no sample of MANIFEST are counted and listed.
@@ -68,99 +186,62 @@ def command(**options: Any) -> None:
     from manifests.errors import UsageError
     from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
+    from prune_toolkit.quotas.keep import WHOLE
+    from prune_toolkit.selection.select_config import SelectConfig
 
-    if options["indices"] and options["logits"]:
+    if indices and logits:
         raise UsageError("--indices or --logits: a file is one of them")
-    parent = Manifest.open(options["manifest"])
+    parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
-    if options["logits"]:
-        _import_logits(options, parent)
-    elif options["indices"]:
-        _import_subset(options, parent)
-    else:
-        _import_scores(options, parent)
-
-
-def _import_scores(options: dict[str, Any], parent: "Manifest") -> None:
-    from manifests.errors import UsageError
-    from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport, import_scores
-
-    columns, harder, names = options["score"], options["harder"], options["name"]
-    if options["key"] is None or not columns or not harder:
-        raise UsageError(
-            "which column names the image, which is a score, and which end of it is harder?",
-            hint="--key COL --score COL --harder high; or --indices, or --logits",
+    if logits:
+        _import_logits(teacher.config(file, out, key, listing), parent, as_json)
+    elif indices:
+        has_logits = parent.has("logits/view-000") or parent.header.views is not None
+        config = SelectConfig(
+            keep=WHOLE,
+            out=out or Path("selection"),
+            labels=labels or ("raw" if has_logits else None),
+            beton=beton,
+            data=images.spec(),
+            check=check.data_check(workers),
+            max_side=max_side,
+            workers=workers,
         )
-    if len(harder) not in (1, len(columns)) or len(names) not in (0, len(columns)):
-        raise UsageError("--harder once or once a --score, --name never or once a --score")
-    scores = [
-        ImportedScore(column=column, name=name, harder=end)
-        for column, name, end in zip(columns, names or columns, harder * (len(columns) // len(harder)), strict=True)
-    ]
-    config = ScoresImport(
-        file=options["file"],
-        out=options["out"] or Path("imported"),
-        key=options["key"],
-        scores=scores,
-        set=options["set_name"],
-        missing=options["missing"],
-        listing=options["listing"],
-    )
+        _import_subset(file, config, parent, order=order, listing=listing, as_json=as_json)
+    else:
+        _import_scores(scores.config(file, out, key, listing), parent, as_json)
+
+
+def _import_scores(config: "ScoresImport", parent: "Manifest", as_json: bool) -> None:
+    from prune_toolkit.imports.import_scores import import_scores
+
     manifest = import_scores(config, parent)
-    told = ", ".join(f"{config.set}/{score.name}" for score in scores)
-    next_step = ("prune", "select", config.out, "--keep", "0.5", "--score", f"{config.set}/{scores[0].name}")
-    _tell(options, manifest, f"{told} of {manifest.header.data.readable:,} samples", next_step)
+    names = [f"{config.set}/{score.name}" for score in config.scores]
+    next_step = ("prune", "select", config.out, "--keep", "0.5", "--score", names[0])
+    _tell(manifest, f"{', '.join(names)} of {manifest.header.data.readable:,} samples", next_step, as_json)
 
 
-def _import_subset(options: dict[str, Any], parent: "Manifest") -> None:
+def _import_subset(
+    file: Path, config: "SelectConfig", parent: "Manifest", *, order: str | None, listing: Path | None, as_json: bool
+) -> None:
     from prune_toolkit.imports.import_subset import plan_subset
-    from prune_toolkit.selection.write_selection import SelectConfig, write_selection
+    from prune_toolkit.selection.write_selection import write_selection
 
-    has_logits = parent.has("logits/view-000") or parent.header.views is not None
-    config = SelectConfig(
-        keep="1",
-        out=options["out"] or Path("selection"),
-        labels=options["labels"] or ("raw" if has_logits else None),
-        beton=options["beton"],
-        data=data_of(options),
-        check=check_of(options, CHECK),
-        max_side=options["max_side"],
-        workers=options["workers"],
-    )
-    config, plan = plan_subset(options["file"], config, parent, order=options["order"], listing=options["listing"])
+    config, plan = plan_subset(file, config, parent, order=order, listing=listing)
     selection = write_selection(config, plan)
     chosen, labels = selection.header.selection, selection.header.labels
     assert chosen is not None
     share, transform = f"{100 * chosen.keep_got:.2f} %", "none" if labels is None else labels.transform
     told = f"{chosen.count:,} samples kept ({share}), labels {transform}"
     next_step = ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
-    _tell(options, selection, told, next_step)
+    _tell(selection, told, next_step, as_json)
 
 
-def _import_logits(options: dict[str, Any], parent: "Manifest") -> None:
+def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) -> None:
     from manifests.base.progress import note
-    from manifests.errors import UsageError
-    from manifests.sources.names import read_class_names
-    from prune_toolkit.imports.import_logits import LogitsImport, import_logits
+    from prune_toolkit.imports.import_logits import import_logits
     from prune_toolkit.scoring.logit_scores import is_near_chance
 
-    if options["teacher_name"] is None or options["image_size"] is None:
-        raise UsageError(
-            "whose logits are these, and of images of which size?", hint="--teacher-name NAME --image-size PX"
-        )
-    config = LogitsImport(
-        file=options["file"],
-        out=options["out"] or Path("imported"),
-        teacher=options["teacher_name"],
-        preprocessing=_preprocessing(options),
-        tensor=options["tensor"],
-        key=options["key"] or "key",
-        parameters=options["parameters"],
-        class_names=None if options["outputs"] is None else read_class_names(options["outputs"]),
-        licence=options["teacher_licence"],
-        weights_sha256=None if options["weights_sha256"] is None else options["weights_sha256"].lower(),
-        listing=options["listing"],
-    )
     manifest = import_logits(config, parent)
     card = manifest.header.teacher
     assert card is not None
@@ -170,26 +251,13 @@ def _import_logits(options: dict[str, Any], parent: "Manifest") -> None:
             "columns in the order of the classes (--outputs FILE), and the rows in the order of the keys?"
         )
     told = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
-    _tell(options, manifest, told, ("prune", "select", config.out, "--keep", "0.5"))
+    _tell(manifest, told, ("prune", "select", config.out, "--keep", "0.5"), as_json)
 
 
-def _preprocessing(options: dict[str, Any]) -> "Preprocessing":
-    """The usual normalisation for the size: students take it over, labels do not depend on it."""
-    from trainer.models.info import default_preprocessing
-
-    usual = default_preprocessing(options["image_size"])
-    return usual.model_copy(
-        update={
-            "resize_px": max(options["image_size"], options["resize_size"] or usual.resize_px),
-            "interpolation": options["interpolation"],
-        }
-    )
-
-
-def _tell(options: dict[str, Any], manifest: "Manifest", told: str, next_step: tuple[object, ...]) -> None:
+def _tell(manifest: "Manifest", told: str, next_step: tuple[object, ...], as_json: bool) -> None:
     from trainer.cli.console import echo_json
 
-    if options["as_json"]:
+    if as_json:
         header = manifest.header
         echo_json(
             {

@@ -1,11 +1,14 @@
 """`prune index`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from prune_toolkit.cli.options import (
     FOLDER,
+    DataOptions,
+    RankOptions,
     data_options,
     dry_run_option,
     json_option,
@@ -38,23 +41,12 @@ from prune_toolkit.cli.options import (
 @json_option
 def command(
     data_argument: str | None,
-    data: str | None,
-    split: str | None,
-    classes: Path | None,
-    label: str | None,
+    images: DataOptions,
     out: Path,
-    beton: bool,
-    max_side: int | None,
-    check: str,
-    thumbnails: bool,
-    name: str | None,
-    licence: str | None,
-    redistributable: bool | None,
-    workers: int,
-    rank: int | None,
-    world_size: int | None,
+    ranks: RankOptions,
     dry_run: bool,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """List every image of DATA: key, label, size, content hash. Needs no model.
 
@@ -63,27 +55,14 @@ def command(
     """
     from manifests.base.progress import format_bytes, format_seconds, note
     from manifests.errors import UsageError
-    from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.indexing.index import IndexConfig, build_index
-    from prune_toolkit.work.part_work import ALONE, WorkShare
+    from prune_toolkit.work.part_work import ALONE
     from trainer.cli.console import echo_json
 
-    chosen = data_argument or data
-    if chosen is None:
+    data = images.spec(data_argument)
+    if data is None:
         raise UsageError("which data?", hint='prune index DIR, or data = "DIR" in prune.toml')
-    config = IndexConfig(
-        data=DataSpec(data=chosen, split=split, classes=classes, label=label),
-        out=out,
-        beton=beton,
-        max_side=max_side,
-        check="header" if check == "header" else "decode",
-        thumbnails=thumbnails,
-        workers=workers,
-        ranks=WorkShare.resolve(rank, world_size),
-        name=name,
-        licence=licence,
-        redistributable=redistributable,
-    )
+    config = IndexConfig(data=data, out=out, ranks=ranks.share(), **settings)
     if dry_run:
         config.data.refuse_out(out)
         source = config.data.open()

@@ -1,24 +1,30 @@
 """`prune label`."""
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prune_toolkit.cli.options import (
     FOLDER,
     MANIFEST,
+    DataOptions,
+    RankOptions,
+    TeacherOptions,
     asked_for,
-    data_of,
     data_options,
     dry_run_option,
     echo_train_command,
     json_option,
     rank_options,
-    teacher_of,
     teacher_options,
     view_options,
     workers_option,
 )
+
+if TYPE_CHECKING:
+    from prune_toolkit.scoring.view_flags import ViewOptions
 
 
 @click.command(name="label")
@@ -36,11 +42,24 @@ from prune_toolkit.cli.options import (
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
 @workers_option
-@click.option("--finish", is_flag=True, help="Label nothing; write the header if all parts are there.")
+@click.option("--finish", "finish_only", is_flag=True, help="Label nothing; write the header if all parts are there.")
 @rank_options
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    selection: Path | str,
+    views: "ViewOptions",
+    labels: str | None,
+    policy: str | None,
+    teacher_options: TeacherOptions,
+    other_teacher: bool,
+    teacher_licence: str | None,
+    images: DataOptions,
+    ranks: RankOptions,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Run the teacher over many views of the samples that SELECTION keeps; write a selection with their labels.
 
     The images are those of the selection's train.beton, or where they were scored, or --data. Views are drawn as the
@@ -63,57 +82,55 @@ def command(**options: Any) -> None:
     )
     from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
-    from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
-    selection = Manifest.open(options["selection"])
-    check_selection(selection)
-    check_licence(options["teacher_licence"], is_other=options["other_teacher"])
-    asked = asked_for()
-    given_views = options["views"] if "views" in asked else None
-    targets = planned_targets(selection, options["policy"], given_views, options["top_k"])
-    card = selection.header.teacher
-    if card is not None and not options["other_teacher"]:
+    parent = Manifest.open(selection)
+    check_selection(parent)
+    check_licence(teacher_licence, is_other=other_teacher)
+    typed = asked_for()
+    targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
+    card = parent.header.teacher
+    if card is not None and not other_teacher:
         # The teacher of the selection, shown images of the size it scored, needs no flag but its weights.
-        options["teacher"] = options["teacher"] or card.spec
-        options["image_size"] = options["image_size"] or card.preprocessing.image_px
-    teacher = teacher_of(options, selection.class_names)
-    given = {name: value for name, value in options.items() if name in asked}
+        teacher_options = replace(
+            teacher_options,
+            teacher=teacher_options.teacher or card.spec,
+            image_size=teacher_options.image_size or card.preprocessing.image_px,
+        )
+    teacher = teacher_options.load(parent.class_names)
+    asked = replace(views, views=targets.views)
     config = LabelConfig(
-        out=options["out"],
-        recipe=planned_recipe(selection, given, targets.views, teacher.preprocessing.image_px),
+        recipe=planned_recipe(parent, asked, teacher.preprocessing.image_px, typed=typed),
         targets=targets,
-        labels=options["labels"] or default_labels(selection, is_other=options["other_teacher"]),
-        other_teacher=options["other_teacher"],
-        teacher_licence=options["teacher_licence"],
-        beton=options["beton"],
-        data=data_of(options),
-        batch_size=options["batch_size"],
-        workers=options["workers"],
-        loader=options["loader"],
-        ranks=WorkShare.resolve(options["rank"], options["world_size"]),
-        finish_only=options["finish"],
+        labels=labels or default_labels(parent, is_other=other_teacher),
+        other_teacher=other_teacher,
+        teacher_licence=teacher_licence,
+        data=images.spec(),
+        batch_size=teacher_options.batch_size,
+        loader=teacher_options.loader,
+        ranks=ranks.share(),
+        **settings,
     )
-    work = Labelling.of(config, teacher, selection)
-    if options["dry_run"]:
+    work = Labelling.of(config, teacher, parent)
+    if dry_run:
         tried = label_preview(work)
-        echo_json(tried) if options["as_json"] else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
+        echo_json(tried) if as_json else _echo_trial(tried, teacher.info.spec, bare=not config.beton)
         return
     labelled = write_labels(work)
     if labelled is None:
         note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
         return
-    labels, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
-    assert labels is not None
+    stored, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
+    assert stored is not None
     assert chosen is not None
     size_bytes = 0 if beton is None else beton.stat().st_size
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
                 "id": labelled.id,
                 "path": str(config.out),
                 "samples": chosen.count,
-                "labels": labels.model_dump(exclude={"class_std"}),
+                "labels": stored.model_dump(exclude={"class_std"}),
                 "views": None if labelled.header.views is None else labelled.header.views.model_dump(),
                 "beton_bytes": size_bytes,
                 "run": {name: value for name, value in labelled.header.run.items() if name != "parent_run"},

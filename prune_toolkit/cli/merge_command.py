@@ -1,6 +1,7 @@
 """`prune merge`."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -8,8 +9,8 @@ from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, echo_nex
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import Merge
-    from prune_toolkit.combine.merge import Shards
+    from prune_toolkit.combine.average import Merge, MergeConfig
+    from prune_toolkit.combine.merge import Shards, ShardsConfig
 
 
 @click.command(name="merge")
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", type=FOLDER, default="merged", show_default=True, help="Folder of the manifest.")
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    manifests: tuple[Path | str, ...],
+    average: Literal["logits", "probabilities"] | None,
+    prefer: str | None,
+    score_views: str | None,
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Put MANIFESTS together: shards of one data set, or further score sets of the same samples.
 
     All must be of one teacher and the same views. With --average they are of several teachers and the same samples,
@@ -45,31 +54,32 @@ def command(**options: Any) -> None:
     """
     from manifests.errors import UsageError
     from manifests.manifest import Manifest
+    from prune_toolkit.combine.average import MergeConfig
+    from prune_toolkit.combine.merge import ShardsConfig
 
-    for name, needs, value in (
-        ("--score-views", "--average", options["average"] or not options["score_views"]),
-        ("--prefer", "no --average", not options["average"] or not options["prefer"]),
-    ):
-        if not value:
-            raise UsageError(f"{name} goes with {needs}")
-    manifests = [Manifest.open(path) for path in options["manifests"]]
-    if options["average"]:
-        _average(manifests, options)
+    if score_views and not average:
+        raise UsageError("--score-views goes with --average")
+    if prefer and average:
+        raise UsageError("--prefer goes with no --average")
+    opened = [Manifest.open(path) for path in manifests]
+    if average is None:
+        _join(opened, ShardsConfig(out=out, prefer=prefer), dry_run=dry_run, as_json=as_json)
     else:
-        _join(manifests, options)
+        config = MergeConfig(out=out, average=average, score_views=score_views)
+        _average(opened, config, dry_run=dry_run, as_json=as_json)
 
 
-def _join(manifests: list["Manifest"], options: dict[str, Any]) -> None:
-    from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
+def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool, as_json: bool) -> None:
+    from prune_toolkit.combine.merge import Shards, write_shards
     from trainer.cli.console import echo_json
 
-    shards = Shards.of(ShardsConfig(out=options["out"], prefer=options["prefer"]), manifests)
-    if options["dry_run"]:
-        _echo_shards(shards, options["as_json"])
+    shards = Shards.of(config, manifests)
+    if dry_run:
+        _echo_shards(shards, as_json)
         return
     merged = write_shards(shards)
     header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
                 "id": merged.id,
@@ -115,19 +125,18 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
     click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
 
 
-def _average(manifests: list["Manifest"], options: dict[str, Any]) -> None:
-    from prune_toolkit.combine.average import Merge, MergeConfig, write_merge
+def _average(manifests: list["Manifest"], config: "MergeConfig", *, dry_run: bool, as_json: bool) -> None:
+    from prune_toolkit.combine.average import Merge, write_merge
     from trainer.cli.console import echo_json
 
-    config = MergeConfig(out=options["out"], average=options["average"], score_views=options["score_views"])
     merge = Merge.of(config, manifests)
-    if options["dry_run"]:
-        _echo_plan(merge, options["as_json"])
+    if dry_run:
+        _echo_plan(merge, as_json)
         return
     merged = write_merge(merge)
     card, members = merged.header.teacher, merge.teachers
     assert card is not None
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
                 "id": merged.id,

@@ -2,9 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -13,9 +15,13 @@ from trainer.cli.local_path import LOCAL
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
+    from prune_toolkit.quotas.keep import Keep
+    from prune_toolkit.scoring.view_flags import ViewOptions
+    from prune_toolkit.work.part_work import WorkShare
     from trainer.models.teacher import Teacher
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 FOLDER = LOCAL
 
 
@@ -30,7 +36,50 @@ class _Manifest(click.ParamType):  # type: ignore[type-arg]
         return text if "://" in text else Path(text)
 
 
+class _Keep(click.ParamType):  # type: ignore[type-arg]
+    """A fraction of the samples to keep."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> "Keep":
+        """The fraction as it was typed; UsageError unless it is above 0 and at most 1."""
+        from prune_toolkit.quotas.keep import Keep
+
+        return value if isinstance(value, Keep) else Keep.parse(str(value))
+
+
 MANIFEST = _Manifest()
+KEEP = _Keep()
+
+
+def options_of(make: Callable[..., Any]) -> list[click.Parameter]:
+    """The click options that stand above a function or a class."""
+    options: list[click.Parameter] = getattr(make, "__click_params__", [])
+    return options
+
+
+def made(make: Callable[..., T], values: Mapping[str, Any]) -> T:
+    """Call `make` with the values of the options that stand above it."""
+    return make(**{option.name: values[option.name] for option in options_of(make) if option.name is not None})
+
+
+def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a command the options that stand above `make`; it gets one argument for them, `name`: what `make` returns.
+
+    Most often `make` is a frozen dataclass with a field per option. It may have gathered some of its arguments itself.
+    """
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def called(**values: Any) -> Any:
+            theirs = {option.name for option in options_of(make)}
+            others = {option: value for option, value in values.items() if option not in theirs}
+            return command(**others, **{name: made(make, values)})
+
+        called.__click_params__ = [*options_of(command), *options_of(make)]  # type: ignore[attr-defined]
+        return cast(F, called)
+
+    return decorate
 
 
 def asked_for() -> set[str]:
@@ -58,138 +107,150 @@ def typed() -> set[str]:
     return {name for name in context.params if context.get_parameter_source(name) == source} if context else set()
 
 
-def data_options(command: F) -> F:
-    """--data, --split, --classes, --label: which images, and how to read them."""
-    for option in (
-        click.option("--label", help="Label column of a Parquet data set, when there are several."),
-        click.option("--classes", type=FOLDER, help="Class names in label order: a JSON list, or one name a line."),
-        click.option("--split", help="Which split of the data, such as train or test."),
-        click.option(
-            "--data",
-            help="Images: a folder of class folders, Parquet, idx .gz or CIFAR files, a .beton, torchvision:NAME, "
-            "demo:digits.",
-        ),
-    ):
-        command = option(command)
-    return command
+@click.option(
+    "--data",
+    help="Images: a folder of class folders, Parquet, idx .gz or CIFAR files, a .beton, torchvision:NAME, demo:digits.",
+)
+@click.option("--split", help="Which split of the data, such as train or test.")
+@click.option("--classes", type=FOLDER, help="Class names in label order: a JSON list, or one name a line.")
+@click.option("--label", help="Label column of a Parquet data set, when there are several.")
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images, and how to read them."""
+
+    data: str | None
+    split: str | None
+    classes: Path | None
+    label: str | None
+
+    def spec(self, named: str | None = None) -> "DataSpec | None":
+        """The images that are `named`, else those of --data; None where there are none."""
+        from prune_toolkit.images.data_spec import DataSpec
+
+        data = named or self.data
+        if data is None:
+            return None
+        return DataSpec(data=data, split=self.split, classes=self.classes, label=self.label)
 
 
-def data_of(options: dict[str, Any]) -> "DataSpec | None":
-    """The images that `data_options` name, None where they name none."""
-    from prune_toolkit.images.data_spec import DataSpec
-
-    if options["data"] is None:
-        return None
-    return DataSpec(data=options["data"], split=options["split"], classes=options["classes"], label=options["label"])
+data_options = gathered("images", DataOptions)
 
 
-def secret_of(options: dict[str, Any]) -> bytes | None:
-    """The secret that `secret_option` names, None where it names none; `check_secret` compares it."""
-    from manifests.hidden.secret import read_secret
+@click.option(
+    "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
+)
+@click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict.")
+@click.option(
+    "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
+)
+@click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Precision, by autocast [default: float16 on CUDA, float32 elsewhere].",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice].")
+@click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True)
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """A teacher, and how it runs."""
 
-    return None if options["secret"] is None else read_secret(options["secret"])
+    teacher: str | None
+    checkpoint: Path | None
+    image_size: int | None
+    batch_size: int
+    dtype: str | None
+    device: str
+    threads: int | None
+    loader: str
+
+    def named(self) -> str:
+        """The teacher's spec; UsageError where there is none."""
+        from manifests.errors import UsageError
+
+        if self.teacher is None:
+            raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
+        return self.teacher
+
+    def load(self, class_names: list[str]) -> "Teacher":
+        """The teacher, on its device; UsageError where none is named."""
+        spec = self.named()
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        from trainer.models.teacher import load_teacher
+
+        return load_teacher(
+            spec,
+            class_names,
+            checkpoint=self.checkpoint,
+            image_px=self.image_size,
+            device=self.device,
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+            dtype=self.dtype,
+        )
 
 
-def teacher_options(command: F) -> F:
-    """The teacher and its --checkpoint, and how it runs: --batch-size, --dtype, --device, ...; see `teacher_of`."""
-    for option in (
-        click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice]."
-        ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "float16", "bfloat16"]),
-            help="Precision, by autocast [default: float16 on CUDA, float32 elsewhere].",
-        ),
-        click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass."),
-        click.option(
-            "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
-        ),
-        click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict."),
-        click.option(
-            "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def check_teacher_named(options: dict[str, Any]) -> None:
-    """UsageError when `teacher_options` name no teacher; before anything large is read."""
-    from manifests.errors import UsageError
-
-    if options["teacher"] is None:
-        raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
-
-
-def teacher_of(options: dict[str, Any], class_names: list[str]) -> "Teacher":
-    """The teacher that `teacher_options` name, on its device; UsageError when they name none."""
-    check_teacher_named(options)
-    if options["threads"] is not None:
-        import torch
-
-        torch.set_num_threads(options["threads"])
-    from trainer.models.teacher import load_teacher
-
-    return load_teacher(
-        options["teacher"],
-        class_names,
-        checkpoint=options["checkpoint"],
-        image_px=options["image_size"],
-        device=options["device"],
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        dtype=options["dtype"],
-    )
+teacher_options = gathered("teacher_options", TeacherOptions)
 
 
 def view_options(views: int) -> Callable[[F], F]:
-    """Which views are stored, `views` unless told otherwise, and how much of each; see scoring/view_flags.py."""
+    """Which views are stored, `views` unless told otherwise, and how much of each."""
 
-    def decorate(command: F) -> F:
-        for option in (
-            click.option(
-                "--top-k", type=int, metavar="K", help="Store the K largest logits a view [default: all of them]."
-            ),
-            click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
-            click.option(
-                "--flip/--no-flip", default=True, show_default=True, help="Mirror half of the augmented views."
-            ),
-            click.option(
-                "--scale-min", type=float, default=0.08, show_default=True, help="Smallest area of a resized crop."
-            ),
-            click.option("--pad", type=int, metavar="PX", help="Padding of a padded crop [default: an eighth]."),
-            click.option(
-                "--augment",
-                type=click.Choice(["auto", "pad_crop_flip", "resized_crop_flip"]),
-                default="auto",
-                show_default=True,
-                help="How views from 1 on differ from view 0; auto pads small images and crops large ones.",
-            ),
-            click.option(
-                "--views",
-                type=int,
-                default=views,
-                show_default=True,
-                metavar="V",
-                help="Views of each image: the evaluation view, and V - 1 augmented ones.",
-            ),
-        ):
-            command = option(command)
-        return command
+    @click.option(
+        "--views",
+        type=int,
+        default=views,
+        show_default=True,
+        metavar="V",
+        help="Views of each image: the evaluation view, and V - 1 augmented ones.",
+    )
+    @click.option(
+        "--augment",
+        type=click.Choice(["auto", "pad_crop_flip", "resized_crop_flip"]),
+        default="auto",
+        show_default=True,
+        help="How views from 1 on differ from view 0; auto pads small images and crops large ones.",
+    )
+    @click.option("--pad", type=int, metavar="PX", help="Padding of a padded crop [default: an eighth].")
+    @click.option("--scale-min", type=float, default=0.08, show_default=True, help="Smallest area of a resized crop.")
+    @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the augmented views.")
+    @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views.")
+    @click.option("--top-k", type=int, metavar="K", help="Store the K largest logits a view [default: all of them].")
+    def asked(**values: Any) -> "ViewOptions":
+        from prune_toolkit.scoring.view_flags import ViewOptions
 
-    return decorate
+        return ViewOptions(**values)
+
+    return gathered("views", asked)
 
 
-def rank_options(command: F) -> F:
-    """--rank and --world-size, for sharing the work among processes."""
-    for option in (
-        click.option("--world-size", type=int, help="Processes that share the parts [default: WORLD_SIZE, or 1]."),
-        click.option("--rank", type=int, help="Which of them this is, from 0 [default: RANK, or 0]."),
-    ):
-        command = option(command)
-    return command
+@click.option("--rank", type=int, help="Which of them this is, from 0 [default: RANK, or 0].")
+@click.option("--world-size", type=int, help="Processes that share the parts [default: WORLD_SIZE, or 1].")
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    """This process among those that share the work."""
+
+    rank: int | None
+    world_size: int | None
+
+    def share(self) -> "WorkShare":
+        """What of the work is this process's, by these or by the environment."""
+        from prune_toolkit.work.part_work import WorkShare
+
+        return WorkShare.resolve(self.rank, self.world_size)
+
+
+rank_options = gathered("ranks", RankOptions)
+
+
+def secret_in(file: Path | None) -> bytes | None:
+    """The secret that `secret_option` names, None where it names none; `check_secret` compares it."""
+    from manifests.hidden.secret import read_secret
+
+    return None if file is None else read_secret(file)
 
 
 jobs_option = click.option(

@@ -7,25 +7,27 @@ import click
 
 from prune_toolkit.cli.options import (
     FOLDER,
+    DataOptions,
+    RankOptions,
+    TeacherOptions,
     asked_for,
-    check_teacher_named,
-    data_of,
     data_options,
     dry_run_option,
     echo_next,
     json_option,
     rank_options,
     redistributable_option,
-    teacher_of,
     teacher_options,
     view_options,
     workers_option,
 )
 
 if TYPE_CHECKING:
+    from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.images.readers import ImagesAtHand
     from prune_toolkit.scoring.preview import Preview
-    from prune_toolkit.scoring.score_config import ScoreConfig
+    from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+    from prune_toolkit.scoring.view_flags import ViewOptions
     from trainer.models.teacher import Teacher
 
 
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
 )
-@click.option("--finish", is_flag=True, help="Score nothing; write the header if all parts are there.")
+@click.option("--finish", "finish_only", is_flag=True, help="Score nothing; write the header if all parts are there.")
 @click.option("--thumbnails", is_flag=True, help="As of prune index, for images that are indexed in the same read.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", help="Licence of the data, recorded in the manifest.")
@@ -82,7 +84,26 @@ if TYPE_CHECKING:
 @rank_options
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    data_argument: str | None,
+    images: DataOptions,
+    teacher_options: TeacherOptions,
+    val: str | None,
+    val_split: str | None,
+    out: Path | None,
+    index: Path,
+    views: "ViewOptions",
+    features: bool,
+    held_out: str | None,
+    held_out_split: str | None,
+    dynamics: tuple[Path, ...],
+    early_epoch: int | None,
+    limit: int | None,
+    ranks: RankOptions,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Run the teacher over DATA once; write logits and scores into a manifest.
 
     DATA may be an index (a folder made by `prune index`) or the images themselves, which are then indexed in the
@@ -94,58 +115,54 @@ def command(**options: Any) -> None:
     prune score photos --teacher run/student.safetensors --limit 2000
     prune score manifest --dynamics run
     """
-    if options["dynamics"]:
+    if dynamics:
         from prune_toolkit.cli.score_dynamics_command import score_dynamics
 
-        score_dynamics(options)
+        score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
     from manifests.base.progress import note
+    from manifests.errors import UsageError
+    from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.score_config import ScoreConfig
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
-    from prune_toolkit.work.part_work import WorkShare
     from trainer.cli.console import echo_json
 
-    _check_flags(options)
-    check_teacher_named(options)
-    images = _images(options)
-    val = _other_images(options, images, "val", held_out=True)
-    held_out = _other_images(options, images, "held_out", held_out=False)
-    teacher = teacher_of(options, images.class_names)
+    if early_epoch is not None:
+        raise UsageError("--early-epoch goes with --dynamics RUN")
+    check_held_out(held_out, held_out_split, has_features=features)
+    teacher_options.named()
+    training = images_to_score(images.spec(data_argument), index)
+    validation = images_of_same_classes(_other_spec(images, val, val_split, held_out=True), training)
+    influenced = images_of_same_classes(_other_spec(images, held_out, held_out_split, held_out=False), training)
+    teacher = teacher_options.load(training.class_names)
     config = ScoreConfig(
-        out=options["out"] or Path("manifest"),
-        batch_size=options["batch_size"],
-        workers=options["workers"],
-        loader=options["loader"],
-        ranks=WorkShare.resolve(options["rank"], options["world_size"]),
-        finish_only=options["finish"],
-        name=options["name"],
-        licence=options["licence"],
-        redistributable=options["redistributable"],
-        teacher_licence=options["teacher_licence"],
-        recipe=recipe_or_none(options, teacher.preprocessing.image_px, asked=asked_for()),
-        view_count=options["views"],
-        top_k=options["top_k"],
-        score_views=options["score_views"],
-        features=options["features"],
-        thumbnails=options["thumbnails"],
+        out=out or Path("manifest"),
+        batch_size=teacher_options.batch_size,
+        loader=teacher_options.loader,
+        ranks=ranks.share(),
+        recipe=recipe_or_none(views, teacher.preprocessing.image_px, typed=asked_for()),
+        view_count=views.views,
+        top_k=views.top_k,
+        features=features,
+        **settings,
     )
-    if options["dry_run"]:
-        plan = _plan(config, teacher, images)
-        echo_json(plan) if options["as_json"] else _echo_plan(plan)
+    if dry_run:
+        plan = _plan(config, teacher, training)
+        echo_json(plan) if as_json else _echo_plan(plan)
         return
-    if options["limit"] is not None:
-        result = preview(config, teacher, images, options["limit"])
-        echo_json(vars(result)) if options["as_json"] else _echo_preview(result, images.count)
+    if limit is not None:
+        result = preview(config, teacher, training, limit)
+        echo_json(vars(result)) if as_json else _echo_preview(result, training.count)
         return
-    manifest = build_scores(config, teacher, images, val, held_out)
+    manifest = build_scores(config, teacher, training, validation, influenced)
     if manifest is None:
         note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
         return
     card, run = manifest.header.teacher, manifest.header.run
     assert card is not None
-    if options["as_json"]:
+    if as_json:
         echo_json({"id": manifest.id, "path": str(config.out), "teacher": card.model_dump(), "run": run})
         return
     views_text = views_text_of(run, card.train_top1)
@@ -155,42 +172,22 @@ def command(**options: Any) -> None:
         f"top-1 {100 * card.train_top1:.2f} % on these images{views_text}{val_text}, ECE {card.train_ece:.4f}; "
         f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
     )
-    if (features := manifest.header.features) is not None:
+    if (stored := manifest.header.features) is not None:
         names = ", ".join(f"{spec.set}/{spec.name}" for spec in manifest.header.scores if spec.set == "features")
-        click.echo(f"features: {features.width} wide, what enters layer {features.layer}; scores {names}")
+        click.echo(f"features: {stored.width} wide, what enters layer {stored.layer}; scores {names}")
     echo_next("prune", "select", config.out, "--keep", "0.5")
 
 
-def _check_flags(options: dict[str, Any]) -> None:
-    """UsageError for flags of another way to score."""
-    from manifests.errors import UsageError
-    from prune_toolkit.scoring.score_config import check_held_out
-
-    if options["early_epoch"] is not None:
-        raise UsageError("--early-epoch goes with --dynamics RUN")
-    check_held_out(options["held_out"], options["held_out_split"], has_features=options["features"])
-
-
-def _images(options: dict[str, Any]) -> "ImagesAtHand":
-    """The index named, the index of the data named, or the data itself."""
-    from prune_toolkit.images.choose_images import images_to_score
-
-    return images_to_score(data_of({**options, "data": options["data_argument"] or options["data"]}), options["index"])
-
-
-def _other_images(
-    options: dict[str, Any], images: "ImagesAtHand", flag: str, *, held_out: bool
-) -> "ImagesAtHand | None":
-    """The images of --val or --held-out, which must have the classes of the data; None where there are none.
+def _other_spec(images: DataOptions, data: str | None, split: str | None, *, held_out: bool) -> "DataSpec | None":
+    """The images of --val or --held-out, read as those of --data; None where none are named.
 
     held_out: where no split is named, take the test or validation split.
     """
-    from dataclasses import replace
+    from prune_toolkit.images.data_spec import DataSpec
 
-    from prune_toolkit.images.choose_images import images_of_same_classes
-
-    spec = data_of({**options, "data": options[flag], "split": options[f"{flag}_split"]})
-    return images_of_same_classes(None if spec is None else replace(spec, held_out=held_out), images)
+    if data is None:
+        return None
+    return DataSpec(data=data, split=split, classes=images.classes, label=images.label, held_out=held_out)
 
 
 def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`prune score --dynamics`: what it takes, and what it says. Torch-free."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,7 +9,15 @@ from prune_toolkit.cli.options import echo_next
 _WITH_DYNAMICS = {"data_argument", "dynamics", "early_epoch", "out", "dry_run", "as_json"}
 
 
-def score_dynamics(options: dict[str, Any]) -> None:
+def score_dynamics(
+    scored: str | None,
+    runs: tuple[Path, ...],
+    early_epoch: int | None,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Add scores of recorded runs to a manifest; UsageError for typed flags that need a teacher or images."""
     from manifests.errors import UsageError
     from manifests.manifest import Manifest
@@ -29,30 +36,26 @@ def score_dynamics(options: dict[str, Any]) -> None:
             f"{', '.join(typed)} with --dynamics: no teacher is run and no image is read",
             hint="score first, then: prune score MANIFEST --dynamics RUN",
         )
-    plan = DynamicsPlan.of(
-        options["out"] or Path("manifest-dynamics"),
-        Manifest.open(options["data_argument"] or "manifest"),
-        options["dynamics"],
-        options["early_epoch"],
-    )
-    facts = {
-        "samples": len(plan.runs[0].sample_id_N),
-        "runs": plan.resolved()["dynamics"],
-        "scores": [entry.name for entry in plan.scores],
-        "out": str(plan.out),
-    }
-    if not options["dry_run"]:
-        manifest = write_dynamics_scores(plan)
-        facts |= {"id": manifest.id, "path": str(plan.out), "run": manifest.header.run}
-    if options["as_json"]:
-        echo_json(facts)
+    plan = DynamicsPlan.of(out or Path("manifest-dynamics"), Manifest.open(scored or "manifest"), runs, early_epoch)
+    manifest = None if dry_run else write_dynamics_scores(plan)
+    count = len(plan.runs[0].sample_id_N)
+    if as_json:
+        plain = {
+            "samples": count,
+            "runs": plan.run_facts(),
+            "scores": [entry.name for entry in plan.scores],
+            "out": str(plan.out),
+        }
+        written = {} if manifest is None else {"id": manifest.id, "path": str(plan.out), "run": manifest.header.run}
+        echo_json(plain | written)
         return
-    names = ", ".join(f"dynamics/{name}" for name in facts["scores"])
-    recorded = ", ".join(f"{run['epochs']} epochs of {run['student']} (seed {run['seed']})" for run in facts["runs"])
-    early = ", ".join(dict.fromkeys(str(run["early_epoch"]) for run in facts["runs"]))
-    click.echo(f"{facts['samples']:,} samples, {recorded}; early scores at epoch {early}")
-    if options["dry_run"]:
+    names = ", ".join(f"dynamics/{entry.name}" for entry in plan.scores)
+    infos = [record.info for record in plan.runs]
+    recorded = ", ".join(f"{info.epochs_recorded} epochs of {info.student} (seed {info.seed})" for info in infos)
+    early = ", ".join(dict.fromkeys(map(str, plan.early_epochs)))
+    click.echo(f"{count:,} samples, {recorded}; early scores at epoch {early}")
+    if manifest is None:
         click.echo(f"would write {plan.out}/ with {names}")
         return
-    click.echo(f"{plan.out}/: {names}; id {facts['id'][:12]}")
+    click.echo(f"{plan.out}/: {names}; id {manifest.id[:12]}")
     echo_next("prune", "select", plan.out, "--keep", "0.5", "--score", f"dynamics/{plan.scores[0].name}")

@@ -1,17 +1,20 @@
 """`prune select`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.cli.copy_options import check_of, check_options, note_unused
+from prune_toolkit.cli.copy_options import CheckOptions, check_options, note_unused
 from prune_toolkit.cli.options import (
     FOLDER,
+    KEEP,
     MANIFEST,
-    data_of,
+    DataOptions,
     data_options,
     dry_run_option,
     echo_train_command,
+    gathered,
     json_option,
     workers_option,
 )
@@ -25,9 +28,7 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 """Parameters of our own selectors that have a flag of their name; --parameter takes these and all others."""
 
 
-@click.command(name="select")
-@click.argument("manifest", type=MANIFEST, default="manifest")
-@click.option("--keep", required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
+@click.option("--keep", type=KEEP, required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
 @click.option(
     "--selector",
     help="medium (default), random, window, ccs, moderate, herding or mix; `prune list selectors` tells more.",
@@ -67,6 +68,44 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 @data_options
 @check_options(CHECK)
 @workers_option
+def select_config(
+    selector: str | None,
+    position: str | None,
+    beta: str | None,
+    strata: str | None,
+    mix: str | None,
+    parameter: tuple[str, ...],
+    images: DataOptions,
+    check: CheckOptions,
+    workers: int,
+    **settings: Any,
+) -> "SelectConfig":
+    """What these options ask for; UsageError for a parameter without a value or given twice."""
+    from manifests.errors import UsageError
+    from prune_toolkit.selection.select_config import SelectConfig
+
+    flags = zip(PARAMETER_FLAGS, (position, beta, strata, mix), strict=True)
+    parameters = {name: value for name, value in flags if value is not None}
+    for text in parameter:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--parameter {text!r} is no NAME=VALUE", hint="for example: --parameter position=1/3")
+        if name in parameters:
+            raise UsageError(f"--parameter {text}: {name} is {parameters[name]} already", hint="give it once")
+        parameters[name] = value
+    return SelectConfig(
+        selector="mix" if selector is None and mix is not None else selector,
+        parameters=parameters,
+        data=images.spec(),
+        check=check.data_check(workers),
+        workers=workers,
+        **settings,
+    )
+
+
+@click.command(name="select")
+@click.argument("manifest", type=MANIFEST, default="manifest")
+@gathered("config", select_config)
 @dry_run_option
 @click.option(
     "--batch-size",
@@ -76,7 +115,7 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
     help="For the steps an epoch of --dry-run.",
 )
 @json_option
-def command(**options: Any) -> None:
+def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_size: int, as_json: bool) -> None:
     """Pick the samples of MANIFEST worth keeping; write them as train.beton with soft labels.
 
     Needs neither the teacher nor a GPU. The images are read where they were scored, or from --data: a copy that is
@@ -94,17 +133,16 @@ def command(**options: Any) -> None:
     from prune_toolkit.selection.write_selection import plan_selection, write_selection
     from trainer.cli.console import echo_json
 
-    config = select_config(options)
-    plan = plan_selection(config, Manifest.open(options["manifest"]))
-    note_unused(options, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
-    if options["dry_run"]:
-        _echo_plan(planned_cut(config, plan), options["batch_size"], options["as_json"])
+    plan = plan_selection(config, Manifest.open(manifest))
+    note_unused(config.data, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
+    if dry_run:
+        _echo_plan(planned_cut(config, plan), batch_size, as_json)
         return
     selection = write_selection(config, plan)
     chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
     size_bytes = beton.stat().st_size if beton is not None else 0
-    if options["as_json"]:
+    if as_json:
         echo_json(
             {
                 "id": selection.id,
@@ -126,52 +164,6 @@ def command(**options: Any) -> None:
     for line in selection_lines(selection.header):
         click.echo(line)
     echo_train_command(config.out, has_beton=beton is not None, has_labels=labels is not None)
-
-
-def select_config(options: dict[str, Any]) -> "SelectConfig":
-    """What the command's options ask for."""
-    from prune_toolkit.selection.write_selection import SelectConfig
-
-    return SelectConfig(
-        keep=options["keep"],
-        out=options["out"],
-        selector="mix" if options["selector"] is None and options["mix"] is not None else options["selector"],
-        score=options["score"],
-        parameters=_parameters(options),
-        quota=options["quota"],
-        per_class_min=options["per_class_min"],
-        without=options["without"],
-        labels=options["labels"],
-        eta=options["eta"],
-        revise_scope=options["revise_scope"],
-        distill_fraction=options["distill_fraction"],
-        distill_by=options["distill_by"],
-        views=options["views"],
-        policy=options["policy"],
-        top_k=options["top_k"],
-        preset=options["preset"],
-        seed=options["seed"],
-        beton=options["beton"],
-        data=data_of(options),
-        check=check_of(options, CHECK),
-        max_side=options["max_side"],
-        workers=options["workers"],
-    )
-
-
-def _parameters(options: dict[str, Any]) -> dict[str, str]:
-    """Parameters of the selector by name; UsageError for one that is no NAME=VALUE or given twice."""
-    from manifests.errors import UsageError
-
-    given = {name: options[name] for name in PARAMETER_FLAGS if options[name] is not None}
-    for text in options["parameter"]:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--parameter {text!r} is no NAME=VALUE", hint="for example: --parameter position=1/3")
-        if name in given:
-            raise UsageError(f"--parameter {text}: {name} is {given[name]} already", hint="give it once")
-        given[name] = value
-    return given
 
 
 def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import FLAGS, check_of, check_options
-from prune_toolkit.cli.options import FOLDER, MANIFEST, data_of, data_options, json_option, typed, workers_option
+from prune_toolkit.cli.copy_options import FLAGS, CheckOptions, check_options
+from prune_toolkit.cli.options import FOLDER, MANIFEST, DataOptions, data_options, json_option, typed, workers_option
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from manifests.copies.check import DataCheck
     from manifests.copies.data_report import DataReport
+    from prune_toolkit.images.data_spec import DataSpec
 
 SHOWN = 20
 OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
@@ -30,7 +32,15 @@ OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
 @click.option("--list", "list_path", type=FOLDER, metavar="FILE", help="Write all that does not match, as CSV.")
 @workers_option
 @json_option
-def command(manifest: Path | str, as_json: bool, **options: Any) -> None:
+def command(
+    manifest: Path | str,
+    images: DataOptions,
+    check: CheckOptions,
+    allow_mismatch: str | None,
+    list_path: Path | None,
+    workers: int,
+    as_json: bool,
+) -> None:
     """Check every file of MANIFEST: size, sha256, rows, and the inside of its beton. With --data, check images.
 
     A copy of the images is compared with the samples of MANIFEST, whatever its layout. Exit code 4 says that too
@@ -43,13 +53,17 @@ def command(manifest: Path | str, as_json: bool, **options: Any) -> None:
     """
     from manifests.errors import UsageError
 
-    if options["data"] is None:
+    data = images.spec()
+    if data is None:
         for name in (name for name in OF_DATA if name in typed()):
             flag = {"list_path": "list"}.get(name, name).replace("_", "-")
             raise UsageError(f"--{flag} goes with --data: it is about images", hint="name them: --data DIR")
         _verify_files(manifest, as_json)
     else:
-        _verify_data(manifest, options, as_json)
+        if list_path is not None and list_path.is_dir():
+            raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
+        allowed = _allowed(allow_mismatch)
+        _verify_data(manifest, data, check.data_check(workers), allowed=allowed, listing=list_path, as_json=as_json)
 
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
@@ -77,35 +91,39 @@ def _verify_files(manifest: Path | str, as_json: bool) -> None:
         )
 
 
-def _verify_data(where: Path | str, options: dict[str, Any], as_json: bool) -> None:
+def _verify_data(
+    where: Path | str,
+    data: "DataSpec",
+    check: "DataCheck",
+    *,
+    allowed: "Fraction",
+    listing: Path | None,
+    as_json: bool,
+) -> None:
     from fractions import Fraction
 
     from manifests.copies.check import check_data
-    from manifests.errors import MismatchError, UsageError
+    from manifests.errors import MismatchError
     from manifests.manifest import Manifest
     from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
     from trainer.cli.console import echo_json
 
-    if options["list_path"] is not None and options["list_path"].is_dir():
-        raise UsageError(f"--list {options['list_path']} is a folder", hint="name a file in it")
-    allowed, check, spec = _allowed(options["allow_mismatch"]), check_of(options, "hashes"), data_of(options)
-    assert spec is not None
     manifest = Manifest.open(where)
     thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
-    report = check_data(manifest, open_copy(spec, manifest), check, thumbnails=thumbnails)
+    report = check_data(manifest, open_copy(data, manifest), check, thumbnails=thumbnails)
     ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
-    if options["list_path"] is not None:
-        report.write_list(options["list_path"])
+    if listing is not None:
+        report.write_list(listing)
     if as_json:
         echo_json({"ok": ok, **report.as_json()})
     else:
-        _echo_report(report, manifest.where, spec.data)
+        _echo_report(report, manifest.where, data.data)
     if not ok:
         raise MismatchError(
-            f"{spec.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
+            f"{data.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
             hint=_next_steps(
                 report,
-                is_listed=options["list_path"] is not None,
+                is_listed=listing is not None,
                 has_pixels=lambda: thumbnails_at_hand(manifest, check.workers) is not None,
             ),
         )

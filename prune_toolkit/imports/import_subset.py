@@ -16,6 +16,7 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_indices
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.choose_samples import Plan
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
 from prune_toolkit.selection.select_config import SelectConfig
@@ -60,7 +61,8 @@ def plan_subset(
         raise MismatchError(f"{file} names no readable sample of {parent.where}")
     code_N = np.where(readable_N, np.where(keep_N, KEPT, NOT_CHOSEN), UNREADABLE).astype(np.int8)
     targets = config.targets(parent)
-    config = replace(config, keep=str(Fraction(int(keep_N.sum()), int(readable_N.sum()))), selector="random")
+    share = Fraction(int(keep_N.sum()), int(readable_N.sum()))
+    config = replace(config, keep=Keep(str(share), share), selector="random")
     plan = Plan(
         parent=parent,
         resolved=_resolved(file, config, parent, order),

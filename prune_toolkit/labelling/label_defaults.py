@@ -1,19 +1,18 @@
 """What `prune label` does unless someone says otherwise: as the selection was scored, in eight views."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from manifests.errors import UsageError
 from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
-from prune_toolkit.scoring.view_flags import recipe_or_none
+from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none
 from prune_toolkit.selection.targets import TargetPlan
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
 
 VIEWS = 8
-PLAIN_VIEWS = {"augment": "auto", "pad": None, "scale_min": 0.08, "flip": True, "seed": 0}
-"""How views are drawn where neither the caller nor the selection says it."""
 
 
 def check_selection(selection: Manifest) -> None:
@@ -51,9 +50,9 @@ def planned_targets(selection: Manifest, policy: str | None, views: int | None, 
     return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
 
 
-def planned_recipe(selection: Manifest, given: Mapping[str, Any], view_count: int, image_px: int) -> ViewRecipe:
-    """The recipe that is `given`; the rest is as the selection's views are drawn, where it says how."""
-    views, known = selection.header.views, {}
+def planned_recipe(selection: Manifest, asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+    """The recipe asked for; what was not `typed` is as the selection's views are drawn, where it says how."""
+    views, known = selection.header.views, dict[str, Any]()
     if views is not None and views.recipe != "eval":
         recipe = scored_recipe(views)
         known = {
@@ -63,5 +62,5 @@ def planned_recipe(selection: Manifest, given: Mapping[str, Any], view_count: in
             "flip": recipe.flip,
             "seed": recipe.seed,
         }
-    given = {name: value for name, value in given.items() if name in PLAIN_VIEWS}
-    return recipe_or_none({**PLAIN_VIEWS, **known, **given, "views": view_count}, image_px, asked={*known, *given})
+    asked = replace(asked, **{name: value for name, value in known.items() if name not in typed})
+    return recipe_or_none(asked, image_px, typed={*known, *typed})

@@ -1,6 +1,7 @@
 """The fraction of the samples to keep, as an exact number."""
 
 import re
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from manifests.errors import UsageError
@@ -23,12 +24,31 @@ def parse_fraction(text: str) -> Fraction | None:
     return value / 100 if match["percent"] else value
 
 
-def parse_keep(text: str) -> Fraction:
-    """The fraction to keep, exactly as typed; UsageError unless 0 < keep <= 1."""
-    keep = parse_fraction(text)
-    if keep is None or not 0 < keep <= 1:
-        raise UsageError(
-            f"keep is {text!r}: it must be a fraction above 0 and at most 1",
-            hint="half of the samples is 0.5, 1/2 or 50%",
-        )
-    return keep
+@dataclass(frozen=True, order=True)
+class Keep:
+    """A fraction to keep, exactly, and the text it was typed as; equal fractions are equal, whatever their text."""
+
+    text: str = field(compare=False)
+    fraction: Fraction
+
+    @classmethod
+    def parse(cls, text: str) -> "Keep":
+        """From "0.29", "1/3", "50%" or "1e-2"; UsageError unless 0 < keep <= 1."""
+        fraction = parse_fraction(text)
+        if fraction is None or not 0 < fraction <= 1:
+            raise UsageError(
+                f"keep is {text!r}: it must be a fraction above 0 and at most 1",
+                hint="half of the samples is 0.5, 1/2 or 50%",
+            )
+        return cls(text, fraction)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.fraction == 1
+
+
+WHOLE = Keep.parse("1")

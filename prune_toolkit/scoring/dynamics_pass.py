@@ -70,9 +70,9 @@ class DynamicsPlan:
                 note(f"no {entry.name}: it needs {', '.join(entry.needs)} of every run (train-student --record-grand)")
         return cls(out=out, parent=parent, runs=records, early_epochs=early, scores=scores)
 
-    def resolved(self) -> dict[str, Any]:
-        """What the result depends on, without paths."""
-        runs = [
+    def run_facts(self) -> list[dict[str, Any]]:
+        """The runs, as a header names them."""
+        return [
             {
                 "manifest": record.info.manifest,
                 "run": record.info.run,
@@ -85,11 +85,14 @@ class DynamicsPlan:
             }
             for record, early in zip(self.runs, self.early_epochs, strict=True)
         ]
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, without paths."""
         outside = outside_scores(DYNAMICS)
         return {
             "command": "score",
             "parent": self.parent.id,
-            DYNAMICS: runs,
+            DYNAMICS: self.run_facts(),
             **({"scores": outside} if outside else {}),
         }
 

@@ -1,7 +1,7 @@
 """From the flags that ask for views to a recipe, and from a recipe to what a header says of it."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from manifests.errors import UsageError
 from manifests.format.header import Views
@@ -18,19 +18,27 @@ _PARAMETERS = {
 """What a recipe looks at beside flip: nothing else is recorded, so equal views have equal ids."""
 
 
-def scoring_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
-    """The recipe that --augment, --pad, --scale-min, --flip and --seed ask for, for views of a size.
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """The views that are asked for."""
 
-    UsageError for a padding or an area there cannot be.
-    """
-    name, pad_px = options["augment"], options["pad"]
+    views: int = 1
+    augment: str = "auto"
+    pad: int | None = None
+    scale_min: float = 0.08
+    flip: bool = True
+    seed: int = 0
+    top_k: int | None = None
+
+
+def scoring_recipe(asked: ViewOptions, image_px: int) -> ViewRecipe:
+    """The recipe that is asked for, for views of a size; UsageError for a padding or an area there cannot be."""
+    name, pad_px = asked.augment, asked.pad
     if name == "auto":
         name = "pad_crop_flip" if image_px <= SMALL_PX else "resized_crop_flip"
     if name == "pad_crop_flip" and pad_px is None:
         pad_px = default_pad_px(image_px)
-    return ViewRecipe(
-        name=name, seed=options["seed"], pad_px=pad_px, scale_min=options["scale_min"], flip=options["flip"]
-    )
+    return ViewRecipe(name=name, seed=asked.seed, pad_px=pad_px, scale_min=asked.scale_min, flip=asked.flip)
 
 
 def check_view_count(count: int) -> None:
@@ -58,14 +66,14 @@ def views_text(views: range) -> str:
     return str(views.start) if len(views) == 1 else f"{views.start}-{views.stop - 1}"
 
 
-def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collection[str]) -> ViewRecipe:
-    """`scoring_recipe` for several views, or where flags that make a recipe were `asked` for; else the recipe `none`.
+def recipe_or_none(asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+    """`scoring_recipe` for several views, or where flags that make a recipe were `typed`; else the recipe `none`.
 
     A seed asks for nothing: it is of the stored views, and view 0 has none.
     """
-    if options["views"] == 1 and not set(RECIPE_FLAGS) & set(asked):
+    if asked.views == 1 and not set(RECIPE_FLAGS) & set(typed):
         return ViewRecipe()
-    return scoring_recipe(options, image_px)
+    return scoring_recipe(asked, image_px)
 
 
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:

@@ -16,7 +16,6 @@ from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
-from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.selection.distill import RANDOM, distilled
 from prune_toolkit.selection.find_score import find_score, score_column
 from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
@@ -109,7 +108,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     choice = choose(
         resolved["selector"],
         pool,
-        keep=parse_keep(config.keep),
+        keep=config.keep.fraction,
         quota=resolved["quota"],
         seed=config.seed,
         parameters=config.parameters,

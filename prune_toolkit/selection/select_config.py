@@ -12,7 +12,7 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.train_beton import beton_at_hand
-from prune_toolkit.quotas.keep import parse_fraction, parse_keep
+from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.find_score import find_score
@@ -49,7 +49,7 @@ class CutConfig:
 class SelectConfig(CutConfig):
     """What `prune select` was asked to do; None takes the preset's or the selector's own choice."""
 
-    keep: str
+    keep: Keep
     selector: str | None = None
     score: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,6 @@ class SelectConfig(CutConfig):
     beton: bool = True
 
     def __post_init__(self) -> None:
-        parse_keep(self.keep)
         if self.per_class_min < 0:
             raise UsageError(f"--per-class-min {self.per_class_min}: at least 0")
         if self.preset is not None:
@@ -108,13 +107,8 @@ class SelectConfig(CutConfig):
                 raise UsageError(
                     "--distill-by says which samples are distilled, not how many", hint="add --distill-fraction 0.5"
                 )
-            return
-        value = parse_fraction(fraction)
-        if value is None or not 0 < value <= 1:
-            raise UsageError(
-                f"--distill-fraction is {fraction!r}: it must be above 0 and at most 1",
-                hint="0.5 distills half of the kept samples; none at all is train-student --loss ce",
-            )
+        else:
+            _parse_distilled(fraction)
 
     @cached_property
     def _preset(self) -> Preset | None:
@@ -136,7 +130,7 @@ class SelectConfig(CutConfig):
     def distill(self) -> tuple[Fraction, str] | None:
         """Share of the kept samples to distill, and by which score or "random"; None distills all of them."""
         fraction = self._choice("distill_fraction", None)
-        return None if fraction is None else (parse_keep(fraction), self._choice("distill_by", DEFAULT_BY))
+        return None if fraction is None else (_parse_distilled(fraction), self._choice("distill_by", DEFAULT_BY))
 
     def targets(self, parent: Manifest) -> TargetPlan:
         """What of the scored views becomes targets; UsageError for more than is stored."""
@@ -206,7 +200,7 @@ class SelectConfig(CutConfig):
         return {
             "command": "select",
             "parent": parent.id,
-            "keep": self.keep,
+            "keep": str(self.keep),
             "selector": method.name,
             "parameters": parameters,
             "score": None if score is None else find_score(parent, score).name,
@@ -243,6 +237,17 @@ class SelectConfig(CutConfig):
             extras["distill_fraction"] = str(fraction)
             extras["distill_by"] = by if by == RANDOM else find_score(parent, by).name
         return extras
+
+
+def _parse_distilled(text: str) -> Fraction:
+    """The share of the kept samples to distill; UsageError unless 0 < share <= 1."""
+    share = parse_fraction(text)
+    if share is None or not 0 < share <= 1:
+        raise UsageError(
+            f"--distill-fraction is {text!r}: it must be above 0 and at most 1",
+            hint="0.5 distills half of the kept samples; none at all is train-student --loss ce",
+        )
+    return share
 
 
 def _image_px(parent: Manifest) -> int:

@@ -53,7 +53,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
                 parameters=plan.parameters,
                 score=resolved["score"],
                 quota=resolved["quota"],
-                keep_asked=config.keep,
+                keep_asked=str(config.keep),
                 keep_got=plan.keep_got,
                 count=plan.count,
                 seed=config.seed,

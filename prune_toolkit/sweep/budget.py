@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
 from prune_toolkit.sweep.selections import PlannedSelection
@@ -39,7 +39,7 @@ def images_shown(config: TrainConfig, count: int) -> int:
 def budget_flags(
     grid: Grid,
     kind: Kind,
-    keep: str,
+    keep: Keep,
     *,
     count: int,
     selected: int,
@@ -52,17 +52,17 @@ def budget_flags(
     steps as a selection; InfoBatch the epochs whose steps are expected to come nearest to these, all E at keep 1, and
     None where it would hardly leave anything out. Fixed steps: as many for all.
     """
-    dynamic = {"rs2": ("--dynamic", "rs2", "--keep", keep), "infobatch": ("--dynamic", "infobatch")}.get(kind, ())
+    dynamic = {"rs2": ("--dynamic", "rs2", "--keep", str(keep)), "infobatch": ("--dynamic", "infobatch")}.get(kind, ())
     if grid.steps is not None:
         # An epoch has a step at least, so this evaluates the last one alone.
         return (*dynamic, "--steps", str(grid.steps), "--eval-every", str(grid.steps))
     config = configure((*dynamic, *(() if grid.epochs is None else ("--epochs", str(grid.epochs)))))
-    epochs, is_whole = config.epochs, parse_keep(keep) == 1
-    if kind == "fewer" and not is_whole:
+    epochs = config.epochs
+    if kind == "fewer" and not keep.is_whole:
         steps = epochs * epoch_batches(config, selected, 1).steps_per_epoch
         return ("--steps", str(steps), "--eval-every", str(steps))
     if kind == "infobatch":
-        if not is_whole:
+        if not keep.is_whole:
             epochs = matching_epochs(config, count, epochs * epoch_batches(config, selected, 1).steps_per_epoch)
         if pruned_epochs(config, epochs) < FEWEST_PRUNED:
             return None

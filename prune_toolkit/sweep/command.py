@@ -1,6 +1,7 @@
 """`prune sweep`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option
 
 if TYPE_CHECKING:
     from prune_toolkit.sweep.runs import Cell
-    from prune_toolkit.sweep.study import Study, SweepConfig
+    from prune_toolkit.sweep.study import Study
 
 
 @click.command(name="sweep")
@@ -44,7 +45,23 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", type=FOLDER, default="sweep", show_default=True, help="Folder; one that is begun goes on.")
 @dry_run_option
 @json_option
-def command(**options: Any) -> None:
+def command(
+    manifests: tuple[Path, ...],
+    val: str | None,
+    keep: str,
+    selects: tuple[str, ...],
+    labels: str,
+    loss: str,
+    kd_weight: str | None,
+    dynamic: str | None,
+    holdout: str,
+    jobs: int,
+    keep_betons: bool,
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Train students from many selections of MANIFEST (several: several teachers) and compare them in one table.
 
     Beside what is asked for, every sweep trains what pruning has to beat: random + KD at the same keep, all the data
@@ -56,13 +73,27 @@ def command(**options: Any) -> None:
     """
     from manifests.base.progress import note
     from manifests.errors import IncompleteError
-    from prune_toolkit.sweep.study import dry_study, run_study
+    from prune_toolkit.sweep.grid import RANDOM, Grid
+    from prune_toolkit.sweep.spelling import spelled_keep
+    from prune_toolkit.sweep.study import SweepConfig, dry_study, run_study
     from prune_toolkit.sweep.sweep_report import write_report
     from trainer.cli.console import echo_json
 
-    config = _config(options)
-    if options["dry_run"]:
-        _echo_plan(dry_study(config), options["as_json"])
+    grid = Grid(
+        keeps=tuple(dict.fromkeys(map(spelled_keep, _items(keep, "--keep")))),
+        selects=tuple(dict.fromkeys(selects)) or (RANDOM,),
+        labels=_items(labels, "--labels"),
+        losses=_items(loss, "--loss"),
+        kd_weights=() if kd_weight is None else _numbers(kd_weight, "--kd-weight"),
+        dynamics=() if dynamic is None else _items(dynamic, "--dynamic"),
+        holdout=spelled_keep(holdout),
+        **settings,
+    )
+    config = SweepConfig(
+        grid=grid, manifests=manifests or (Path("manifest"),), out=out, val=val, jobs=jobs, keep_betons=keep_betons
+    )
+    if dry_run:
+        _echo_plan(dry_study(config), as_json)
         return
     told: dict[str, Any] = {}
 
@@ -70,7 +101,7 @@ def command(**options: Any) -> None:
         told.update(write_report(study, chosen))
 
     failed = run_study(config, report)
-    if options["as_json"]:
+    if as_json:
         echo_json({"path": str(config.out), "failed": failed, **{name: told[name] for name in ("rows", "files")}})
     else:
         click.echo(told["markdown"])
@@ -81,39 +112,6 @@ def command(**options: Any) -> None:
         raise IncompleteError(
             f"{len(failed)} of the runs failed", hint="their logs say why; the same command tries them again"
         )
-
-
-def _config(options: dict[str, Any]) -> "SweepConfig":
-    from pathlib import Path
-
-    from prune_toolkit.sweep.grid import RANDOM, Grid
-    from prune_toolkit.sweep.spelling import spelled_keep
-    from prune_toolkit.sweep.study import SweepConfig
-
-    grid = Grid(
-        keeps=tuple(dict.fromkeys(map(spelled_keep, _items(options["keep"], "--keep")))),
-        selects=tuple(dict.fromkeys(options["selects"])) or (RANDOM,),
-        labels=_items(options["labels"], "--labels"),
-        losses=_items(options["loss"], "--loss"),
-        kd_weights=() if options["kd_weight"] is None else _numbers(options["kd_weight"], "--kd-weight"),
-        dynamics=() if options["dynamic"] is None else _items(options["dynamic"], "--dynamic"),
-        seeds=options["seeds"],
-        tune_seeds=options["tune_seeds"],
-        epochs=options["epochs"],
-        steps=options["steps"],
-        student=options["student"],
-        holdout=spelled_keep(options["holdout"]),
-        select_flags=options["select_flags"],
-        train_flags=options["train_flags"],
-    )
-    return SweepConfig(
-        grid=grid,
-        manifests=options["manifests"] or (Path("manifest"),),
-        out=options["out"],
-        val=options["val"],
-        jobs=options["jobs"],
-        keep_betons=options["keep_betons"],
-    )
 
 
 def _items(text: str, option: str) -> tuple[str, ...]:

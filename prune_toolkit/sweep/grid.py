@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manifests.errors import UsageError
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
 from trainer.losses import LOSSES
@@ -15,13 +15,14 @@ Kind = Literal["static", "all", "fewer", "rs2", "infobatch"]
 RANDOM, ALL, RS2, INFOBATCH = "random", "all data", "RS2", "InfoBatch"
 FEWER, SAME_STEPS = "all data, fewer epochs", "all data, same steps"
 DYNAMICS = ("infobatch", "rs2")
+HOLDOUT = Keep.parse("0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What is asked for; every sequence is without repetitions, in the order it was typed."""
 
-    keeps: tuple[str, ...]
+    keeps: tuple[Keep, ...]
     selects: tuple[str, ...] = (RANDOM,)
     """[NAME=]SELECTOR [flags of prune select] [-- flags of train-student]."""
     labels: tuple[str, ...] = ("raw",)
@@ -35,16 +36,14 @@ class Grid:
     epochs: int | None = None
     steps: int | None = None
     student: str | None = None
-    holdout: str = "0.1"
+    holdout: Keep = HOLDOUT
     select_flags: str = ""
     """Flags of prune select for every selection."""
     train_flags: str = ""
     """Flags of train-student for every run."""
 
     def __post_init__(self) -> None:
-        for keep in (*self.keeps, self.holdout):
-            parse_keep(keep)
-        if parse_keep(self.holdout) == 1:
+        if self.holdout.is_whole:
             raise UsageError("--holdout 1 leaves nothing to select from", hint="for example --holdout 0.1")
         for name in self.dynamics:
             if name not in DYNAMICS:

@@ -7,7 +7,7 @@ from pathlib import Path
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.sweep.grid import Grid
 from prune_toolkit.sweep.runs import SweepTeacher
 from prune_toolkit.sweep.work import select_by_command
@@ -20,7 +20,7 @@ _METHOD, _QUOTA, _LABELS = "random", "proportional", "raw"
 def holdout_command(grid: Grid, teacher: SweepTeacher) -> tuple[str, ...]:
     """Arguments of prune select that hold samples out, beside --out."""
     flags = ("--selector", _METHOD, "--quota", _QUOTA, "--labels", _LABELS, "--seed", str(HOLDOUT_SEED))
-    return (str(teacher.manifest.path), "--keep", grid.holdout, *flags)
+    return (str(teacher.manifest.path), "--keep", str(grid.holdout), *flags)
 
 
 def write_holdout(grid: Grid, teachers: Sequence[SweepTeacher], folder: Path) -> None:
@@ -40,4 +40,4 @@ def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[SweepTeacher]) ->
     if chosen is None or made != (_METHOD, _QUOTA, _LABELS, HOLDOUT_SEED):
         raise UsageError(f"{there.path} is no hold-out of a sweep", hint="name another folder with --out")
     is_of_these = any(there.header.parents == [teacher.manifest.id] for teacher in teachers)
-    return is_of_these and parse_keep(chosen.keep_asked) == parse_keep(grid.holdout)
+    return is_of_these and Keep.parse(chosen.keep_asked) == grid.holdout

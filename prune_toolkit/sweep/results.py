@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.base.files import atomic_file, write_atomic
-from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.grid import ALL, Arm, all_arms, baseline_of
 from prune_toolkit.sweep.runs import Row
 from prune_toolkit.sweep.statistics import paired, summarise
@@ -86,7 +85,7 @@ def run_records(study: Study, phase: Phase) -> list[Record]:
             train = ("train-student", "--manifest", str(job.selection), *job.train, "--out", str(job.folder))
             of: Record = {
                 "arm": row.arm.name,
-                "keep": float(parse_keep(row.keep)),
+                "keep": float(row.keep.fraction),
                 "labels": run.selection.labels if is_kd else "-",
                 "loss": config["loss"],
                 "kd_weight": config["kd_weight"] if is_kd else None,
@@ -150,12 +149,7 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
 
 def _baseline_of(row: Row, rows: Iterable[Row], first: Arm) -> Row | None:
     """The row of random + KD with this teacher and keep; where several KD weights stand side by side, with this one."""
-    keep = parse_keep(row.keep)
-    found = [
-        other
-        for other in rows
-        if other.arm == first and other.teacher == row.teacher and parse_keep(other.keep) == keep
-    ]
+    found = [other for other in rows if other.cell == (first, row.teacher, row.keep)]
     return found[0] if len(found) == 1 else next((other for other in found if other.weight == row.weight), None)
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import WHOLE, Keep
 from prune_toolkit.sweep.budget import budget_flags, images_shown, run_config
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms
 from prune_toolkit.sweep.selections import PlannedSelection, plan_command, short_digest
 from trainer.config import TrainConfig
 from trainer.losses import LOSSES
 
-Cell = tuple[Arm, str, str]
+Cell = tuple[Arm, str, Keep]
 """An arm, a teacher and a keep."""
 
 
@@ -52,7 +52,7 @@ class Row:
 
     arm: Arm
     teacher: str
-    keep: str
+    keep: Keep
     weight: str | None
     runs: tuple[Run, ...]
 
@@ -131,17 +131,17 @@ class Planner:
                         else:
                             yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
 
-    def _keeps(self, arm: Arm) -> list[str]:
+    def _keeps(self, arm: Arm) -> list[Keep]:
         if arm.kind == "all":
-            return ["1"]
-        below = [keep for keep in self.grid.keeps if parse_keep(keep) < 1]
+            return [WHOLE]
+        below = [keep for keep in self.grid.keeps if not keep.is_whole]
         if arm.kind == "infobatch":
-            return [*below, "1"]
+            return [*below, WHOLE]
         return list(self.grid.keeps) if arm.kind == "static" else below
 
-    def _run(self, teacher: SweepTeacher, arm: Arm, keep: str, weight: str | None, seed: int) -> Run | None:
+    def _run(self, teacher: SweepTeacher, arm: Arm, keep: Keep, weight: str | None, seed: int) -> Run | None:
         """A run; None where its arm is too short to be one."""
-        chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else "1", seed)
+        chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else WHOLE, seed)
         flags = (
             *(() if self.grid.student is None else ("--student", self.grid.student)),
             *self.grid.every_train,
@@ -174,9 +174,9 @@ class Planner:
             images=images_shown(config, chosen.count),
         )
 
-    def _chosen(self, teacher: SweepTeacher, arm: Arm, keep: str, seed: int) -> PlannedSelection:
+    def _chosen(self, teacher: SweepTeacher, arm: Arm, keep: Keep, seed: int) -> PlannedSelection:
         command = (
-            *(str(teacher.manifest.path), "--keep", keep),
+            *(str(teacher.manifest.path), "--keep", str(keep)),
             *self.grid.every_select,
             *arm.select,
             *("--seed", str(seed)),

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from manifests.manifest import Manifest
+from prune_toolkit.cli.options import made
 from prune_toolkit.cli.select_command import command as select_command
 from prune_toolkit.cli.select_command import select_config
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
@@ -46,7 +47,7 @@ class PlannedSelection:
 def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelection:
     """Plan a selection given as arguments of prune select; raises what that command would."""
     context = select_command.make_context("select", [*command, "--out", "selection"])
-    plan = plan_selection(select_config(context.params), manifest)
+    plan = plan_selection(made(select_config, context.params), manifest)
     samples_key = short_digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
     taught = {name: value for name, value in plan.resolved.items() if name not in _CHOSEN_BY}
     key = {"samples": samples_key, "parent": manifest.id, "taught": taught, "distilled": _sha256(plan.distilled_N)}

@@ -1,13 +1,14 @@
 """One spelling of each number, so that a sweep knows what it has by the text of its flags."""
 
-from prune_toolkit.quotas.keep import parse_fraction, parse_keep
+from prune_toolkit.quotas.keep import Keep, parse_fraction
 
 
-def spelled_keep(text: str) -> str:
+def spelled_keep(text: str) -> Keep:
     """0.1 for 0.10, .1, 10% and 1/10: the shortest decimal that is it, else a fraction; UsageError unless in (0, 1]."""
-    keep = parse_keep(text)
-    spellings = (spelled_number(float(keep)), str(keep))
-    return next((spelling for spelling in spellings if parse_fraction(spelling) == keep), text)
+    keep = Keep.parse(text)
+    spellings = (spelled_number(float(keep.fraction)), str(keep.fraction))
+    found = (spelling for spelling in spellings if parse_fraction(spelling) == keep.fraction)
+    return Keep(next(found, text), keep.fraction)
 
 
 def spelled_number(number: float) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
-from prune_toolkit.quotas.keep import parse_keep
 from prune_toolkit.sweep.budget import FEWEST_PRUNED
 from prune_toolkit.sweep.flags import train_flags, train_options
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
@@ -85,12 +84,12 @@ def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dic
         "epochs": grid.epochs,
         "steps": grid.steps,
         "val": None if config.val is None else data_identity(config.val),
-        "holdout": grid.holdout,
+        "holdout": str(grid.holdout),
         "holdout-seed": HOLDOUT_SEED,
     }
     lists = {
         "manifest": [teacher.manifest.id for teacher in teachers],
-        "keep": list(grid.keeps),
+        "keep": [str(keep) for keep in grid.keeps],
         "select": list(grid.selects),
         "labels": list(grid.labels),
         "loss": list(grid.losses),
@@ -123,9 +122,9 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
         left_out = left_out | before.left_out
         tuning = Phase(rows=_without(tuned, left_out), val=held, judged_on=HOLDOUT)
     if left_out:
-        keeps = sorted({cell[2] for cell in left_out}, key=parse_keep)
+        keeps = sorted({cell[2] for cell in left_out})
         note(
-            f"InfoBatch is left out at keep {', '.join(keeps)}: "
+            f"InfoBatch is left out at keep {', '.join(map(str, keeps))}: "
             f"fewer than {FEWEST_PRUNED} of its epochs would leave samples out"
         )
     final = Phase(rows=_without(rows, left_out), val=config.val or held, judged_on=config.val or HOLDOUT)

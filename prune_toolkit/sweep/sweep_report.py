@@ -61,7 +61,7 @@ def plan_facts(study: Study) -> dict[str, Any]:
             {
                 "arm": row.arm.name,
                 "teacher": row.teacher,
-                "keep": row.keep,
+                "keep": str(row.keep),
                 "labels": row.runs[0].selection.labels,
                 "loss": row.runs[0].loss,
                 "kd_weight": row.weight or "-",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.quotas.quotas import QUOTAS, total_count
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -15,7 +15,7 @@ EXACT = ["proportional", "equal"]
 
 
 def counts_of(quota: str, sizes: list[int], keep: Fraction | str) -> list[int]:
-    counts = QUOTAS[quota](np.array(sizes), keep if isinstance(keep, Fraction) else parse_keep(keep))
+    counts = QUOTAS[quota](np.array(sizes), keep if isinstance(keep, Fraction) else Keep.parse(keep).fraction)
     assert counts is not None
     assert counts.dtype == np.int64
     return [int(count) for count in counts]
@@ -58,7 +58,14 @@ def water_one_at_a_time(sizes: list[int], seats: int) -> list[int]:
     ],
 )
 def test_keep_is_the_exact_value_of_its_text(text: str, keep: Fraction) -> None:
-    assert parse_keep(text) == keep
+    assert Keep.parse(text).fraction == keep
+    assert str(Keep.parse(text)) == text
+
+
+def test_keeps_are_ordered_and_told_apart_by_their_value() -> None:
+    texts = ["50%", "1/3", "0.9", "0.5"]
+    assert [str(keep) for keep in sorted(map(Keep.parse, texts))] == ["1/3", "50%", "0.5", "0.9"]
+    assert len(set(map(Keep.parse, texts))) == 3
 
 
 @pytest.mark.parametrize(
@@ -66,17 +73,17 @@ def test_keep_is_the_exact_value_of_its_text(text: str, keep: Fraction) -> None:
 )
 def test_a_keep_outside_its_range_is_a_usage_error_that_says_the_range(text: str) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 1"):
-        parse_keep(text)
+        Keep.parse(text)
 
 
 def test_keep_029_of_100_is_29_and_not_28() -> None:
     assert int(0.29 * 100) == 28
-    assert total_count(parse_keep("0.29"), 100) == 29
+    assert total_count(Keep.parse("0.29").fraction, 100) == 29
 
 
 @pytest.mark.parametrize(("keep", "samples", "total"), [("0.5", 3, 2), ("0.1", 4, 0), ("0.1", 5, 1), ("1/3", 10, 3)])
 def test_a_half_sample_is_rounded_up(keep: str, samples: int, total: int) -> None:
-    assert total_count(parse_keep(keep), samples) == total
+    assert total_count(Keep.parse(keep).fraction, samples) == total
 
 
 def test_proportional_seats_worked_by_hand() -> None:

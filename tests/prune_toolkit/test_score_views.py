@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from manifests.sources import open_source
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.images.train_beton import beton_rows
 from prune_toolkit.scoring.score_pass import views_text_of
-from prune_toolkit.scoring.view_flags import recipe_or_none, scoring_recipe, views_block
+from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none, scoring_recipe, views_block
 from trainer.data.resample import draw_view
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe, plan_views
@@ -336,8 +337,8 @@ def test_flags_that_make_no_sense_are_refused(tmp_path: Path, prune: Run, flags:
 
 
 def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
-    flags = {"augment": "auto", "pad": None, "scale_min": 0.2, "flip": False, "seed": 7}
-    small, large = scoring_recipe(flags, 64), scoring_recipe(flags, 65)
+    asked = ViewOptions(scale_min=0.2, flip=False, seed=7)
+    small, large = scoring_recipe(asked, 64), scoring_recipe(asked, 65)
     assert (small.name, small.pad_px, small.seed, small.flip) == ("pad_crop_flip", 8, 7, False)
     assert (large.name, large.pad_px, large.scale_min) == ("resized_crop_flip", None, 0.2)
     block = views_block(large, 5, 224, 10)
@@ -348,18 +349,18 @@ def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
 
 @pytest.mark.parametrize(("name", "idle"), [("pad_crop_flip", "scale_min"), ("resized_crop_flip", "pad")])
 def test_flags_that_a_recipe_does_not_look_at_change_no_id(name: str, idle: str) -> None:
-    flags = {"augment": name, "pad": 3, "scale_min": 0.2, "flip": True, "seed": 7}
-    other = {**flags, idle: {"scale_min": 0.5, "pad": 1}[idle]}
-    block = views_block(scoring_recipe(flags, 32), 4, 32, None)
+    asked = ViewOptions(augment=name, pad=3, scale_min=0.2, seed=7)
+    other = replace(asked, **{idle: {"scale_min": 0.5, "pad": 1}[idle]})
+    block = views_block(scoring_recipe(asked, 32), 4, 32, None)
     assert views_block(scoring_recipe(other, 32), 4, 32, None) == block
     assert {"scale_min": "scale_min", "pad": "pad_px"}[idle] not in block.model_dump()
     assert scored_recipe(block).name == name
 
 
 def test_asking_for_a_recipe_records_it_with_one_view_too() -> None:
-    flags = {"views": 1, "augment": "auto", "pad": None, "scale_min": 0.08, "flip": False, "seed": 7}
-    assert recipe_or_none(flags, 32, asked=["seed", "top_k"]) == ViewRecipe()
-    recipe = recipe_or_none(flags, 32, asked=["flip"])
+    asked = ViewOptions(flip=False, seed=7)
+    assert recipe_or_none(asked, 32, typed=["seed", "top_k"]) == ViewRecipe()
+    recipe = recipe_or_none(asked, 32, typed=["flip"])
     block = views_block(recipe, 1, 32, None)
     assert (block.recipe, block.count, block.pad_px, block.flip, block.seed) == ("pad_crop_flip", 1, 4, False, 7)
     assert scored_recipe(block) == recipe

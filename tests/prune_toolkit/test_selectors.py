@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.quotas.quotas import QUOTAS, total_count
 from prune_toolkit.scoring.logit_scores import SCORES, LogitScore, compute_scores
 from prune_toolkit.selection.labels import LABELS
@@ -97,7 +97,7 @@ def test_equal_scores_are_ordered_by_content_hash_then_by_key() -> None:
 def test_random_keeps_the_smallest_hashes_of_seed_and_content() -> None:
     pool = replace(pool_of([0] * 100, [0.0] * 100), score_N=None)
     draw = mix64(7, *hash_words(pool.content_hash_N16))
-    choice = choose("random", pool, keep=parse_keep("0.29"), seed=7)
+    choice = choose("random", pool, keep=Keep.parse("0.29").fraction, seed=7)
     assert kept(choice) == sorted(np.argsort(draw)[:29].tolist())
     assert set(reasons(choice)) == {"kept", "not drawn"}
 
@@ -370,4 +370,4 @@ def test_a_selection_of_imagenet_size_is_exact() -> None:
         class_count=1000,
         score_N=rng.exponential(size=samples).astype(np.float32),
     )
-    assert choose("medium", pool, keep=parse_keep("30%")).keep_N.sum() == 384_350
+    assert choose("medium", pool, keep=Keep.parse("30%").fraction).keep_N.sum() == 384_350

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.quotas.quotas import total_count
 from prune_toolkit.sweep.budget import EASY_SHARE, budget_flags, expected_steps, matching_epochs, pruned_epochs
 from prune_toolkit.sweep.flags import train_options
@@ -23,13 +23,13 @@ def config_of(count: int, *flags: str) -> TrainConfig:
 
 
 def budget(kind: Kind, keep: str, count: int, *flags: str, epochs: int = 16) -> tuple[str, ...] | None:
-    grid = Grid(keeps=(keep,), epochs=epochs)
+    kept = Keep.parse(keep)
     return budget_flags(
-        grid,
+        Grid(keeps=(kept,), epochs=epochs),
         kind,
-        keep,
+        kept,
         count=count,
-        selected=total_count(parse_keep(keep), count),
+        selected=total_count(kept.fraction, count),
         configure=lambda further: config_of(count, *flags, *further),
     )
 

@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from prune_toolkit.quotas.keep import parse_keep
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms, baseline_of, split_entry, unweighted_losses
 from prune_toolkit.sweep.spelling import spelled_keep, spelled_number
 
 ALWAYS = ["random", "all data", "all data, fewer epochs", "RS2"]
 
 
-def grid(*selects: str, **options: object) -> Grid:
-    return Grid(keeps=("0.3",), selects=selects or ("random",), **options)
+def grid(*selects: str, holdout: str = "0.1", **options: object) -> Grid:
+    return Grid(keeps=(Keep.parse("0.3"),), selects=selects or ("random",), holdout=Keep.parse(holdout), **options)
 
 
 def arms(*selects: str, **options: object) -> list[Arm]:
@@ -125,15 +125,16 @@ def test_under_fixed_steps_all_the_data_is_not_said_to_have_fewer_epochs() -> No
     ],
 )
 def test_a_keep_has_one_spelling(text: str, spelled: str) -> None:
-    assert spelled_keep(text) == spelled
+    assert str(spelled_keep(text)) == spelled
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 12))
 def test_what_is_spelled_anew_is_the_same_number(numerator: int, more: int, zeros: int) -> None:
     for text in (f"{numerator}/{numerator + more}", f"0.{'0' * zeros}{numerator}", f"0.{numerator}e-{zeros}"):
-        assert parse_keep(spelled_keep(text)) == parse_keep(text)
-        assert spelled_keep(spelled_keep(text)) == spelled_keep(text)
+        spelled = spelled_keep(text)
+        assert Keep.parse(spelled.text) == spelled == Keep.parse(text)
+        assert spelled_keep(spelled.text).text == spelled.text
 
 
 def test_numbers_keep_all_their_digits() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.sweep.grid import Grid
 from prune_toolkit.sweep.runs import Planner, Row, named_teachers
 from prune_toolkit.sweep.study import SweepConfig, job_of, plan_study
@@ -33,14 +34,14 @@ def rows(scored: Path) -> Rows:
 
     def plan(*selects: str, seeds: int = 2, keeps: tuple[str, ...] = ("0.3",), **options: object) -> list[Row]:
         options = {"epochs": 4, "student": "resnet8", **options}
-        grid = Grid(keeps=keeps, selects=selects or ("random",), seeds=seeds, **options)
+        grid = Grid(keeps=tuple(map(Keep.parse, keeps)), selects=selects or ("random",), seeds=seeds, **options)
         return list(Planner(grid, named_teachers([scored])).rows(seeds))
 
     return plan
 
 
 def of(rows: list[Row], name: str, keep: str = "0.3", loss: str = "kd") -> Row:
-    [row] = [row for row in rows if (row.arm.name, row.keep, row.runs[0].loss) == (name, keep, loss)]
+    [row] = [row for row in rows if (row.arm.name, str(row.keep), row.runs[0].loss) == (name, keep, loss)]
     return row
 
 
@@ -95,29 +96,34 @@ def test_epochs_of_each_arm_by_hand(rows: Rows) -> None:
 
 
 def test_infobatch_is_left_out_where_too_few_of_its_epochs_leave_samples_out(rows: Rows, scored: Path) -> None:
-    grid = Grid(keeps=("0.3", "0.7"), epochs=4, student="resnet8", dynamics=("infobatch",))
+    grid = Grid(keeps=(Keep.parse("0.3"), Keep.parse("0.7")), epochs=4, student="resnet8", dynamics=("infobatch",))
     planner = Planner(grid, named_teachers([scored]))
     # The steps at .3 and .7 are those of 1 epoch and 3, of which 0 and 1 are pruned ones.
-    assert [row.keep for row in planner.rows(1) if row.arm.name == "InfoBatch"] == ["1"]
-    assert sorted((arm.name, keep) for arm, _, keep in planner.left_out) == [("InfoBatch", "0.3"), ("InfoBatch", "0.7")]
-    assert [row.keep for row in rows(keeps=("0.3",), epochs=16, dynamics=("infobatch",)) if row.arm.name == "InfoBatch"]
+    assert [str(row.keep) for row in planner.rows(1) if row.arm.name == "InfoBatch"] == ["1"]
+    assert sorted((arm.name, str(keep)) for arm, _, keep in planner.left_out) == [
+        ("InfoBatch", "0.3"),
+        ("InfoBatch", "0.7"),
+    ]
+    assert [
+        str(row.keep) for row in rows(keeps=("0.3",), epochs=16, dynamics=("infobatch",)) if row.arm.name == "InfoBatch"
+    ]
 
 
 def test_what_is_left_out_in_tuning_is_not_trained_either(scored: Path, prune, tmp_path: Path) -> None:
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--out", tmp_path / "held")
     options = {"epochs": 4, "student": "resnet8", "dynamics": ("infobatch",), "seeds": 1, "tune_seeds": 1}
-    grid = Grid(keeps=("0.75",), kd_weights=("0", "1"), **options)
+    grid = Grid(keeps=(Keep.parse("0.75"),), kd_weights=("0", "1"), **options)
     study = plan_study(
         SweepConfig(grid=grid, manifests=(scored,), out=tmp_path, val="demo:digits"),
         teachers := named_teachers([scored]),
         tmp_path / "held",
     )
     # Of 1,298 samples 4 epochs, 66 steps, come nearest to 60; of 1,168 the 3 epochs, 48 steps, to 52: one is pruned.
-    whole = [row.keep for row in Planner(grid, teachers).rows(1) if row.arm.name == "InfoBatch"]
+    whole = [str(row.keep) for row in Planner(grid, teachers).rows(1) if row.arm.name == "InfoBatch"]
     assert whole == ["0.75", "0.75", "1", "1"]
     assert study.tuning is not None
     for phase in (study.tuning, study.final):
-        assert [row.keep for row in phase.rows if row.arm.name == "InfoBatch"] == ["1", "1"]
+        assert [str(row.keep) for row in phase.rows if row.arm.name == "InfoBatch"] == ["1", "1"]
         assert "random" in {row.arm.name for row in phase.rows}
 
 
@@ -184,7 +190,7 @@ def test_the_parsed_commands_are_what_the_commands_themselves_make_of_them(
 def test_workers_are_those_of_the_flags_however_they_are_spelled(
     scored: Path, tmp_path: Path, flags: str, added: bool
 ) -> None:
-    grid = Grid(keeps=("0.3",), epochs=1, student="resnet8", train_flags=flags, seeds=1)
+    grid = Grid(keeps=(Keep.parse("0.3"),), epochs=1, student="resnet8", train_flags=flags, seeds=1)
     config = SweepConfig(grid=grid, manifests=(scored,), out=tmp_path, val="demo:digits")
     study = plan_study(config, named_teachers([scored]), None)
     words = [job_of(study, study.final, row, run).train for row, run in study.final.runs().values()]
@@ -193,7 +199,7 @@ def test_workers_are_those_of_the_flags_however_they_are_spelled(
 
 def test_held_out_samples_are_in_no_selection(scored: Path, prune, tmp_path: Path) -> None:
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--out", tmp_path / "held")
-    grid = Grid(keeps=("0.5",), epochs=1, student="resnet8", seeds=1)
+    grid = Grid(keeps=(Keep.parse("0.5"),), epochs=1, student="resnet8", seeds=1)
     found = list(Planner(grid, named_teachers([scored]), tmp_path / "held").rows(1))
     run = of(found, "random", "0.5").runs[0]
     whole = of(found, "all data", "1").runs[0]

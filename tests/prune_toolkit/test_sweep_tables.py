@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sweep_support import pretend
 
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.sweep.differences import draw_differences
 from prune_toolkit.sweep.grid import Arm, Grid
 from prune_toolkit.sweep.plots import draw_plots, draw_weights, lines_of
@@ -24,7 +25,7 @@ from prune_toolkit.sweep.statistics import paired, summarise
 from prune_toolkit.sweep.study import Phase, Study, SweepConfig, chosen_weights, final_phase, one_weight
 from prune_toolkit.sweep.sweep_folder import SweepFolder
 
-GRID = Grid(keeps=("0.5",), selects=("random", "medium"), seeds=2)
+GRID = Grid(keeps=(Keep.parse("0.5"),), selects=("random", "medium"), seeds=2)
 RANDOM = Arm(name="random", select=("--selector", "random", "--labels", "raw"), train=("--loss", "kd"))
 MEDIUM = Arm(name="medium", select=("--selector", "medium", "--labels", "raw"), train=("--loss", "kd"))
 ALL = Arm(name="all data", kind="all", select=RANDOM.select, train=RANDOM.train)
@@ -67,7 +68,11 @@ def run(key: str, seed: int, labels: str = "raw") -> Run:
 
 def row(arm: Arm, keys: str, keep: str = "0.5", weight: str | None = None) -> Row:
     return Row(
-        arm=arm, teacher="t", keep=keep, weight=weight, runs=tuple(run(k, s) for s, k in enumerate(keys.split()))
+        arm=arm,
+        teacher="t",
+        keep=Keep.parse(keep),
+        weight=weight,
+        runs=tuple(run(k, s) for s, k in enumerate(keys.split())),
     )
 
 
@@ -225,7 +230,7 @@ def test_rows_that_nothing_tells_apart_are_written_once(tmp_path: Path) -> None:
 
 
 def test_where_weights_stand_side_by_side_the_same_weight_is_compared(tmp_path: Path) -> None:
-    grid = Grid(keeps=("0.5",), selects=("random", "medium"), seeds=1, kd_weights=("0", "1"))
+    grid = Grid(keeps=(Keep.parse("0.5"),), selects=("random", "medium"), seeds=1, kd_weights=("0", "1"))
     random, medium = (Arm(name=a.name, select=a.select, train=a.train, weights=("0", "1")) for a in (RANDOM, MEDIUM))
     tuned = study(
         tmp_path,

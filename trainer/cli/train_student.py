@@ -194,9 +194,12 @@ def train_student(
     label: str | None,
     class_map: Path | None,
     weights: Path | None,
+    teacher: str | None,
     checkpoint: Path | None,
-    match_time: Path | None,
     recipe: str,
+    epochs: int | None,
+    steps: int | None,
+    match_time: Path | None,
     device: str,
     loader: str,
     workers: int | None,
@@ -204,7 +207,7 @@ def train_student(
     fresh: bool,
     dry_run: bool,
     as_json: bool,
-    **flags: Any,
+    **values: Any,
 ) -> None:
     """Train a student on a selection, with the labels its teacher stored there.
 
@@ -230,15 +233,15 @@ def train_student(
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
-    if checkpoint is not None and flags["teacher"] is None:
+    if checkpoint is not None and teacher is None:
         raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
-    length = one_budget(flags.pop("epochs"), flags.pop("steps"), match_time, None if fresh else out)
+    length = one_budget(epochs, steps, match_time, None if fresh else out)
     seconds = length.get("match_s")
     matched = None if seconds is None else str(match_time)
     ranks = Ranks.from_environment()
     task = open_task(manifest)
-    given = under_flags(task.published_loss, flags)
-    given["weights"] = None if weights is None else str(weights)
+    values |= {"teacher": teacher, "weights": None if weights is None else str(weights)}
+    given = under_flags(task.published_loss, values)
 
     def configure(**length: float | None) -> TrainConfig:
         return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
@@ -261,12 +264,12 @@ def train_student(
             note(line)
     if dry_run:
         if ranks.is_main:
-            resolved = task.resolved(config, validation)
+            shown = task.resolved(config, validation)
             if seconds is not None:
                 of_epochs = ("milestones", "warmup_epochs", "kd_warmup_epochs")
-                scaled = [name for name in of_epochs if name not in given and resolved[name]]
-                resolved |= dict.fromkeys(["steps", "epochs", *scaled])
-            echo_json({**resolved, **asdict(plan)})
+                scaled = [name for name in of_epochs if name not in given and getattr(config, name)]
+                shown |= dict.fromkeys(["steps", "epochs", *scaled])
+            echo_json({**shown, **asdict(plan)})
         return
 
     from trainer.loop.budget import MatchTime
