@@ -22,7 +22,7 @@ from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import SoftLabels
 from manifests.stores.store import LocalStore, Store, store_of
 
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
@@ -118,7 +118,7 @@ class Manifest:
         return _dense(self.soft_labels("targets", view))
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
-        """Stream (sample_id (n,), logits or targets as they are stored: (n, C) float16 or TopK), one part at a time."""
+        """Stream (sample_id (n,), logits or targets (n,) as they are stored), one part at a time."""
         entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
         return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
@@ -250,7 +250,7 @@ class Manifest:
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
-        yield ids, labels.logits().astype(np.float16) if isinstance(labels, TopK) else labels
+        yield ids, np.asarray(labels.logits(), np.float16)
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
