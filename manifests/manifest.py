@@ -151,7 +151,7 @@ class Manifest:
     def beton_path(self) -> Path | None:
         """This manifest's own beton, None when it has none here or it was not sent along; its size is checked."""
         entry = self.header.file(BETON_NAME)
-        if entry is None or not isinstance(self.store, LocalStore):
+        if entry is None or not self.store.is_local:
             return None
         path, size_bytes = self.store.folder / BETON_NAME, self.store.size(BETON_NAME)
         if size_bytes is None:
@@ -183,7 +183,7 @@ class Manifest:
     @cached_property
     def _beside(self) -> dict[str, Any]:
         """What local.json says."""
-        if not isinstance(self.store, LocalStore):
+        if not self.store.is_local:
             return {}
         try:
             content = json.loads(self.store.read(LOCAL_NAME, MAX_LOCAL_BYTES))
@@ -242,7 +242,7 @@ class Manifest:
             data = self.file_bytes(entry)
             parse_part(data, self.store.name(entry.path), entry.sha256, [])
             path.unlink(missing_ok=True)
-            if isinstance(self.store, LocalStore):
+            if self.store.is_local:
                 link_or_copy(self.store.folder / entry.path, path)
             else:
                 write_atomic(path, data)

@@ -10,7 +10,7 @@ from manifests.format.header import Header
 from manifests.format.header_file import read_header
 from manifests.manifest import Manifest
 from manifests.stores.destinations import Destination
-from manifests.stores.store import LocalStore, Store
+from manifests.stores.store import Store
 from manifests.untrusted.rules import is_file_of_a_manifest
 
 
@@ -24,9 +24,7 @@ def clear_destination(target: Destination, header: Header, replace: bool) -> boo
     if not replace:
         raise MismatchError(
             f"{target.store.where} holds {_told(there)}; this one is {header.id[:12]}",
-            hint="name another place"
-            if isinstance(target.store, LocalStore)
-            else "name another place, or --replace it",
+            hint="name another place" if target.store.is_local else "name another place, or --replace it",
         )
     target.remove(HEADER_NAME)
     kept = {entry.path for entry in header.files}
@@ -74,7 +72,7 @@ def clear(target: Destination, names: Sequence[tuple[str, str | None]], replace:
     """
     kept = {path for path, _ in names}
     strange = [path for path in target.listed() if path not in kept and _is_ours(path)]
-    if isinstance(target.store, LocalStore) and not replace:
+    if target.store.is_local and not replace:
         there = set(target.listed())
         is_begun = any(sha256 and path in there for path, sha256 in names)
         for path, sha256 in names:
