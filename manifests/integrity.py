@@ -19,7 +19,7 @@ from manifests.format.parts import PART_ROWS, parse_part
 from manifests.format.top_k import words_count
 from manifests.images.decode import jpeg_info
 from manifests.manifest import Manifest
-from manifests.stores.store import UNKNOWN_SIZE, LocalStore, Store
+from manifests.stores.store import UNKNOWN_SIZE, Store
 
 _MISSING = "is missing"
 _ALTERED = "was altered: its sha256 is not the one the header names"
@@ -120,7 +120,7 @@ def _part_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
 def _beton_problems(store: Store, entry: FileEntry) -> Iterator[str]:
     if store.sha256(entry.path) != entry.sha256:
         yield _ALTERED
-    elif isinstance(store, LocalStore):
+    elif store.is_local:
         beton = Beton.open(store.folder / entry.path)
         yield from beton_problems(beton)
         yield from _row_problems(beton.count, entry)
@@ -128,7 +128,7 @@ def _beton_problems(store: Store, entry: FileEntry) -> Iterator[str]:
 
 def _is_there(store: Store, path: str) -> bool:
     """Whether something has a file's name, such as a folder."""
-    return isinstance(store, LocalStore) and os.path.lexists(store.folder / path)
+    return store.is_local and os.path.lexists(store.folder / path)
 
 
 def _row_problems(found: int, entry: FileEntry) -> Iterator[str]:

@@ -25,7 +25,7 @@ from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import SoftLabels
 from manifests.sources import Source, open_source
 from manifests.sources.names import NoSplitsError
 from manifests.sources.pictures import pictures_of_beton, pictures_of_source
@@ -202,7 +202,7 @@ class Manifest:
         return _dense(self.soft_labels("targets", view))
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
-        """Stream (sample_id (n,), logits or targets as they are stored: (n, C) float16 or TopK), one part at a time."""
+        """Stream (sample_id (n,), logits or targets (n,) as they are stored), one part at a time."""
         entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
         return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
@@ -235,7 +235,7 @@ class Manifest:
     def beton_path(self) -> Path | None:
         """This manifest's own beton, None when it has none here or it was not sent along; its size is checked."""
         entry = self.header.file(BETON_NAME)
-        if entry is None or not isinstance(self.store, LocalStore):
+        if entry is None or not self.store.is_local:
             return None
         path, size_bytes = self.store.folder / BETON_NAME, self.store.size(BETON_NAME)
         if size_bytes is None:
@@ -267,7 +267,7 @@ class Manifest:
     @cached_property
     def _beside(self) -> dict[str, Any]:
         """What local.json says."""
-        if not isinstance(self.store, LocalStore):
+        if not self.store.is_local:
             return {}
         try:
             content = json.loads(self.store.read(LOCAL_NAME, MAX_LOCAL_BYTES))
@@ -326,7 +326,7 @@ class Manifest:
             data = self.file_bytes(entry)
             parse_part(data, self.store.name(entry.path), entry.sha256, [])
             path.unlink(missing_ok=True)
-            if isinstance(self.store, LocalStore):
+            if self.store.is_local:
                 link_or_copy(self.store.folder / entry.path, path)
             else:
                 write_atomic(path, data)
@@ -343,7 +343,7 @@ def _path(text: str | None) -> Path | None:
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
-        yield ids, labels.logits().astype(np.float16) if isinstance(labels, TopK) else labels
+        yield ids, np.asarray(labels.logits(), np.float16)
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:

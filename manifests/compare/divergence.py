@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from manifests.base.progress import Progress
 from manifests.compare.pairing import Pairs, Side, labels_in
 from manifests.format.parts import PART_ROWS, soft_labels_of
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import Logits, row_blocks
 from manifests.manifest import Manifest
 from manifests.tables.rows import Share, SharedTable, TableRows
 from manifests.tables.scattering import ScatteredRows
 
 COLUMNS = {"logits": "logits", "targets": "target"}
 """Kinds of labels, and the column each is in."""
-_BLOCK_VALUES = 1 << 16
-Logits = NDArray[np.floating[Any]]
 
 
 def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
@@ -78,7 +76,7 @@ def _divergence(
             _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names))
             _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names))
             # Contiguous, as sums over another layout round otherwise: equal labels are 0 apart.
-            a_nC, b_nC = _dense(labels_a), np.ascontiguousarray(_dense(labels_b)[:, to_b_C])
+            a_nC, b_nC = labels_a.logits(), np.ascontiguousarray(labels_b.logits()[:, to_b_C])
             finite_n = np.asarray(np.isfinite(a_nC).all(axis=1) & np.isfinite(b_nC).all(axis=1))
             if not finite_n.all():
                 a_nC, b_nC = a_nC[finite_n], b_nC[finite_n]
@@ -112,9 +110,8 @@ def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[_Rows]:
 def divergences(logits_a_nC: Logits, logits_b_nC: Logits) -> NDArray[np.float64]:
     """(2,) sums over n samples of KL(A || B) and KL(B || A) of softmax at T = 1, in nats; float64."""
     sums = np.zeros(2)
-    step = max(1, _BLOCK_VALUES // max(1, logits_a_nC.shape[1]))
-    for start in range(0, len(logits_a_nC), step):
-        log_p_mC, log_q_mC = (_log_softmax(each[start : start + step]) for each in (logits_a_nC, logits_b_nC))
+    for block in row_blocks(*logits_a_nC.shape):
+        log_p_mC, log_q_mC = (_log_softmax(each[block]) for each in (logits_a_nC, logits_b_nC))
         gap_mC = log_p_mC - log_q_mC
         sums += (np.exp(log_p_mC) * gap_mC).sum(), -(np.exp(log_q_mC) * gap_mC).sum()
     return sums
@@ -125,7 +122,3 @@ def _log_softmax(logits_nC: Logits) -> NDArray[np.float64]:
     gap_nC -= gap_nC.max(axis=1, keepdims=True)
     gap_nC -= np.log(np.exp(gap_nC).sum(axis=1, keepdims=True))
     return gap_nC
-
-
-def _dense(labels: SoftLabels) -> Logits:
-    return labels.logits() if isinstance(labels, TopK) else labels

@@ -35,7 +35,7 @@ def read_header(where: Path | Store) -> Header:
 
 def header_bytes(store: Store) -> bytes:
     """manifest.json as it lies there; InputError when it is missing, unreadable or too large."""
-    if isinstance(store, LocalStore) and not store.folder.is_dir():
+    if store.is_local and not store.folder.is_dir():
         is_url = re.match(r"\w+:/", store.where) is not None
         hint = "this needs a folder: prune pull URL DIR" if is_url else "make one: prune index or prune score"
         raise InputError(f"no manifest at {store.where}: no such folder", hint=hint)
@@ -46,7 +46,7 @@ def header_bytes(store: Store) -> bytes:
         raise InputError(
             f"{store.where} holds no {HEADER_NAME}: not a manifest, or one whose making was interrupted",
             hint="run the command that was writing it once more: it goes on where it stopped"
-            if isinstance(store, LocalStore)
+            if store.is_local
             else "check the address; a push that was interrupted goes on with the same command",
         ) from None
     except OSError as error:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from manifests.base import layout as limits
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import FullLogits, SoftLabels
+from manifests.format.top_k import COLUMNS, TopK
 from manifests.untrusted.bounds import read_bounded
 
 PART_ROWS = limits.PART_ROWS
@@ -50,16 +51,6 @@ SELECTION_SCHEMA = pa.schema(
     ]
 )
 
-_TOP_K_COLUMNS: dict[str, tuple[str, Any]] = {
-    "class": ("class_nK", np.uint16),
-    "logit": ("logit_nK", np.float16),
-    "tail": ("tail_n4", np.float32),
-    "label_logit": ("label_logit_n", np.float16),
-    "mean": ("mean_n", np.float32),
-    "std": ("std_n", np.float32),
-}
-"""Columns of a part that keeps the K largest logits, as fields of TopK: vectors, and numbers where it ends in _n."""
-
 
 def part_count(rows: int) -> int:
     """Number of parts that hold `rows` rows."""
@@ -87,10 +78,8 @@ def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[
 
 
 def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
-    """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of a TopK."""
-    if not isinstance(labels, TopK):
-        return vectors_table(sample_id_n, name, labels)
-    return _table_of(sample_id_n, {column: getattr(labels, field) for column, (field, _) in _TOP_K_COLUMNS.items()})
+    """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of the K largest."""
+    return _table_of(sample_id_n, labels.columns(name))
 
 
 def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
@@ -99,7 +88,7 @@ def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
-    """sample_id (n,) and the logit vectors of a part, dense (n, C) float16 or the TopK it holds.
+    """sample_id (n,) and the logit vectors of a part, all C of each or the K largest.
 
     InputError when it holds neither, or not of `class_count` classes.
     """
@@ -107,10 +96,10 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
         sample_id_n, dense_nC = vectors_of(table, name)
         if dense_nC.shape[1] != class_count:
             raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
-        return sample_id_n, dense_nC
+        return sample_id_n, FullLogits(dense_nC)
     arrays = {
         field: _column(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
-        for column, (field, dtype) in _TOP_K_COLUMNS.items()
+        for column, (field, dtype) in COLUMNS.items()
     }
     try:
         labels = TopK(class_count=class_count, **arrays)

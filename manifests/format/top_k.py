@@ -8,7 +8,6 @@ at several temperatures. Class ids are uint16: as float16 those above 2048 would
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manifests.errors import InputError, UsageError
+from manifests.format.soft_labels import SoftLabels, row_blocks
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 MAX_CLASSES = 1 << 16
@@ -24,10 +24,16 @@ KNOWN_BETAS = (0.0, *(1 / temperature for temperature in TEMPERATURES))
 _PIECES = ((0, 4, 3, 2), (4, 3, 2, 1), (3, 2, 1), (2, 1))
 _PIECE_ENDS = (0.5, 1.0, 2.0)
 _LOGIT_BITS, _CLASS_BITS = np.uint32(0xFFFF), np.uint32(16)
-_BLOCK_VALUES = 1 << 16
 _FIXED_WORDS = 13
-
-Words = NDArray[np.int16]
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "class": ("class_nK", np.uint16),
+    "logit": ("logit_nK", np.float16),
+    "tail": ("tail_n4", np.float32),
+    "label_logit": ("label_logit_n", np.float16),
+    "mean": ("mean_n", np.float32),
+    "std": ("std_n", np.float32),
+}
+"""Columns of a part that keeps the K largest logits, as fields of TopK: vectors, and numbers where it ends in _n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,8 @@ class TopK:
             raise ValueError(f"class {self.class_nK.max()} is none of {self.class_count}")
 
     @property
-    def k(self) -> int:
-        """Logits kept of each vector."""
+    def top_k(self) -> int:
+        """K, the logits kept of each vector."""
         return int(self.class_nK.shape[1])
 
     def __len__(self) -> int:
@@ -78,7 +84,7 @@ class TopK:
             self.std_n[rows],
         )
 
-    def words(self) -> Words:
+    def words(self) -> NDArray[np.int16]:
         """All of it as (n, 2K + 13) int16, bit by bit: class, logit, tail, label_logit, mean, std."""
         columns = (
             self.class_nK,
@@ -96,14 +102,46 @@ class TopK:
         softmax(logits / T) has the probabilities of the full vector for the kept classes, at T in TEMPERATURES to the
         accuracy of float32, at others to that of `tail_at`.
         """
-        tail_classes = self.class_count - self.k
+        tail_classes = self.class_count - self.top_k
         fill_n = temperature * (tail_at(self.tail_n4, temperature, tail_classes) - math.log(tail_classes))
         logits_nC = np.repeat(fill_n.astype(np.float32)[:, None], self.class_count, axis=1)
         np.put_along_axis(logits_nC, self.class_nK.astype(np.int64), self.logit_nK.astype(np.float32), axis=1)
         return logits_nC
 
+    def logits_with(self, label_n: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """All C logits (n, C): the K largest and that of the label (n,) are known, the others are even.
+
+        softmax has at T = 1 the probabilities of the full vector for the known ones.
+        """
+        logits_nC = self.logits().astype(np.float64)
+        unknown = self.class_count - self.top_k - 1
+        lost_n = ~(self.class_nK == label_n[:, None]).any(axis=1)
+        if unknown and lost_n.any():
+            # What the tail holds beside the label; float16 may leave the label more than all of it.
+            gap_n = np.minimum(self.label_logit_n[lost_n].astype(np.float64) - self.tail_n4[lost_n, 1], -1e-6)
+            even_n = self.tail_n4[lost_n, 1] + np.log(-np.expm1(gap_n)) - np.log(unknown)
+            kept_nC = np.zeros(logits_nC.shape, np.bool_)
+            np.put_along_axis(kept_nC, self.class_nK.astype(np.int64), True, axis=1)
+            logits_nC[lost_n] = np.where(kept_nC[lost_n], logits_nC[lost_n], even_n[:, None])
+        logits_nC[np.arange(len(label_n)), label_n] = self.label_logit_n
+        return logits_nC
+
+    @property
+    def top1_n(self) -> NDArray[np.uint16]:
+        """(n,) class of the largest logit, the first of equals."""
+        return self.class_nK[:, 0]
+
+    @property
+    def finite_n(self) -> NDArray[np.bool_]:
+        """(n,) whether the K largest logits and that of the label are finite."""
+        return np.asarray(np.isfinite(self.logit_nK).all(axis=1) & np.isfinite(self.label_logit_n))
+
+    def columns(self, name: str) -> dict[str, NDArray[Any]]:
+        """COLUMNS, whatever the name of a column of all logits is."""
+        return {column: getattr(self, field) for column, (field, _) in COLUMNS.items()}
+
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> TopK:
-        """The same of scale * z, with scale (n,) > 0; InputError when a logit would not fit float16.
+        """The same of scale * z, with scale (n,) > 0; inf for a logit that does not fit float16.
 
         The tail of scale * z at T is that of z at T / scale, which `tail_at` interpolates. Measured for random normal
         and heavy-tailed logits of deviation 1 to 4, C of 100 and 1000, K of 5 to 32, scales .6 to 1.6: at T = 1 and
@@ -112,20 +150,20 @@ class TopK:
         scale_n = np.asarray(scale_n, np.float64)
         if not (scale_n > 0).all():
             raise ValueError("logits can be scaled by positive numbers only")
-        tail_classes = self.class_count - self.k
+        tail_classes = self.class_count - self.top_k
         tails = [tail_at(self.tail_n4, temperature / scale_n, tail_classes) for temperature in TEMPERATURES]
+        with np.errstate(over="ignore"):
+            logit_nK = (self.logit_nK * scale_n[:, None]).astype(np.float16)
+            label_logit_n = (self.label_logit_n * scale_n).astype(np.float16)
         return TopK(
             self.class_count,
             self.class_nK,
-            _as_float16(self.logit_nK * scale_n[:, None]),
+            logit_nK,
             np.stack(tails, axis=1).astype(np.float32),
-            _as_float16(self.label_logit_n * scale_n),
+            label_logit_n,
             (self.mean_n * scale_n).astype(np.float32),
             (self.std_n * scale_n).astype(np.float32),
         )
-
-
-SoftLabels = NDArray[np.float16] | TopK
 
 
 def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]], k: int) -> TopK:
@@ -142,7 +180,7 @@ def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]
     class_nK = np.empty((count, k), np.uint16)
     tail_n4 = np.empty((count, len(TEMPERATURES)), np.float32)
     mean_n, std_n = np.empty(count, np.float32), np.empty(count, np.float32)
-    for block in _blocks(count, classes):
+    for block in row_blocks(count, classes):
         z_mC = logits_nC[block].astype(np.float64)
         class_mK = _largest(logits_nC[block], k)
         class_nK[block] = class_mK
@@ -156,6 +194,11 @@ def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]
     logit_nK = np.take_along_axis(logits_nC, class_nK.astype(np.int64), axis=1)
     label_logit_n = logits_nC[np.arange(count), label_n]
     return TopK(classes, class_nK, logit_nK, tail_n4, label_logit_n, mean_n, std_n)
+
+
+def keep_largest(labels: SoftLabels, label_n: NDArray[np.integer[Any]], k: int | None) -> SoftLabels:
+    """The k largest of all C logits; the labels as they are where k is None, or they are just that already."""
+    return labels if k in (None, labels.top_k) else top_k(labels.logits(), label_n, k)
 
 
 def check_k(k: int, class_count: int) -> None:
@@ -238,9 +281,3 @@ def _as_float16(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
         row = int(np.argmin(np.isfinite(rounded.reshape(len(rounded), -1)).all(axis=1)))
         raise InputError(f"row {row}: a logit does not fit float16", hint="logits are stored as up to +-65504")
     return rounded
-
-
-def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Rows that fit the cache together."""
-    step = max(1, _BLOCK_VALUES // columns)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

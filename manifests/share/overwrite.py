@@ -10,7 +10,7 @@ from manifests.format.header import Header
 from manifests.format.header_file import read_header
 from manifests.manifest import Manifest
 from manifests.stores.destinations import Destination
-from manifests.stores.store import LocalStore, Store
+from manifests.stores.store import Store
 from manifests.untrusted.rules import is_file_of_a_manifest
 
 
@@ -24,9 +24,7 @@ def clear_destination(destination: Destination, header: Header, replace: bool) -
     if not replace:
         raise MismatchError(
             f"{destination.store.where} holds {_told(there)}; this one is {header.id[:12]}",
-            hint="name another place"
-            if isinstance(destination.store, LocalStore)
-            else "name another place, or --replace it",
+            hint="name another place" if destination.store.is_local else "name another place, or --replace it",
         )
     destination.remove(HEADER_NAME)
     kept = {entry.path for entry in header.files}
@@ -74,7 +72,7 @@ def clear(destination: Destination, names: Sequence[tuple[str, str | None]], rep
     """
     kept = {path for path, _ in names}
     strange = [path for path in destination.listed() if path not in kept and _is_ours(path)]
-    if isinstance(destination.store, LocalStore) and not replace:
+    if destination.store.is_local and not replace:
         there = set(destination.listed())
         is_begun = any(sha256 and path in there for path, sha256 in names)
         for path, sha256 in names:

@@ -52,7 +52,7 @@ class Destination(Protocol):
 def destination_at(where: str) -> Destination:
     """The destination at a path or URL; UsageError for one that nobody can write to."""
     store = store_of(where)
-    if isinstance(store, LocalStore):
+    if store.is_local:
         return FolderDestination(store)
     if store.scheme in ("http", "https"):
         raise UsageError(f"{store.where}: a web server takes no files", hint="push to s3://, gs://, hf:// or a folder")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 from manifests.base.files import CHUNK_BYTES
 from manifests.errors import InputError, PruneError, UnreachableError, UsageError
@@ -30,6 +30,8 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
 
 class LocalStore:
     """A manifest's files in a folder; the folder may be a link, nothing inside it may."""
+
+    is_local: Literal[True] = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,6 +103,8 @@ def _is_link(name: str, descriptor: int) -> bool:
 
 class RemoteStore:
     """A manifest's files at a URL; nothing is kept on this disk."""
+
+    is_local: Literal[False] = False
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.filesystem, self.root = filesystem, root.rstrip("/")

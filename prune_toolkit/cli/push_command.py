@@ -65,7 +65,6 @@ def command(
     from manifests.manifest import Manifest
     from manifests.share.transfer import check_images, push
     from manifests.stores.destinations import destination_at
-    from manifests.stores.store import RemoteStore
     from trainer.cli.console import echo_json
 
     if with_images and (only or secret is not None):
@@ -77,7 +76,7 @@ def command(
         sent = _prepared(source, only, secret, scratch)
         _warn(sent.header)
         # A folder is no place that others know: its card keeps the one that `prune card --url` named.
-        place = destination.store.where if isinstance(destination.store, RemoteStore) else url_in(sent.folder)
+        place = url_in(sent.folder) if destination.store.is_local else destination.store.where
         _describe(sent, place, scratch / "cards", with_images)
         moved = push(sent, destination, cards=scratch / "cards", with_images=with_images, replace=replace, jobs=jobs)
     if as_json:

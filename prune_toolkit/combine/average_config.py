@@ -20,7 +20,6 @@ from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import DataSet, FileEntry, TeacherCard, Views
 from manifests.format.parts import part_count, soft_labels_of
-from manifests.format.top_k import TopK
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.combine.mean_logits import AVERAGES, average, check_logits
@@ -155,12 +154,13 @@ class Merge:
         for parent, entries in zip(self.parents, self._entries[table], strict=True):
             path = parent.store.name(entries[part].path)
             ids, labels = soft_labels_of(parent.part(entries[part]), "logits", self.class_count)
-            if isinstance(labels, TopK) or (found and not np.array_equal(ids, ids_n)):
+            if labels.top_k is not None or (found and not np.array_equal(ids, ids_n)):
                 raise InputError(f"{path} is of other samples than the other manifests, or does not hold all logits")
             if not found:
                 ids_n, keys_n = ids, self.samples.column("key").take(pa.array(ids)).to_pylist()
-            check_logits(labels, keys_n, where=path, what="is not finite", hint="score with this teacher again")
-            found.append(labels)
+            logits_nC = np.asarray(labels.logits(), np.float16)
+            check_logits(logits_nC, keys_n, where=path, what="is not finite", hint="score with this teacher again")
+            found.append(logits_nC)
         return ids_n, average(self.config.average, found, keys_n)
 
 

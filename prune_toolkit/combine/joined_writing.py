@@ -24,7 +24,6 @@ from manifests.format.parts import (
     soft_labels_of,
     write_part,
 )
-from manifests.format.top_k import TopK
 from manifests.manifest import Manifest
 from manifests.tables.rows import Share
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
@@ -182,7 +181,7 @@ class ShareWork:
                 yield confidence_n, correct_n
                 continue
             ids, logits = soft_labels_of(table, "logits", len(self.parents[0].class_names))
-            logits_nC = logits.logits() if isinstance(logits, TopK) else logits
+            logits_nC = logits.logits()
             check_logits(logits_nC, keys_n, where=where, what="is not finite", hint="score with this teacher again")
             scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
             yield scores["confidence"], scores["correct"]

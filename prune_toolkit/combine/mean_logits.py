@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from prune_toolkit.scoring.logit_scores import row_blocks
+from manifests.format.soft_labels import row_blocks
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,6 @@ from manifests.errors import InputError, MismatchError
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import BetonSource
-from manifests.stores.store import LocalStore
 from prune_toolkit.images.copies import open_copy
 from prune_toolkit.images.data_spec import DataSpec
 
@@ -46,7 +45,7 @@ def images_at_hand(manifest: Manifest, samples: pa.Table, data: DataSpec | None)
                 raise
             note(f"{error.message}\n  taking the images from {beton}")
     if beton is None:
-        there = manifest.pulled_from if isinstance(manifest.store, LocalStore) else manifest.where
+        there = manifest.pulled_from if manifest.store.is_local else manifest.where
         has_beton = there is not None and manifest.header.file(BETON_NAME) is not None
         bring = f", or bring its {BETON_NAME}, if it was sent: prune pull {there} DIR --with-images"
         raise InputError(

@@ -16,6 +16,7 @@ from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
 from manifests.format.header import Labels, TeacherCard
 from manifests.format.parts import part_path, read_part, write_part
+from manifests.format.soft_labels import FullLogits
 from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader
@@ -70,7 +71,8 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
         scores = compute_scores(logits_nVC[:, 0], label_n)
         table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(values) for name, values in scores.items()}})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
-    labels = targets_of(logits_nVC, label_n, ids, work.transform, targets.policy, targets.top_k)
+    logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
+    labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
     # Before the tables that make the part valid: a part that is done has its time.
     note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_targets(out, targets, part, ids, labels, digest)

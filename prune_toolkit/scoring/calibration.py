@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of
-from manifests.format.top_k import TopK
 from prune_toolkit.scoring.logit_scores import Calibration, compute_scores
 
 
@@ -15,7 +14,6 @@ def calibration_of(folder: Path, table: str, label_N: NDArray[np.int64], class_c
     calibration = Calibration()
     for part in range(part_count(len(label_N))):
         ids, stored = soft_labels_of(read_part(folder / part_path(table, part)), "logits", class_count)
-        logits_nC = stored.logits() if isinstance(stored, TopK) else stored
-        scores = compute_scores(logits_nC, label_N[ids], ["confidence", "correct"])
+        scores = compute_scores(stored.logits(), label_N[ids], ["confidence", "correct"])
         calibration.add(scores["confidence"], scores["correct"])
     return calibration

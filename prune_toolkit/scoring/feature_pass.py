@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.format.parts import PART_ROWS, part_count, part_path, read_part, soft_labels_of, vectors_of
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.parts import (
+    PART_ROWS,
+    part_count,
+    part_path,
+    read_part,
+    soft_labels_of,
+    vectors_of,
+)
+from manifests.format.soft_labels import FullLogits, Logits, SoftLabels
 from manifests.images.identity import HASH_BYTES
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
-from prune_toolkit.scoring.logit_scores import Logits
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
 from prune_toolkit.work.score_set import write_score_set
@@ -122,7 +128,8 @@ def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Itera
             shown = show_views(teacher, reader, ids, config.batch_size, progress, 1, with_features=True)
             assert shown.features_nD is not None
             if len(shown.ids):
-                yield from _blocks(shown.features_nD, shown.logits_nVC[:, 0], images.label_N[shown.ids])
+                logits = partial(FullLogits, shown.logits_nVC[:, 0])
+                yield from _blocks(shown.features_nD, logits, images.label_N[shown.ids])
 
 
 def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:
@@ -134,40 +141,19 @@ def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:
 
 
 def _blocks(
-    features_nD: NDArray[np.float16], logits: SoftLabels | Callable[[], SoftLabels], label_n: NDArray[np.int64]
+    features_nD: NDArray[np.float16], logits: Callable[[], SoftLabels], label_n: NDArray[np.int64]
 ) -> Iterator[FeatureRows]:
     for start in range(0, len(label_n), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         yield FeatureRows(features_nD[rows], partial(_dense, logits, rows, label_n[rows]), label_n[rows])
 
 
-def _dense(logits: SoftLabels | Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
-    some = (logits() if callable(logits) else logits)[rows]
-    return full_logits(some, label_n) if isinstance(some, TopK) else some
+def _dense(logits: Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
+    return logits()[rows].logits_with(label_n)
 
 
 def _chosen(rows: FeatureRows, is_chosen_n: NDArray[np.bool_]) -> Logits:
     return rows.logits_nC[is_chosen_n]
-
-
-def full_logits(top: TopK, label_n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """All C logits (n, C) of which the K largest and that of the label (n,) are known: these, the others even.
-
-    softmax has at T = 1 the probabilities of the full vector for the known ones.
-    """
-    logits_nC = top.logits().astype(np.float64)
-    row_n = np.arange(len(label_n))
-    unknown = top.class_count - top.k - 1
-    lost_n = ~(top.class_nK == label_n[:, None]).any(axis=1)
-    if unknown and lost_n.any():
-        # What the tail holds beside the label; float16 may leave the label more than all of it.
-        gap_n = np.minimum(top.label_logit_n[lost_n].astype(np.float64) - top.tail_n4[lost_n, 1], -1e-6)
-        even_n = top.tail_n4[lost_n, 1] + np.log(-np.expm1(gap_n)) - np.log(unknown)
-        kept_nC = np.zeros(logits_nC.shape, np.bool_)
-        np.put_along_axis(kept_nC, top.class_nK.astype(np.int64), True, axis=1)
-        logits_nC[lost_n] = np.where(kept_nC[lost_n], logits_nC[lost_n], even_n[:, None])
-    logits_nC[row_n, label_n] = top.label_logit_n
-    return logits_nC
 
 
 def _hashes(samples: pa.Table) -> NDArray[np.uint8]:

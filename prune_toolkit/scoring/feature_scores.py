@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.format.soft_labels import Logits
 from prune_toolkit.scoring.feature_table import FeatureTable
-from prune_toolkit.scoring.logit_scores import Floats, Logits
+from prune_toolkit.scoring.logit_scores import Floats
 from prune_toolkit.scoring.score import Score
 
 FEATURES = "features"

@@ -11,9 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.format.soft_labels import Logits
 from manifests.images.identity import hash_words, mix64
 from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.scoring.logit_scores import Floats, Integers, LogitRows, Logits
+from prune_toolkit.scoring.logit_scores import Floats, Integers, LogitRows
 
 BLOCK_ROWS = 2048
 """In float64, 2,048 rows of 2,048 features are 32 MiB."""

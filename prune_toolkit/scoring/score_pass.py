@@ -18,7 +18,8 @@ from manifests.base.progress import Progress, note
 from manifests.format.child_header import Blocks
 from manifests.format.header import ScoreSpec, TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
-from manifests.format.top_k import top_k
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import keep_largest
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 from manifests.tables.thumbnails_table import thumbnails_block
@@ -108,8 +109,7 @@ def _score_part(
             write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
         write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
     for view, table in enumerate(config.logits_tables):
-        logits_nC = logits_nVC[:, view]
-        stored = logits_nC if config.top_k is None else top_k(logits_nC, label_n, config.top_k)
+        stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
         write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
     if shown.features_nD is not None:
         write_part(

@@ -2,7 +2,8 @@
 
 A transform is made for a number of classes, sees all scored samples part by part in canonical order (`fit`,
 then `finish`; or `restore`, with what an earlier run found), and turns the logits of the kept ones into targets
-(`apply`). Arithmetic is float64, targets are float16 like the logits unless a mean is still to be taken of them.
+(`apply`). Arithmetic is float64, targets are float16 like the logits unless a mean is still to be taken of them
+(`exact`).
 """
 
 from collections.abc import Callable
@@ -14,23 +15,21 @@ from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
 from manifests.errors import InputError
-from manifests.format.top_k import TopK
-from prune_toolkit.scoring.logit_scores import check_finite, row_blocks
+from manifests.format.soft_labels import Logits, SoftLabels, row_std, scaled_rows
+from prune_toolkit.scoring.logit_scores import check_finite
 
 Integers = NDArray[np.integer[Any]]
-Logits = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
-DTYPE = np.dtype(np.float16)
-_TOO_LARGE = "its reshaped logits leave the range of float16, +-65504"
+EXACT = np.dtype(np.float64)
 
 
 class LabelTransform(Protocol):
-    """A transform at work; arguments: logits (n, C), or the K largest; labels (n,), sample_ids (n,) for messages."""
+    """A transform at work; arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages."""
 
     class_std_C: Floats | None
     """Mean std(logits) of each class, 0 for one without samples; None before `finish` or when unused."""
 
-    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Take in one part of one view; call for every part of every view that is to count."""
 
     def finish(self) -> None:
@@ -39,13 +38,11 @@ class LabelTransform(Protocol):
     def restore(self, class_std_C: Floats) -> None:
         """Instead of fitting: the `class_std_C` that an earlier run ended with."""
 
-    def apply(
-        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
-    ) -> Logits:
-        """Target logits (n, C), in float64 when a mean is to follow; InputError naming the sample that has none."""
+    def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
+        """Targets, of all C logits or the K largest as the logits are; InputError naming the sample that has none."""
 
-    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
-        """The same of the K largest logits."""
+    def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
+        """A new array of target logits (n, C) before they are rounded, for a mean; errors as of `apply`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +80,7 @@ class Raw:
     def __init__(self, class_count: int) -> None:
         self.class_std_C: Floats | None = None
 
-    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Nothing to learn."""
 
     def finish(self) -> None:
@@ -92,16 +89,15 @@ class Raw:
     def restore(self, class_std_C: Floats) -> None:
         """Nothing to learn."""
 
-    def apply(
-        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
-    ) -> Logits:
-        """The same logits, (n, C); InputError naming the sample whose logits are not finite."""
-        check_finite(logits_nC, sample_id_n)
-        return np.ascontiguousarray(logits_nC, dtype)
-
-    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
-        """The same."""
+    def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
+        """The same logits; InputError naming the sample whose logits are not finite."""
+        _check_finite(logits, sample_id_n)
         return logits
+
+    def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
+        """The same logits in float64; errors as of `apply`."""
+        check_finite(logits_nC, sample_id_n)
+        return logits_nC.astype(EXACT)
 
 
 @label_transform(
@@ -128,15 +124,11 @@ class Reshape:
         self._sum_C = np.zeros(class_count, np.float64)
         self._count_C = np.zeros(class_count, np.int64)
 
-    def fit(self, logits_nC: Logits | TopK, label_n: Integers, sample_id_n: Integers) -> None:
+    def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Add one part of one view to the class means; InputError naming a sample that is not finite."""
-        if isinstance(logits_nC, TopK):
-            std_n = logits_nC.std_n.astype(np.float64)
-        else:
-            check_finite(logits_nC, sample_id_n)
-            std_n = row_std(logits_nC)
+        _check_finite(logits, sample_id_n)
         classes = len(self._sum_C)
-        self._sum_C += np.bincount(label_n, weights=std_n, minlength=classes)
+        self._sum_C += np.bincount(label_n, weights=logits.std_n, minlength=classes)
         self._count_C += np.bincount(label_n, minlength=classes)
 
     def finish(self) -> None:
@@ -148,20 +140,15 @@ class Reshape:
         self.class_std_C = class_std_C
         self._count_C = (class_std_C > 0).astype(np.int64)
 
-    def apply(
-        self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers, dtype: np.dtype[Any] = DTYPE
-    ) -> Logits:
-        """Reshaped logits (n, C); errors as `reshape`, RuntimeError where `fit` saw no such class."""
-        return reshape(logits_nC, label_n, sample_id_n, self._fitted(label_n), dtype)
+    def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
+        """Reshaped logits; errors as of `reshape`, RuntimeError where `fit` saw no such class."""
+        return reshape(logits, label_n, sample_id_n, self._fitted(label_n))
 
-    def apply_top_k(self, logits: TopK, label_n: Integers, sample_id_n: Integers) -> TopK:
-        """Reshaped by the std of all C logits, which is stored beside the K largest; errors as `apply`."""
-        scale_n = _scale(logits.std_n.astype(np.float64), label_n, sample_id_n, self._fitted(label_n))
-        kept_nK = np.concatenate([logits.logit_nK, logits.label_logit_n[:, None]], axis=1)
-        with np.errstate(over="ignore"):
-            scaled_nK = (kept_nK * scale_n[:, None]).astype(DTYPE)
-        _refuse(np.asarray(np.isinf(scaled_nK).any(axis=1)), label_n, sample_id_n, _TOO_LARGE)
-        return logits.scaled(scale_n)
+    def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
+        """Reshaped logits in float64; errors as of `apply`."""
+        check_finite(logits_nC, sample_id_n)
+        scale_n = _scale(row_std(logits_nC), label_n, sample_id_n, self._fitted(label_n))
+        return scaled_rows(logits_nC, scale_n, EXACT)
 
     def _fitted(self, label_n: Integers) -> Floats:
         if self.class_std_C is None or not self._count_C[label_n].all():
@@ -169,36 +156,28 @@ class Reshape:
         return self.class_std_C
 
 
-def reshape(
-    logits_nC: Logits, label_n: Integers, sample_id_n: Integers, class_std_C: Floats, dtype: np.dtype[Any] = DTYPE
-) -> Logits:
-    """Rescale each row of logits to the standard deviation of its class, (n, C).
+def reshape(logits: SoftLabels, label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> SoftLabels:
+    """Rescale the logits of each sample to the standard deviation of its class.
 
-    InputError naming the sample whose logits are not finite, are all equal (std 0), or leave the dtype's range.
+    InputError naming the sample whose logits are not finite, are all equal (std 0), or leave the range of float16.
     The largest logit stays the largest; logits that differ by less than float16 resolves may become equal.
     """
-    check_finite(logits_nC, sample_id_n)
-    scale_n = _scale(row_std(logits_nC), label_n, sample_id_n, class_std_C)
-    target_nC = np.empty(logits_nC.shape, dtype)
-    with np.errstate(over="ignore"):
-        for block in row_blocks(*logits_nC.shape):
-            target_nC[block] = logits_nC[block].astype(np.float64) * scale_n[block, None]
-    _refuse(np.asarray(np.isinf(target_nC).any(axis=1)), label_n, sample_id_n, _TOO_LARGE)
-    return target_nC
+    _check_finite(logits, sample_id_n)
+    scaled = logits.scaled(_scale(logits.std_n, label_n, sample_id_n, class_std_C))
+    too_large = "its reshaped logits leave the range of float16, +-65504"
+    _refuse(~scaled.finite_n, label_n, sample_id_n, too_large)
+    return scaled
 
 
-def _scale(std_n: Floats, label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Floats:
+def _scale(std_n: NDArray[np.floating[Any]], label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Floats:
     _refuse(std_n == 0, label_n, sample_id_n, "all its logits are equal: there is no std to divide by")
     scale_n: Floats = class_std_C[label_n] / std_n
     return scale_n
 
 
-def row_std(logits_nC: Logits) -> Floats:
-    """Unbiased standard deviation (division by C - 1) of each row, (n,) float64, exactly 0 for a constant row."""
-    std_n = np.empty(len(logits_nC), np.float64)
-    for block in row_blocks(*logits_nC.shape):
-        std_n[block] = np.array(logits_nC[block], np.float64, order="C").std(axis=1, ddof=1)
-    return std_n
+def _check_finite(logits: SoftLabels, sample_id_n: Integers) -> None:
+    if not logits.finite_n.all():
+        check_finite(logits.logits(), sample_id_n)
 
 
 def _refuse(bad_n: NDArray[np.bool_], label_n: Integers, sample_id_n: Integers, why: str) -> None:

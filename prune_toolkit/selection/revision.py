@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import SoftLabels
 from prune_toolkit.quotas.keep import parse_fraction
 
 SCOPES = ("wrong", "all")
@@ -37,12 +37,6 @@ def parse_scope(text: str) -> str:
     if text not in SCOPES:
         raise UsageError(f"unknown --revise-scope {text!r}", hint=f"known: {', '.join(SCOPES)}")
     return text
-
-
-def wrong(labels: SoftLabels, label_n: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """(n,) whether the largest logit, the first of equals, is another class's than the label's."""
-    top_n = labels.class_nK[:, 0] if isinstance(labels, TopK) else labels.argmax(axis=1)
-    return np.asarray(top_n != label_n)
 
 
 def label_parameters(
@@ -70,9 +64,12 @@ class RevisionCount:
         self.wrong = 0
 
     def add(self, targets: list[SoftLabels], label_n: NDArray[np.integer[Any]]) -> None:
-        """Take in the stored labels of n samples, one entry a view."""
+        """Take in the stored labels of n samples, one entry a view.
+
+        Wrong is one whose largest logit, the first of equals, is another class's than the label's.
+        """
         self.labels += sum(len(target) for target in targets)
-        self.wrong += sum(int(wrong(target, label_n).sum()) for target in targets)
+        self.wrong += sum(int((target.top1_n != label_n).sum()) for target in targets)
 
     @property
     def changed(self) -> int:

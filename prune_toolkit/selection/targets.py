@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Policy, Views
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
-from manifests.format.top_k import SoftLabels, TopK, check_k, top_k, words_count
+from manifests.format.soft_labels import FullLogits, SoftLabels, Words
+from manifests.format.top_k import check_k, keep_largest, words_count
 from prune_toolkit.scoring.logit_scores import check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
-from prune_toolkit.selection.labels import DTYPE, Integers, LabelTransform
+from prune_toolkit.selection.labels import Integers, LabelTransform
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
@@ -67,59 +68,37 @@ class TargetPlan:
 
 
 def targets_of(
-    logits_nVC: NDArray[np.float16] | Sequence[TopK],
+    views: Sequence[SoftLabels],
     label_n: Integers,
     sample_id_n: Ids,
     transform: LabelTransform,
     policy: Policy,
     top_k: int | None,
 ) -> list[SoftLabels]:
-    """Targets of n samples from the logits of V views, (n, V, C) or V times the K largest: one entry a stored target.
+    """Targets of n samples from their logits in V views: one entry a stored target.
 
     replay: V of them; mean: the mean over all V views of the transformed logits, rounded once; single: view 0's. The
     K largest are taken last. UsageError for what the K largest do not give: a mean, or another K; InputError naming
     the sample that has no target.
     """
-    if not isinstance(logits_nVC, np.ndarray):
-        return _of_top_k(logits_nVC, label_n, sample_id_n, transform, policy, top_k)
-    if policy == "mean":
-        targets = [_mean(logits_nVC, label_n, sample_id_n, transform)]
+    if (stored := views[0].top_k) is not None:
+        check_stored_top_k(stored, policy, len(views), top_k)
+    if policy == "mean" and len(views) > 1:
+        targets = [_mean(views, label_n, sample_id_n, transform)]
     else:
-        views = range(logits_nVC.shape[1] if policy == "replay" else 1)
-        targets = [transform.apply(logits_nVC[:, view], label_n, sample_id_n) for view in views]
-    return [_kept(target_nC, label_n, top_k) for target_nC in targets]
+        used = views if policy == "replay" else views[:1]
+        targets = [transform.apply(view, label_n, sample_id_n) for view in used]
+    return [keep_largest(target, label_n, top_k) for target in targets]
 
 
-def _mean(
-    logits_nVC: NDArray[np.float16], label_n: Integers, sample_id_n: Ids, transform: LabelTransform
-) -> NDArray[np.float16]:
-    exact = np.dtype(np.float64)
-    views = logits_nVC.shape[1]
-    sum_nC = transform.apply(logits_nVC[:, 0], label_n, sample_id_n, exact)
-    for view in range(1, views):
-        sum_nC += transform.apply(logits_nVC[:, view], label_n, sample_id_n, exact)
+def _mean(views: Sequence[SoftLabels], label_n: Integers, sample_id_n: Ids, transform: LabelTransform) -> SoftLabels:
+    sum_nC = transform.exact(views[0].logits(), label_n, sample_id_n)
+    for view in views[1:]:
+        sum_nC += transform.exact(view.logits(), label_n, sample_id_n)
     with np.errstate(over="ignore"):
-        mean_nC: NDArray[np.float16] = (sum_nC / views).astype(DTYPE)
+        mean_nC: NDArray[np.float16] = (sum_nC / len(views)).astype(np.float16)
     check_finite(mean_nC, sample_id_n)
-    return mean_nC
-
-
-def _kept(target_nC: NDArray[Any], label_n: Integers, k: int | None) -> SoftLabels:
-    dense_nC: NDArray[np.float16] = np.asarray(target_nC, DTYPE)
-    return dense_nC if k is None else top_k(dense_nC, label_n, k)
-
-
-def _of_top_k(
-    views: Sequence[TopK],
-    label_n: Integers,
-    sample_id_n: Ids,
-    transform: LabelTransform,
-    policy: Policy,
-    k: int | None,
-) -> list[SoftLabels]:
-    check_stored_top_k(views[0].k, policy, len(views), k)
-    used = views if policy == "replay" else views[:1]
-    return [transform.apply_top_k(view, label_n, sample_id_n) for view in used]
+    return FullLogits(mean_nC)
 
 
 def check_stored_top_k(stored: int, policy: Policy, views: int, asked: int | None) -> None:
@@ -147,7 +126,7 @@ def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: lis
         write_part(out / part_path(table, part), soft_labels_table(ids, "target", labels), digest)
 
 
-def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[np.float16] | NDArray[np.int16]]:
+def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
     """What a beton holds of each sample with targets, in order: `plan.shape` of float16, or of the K largest's words.
 
     Of all views, one part of the `count` samples of the manifest is in memory at a time. InputError for a part that
@@ -158,13 +137,13 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[NDArray[n
         for table in plan.tables:
             path = out / part_path(table, part)
             _, labels = soft_labels_of(read_part(path), "target", plan.class_count)
-            found = labels.k if isinstance(labels, TopK) else plan.class_count
+            found = labels.top_k or labels.class_count
             if found != (plan.top_k or plan.class_count):
                 raise InputError(
                     f"{path} holds {found} logits a target, its header says {plan.top_k or plan.class_count}",
                     hint="the manifest is damaged, or was never whole: fetch or make it again",
                 )
-            views.append(labels.words() if isinstance(labels, TopK) else labels)
+            views.append(labels.words())
         yield from np.stack(views, axis=1)
 
 

@@ -12,7 +12,7 @@ from manifests.errors import InputError
 from manifests.format.child_header import Blocks
 from manifests.format.header import Distill, Labels, Selection
 from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
-from manifests.format.top_k import SoftLabels, TopK
+from manifests.format.soft_labels import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
@@ -151,20 +151,14 @@ def _write_targets(
         write_targets(out, targets, part, ids, labels, digest)
 
 
-def _kept_logits(plan: Plan) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16] | list[TopK]]]:
-    """(sample_id (n,), logits (n, V, C) float16 or V times the K largest) of the kept samples, part by part."""
+def _kept_logits(plan: Plan) -> Iterator[tuple[NDArray[np.int64], list[SoftLabels]]]:
+    """(sample_id (n,), logits of V views) of the kept samples, part by part."""
     streams = [plan.parent.soft_labels("logits", view) for view in range(plan.targets.read_views)]
     for views in zip(*streams, strict=True):
         ids = views[0][0]
         if any(not np.array_equal(ids, other) for other, _ in views):
             raise InputError(f"{plan.parent.where}: the views of one part are of other samples")
+        if len({logits.top_k for _, logits in views}) > 1:
+            raise InputError(f"{plan.parent.where}: the views of one part do not hold equally many logits")
         kept = plan.keep_N[ids]
-        yield ids[kept], _joined([logits[kept] for _, logits in views])
-
-
-def _joined(views: list[SoftLabels]) -> NDArray[np.float16] | list[TopK]:
-    top = [logits for logits in views if isinstance(logits, TopK)]
-    dense = [logits for logits in views if not isinstance(logits, TopK)]
-    if top and dense:
-        raise InputError("some views hold all logits, others the largest")
-    return top or np.stack(dense, axis=1)
+        yield ids[kept], [logits[kept] for _, logits in views]

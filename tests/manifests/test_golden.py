@@ -121,7 +121,7 @@ def test_its_logits_are_those_of_the_colours(version: str) -> None:
     [(ids, stored)] = manifest.soft_labels("logits", 0)
     assert ids.tolist() == READABLE_IDS.tolist()
     if version != "1.1":
-        np.testing.assert_allclose(stored, LOGITS, rtol=1e-3)
+        np.testing.assert_allclose(stored.logits(), LOGITS, rtol=1e-3)
         return
     # Version 1.1 came with views and with the largest logits.
     assert isinstance(stored, TopK)
@@ -227,7 +227,7 @@ def test_version_1_3_hides_its_keys_by_hmacs() -> None:
     shown = [int.from_bytes(each[:8], "little") for each in hashes]
     assert table.column("view_id").to_pylist() == [pad ^ view_id for pad, view_id in zip(pads, shown, strict=True)]
     [(ids, stored)] = manifest.soft_labels("logits", 0)
-    np.testing.assert_allclose(stored, LOGITS[np.searchsorted(READABLE_IDS, old_id_N[ids])], rtol=1e-3)
+    np.testing.assert_allclose(stored.logits(), LOGITS[np.searchsorted(READABLE_IDS, old_id_N[ids])], rtol=1e-3)
     np.testing.assert_allclose(
         manifest.scores().column("loss"), LOSS[np.searchsorted(READABLE_IDS, old_id_N[ids])], rtol=2e-3
     )

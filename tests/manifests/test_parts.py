@@ -27,6 +27,7 @@ from manifests.format.parts import (
     vectors_table,
     write_part,
 )
+from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import TopK, top_k
 
 EXTREMES = np.array([0.0, -0.0, 65504.0, -65504.0, 2.0**-24, -(2.0**-24), 2.0**-14, 1 / 3, np.inf, np.nan], np.float16)
@@ -261,11 +262,11 @@ def test_the_largest_logits_come_back_bit_for_bit_under_their_own_columns(tmp_pa
 
 def test_all_logits_are_stored_as_ever() -> None:
     dense = np.resize(EXTREMES[:-1], (4, 10))
-    table = soft_labels_table(np.arange(4), "target", dense)
+    table = soft_labels_table(np.arange(4), "target", FullLogits(dense))
     assert table.equals(vectors_table(np.arange(4), "target", dense))
     ids, found = soft_labels_of(table, "target", 10)
-    assert isinstance(found, np.ndarray)
-    assert found.tobytes() == dense.tobytes()
+    assert found.top_k is None
+    assert found.logits().tobytes() == dense.tobytes()
     assert ids.tolist() == [0, 1, 2, 3]
     with pytest.raises(InputError, match="10 values for 9 classes"):
         soft_labels_of(table, "target", 9)
@@ -329,7 +330,7 @@ def test_a_third_of_the_logits_takes_less_than_all_of_them(tmp_path: Path) -> No
     generator = np.random.default_rng(0)
     logits_nC = generator.normal(0, 3, (2000, 100)).astype(np.float16)
     kept = top_k(logits_nC, generator.integers(0, 100, 2000), 32)
-    for name, labels in (("all", logits_nC), ("kept", kept)):
+    for name, labels in (("all", FullLogits(logits_nC)), ("kept", kept)):
         write_part(tmp_path / name, soft_labels_table(np.arange(2000), "logits", labels), "digest")
     # 7 bits a class of 100, and not the four bytes that Parquet gives a uint16.
     bound = 2000 * (32 * 7 / 8 + 32 * 2 + 16 + 2 + 4 + 4 + 8) * 1.1

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manifests.errors import InputError, UsageError
+from manifests.format.soft_labels import FullLogits, SoftLabels
 from manifests.format.top_k import (
     KNOWN_BETAS,
     TEMPERATURES,
     TopK,
     from_words,
+    keep_largest,
     tail_at,
     tail_weights,
     top_k,
@@ -156,9 +158,36 @@ def test_class_ids_above_2048_survive_up_to_the_last_of_65536() -> None:
 def test_rows_can_be_taken_by_slice_index_and_mask() -> None:
     z = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float16)
     kept = top_k(z, np.arange(5), 3)
-    assert (len(kept), kept.k) == (5, 3)
+    assert (len(kept), kept.top_k) == (5, 3)
     for rows in (slice(1, 4), np.array([4, 0, 0]), np.array([True, False, True, False, False])):
         assert kept[rows].words().tobytes() == top_k(z[rows], np.arange(5)[rows], 3).words().tobytes()
+
+
+def test_full_and_largest_logits_give_the_same_answers() -> None:
+    z = np.random.default_rng(0).normal(0, 3, (6, 9)).astype(np.float16)
+    label, rows = np.arange(6), np.array([5, 0, 3])
+    full: SoftLabels = FullLogits(z)
+    kept = keep_largest(full, label, 4)
+    assert (full.top_k, kept.top_k) == (None, 4)
+    assert (full.class_count, len(full)) == (kept.class_count, len(kept)) == (9, 6)
+    assert full.top1_n.tolist() == kept.top1_n.tolist() == z.argmax(axis=1).tolist()
+    np.testing.assert_allclose(kept.std_n, full.std_n, rtol=1e-6)
+    np.testing.assert_array_equal(kept.scaled(full.std_n).top1_n, full.scaled(full.std_n).top1_n)
+    for labels in (full, kept):
+        exact = np.take_along_axis(labels.logits_with(label), label[:, None], axis=1)[:, 0]
+        assert exact.tolist() == z[np.arange(6), label].tolist()
+        assert labels[rows].words().tobytes() == labels.words()[rows].tobytes()
+        assert labels.finite_n.all()
+        assert keep_largest(labels, label, labels.top_k) is labels is keep_largest(labels, label, None)
+        assert labels.scaled(np.where(label == 2, 1e6, 1.0)).finite_n.tolist() == (label != 2).tolist()
+
+
+def test_all_logits_are_never_copied() -> None:
+    z = np.zeros((3, 4), np.float16)
+    full = FullLogits(z)
+    arrays = (full.logits(), full.logits(4.0), full.logits_with(np.zeros(3, int)), full.words(), full.columns("c")["c"])
+    assert all(array is z for array in arrays)
+    assert np.shares_memory(full[1:].logits(), z)
 
 
 def test_no_rows_are_fine() -> None:
@@ -230,8 +259,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
         with pytest.raises(InputError, match="row 1: a logit does not fit float16"):
             top_k(z, label, 2)
     kept = top_k(np.full((2, 5), 40_000.0), np.zeros(2, int), 2)
-    with pytest.raises(InputError, match="row 1"):
-        kept.scaled(np.array([1.0, 2.0]))
+    assert kept.scaled(np.array([1.0, 2.0])).finite_n.tolist() == [True, False]
     with pytest.raises(ValueError, match="positive"):
         kept.scaled(np.array([1.0, 0.0]))
 

@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 
 from manifests.format.top_k import top_k
 from prune_toolkit.scoring import feature_scores, feature_table
-from prune_toolkit.scoring.feature_pass import full_logits
 from prune_toolkit.scoring.feature_scores import class_medians
 from prune_toolkit.scoring.feature_table import FeatureRows, FeatureTable, held_out_split
 from prune_toolkit.scoring.score import SCORES
@@ -159,7 +158,7 @@ def test_of_the_largest_logits_the_known_probabilities_are_exact_the_labels_too(
     rng = np.random.default_rng(2)
     logits, labels = rng.normal(0, 3, (200, 12)).astype(np.float16), rng.integers(0, 12, 200)
     kept = top_k(logits, labels, 4)
-    exact, found = softmax(logits.astype(float), axis=1), softmax(full_logits(kept, labels), axis=1)
+    exact, found = softmax(logits.astype(float), axis=1), softmax(kept.logits_with(labels), axis=1)
     rows = np.arange(200)
     assert not (kept.class_nK == labels[:, None]).any(axis=1).all()
     np.testing.assert_allclose(found[rows, labels], exact[rows, labels], rtol=1e-3)
@@ -170,14 +169,14 @@ def test_of_the_largest_logits_the_known_probabilities_are_exact_the_labels_too(
 def test_with_one_class_unknown_nothing_is_lost():
     logits, labels = np.array([[3, 1, -2, 0.5]], np.float16), np.array([2])
     for k in (2, 3):
-        found = softmax(full_logits(top_k(logits, labels, k), labels), axis=1)
+        found = softmax(top_k(logits, labels, k).logits_with(labels), axis=1)
         np.testing.assert_allclose(found, softmax(logits.astype(float), axis=1), rtol=1e-3)
 
 
 def test_a_label_that_is_all_of_the_tail_leaves_the_others_nothing():
     logits, labels = np.full((1, 6), -30, np.float16), np.array([3])
     logits[0, :2], logits[0, 3] = 5, 0
-    found = softmax(full_logits(top_k(logits, labels, 2), labels), axis=1)
+    found = softmax(top_k(logits, labels, 2).logits_with(labels), axis=1)
     np.testing.assert_allclose(found, softmax(logits.astype(float), axis=1), atol=1e-6)
 
 

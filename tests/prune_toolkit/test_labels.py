@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.selection.labels import LABELS, label_transform, reshape, row_std
+from manifests.format.soft_labels import FullLogits, row_std
+from prune_toolkit.selection.labels import LABELS, label_transform, reshape
 
 # Unbiased deviations 2, 4 (class 0, mean 3) and sqrt(3) (class 1).
 LOGITS = np.array([[0, 2, 4], [0, 4, 8], [1, 1, 4]], np.float16)
@@ -24,10 +25,10 @@ def reshaped(
 ) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
     transform = LABELS["reshape"].make(classes)
     sample_ids = np.arange(len(labels))
-    transform.fit(logits, labels, sample_ids)
+    transform.fit(FullLogits(logits), labels, sample_ids)
     transform.finish()
     assert transform.class_std_C is not None
-    return transform.apply(logits, labels, sample_ids), transform.class_std_C
+    return transform.apply(FullLogits(logits), labels, sample_ids).logits(), transform.class_std_C
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,9 @@ def digits() -> tuple[NDArray[np.float16], NDArray[np.int64]]:
 
 def test_raw_targets_are_the_stored_bits() -> None:
     transform = LABELS["raw"].make(3)
-    transform.fit(LOGITS, LABELS_N, IDS)
+    transform.fit(FullLogits(LOGITS), LABELS_N, IDS)
     transform.finish()
-    target = transform.apply(LOGITS, LABELS_N, IDS)
+    target = transform.apply(FullLogits(LOGITS), LABELS_N, IDS).logits()
     assert target.dtype == np.float16
     np.testing.assert_array_equal(target.view(np.int16), LOGITS.view(np.int16))
     assert transform.class_std_C is None
@@ -62,15 +63,17 @@ def test_the_std_is_the_unbiased_one() -> None:
 
 def test_class_means_count_samples_that_selection_drops() -> None:
     transform = LABELS["reshape"].make(2)
-    transform.fit(LOGITS, LABELS_N, IDS)
+    transform.fit(FullLogits(LOGITS), LABELS_N, IDS)
     transform.finish()
-    np.testing.assert_array_equal(transform.apply(LOGITS[1:2], LABELS_N[1:2], IDS[1:2]), [[0, 3, 6]])
+    np.testing.assert_array_equal(
+        transform.apply(FullLogits(LOGITS[1:2]), LABELS_N[1:2], IDS[1:2]).logits(), [[0, 3, 6]]
+    )
 
 
 def test_the_views_of_a_sample_are_pooled_into_its_class() -> None:
     transform = LABELS["reshape"].make(2)
     for view in (LOGITS, LOGITS * np.float16(3)):
-        transform.fit(view, LABELS_N, IDS)
+        transform.fit(FullLogits(view), LABELS_N, IDS)
     transform.finish()
     assert transform.class_std_C is not None
     np.testing.assert_allclose(transform.class_std_C, [6, 2 * np.sqrt(3)], rtol=1e-15)
@@ -142,7 +145,7 @@ def test_class_means_are_the_same_in_parts(digits: tuple[NDArray[np.float16], ND
     transform = LABELS["reshape"].make(10)
     for start in range(0, len(labels), 100):
         part = slice(start, start + 100)
-        transform.fit(logits[part], labels[part], np.arange(len(labels))[part])
+        transform.fit(FullLogits(logits[part]), labels[part], np.arange(len(labels))[part])
     transform.finish()
     assert transform.class_std_C is not None
     np.testing.assert_allclose(transform.class_std_C, whole, rtol=1e-14)
@@ -154,27 +157,29 @@ def test_a_constant_row_is_refused_with_its_sample_and_class(value: float, class
     logits = np.full((2, classes), value, np.float16)
     logits[0, 0] += np.float16(64)
     transform = LABELS["reshape"].make(classes)
-    transform.fit(logits, LABELS_N[1:], IDS[1:])
+    transform.fit(FullLogits(logits), LABELS_N[1:], IDS[1:])
     transform.finish()
     with pytest.raises(InputError, match=re.escape("sample 12 (class 1): all its logits are equal")):
-        transform.apply(logits, LABELS_N[1:], IDS[1:])
+        transform.apply(FullLogits(logits), LABELS_N[1:], IDS[1:])
 
 
 def test_a_constant_row_that_is_dropped_does_no_harm() -> None:
     logits = np.array([[0, 2, 4], [5, 5, 5]], np.float16)
     transform = LABELS["reshape"].make(1)
-    transform.fit(logits, np.zeros(2, int), IDS[:2])
+    transform.fit(FullLogits(logits), np.zeros(2, int), IDS[:2])
     transform.finish()
-    np.testing.assert_array_equal(transform.apply(logits[:1], np.zeros(1, int), IDS[:1]), [[0, 1, 2]])
+    np.testing.assert_array_equal(
+        transform.apply(FullLogits(logits[:1]), np.zeros(1, int), IDS[:1]).logits(), [[0, 1, 2]]
+    )
 
 
 def test_a_target_beyond_float16_is_refused_with_its_sample_and_class() -> None:
     logits = np.array([[60000, 60001, 60032], [0, 20000, 60000]], np.float16)
     transform = LABELS["reshape"].make(2)
-    transform.fit(logits, np.array([1, 1]), IDS[1:])
+    transform.fit(FullLogits(logits), np.array([1, 1]), IDS[1:])
     transform.finish()
     with pytest.raises(InputError, match=re.escape("sample 11 (class 1): its reshaped logits leave the range")):
-        transform.apply(logits, np.array([1, 1]), IDS[1:])
+        transform.apply(FullLogits(logits), np.array([1, 1]), IDS[1:])
 
 
 @pytest.mark.parametrize("name", ["raw", "reshape"])
@@ -182,36 +187,37 @@ def test_logits_that_are_not_finite_are_refused_with_their_sample(name: str) -> 
     logits = LOGITS.copy()
     logits[1, 2] = np.nan
     transform = LABELS[name].make(2)
-    transform.fit(LOGITS, LABELS_N, IDS)
+    transform.fit(FullLogits(LOGITS), LABELS_N, IDS)
     transform.finish()
     with pytest.raises(InputError, match="sample 11: logit 2 is nan"):
-        transform.apply(logits, LABELS_N, IDS)
+        transform.apply(FullLogits(logits), LABELS_N, IDS)
     if LABELS[name].needs_fit:
         with pytest.raises(InputError, match="sample 11: logit 2 is nan"):
-            transform.fit(logits, LABELS_N, IDS)
+            transform.fit(FullLogits(logits), LABELS_N, IDS)
 
 
 def test_applying_before_fitting_is_a_bug() -> None:
     transform = LABELS["reshape"].make(2)
     with pytest.raises(RuntimeError, match="finish"):
-        transform.apply(LOGITS, LABELS_N, IDS)
-    transform.fit(LOGITS[:2], LABELS_N[:2], IDS[:2])
+        transform.apply(FullLogits(LOGITS), LABELS_N, IDS)
+    transform.fit(FullLogits(LOGITS[:2]), LABELS_N[:2], IDS[:2])
     transform.finish()
     with pytest.raises(RuntimeError, match="every class"):
-        transform.apply(LOGITS, LABELS_N, IDS)
+        transform.apply(FullLogits(LOGITS), LABELS_N, IDS)
 
 
 @pytest.mark.parametrize("name", ["raw", "reshape"])
 def test_a_part_of_which_nothing_is_kept_has_no_targets(name: str) -> None:
     transform = LABELS[name].make(2)
-    transform.fit(LOGITS, LABELS_N, IDS)
+    transform.fit(FullLogits(LOGITS), LABELS_N, IDS)
     transform.finish()
-    assert transform.apply(LOGITS[:0], LABELS_N[:0], IDS[:0]).shape == (0, 3)
+    assert transform.apply(FullLogits(LOGITS[:0]), LABELS_N[:0], IDS[:0]).logits().shape == (0, 3)
 
 
 def test_stored_class_means_reshape_further_views() -> None:
     np.testing.assert_array_equal(
-        reshape(LOGITS[:1] * np.float16(2), LABELS_N[:1], IDS[:1], np.array([3.0, 0.0])), [[0, 3, 6]]
+        reshape(FullLogits(LOGITS[:1] * np.float16(2)), LABELS_N[:1], IDS[:1], np.array([3.0, 0.0])).logits(),
+        [[0, 3, 6]],
     )
 
 
@@ -219,9 +225,9 @@ def test_a_restored_transform_gives_the_targets_of_the_fitted_one() -> None:
     expected, class_std = reshaped(LOGITS, LABELS_N, 3)
     transform = LABELS["reshape"].make(3)
     transform.restore(class_std)
-    np.testing.assert_array_equal(transform.apply(LOGITS, LABELS_N, IDS), expected)
+    np.testing.assert_array_equal(transform.apply(FullLogits(LOGITS), LABELS_N, IDS).logits(), expected)
     with pytest.raises(RuntimeError, match="every class"):
-        transform.apply(LOGITS, LABELS_N + 1, IDS)
+        transform.apply(FullLogits(LOGITS), LABELS_N + 1, IDS)
     raw = LABELS["raw"].make(3)
     raw.restore(class_std)
     assert raw.class_std_C is None
@@ -231,11 +237,11 @@ def test_a_restored_transform_gives_the_targets_of_the_fitted_one() -> None:
 def test_targets_for_a_mean_are_not_rounded(name: str) -> None:
     transform = LABELS[name].make(2)
     transform.restore(np.array([1.0, 1.0]))
-    exact = transform.apply(LOGITS, LABELS_N, IDS, np.dtype(np.float64))
+    exact = transform.exact(LOGITS, LABELS_N, IDS)
     assert exact.dtype == np.float64
     scale = 1 if name == "raw" else 1 / LOGITS.astype(np.float64).std(axis=1, ddof=1, keepdims=True)
     np.testing.assert_allclose(exact, LOGITS * scale, rtol=1e-15)
-    np.testing.assert_array_equal(exact.astype(np.float16), transform.apply(LOGITS, LABELS_N, IDS))
+    np.testing.assert_array_equal(exact.astype(np.float16), transform.apply(FullLogits(LOGITS), LABELS_N, IDS).logits())
 
 
 def test_label_transforms_are_listed_and_a_name_can_be_taken_once() -> None:

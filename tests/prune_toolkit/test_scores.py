@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from manifests.errors import InputError, UsageError
-from prune_toolkit.scoring import logit_scores as scores
+from manifests.format import soft_labels
 from prune_toolkit.scoring.logit_scores import (
     SCORES,
     Calibration,
@@ -152,7 +152,7 @@ def test_scores_do_not_depend_on_how_rows_fall_into_blocks(classes: int, monkeyp
     rng = np.random.default_rng(classes)
     logits, labels = rng.normal(0, 4, (150, classes)).astype(np.float16), rng.integers(0, classes, 150)
     in_blocks = compute_scores(logits, labels)
-    monkeypatch.setattr(scores, "BLOCK_VALUES", 7 * classes)
+    monkeypatch.setattr(soft_labels, "BLOCK_VALUES", 7 * classes)
     for name, column in compute_scores(logits, labels).items():
         np.testing.assert_array_equal(column, in_blocks[name])
     probabilities = softmax(logits.astype(np.float64), axis=1)

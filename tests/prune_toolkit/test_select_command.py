@@ -202,7 +202,7 @@ def test_the_largest_logits_alone_can_be_stored(viewed: Path, tmp_path: Path, pr
     words = []
     for view in range(3):
         [(_, dense)], [(_, stored)] = full.soft_labels("targets", view), selection.soft_labels("targets", view)
-        assert np.array_equal(stored.words(), top_k(dense, label_n, 4).words())
+        assert np.array_equal(stored.words(), top_k(dense.logits(), label_n, 4).words())
         words.append(stored.words())
     beton = Beton.open(selection.beton_path)
     assert beton.target_shape == (3, 21)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Views
+from manifests.format.soft_labels import FullLogits, SoftLabels
 from manifests.format.top_k import TopK, top_k
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import POLICIES, TargetPlan, carried_views, targets_of
@@ -19,11 +20,19 @@ LOGITS = np.array([[[0, 2], [4, 0], [1, 5]], [[2, 0], [6, 0], [0, 2]]], np.float
 LABELS_N, IDS = np.array([0, 1]), np.array([10, 11])
 
 
+def views_of(logits_nVC: np.ndarray) -> list[FullLogits]:
+    return [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
+
+
+def arrays_of(targets: list[SoftLabels]) -> list[np.ndarray]:
+    return [target.logits() for target in targets]
+
+
 def fitted(name: str, logits_nVC: np.ndarray = LOGITS, label_n: np.ndarray = LABELS_N) -> LabelTransform:
     """A transform that has seen the training views."""
     transform = LABELS[name].make(2 if logits_nVC is LOGITS else logits_nVC.shape[2])
     for view in range(1, logits_nVC.shape[1]):
-        transform.fit(logits_nVC[:, view], label_n, np.arange(len(label_n)))
+        transform.fit(FullLogits(logits_nVC[:, view]), label_n, np.arange(len(label_n)))
     transform.finish()
     return transform
 
@@ -48,7 +57,7 @@ RESHAPED = [[[0, 4], [4, 0], [1, 5]], [[4, 0], [4, 0], [0, 4]]]
     ],
 )
 def test_every_policy_and_transform_by_hand(name: str, policy: str, expected: list[list[list[float]]]) -> None:
-    targets = targets_of(LOGITS, LABELS_N, IDS, fitted(name), policy, None)
+    targets = arrays_of(targets_of(views_of(LOGITS), LABELS_N, IDS, fitted(name), policy, None))
     assert [target.dtype for target in targets] == [np.float16] * len(expected)
     np.testing.assert_array_equal(targets, np.array(expected, np.float16))
 
@@ -58,9 +67,9 @@ def test_the_mean_is_rounded_once() -> None:
     logits = np.array([[[1, 2], [2, 3], [4, 5]]], np.float16)
     transform = LABELS["reshape"].make(2)
     transform.restore(np.array([4 / 3 / np.sqrt(2), 0]))
-    [target] = targets_of(logits, np.zeros(1, int), IDS[:1], transform, "mean", None)
+    [target] = arrays_of(targets_of(views_of(logits), np.zeros(1, int), IDS[:1], transform, "mean", None))
     np.testing.assert_array_equal(target, [rounded("28/9", "40/9")])
-    views = targets_of(logits, np.zeros(1, int), IDS[:1], transform, "replay", None)
+    views = arrays_of(targets_of(views_of(logits), np.zeros(1, int), IDS[:1], transform, "replay", None))
     assert np.float16(np.mean(views, axis=0, dtype=np.float64)[0, 0]) != target[0, 0]
 
 
@@ -73,7 +82,7 @@ def test_the_mean_is_numpys_of_the_exact_targets(seed: int, views: int, classes:
     std_C = generator.uniform(0.5, 5, classes)
     transform = LABELS["reshape"].make(classes)
     transform.restore(std_C)
-    [target] = targets_of(logits, label_n, np.arange(7), transform, "mean", None)
+    [target] = arrays_of(targets_of(views_of(logits), label_n, np.arange(7), transform, "mean", None))
     exact = logits.astype(np.longdouble)
     exact = exact / exact.std(axis=2, ddof=1, keepdims=True) * std_C[label_n][:, None, None]
     wrong = target.astype(np.longdouble) - exact.mean(axis=1)
@@ -89,15 +98,19 @@ def test_of_one_view_every_policy_says_the_same_and_of_many_each_view_speaks_for
     label_n, ids = generator.integers(0, 6, 5), np.arange(5)
     transform = LABELS["reshape"].make(6)
     transform.restore(np.ones(6))
-    replayed = targets_of(logits, label_n, ids, transform, "replay", None)
+
+    def made(logits_nVC: np.ndarray, policy: str) -> list[np.ndarray]:
+        return arrays_of(targets_of(views_of(logits_nVC), label_n, ids, transform, policy, None))
+
+    replayed = made(logits, "replay")
     assert len(replayed) == views
     for view, target in enumerate(replayed):
-        [alone] = targets_of(logits[:, view : view + 1], label_n, ids, transform, "single", None)
+        [alone] = made(logits[:, view : view + 1], "single")
         np.testing.assert_array_equal(target, alone)
-    [first] = targets_of(logits, label_n, ids, transform, "single", None)
+    [first] = made(logits, "single")
     np.testing.assert_array_equal(first, replayed[0])
     if views == 1:
-        np.testing.assert_array_equal(targets_of(logits, label_n, ids, transform, "mean", None), replayed)
+        np.testing.assert_array_equal(made(logits, "mean"), replayed)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -106,12 +119,12 @@ def test_the_largest_are_taken_of_what_the_policy_made(policy: str) -> None:
     logits = generator.normal(0, 3, (9, 3, 8)).astype(np.float16)
     label_n = np.arange(9) % 8
     transform = fitted("reshape", logits, label_n)
-    dense = targets_of(logits, label_n, np.arange(9), transform, policy, None)
-    kept = targets_of(logits, label_n, np.arange(9), transform, policy, 3)
+    dense = targets_of(views_of(logits), label_n, np.arange(9), transform, policy, None)
+    kept = targets_of(views_of(logits), label_n, np.arange(9), transform, policy, 3)
     assert len(kept) == len(dense)
     for largest, whole in zip(kept, dense, strict=True):
-        assert isinstance(largest, TopK)
-        np.testing.assert_array_equal(largest.words(), top_k(whole, label_n, 3).words())
+        assert (largest.top_k, whole.top_k) == (3, None)
+        np.testing.assert_array_equal(largest.words(), top_k(whole.logits(), label_n, 3).words())
 
 
 def scored_top_k(classes: int = 8, k: int = 3) -> tuple[np.ndarray, list[TopK], np.ndarray]:
@@ -131,14 +144,14 @@ def test_views_scored_as_their_largest_pass_as_they_are_or_scaled_by_the_stored_
     np.testing.assert_allclose(transform.class_std_C, dense.class_std_C, rtol=1e-6)
     reshaped = targets_of(views, label_n, np.arange(9), transform, "replay", 3)
     for view, target in enumerate(reshaped):
-        whole = dense.apply(logits[:, view], label_n, np.arange(9))
+        whole = dense.apply(FullLogits(logits[:, view]), label_n, np.arange(9)).logits()
         assert isinstance(target, TopK)
         np.testing.assert_array_equal(target.class_nK, views[view].class_nK)
         kept = np.take_along_axis(whole, target.class_nK.astype(int), axis=1)
         np.testing.assert_allclose(target.logit_nK.astype(float), kept.astype(float), rtol=2**-10)
         np.testing.assert_allclose(target.std_n, dense.class_std_C[label_n], rtol=1e-6)
     [single] = targets_of(views, label_n, np.arange(9), transform, "single", None)
-    assert isinstance(single, TopK)
+    assert single.top_k == 3
     np.testing.assert_array_equal(single.words(), reshaped[0].words())
 
 
@@ -158,17 +171,17 @@ def test_a_target_out_of_the_range_of_float16_names_its_sample() -> None:
     logits, views, label_n = scored_top_k()
     transform = LABELS["reshape"].make(8)
     transform.restore(np.full(8, 1e5))
-    for form in (logits, views):
+    for form in (views_of(logits), views):
         with pytest.raises(InputError, match=r"sample 20 .*leave the range of float16"):
             targets_of(form, label_n, np.arange(20, 29), transform, "replay", None)
     with pytest.raises(InputError, match="sample 20"):
-        targets_of(logits, label_n, np.arange(20, 29), transform, "mean", None)
+        targets_of(views_of(logits), label_n, np.arange(20, 29), transform, "mean", None)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_part_of_which_nothing_is_kept_has_empty_targets(policy: str) -> None:
     for k in (None, 1):
-        targets = targets_of(LOGITS[:0], LABELS_N[:0], IDS[:0], fitted("reshape"), policy, k)
+        targets = targets_of(views_of(LOGITS[:0]), LABELS_N[:0], IDS[:0], fitted("reshape"), policy, k)
         assert [len(target) for target in targets] == [0] * (3 if policy == "replay" else 1)
 
 

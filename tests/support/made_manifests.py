@@ -29,7 +29,8 @@ from manifests.format.parts import (
     vectors_table,
     write_part,
 )
-from manifests.format.top_k import top_k
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import keep_largest
 from manifests.images.identity import fingerprint, view_ids
 from manifests.manifest import Manifest, commit, part_entries
 from prune_toolkit.scoring.logit_scores import LogitScore, compute_scores
@@ -96,8 +97,7 @@ def make(
     if logits_VNC is not None:
         logits_VNC = np.asarray(logits_VNC, np.float16)
         for view, logits_NC in enumerate(logits_VNC):
-            values = logits_NC[ids]
-            stored = values if keep_k is None else top_k(values, label_N[ids], keep_k)
+            stored = keep_largest(FullLogits(logits_NC[ids]), label_N[ids], keep_k)
             tables[f"{table_of}/view-{view:03d}"] = soft_labels_table(ids, column, stored)
         if kept is None:
             scores = compute_scores(logits_VNC[0][ids], label_N[ids])
