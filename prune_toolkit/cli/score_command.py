@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.images.readers import ImagesAtHand
     from prune_toolkit.scoring.preview import Preview
-    from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+    from prune_toolkit.scoring.score_config import ScoreConfig
     from prune_toolkit.scoring.view_flags import ViewOptions
     from trainer.models.teacher import Teacher
 
@@ -124,7 +124,7 @@ def command(
     from manifests.errors import UsageError
     from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
-    from prune_toolkit.scoring.score_config import ScoreConfig
+    from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
     from trainer.cli.console import echo_json
