@@ -89,14 +89,14 @@ def command(**options: Any) -> None:
     from manifests.base.progress import format_bytes
     from manifests.card.readme import selection_lines, targets_text
     from manifests.manifest import Manifest
-    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.images.where import place_of
     from prune_toolkit.selection.cut_images import planned_cut
     from prune_toolkit.selection.write_selection import plan_selection, write_selection
     from trainer.cli.console import echo_json
 
     config = select_config(options)
     plan = plan_selection(config, Manifest.open(options["manifest"]))
-    note_unused(options, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
+    note_unused(options, place_of(plan.parent, config.data).beton, is_written=config.beton)
     if options["dry_run"]:
         _echo_plan(planned_cut(config, plan), options["batch_size"], options["as_json"])
         return
@@ -177,10 +177,10 @@ def _parameters(options: dict[str, Any]) -> dict[str, str]:
 def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
     from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
-    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.images.where import place_of
     from trainer.cli.console import echo_json, echo_table
 
-    path = beton_at_hand(plan.parent)
+    path = place_of(plan.parent).beton
     size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
     steps = plan.count // batch_size
     if as_json:

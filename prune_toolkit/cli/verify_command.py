@@ -83,7 +83,8 @@ def _verify_data(where: Path | str, options: dict[str, Any], as_json: bool) -> N
     from manifests.copies.check import check_data
     from manifests.errors import MismatchError, UsageError
     from manifests.manifest import Manifest
-    from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
+    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+    from prune_toolkit.images.where import open_copy
     from trainer.cli.console import echo_json
 
     if options["list_path"] is not None and options["list_path"].is_dir():

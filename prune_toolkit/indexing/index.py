@@ -37,6 +37,7 @@ from manifests.tables.thumbnails_table import thumbnails_block, thumbnails_table
 from manifests.untrusted.rules import check_keys
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import Check, SampleFacts, examine
+from prune_toolkit.images.sample_images import SourceImages
 from prune_toolkit.images.train_beton import write_train_beton
 from prune_toolkit.work.part_work import ALONE, WorkShare, finished, missing_parts, tool
 
@@ -184,7 +185,11 @@ def build_index(config: IndexConfig) -> Manifest | None:
     local = config.data.local()
     if config.beton:
         rows_kept = write_train_beton(
-            config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
+            config.out / BETON_NAME,
+            samples,
+            images=SourceImages(source=source, local=local),
+            workers=config.workers,
+            max_side=config.max_side,
         )
         files.append(file_entry(config.out, BETON_NAME, rows_kept))
     header = Header(

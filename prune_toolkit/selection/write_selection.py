@@ -17,7 +17,7 @@ from manifests.format.soft_labels import SoftLabels
 from manifests.manifest import Manifest, commit, part_entries, write_local
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
-from prune_toolkit.selection.cut_images import cut_from, local_of, write_cut
+from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.revision import RevisionCount
@@ -106,7 +106,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             "parent_run": header.run,
         },
     )
-    write_local(out, local_of(config, parent, images))
+    write_local(out, parent.local if images is None else images.local)
     write_card(out, selection_header)
     return commit(out, selection_header)
 
