@@ -41,6 +41,7 @@ class ArraySource:
     keys: list[str] = field(repr=False)
     labels_N: NDArray[np.int32] = field(repr=False)
     images: NDArray[np.uint8] = field(repr=False)
+    root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
         """The pixels as stored, in the order asked; views of the array."""

@@ -29,6 +29,10 @@ class Source(Protocol):
         """The split that was opened, as the source spells it; None where there are no splits."""
 
     @property
+    def root(self) -> Path | None:
+        """Folder of the image files, whose paths below it are the keys; None where images are rows of something."""
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Ordered, unique; label c means class_names[c]."""
 

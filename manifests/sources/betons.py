@@ -36,6 +36,7 @@ class BetonSource:
     beton: Beton = field(repr=False)
     kind: str = "beton"
     split: str | None = None
+    root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
         """The images as stored, in the order asked; pixels are views of the mapped file."""

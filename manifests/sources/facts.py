@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import HASH_BYTES, content_hash
 from manifests.images.thumbnails import thumbnail
 from manifests.sources.base import Source
-from manifests.sources.folder import FolderSource
+from manifests.sources.folder import file_sizes
 from manifests.sources.reading import map_images
 
 R = TypeVar("R")
@@ -46,12 +47,14 @@ class SourceFacts:
         return self._size_M[row_n]
 
     def _sizes(self, row_n: Rows) -> Rows:
-        if not isinstance(self.source, FolderSource):
+        root, keys = self.source.root, self.source.keys
+        if root is None:
             return np.fromiter(self._map(row_n, _size, "reading sizes"), np.int64, len(row_n))
-        bands = [row_n[start : start + _STAT_ROWS].tolist() for start in range(0, len(row_n), _STAT_ROWS)]
+        paths = [keys[row] for row in row_n.tolist()]
+        bands = [paths[start : start + _STAT_ROWS] for start in range(0, len(paths), _STAT_ROWS)]
         # A network file system answers slowly, and many at once.
         with ThreadPoolExecutor(max_workers=_STATS_A_WORKER * self.workers, thread_name_prefix="sizes") as pool:
-            return np.concatenate([np.zeros(0, np.int64), *pool.map(self.source.sizes, bands)])
+            return np.concatenate([np.zeros(0, np.int64), *pool.map(partial(file_sizes, root), bands)])
 
     def hashes(self, row_n: Rows) -> NDArray[np.uint8]:
         """(n, 16) content hashes of some images; zeros where one cannot be read."""

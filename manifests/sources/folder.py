@@ -43,11 +43,6 @@ class FolderSource:
         """The bytes of the files, in the order asked; a file that cannot be read is a problem."""
         return [_read_file(f"{self.root}/{self.keys[row]}") for row in rows]
 
-    def sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
-        """Bytes of the files (n,), without reading them, in the order asked; -1 for what is no file."""
-        found = (_size_bytes(f"{self.root}/{self.keys[row]}") for row in rows)
-        return np.fromiter(found, np.int64, len(rows))
-
 
 def open_image_folder(path: Path, *, split: str | None = None, classes: Path | None = None) -> FolderSource:
     """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
@@ -78,6 +73,11 @@ def open_image_folder(path: Path, *, split: str | None = None, classes: Path | N
         labels_N=check_source_labels(labels_N, class_names, keys, top),
         root=path,
     )
+
+
+def file_sizes(root: Path, keys: Sequence[str]) -> NDArray[np.int64]:
+    """Bytes of files below a folder (n,), without reading them; -1 for what is not a file."""
+    return np.fromiter((_size_bytes(f"{root}/{key}") for key in keys), np.int64, len(keys))
 
 
 def _choose_folder(path: Path, split: str | None) -> str | None:

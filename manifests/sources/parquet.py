@@ -44,6 +44,7 @@ class ParquetSource:
     labels_N: NDArray[np.int32] = field(repr=False)
     groups: RowGroups = field(repr=False)
     kind: str = "parquet"
+    root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
         """The image bytes as stored, in the order asked; a row group that cannot be read is a problem of its rows."""

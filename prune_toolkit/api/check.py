@@ -13,8 +13,9 @@ from manifests.integrity import verify as verify_files
 from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, opened
 from prune_toolkit.api.select import data_check
-from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
 from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+from prune_toolkit.images.where import open_copy
 
 
 def verify(

@@ -59,7 +59,7 @@ def command(
     from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
     from manifests.manifest import Manifest
-    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.images.where import place_of
     from prune_toolkit.selection.cut_images import cut_from
     from prune_toolkit.selection.cut_selection import plan_cut, write_cut_selection
     from prune_toolkit.selection.select_config import CutConfig
@@ -69,7 +69,7 @@ def command(
     config = CutConfig(out=out, data=images.spec(), check=data_check, max_side=max_side, workers=workers)
     parent = Manifest.open(selection)
     plan = plan_cut(config, parent)
-    beton = beton_at_hand(parent) if config.data is None else None
+    beton = place_of(parent, config.data).beton
     note_unused(config.data, beton)
     if dry_run:
         left = cut_from(config, plan)[0]

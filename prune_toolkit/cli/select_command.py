@@ -128,13 +128,13 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     from manifests.base.progress import format_bytes
     from manifests.card.readme import selection_lines, targets_text
     from manifests.manifest import Manifest
-    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.images.where import place_of
     from prune_toolkit.selection.cut_images import planned_cut
     from prune_toolkit.selection.write_selection import plan_selection, write_selection
     from trainer.cli.console import echo_json
 
     plan = plan_selection(config, Manifest.open(manifest))
-    note_unused(config.data, beton_at_hand(plan.parent) if config.data is None else None, is_written=config.beton)
+    note_unused(config.data, place_of(plan.parent, config.data).beton, is_written=config.beton)
     if dry_run:
         _echo_plan(planned_cut(config, plan), batch_size, as_json)
         return
@@ -169,10 +169,10 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
 def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
     from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
-    from prune_toolkit.images.train_beton import beton_at_hand
+    from prune_toolkit.images.where import place_of
     from trainer.cli.console import echo_json, echo_table
 
-    path = beton_at_hand(plan.parent)
+    path = place_of(plan.parent).beton
     size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
     steps = plan.count // batch_size
     if as_json:

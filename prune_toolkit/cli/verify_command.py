@@ -105,7 +105,8 @@ def _verify_data(
     from manifests.copies.check import check_data
     from manifests.errors import MismatchError
     from manifests.manifest import Manifest
-    from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
+    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+    from prune_toolkit.images.where import open_copy
     from trainer.cli.console import echo_json
 
     manifest = Manifest.open(where)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -15,18 +16,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.files import atomic_file, write_atomic
+from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
+from manifests.betons.reader import Beton
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.hidden.secret import refuse_hidden
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, RawImage
-from manifests.images.identity import content_hash
 from manifests.manifest import Manifest
-from manifests.sources.betons import BetonSource
-from manifests.sources.folder import FolderSource
 from manifests.sources.reading import map_images
 from prune_toolkit.images.data_spec import DataSpec
-from prune_toolkit.images.export_images import Images, images_at_hand, in_beton
-from prune_toolkit.images.train_beton import IS_COPY
+from prune_toolkit.images.sample_images import SourceImages
+from prune_toolkit.images.where import IS_COPY, not_known, own_beton, source_images
 
 MAX_NAME_BYTES = 255
 _MAGIC = {
@@ -140,25 +140,24 @@ class Tree:
 
 
 def write_tree(
-    out: Path, paths: Sequence[str], keys: Sequence[str], images: Images, *, copy: bool, workers: int
+    out: Path, paths: Sequence[str], samples: pa.Table, images: SourceImages, *, copy: bool, workers: int
 ) -> Tree:
     """Write each image at its path below `out`, all or nothing; files of a folder as hard links unless `copy`.
 
     Encoded images keep their bytes, pixels become PNG; a suffix is added where the path has none that says so.
-    MismatchError at the first image, in the order given, that is not what was indexed; InputError when two of a beton
-    would get one name.
+    MismatchError at the first image, in the order given, that is not what was indexed.
     """
-    _check_names(paths, keys, images)
-    source, tree = images.source, Tree()
-    place = {row: position for position, row in enumerate(images.rows)}
-    files = source.root if isinstance(source, FolderSource) else None
+    source, rows, tree = images.source, images.rows(samples).tolist(), Tree()
+    keys, hashes = (samples.column(name).to_pylist() for name in ("key", "content_hash"))
+    place = {row: position for position, row in enumerate(rows)}
+    files = source.root
 
     def write(row: int, image: RawImage | ImageProblem) -> str | int:
         """What is wrong with the image, else how many bytes were written: 0 for a link."""
         position = place[row]
         if isinstance(image, ImageProblem):
             return f"cannot be read any more ({image})"
-        if images.hashes is not None and content_hash(image) != images.hashes[position]:
+        if images.hash_of is not None and images.hash_of(image) != hashes[position]:
             return "was altered since it was indexed"
         target = unfinished / paths[position]
         if files is not None and not copy and _linked(files / source.keys[row], target):
@@ -171,7 +170,7 @@ def write_tree(
         for folder in {path.rpartition("/")[0] for path in paths}:
             (unfinished / folder).mkdir(parents=True, exist_ok=True)
         # Closed before the folder is removed: no thread may still be writing into it.
-        results = cast(Generator[str | int, None, None], map_images(source, images.rows, write, workers))
+        results = cast(Generator[str | int, None, None], map_images(source, rows, write, workers))
         with closing(results):
             for key, result in zip(keys, results, strict=True):
                 if isinstance(result, str):
@@ -193,32 +192,50 @@ def write_kept(
     copy: bool,
     workers: int,
 ) -> Tree:
-    """`write_tree` from `images_at_hand`.
+    """`write_tree` of the images in `data`, else where local.json says they are, else in the selection's own beton.
 
-    Where a selection was cut from a copy that has other bytes or paths than were scored, its beton is taken.
+    Where a selection was cut from a copy that has other bytes or paths than were scored, its beton is taken, too.
+    MismatchError when some are not there, InputError when there is nothing to read, the beton was altered, or two of
+    its images would get one name.
     """
-    keys = samples.column("key").to_pylist()
+    beton = None if data is not None else manifest.beton_path
+    write = partial(write_tree, out, paths, samples, copy=copy, workers=workers)
     try:
-        return write_tree(out, paths, keys, images_at_hand(manifest, samples, data), copy=copy, workers=workers)
-    except MismatchError as error:
-        beton = manifest.beton_path
-        if data is not None or beton is None or not manifest.local.get(IS_COPY):
+        images = source_images(manifest, data)
+    except InputError as error:
+        if beton is None:
             raise
-        note(f"cut from a copy: {error.message}\n  taking the images from {beton}")
-    return write_tree(out, paths, keys, in_beton(manifest, beton, samples), copy=copy, workers=workers)
+        note(f"{error.message}\n  taking the images from {beton}")
+        images = None
+    if images is not None:
+        try:
+            return write(images)
+        except MismatchError as error:
+            if beton is None or not manifest.local.get(IS_COPY):
+                raise
+            note(f"cut from a copy: {error.message}\n  taking the images from {beton}")
+    if beton is None:
+        raise not_known(manifest, _how_to_bring(manifest))
+    images = own_beton(manifest, beton, samples)
+    _check_names(paths, samples.column("key").to_pylist(), Beton.open(beton))
+    return write(images)
 
 
-def _check_names(paths: Sequence[str], keys: Sequence[str], images: Images) -> None:
-    """Refuse a.webp beside a.webp.png: only a beton holds pixels, which get a suffix, under the names of files."""
-    if not isinstance(images.source, BetonSource):
-        return
-    is_jpeg_n = images.source.beton.modes_N[images.rows] == MODE_JPEG
+def _how_to_bring(manifest: Manifest) -> str:
+    there = manifest.pulled_from if manifest.store.is_local else manifest.where
+    has_beton = there is not None and manifest.header.file(BETON_NAME) is not None
+    bring = f", or bring its {BETON_NAME}, if it was sent: prune pull {there} DIR --with-images"
+    return f"name them with --data DIR{bring if has_beton else ''}"
+
+
+def _check_names(paths: Sequence[str], keys: Sequence[str], beton: Beton) -> None:
+    """Refuse a.webp beside a.webp.png: a beton holds pixels, which get a suffix, under the names of files."""
     key_of: dict[Path, str] = {}
-    for path, key, is_jpeg in zip(paths, keys, is_jpeg_n.tolist(), strict=True):
+    for path, key, is_jpeg in zip(paths, keys, (beton.modes_N == MODE_JPEG).tolist(), strict=True):
         name = _with_suffix(Path(path), "jpg" if is_jpeg else "png")
         if other := key_of.get(name):
             raise InputError(
-                f"{other} and {key} would both be written as {name}: {images.source.name} holds pixels, not the files",
+                f"{other} and {key} would both be written as {name}: {beton.path.name} holds pixels, not the files",
                 hint="name the folder of the files with --data",
             )
         key_of[name] = key

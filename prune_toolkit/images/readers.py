@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from manifests.betons.reader import Beton
-from manifests.errors import InputError, MismatchError, UsageError
+from manifests.errors import MismatchError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.hidden.secret import refuse_hidden
 from manifests.images.decode import ImageProblem, RawImage, beton_form
@@ -20,7 +20,8 @@ from manifests.sources.base import Source
 from manifests.sources.reading import BLOCK_ROWS, map_images
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
-from prune_toolkit.images.train_beton import beton_at_hand, beton_rows
+from prune_toolkit.images.sample_images import beton_rows, rows_by_key
+from prune_toolkit.images.where import not_known, place_of
 from trainer.data.batches import ViewLoader, image_views
 from trainer.data.loaders import open_loader
 from trainer.data.views import EVALUATION, ViewRecipe
@@ -49,13 +50,10 @@ class ImagesAtHand:
     def of_index(cls, index: Manifest, data: DataSpec | None = None) -> "ImagesAtHand":
         """The images of an index (or of any manifest): `data`, or its beton, or the source named in its local.json."""
         refuse_hidden(index.header, index.where)
-        beton = None if data is not None else beton_at_hand(index)
-        spec = data or DataSpec.from_local(index.local)
-        if beton is None and spec is None:
-            raise InputError(
-                f"{index.where} has no beton and does not know where its images are",
-                hint="name the images instead of the manifest with --data",
-            )
+        place = place_of(index, data)
+        if not place.is_known:
+            raise not_known(index, "name the images instead of the manifest with --data")
+        beton = place.beton
         config, views = index.header.config, index.header.views
         scored_max_side = None if views is None else views.max_side
         max_side = config.get("max_side") if config.get("beton") else None
@@ -65,7 +63,7 @@ class ImagesAtHand:
             class_names=index.class_names,
             label_N=index.samples(["label"]).column("label").to_numpy().astype(np.int64),
             index=index,
-            spec=spec,
+            spec=place.spec,
             beton_path=None if beton is None else str(beton),
             max_side=max_side,
             scored_max_side=scored_max_side,
@@ -228,12 +226,7 @@ class SourceReader(ImageReader):
         rows = ids.tolist()
         view_id_of_row: dict[int, int] = {}
         if samples is not None:
-            row_of_key = {key: row for row, key in enumerate(source.keys)}
-            keys = samples.column("key").take(pa.array(ids)).to_pylist()
-            missing = [key for key in keys if key not in row_of_key]
-            if missing:
-                raise MismatchError(f"{len(missing):,} indexed samples are gone; the first: {missing[0]}", hint=_AGAIN)
-            rows = [row_of_key[key] for key in keys]
+            rows = rows_by_key(source, samples.column("key").take(pa.array(ids))).tolist()
             view_ids = samples.column("view_id").take(pa.array(ids)).to_pylist()
             view_id_of_row = dict(zip(rows, view_ids, strict=True))
 

@@ -159,9 +159,14 @@ def build_index(config: IndexConfig) -> Manifest | None:
             source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable
         )
         warn_problems(samples)
+        local = config.data.local()
         if config.beton:
             rows_kept = write_train_beton(
-                config.out / BETON_NAME, samples, images=source, workers=config.workers, max_side=config.max_side
+                config.out / BETON_NAME,
+                samples,
+                images=SourceImages(source=source, local=local),
+                workers=config.workers,
+                max_side=config.max_side,
             )
             files.append(file_entry(config.out, BETON_NAME, rows_kept))
         blocks: Blocks = {
@@ -170,7 +175,7 @@ def build_index(config: IndexConfig) -> Manifest | None:
             "thumbnails": thumbnails_block() if config.thumbnails else None,
             "run": {"seconds": round(time.monotonic() - start, 3), "images_per_second": round(rate, 1)},
         }
-        return Outcome(blocks=blocks, local=config.data.local(), files=files)
+        return Outcome(blocks=blocks, local=local, files=files)
 
     return PartWork(
         out=config.out,

@@ -21,12 +21,12 @@ from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.images.train_beton import beton_bytes, write_train_beton
+from prune_toolkit.images.where import find_images
 from prune_toolkit.labelling.label_config import LabelConfig, Labelling
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_card, training_hits
-from prune_toolkit.selection.cut_images import images_to_cut
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
@@ -89,7 +89,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         rows = write_train_beton(
             out / BETON_NAME,
             selection.samples().filter(pa.array(work.keep_N)),
-            images=images_to_cut(config.data, selection),
+            images=find_images(selection, config.data),
             workers=config.workers,
             max_side=work.images.max_side,
             views=views,

@@ -7,7 +7,6 @@ is not what was scored is compared with it first, and only what matches is cut.
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,77 +14,44 @@ from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import note
-from manifests.betons.reader import Beton
 from manifests.copies.check import EXACT, DataCheck, check_data
 from manifests.copies.data_report import KINDS, DataReport
-from manifests.errors import InputError, MismatchError, UsageError
+from manifests.errors import MismatchError, UsageError
 from manifests.format.header import FileEntry
 from manifests.hidden.secret import check_secret, hide_hashes, reveal_view_ids
 from manifests.images.decode import RawImage
 from manifests.images.identity import content_hash
-from manifests.manifest import Manifest, file_entry
+from manifests.manifest import file_entry
 from manifests.sources.base import Source
 from manifests.sources.facts import SourceFacts
-from manifests.sources.folder import FolderSource
-from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
-from prune_toolkit.images.data_spec import DataSpec
-from prune_toolkit.images.train_beton import IS_COPY, Copy, beton_at_hand, write_train_beton
+from prune_toolkit.images.sample_images import SampleImages, SourceImages
+from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+from prune_toolkit.images.train_beton import write_train_beton
+from prune_toolkit.images.where import IS_COPY, find_images, place_of
 from prune_toolkit.selection.choose_samples import Plan, check_same_pixels
 from prune_toolkit.selection.select_config import CutConfig, SelectConfig
 from prune_toolkit.selection.targets import beton_targets
 
 
-def images_to_cut(data: DataSpec | None, parent: Manifest) -> Source | Beton:
-    """The images to cut a beton from: those named, the parent's beton, or the source it was made of."""
-    if data is not None:
-        return open_copy(data, parent)
-    if beton := beton_at_hand(parent):
-        return Beton.open(beton)
-    spec = DataSpec.from_local(parent.local)
-    if spec is None:
-        raise InputError(
-            f"{parent.where} does not know where its images are on this machine",
-            hint="name them with --data DIR, or write the selection alone with --no-beton",
-        )
-    return open_copy(spec, parent)
-
-
-def local_of(config: CutConfig, parent: Manifest, images: Source | Beton | Copy | None) -> dict[str, Any]:
-    """What local.json keeps of where a selection's images are: which split was opened, and whether they are a copy."""
-    source = images.source if isinstance(images, Copy) else images
-    if config.data is None or source is None:
-        local = parent.local
-    elif isinstance(source, Beton):
-        local = config.data.local()
-    else:
-        local = replace(config.data, split=config.data.split or source.split).local()
-    return {**local, IS_COPY: True} if isinstance(images, Copy) else local
-
-
 def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
     """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
-    return cut_from(config, plan)[0] if config.beton and are_at_hand(config.data, plan.parent) else plan
+    return cut_from(config, plan)[0] if config.beton and place_of(plan.parent, config.data).is_known else plan
 
 
-def are_at_hand(data: DataSpec | None, parent: Manifest) -> bool:
-    """Whether `images_to_cut` knows where to look."""
-    return data is not None or beton_at_hand(parent) is not None or DataSpec.from_local(parent.local) is not None
-
-
-def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
+def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, SampleImages]:
     """The images to cut a plan from, and the plan without those they do not have.
 
     Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
     would pass, or hashes are asked for, the same bytes. MismatchError where nothing is left.
     """
-    images = images_to_cut(config.data, plan.parent)
-    if isinstance(images, Beton):
+    images = find_images(plan.parent, config.data)
+    if (source := images.source) is None:
         return plan, images
     check_secret(plan.parent.header, config.check.secret, plan.parent.where)
-    check, facts, is_scored = config.check, SourceFacts(images, config.check.workers), False
-    if _is_listed(images, plan):
+    check, facts, is_scored = config.check, SourceFacts(source, config.check.workers), False
+    if _is_listed(source, plan):
         # Sizes in a table are known by reading it, and what is cut is hashed anyway.
-        if config.data is None and check.level == "sizes" and not isinstance(images, FolderSource):
+        if config.data is None and check.level == "sizes" and source.root is None:
             return plan, images
         # Each in its own place: of equal images in rows, contents would find any.
         level = check.level if check.level in EXACT else "hashes"
@@ -101,7 +67,10 @@ def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy
         cut = pa.table({"width": width_n, "height": height_n})
         check_same_pixels(config.max_side, plan.targets, cut, header.views)
     _check_hidden_crops(plan, check)
-    return plan, images if is_scored else Copy(source=images, row_N=report.row_N, hash_of=_hash_of(check))
+    if is_scored:
+        return plan, images
+    local = {**images.local, IS_COPY: True}
+    return plan, SourceImages(source=source, local=local, row_N=report.row_N, hash_of=_hash_of(check))
 
 
 def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
@@ -119,9 +88,9 @@ def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
         raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
 
 
-def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: bytes | None) -> pa.Table:
+def shown_samples(samples: pa.Table, images: SampleImages, secret: bytes | None) -> pa.Table:
     """Rows of `samples` with the view_ids that fix their crops, which a hidden manifest hides."""
-    if secret is None or isinstance(images, Beton):
+    if secret is None or images.source is None:
         return samples
     view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
     at = samples.column_names.index("view_id")
@@ -131,7 +100,7 @@ def shown_samples(samples: pa.Table, images: Source | Beton | Copy, secret: byte
 def write_cut(
     config: CutConfig,
     plan: Plan,
-    images: Source | Beton | Copy,
+    images: SampleImages,
     *,
     weight_N: NDArray[np.float32] | None = None,
     kd_weight_N: NDArray[np.float32] | None = None,
@@ -154,7 +123,7 @@ def write_cut(
 
 
 def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
-    """What an image must have in common with its row of `samples`, as `Copy` has it."""
+    """What an image must have in common with its row of `samples`, as `SourceImages` has it."""
     secret = check.secret
     if check.level not in EXACT:
         return None

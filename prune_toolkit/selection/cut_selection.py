@@ -27,9 +27,9 @@ from manifests.format.parts import (
 )
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.images.train_beton import beton_at_hand
+from prune_toolkit.images.where import not_known, place_of
 from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_same_pixels
-from prune_toolkit.selection.cut_images import are_at_hand, cut_from, local_of, write_cut
+from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.pool import HELD_OUT, REASONS
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select_config import CutConfig
@@ -58,11 +58,8 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
         raise InputError(f"{parent.where}: its header does not say how it was selected", hint=_AGAIN)
     if config.data is None and parent.beton_path is not None:
         raise UsageError(f"{parent.where} has its train.beton already", hint="name other images to cut: --data DATA")
-    if not are_at_hand(config.data, parent):
-        raise InputError(
-            f"{parent.where} does not know where its images are on this machine",
-            hint="name a copy of them: --data DATA",
-        )
+    if not place_of(parent, config.data).is_known:
+        raise not_known(parent, "name a copy of them: --data DATA")
     config.check_out(parent)
     samples, table = parent.samples(), parent.selection()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
@@ -104,7 +101,7 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
         blocks: Blocks = {} if np.array_equal(plan.keep_N, before_N) else _counted_again(out, plan)
         run = {"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.header.run}
         blocks = {**blocks, "kind": "selection", "run": run}
-        return Outcome(blocks=blocks, local=local_of(config, parent, images), files=[beton])
+        return Outcome(blocks=blocks, local=images.local, files=[beton])
 
     return PartWork(
         out=out,
@@ -135,7 +132,7 @@ def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa
     asked = config.max_side
     if asked is None:
         return own
-    if config.data is None and beton_at_hand(parent) is not None:
+    if place_of(parent, config.data).beton is not None:
         note(SHRINKS_NOTHING)
         return own
     if not config.judges_copy and asked != own:

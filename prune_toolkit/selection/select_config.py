@@ -11,7 +11,7 @@ from manifests.copies.check import EXACT, DataCheck
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
-from prune_toolkit.images.train_beton import beton_at_hand
+from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
@@ -190,7 +190,7 @@ class SelectConfig(CutConfig):
 
     def _copies_beton(self, parent: Manifest) -> bool:
         """Whether images are copied from a beton as they are, and not read from their source."""
-        return self.data is None and beton_at_hand(parent) is not None
+        return place_of(parent, self.data).beton is not None
 
     def resolved(self, parent: Manifest) -> dict[str, Any]:
         """Every choice made, without paths."""

@@ -16,7 +16,7 @@ from manifests.format.soft_labels import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.selection.choose_samples import Plan, plan_selection
-from prune_toolkit.selection.cut_images import cut_from, local_of, write_cut
+from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.revision import RevisionCount
@@ -72,7 +72,9 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             },
         }
         tables = ["selection", *plan.targets.tables]
-        return Outcome(blocks=blocks, local=local_of(config, parent, images), tables=tables, files=files)
+        return Outcome(
+            blocks=blocks, local=parent.local if images is None else images.local, tables=tables, files=files
+        )
 
     return PartWork(
         out=out,

@@ -27,7 +27,7 @@ from manifests.format.top_k import TopK, top_k, words_count
 from manifests.manifest import Manifest
 from manifests.sources import open_source
 from prune_toolkit.images.readers import ImagesAtHand
-from prune_toolkit.images.train_beton import beton_rows
+from prune_toolkit.images.sample_images import beton_rows
 from prune_toolkit.scoring.score_pass import views_text_of
 from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none, scoring_recipe, views_block
 from trainer.data.resample import draw_view

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_manifests import make
 
 from manifests.base.files import link_or_copy
 from manifests.betons.reader import Beton
 from manifests.format.header import Features, ScoreSpec
 from manifests.format.header_file import read_header
-from manifests.format.parts import part_path, vectors_table, write_part
+from manifests.format.parts import part_path, soft_labels_table, vectors_table, write_part
+from manifests.format.soft_labels import FullLogits
 from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, part_entries
 from prune_toolkit.selection.presets import PRESETS
@@ -405,3 +407,17 @@ def test_lists_tell_needs_options_and_presets(prune: Run) -> None:
     assert presets["lr-ds"]["labels"] == "revise, eta 0.8, scope all"
     assert presets["lr-ds"]["distilled"] == "0.5 of each class, by influence"
     assert presets["mdslr"]["score"] == "loss"
+
+
+def test_views_of_which_one_holds_all_logits_and_one_the_largest_are_refused(tmp_path: Path, prune: Run) -> None:
+    keys, logits_VNC = [f"{row:02d}" for row in range(6)], np.random.default_rng(0).normal(size=(2, 6, 3))
+    made = make(tmp_path / "m", keys, [0, 1, 2] * 2, logits_VNC, keep_k=2)
+    whole = FullLogits(logits_VNC[1].astype(np.float16))
+    write_part(
+        made.folder / made.files("logits/view-001")[0].path, soft_labels_table(np.arange(6), "logits", whole), ""
+    )
+    tables = ["samples", "scores/teacher", "logits/view-000", "logits/view-001"]
+    commit(made.folder, made.header.model_copy(update={"files": part_entries(made.folder, tables, 6)}))
+    base = ("select", tmp_path / "m", "--keep", "1", "--no-beton", "--labels", "raw", "-o", tmp_path / "s")
+    assert "do not hold equally many logits" in prune(*base, code=3).stderr
+    prune(*base, "--policy", "single")

@@ -1,7 +1,6 @@
-"""A copy of a manifest's images: how it is opened, and what it is compared with."""
+"""Thumbnails of the images that were scored, which a copy of them is compared with."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,22 +15,11 @@ from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import BetonSource, open_beton
 from manifests.sources.facts import SourceFacts
-from manifests.sources.names import NoSplitsError
 from manifests.tables.rows import hash_matrix, places
 from manifests.tables.thumbnails_table import carried_tables, stored_thumbnails
 from prune_toolkit.images.data_spec import DataSpec
-from prune_toolkit.images.train_beton import IS_COPY, beton_rows
-
-
-def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
-    """The images that `spec` names; of data with splits, unless it names one, the split the manifest is of."""
-    split = manifest.header.data.split
-    if spec.split is not None or split is None or manifest.header.data.source == "beton":
-        return spec.open()
-    try:
-        return replace(spec, split=split).open()
-    except NoSplitsError:
-        return spec.open()
+from prune_toolkit.images.sample_images import beton_rows
+from prune_toolkit.images.where import IS_COPY
 
 
 def thumbnails_at_hand(

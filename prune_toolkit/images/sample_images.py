@@ -1,0 +1,151 @@
+"""The images of a manifest's samples, wherever they lie: in a beton, in the source that was scored, or in a copy."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.betons.reader import Beton
+from manifests.errors import InputError, MismatchError
+from manifests.format.header import Views
+from manifests.images.decode import BetonImage, ImageProblem, RawImage, beton_form, shrunk_sizes
+from manifests.images.identity import content_hash
+from manifests.sources.base import Source
+from manifests.sources.reading import map_images
+from manifests.tables.rows import places
+
+Sizes = NDArray[np.int64]
+
+
+class SampleImages(Protocol):
+    """Where the images of samples are read; `samples` are rows of that table of a manifest."""
+
+    @property
+    def source(self) -> Source | None:
+        """What is compared with the manifest before it is used; None for a beton, which holds what was scored."""
+
+    @property
+    def local(self) -> dict[str, Any]:
+        """What local.json keeps of where they are."""
+
+    def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
+        """(n, 2) sizes of the images that were scored in these views; None where `stored` gives the same sizes."""
+
+    def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
+        """Each image as a beton stores it, in order.
+
+        MismatchError when one is missing, or is not what it was when it was indexed.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetonImages:
+    """Images of a manifest's beton, copied as they are: `max_side` shrinks nothing."""
+
+    beton: Beton
+    local: dict[str, Any]
+    source: None = None
+
+    def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
+        """(n, 2) sizes of the images that were scored, as far as the beton holds others."""
+        known_N2 = self.beton.scored_size_N2
+        return None if known_N2 is None else known_N2[beton_rows(self.beton, samples)]
+
+    def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
+        """Stored regions as they are; errors as of `beton_rows`."""
+        return map(self.beton.image, beton_rows(self.beton, samples).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImages:
+    """Images of a source: the one a manifest was made of, or a copy that was compared with it."""
+
+    source: Source
+    local: dict[str, Any]
+    row_N: NDArray[np.int64] | None = None
+    """Row of the source that holds each sample; where it is None they are found by key."""
+    hash_of: Callable[[RawImage], bytes] | None = content_hash
+    """What must be that of the samples table; None where the images may be encoded otherwise."""
+
+    def rows(self, samples: pa.Table) -> NDArray[np.int64]:
+        """(n,) rows of the source that hold these samples; MismatchError as of `rows_by_key`."""
+        if self.row_N is None:
+            return rows_by_key(self.source, samples.column("key"))
+        row_n: NDArray[np.int64] = self.row_N[samples.column("sample_id").to_numpy()]
+        return row_n
+
+    def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
+        """(n, 2) sizes of the images that were scored; None where those that are written have the same."""
+        if views is None:
+            return None
+        size_n2 = np.stack([samples.column(side).to_numpy().astype(np.int64) for side in ("width", "height")], axis=1)
+        scored_n2 = size_n2 if views.max_side is None else shrunk_sizes(size_n2, views.max_side)
+        if self.hash_of is None:
+            return scored_n2
+        written_n2 = size_n2 if max_side is None else shrunk_sizes(size_n2, max_side)
+        return None if views.max_side is None or np.array_equal(written_n2, scored_n2) else scored_n2
+
+    def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
+        """Images read again and, where they must be the same, compared with the hashes of the samples table."""
+        rows = self.rows(samples).tolist()
+        hash_of_row = dict(zip(rows, samples.column("content_hash").to_pylist(), strict=True))
+
+        def form(row: int, image: RawImage | ImageProblem) -> BetonImage | str:
+            if isinstance(image, ImageProblem):
+                return f"cannot be read any more ({image})"
+            if self.hash_of is not None and self.hash_of(image) != hash_of_row[row]:
+                return "was altered since it was indexed"
+            try:
+                return beton_form(image, max_side)
+            except ImageProblem as problem:
+                return f"cannot be decoded ({problem})"
+
+        hint = "restore the image"
+        if self.hash_of is not None:
+            hint += ", or leave out what differs: prune select --data DATA --check hashes, or prune cut"
+
+        def read() -> Iterator[BetonImage]:
+            for row, result in zip(rows, map_images(self.source, rows, form, workers), strict=True):
+                if isinstance(result, str):
+                    raise MismatchError(f"{self.source.keys[row]} {result}", hint=hint)
+                yield result
+
+        return read()
+
+
+def rows_by_key(source: Source, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+    """(n,) rows of a source that hold the samples of these keys; MismatchError when one is not there any more."""
+    row_n = places(keys, pa.array(source.keys, pa.string()))
+    missing_n = np.flatnonzero(row_n < 0)
+    if len(missing_n):
+        raise MismatchError(
+            f"{len(missing_n):,} of {len(keys):,} samples are not in {source.name}; the first: {keys[missing_n[0]]}",
+            hint="name the folder the manifest was made of with --data and --split",
+        )
+    return row_n
+
+
+def beton_rows(beton: Beton, samples: pa.Table) -> NDArray[np.int64]:
+    """(n,) rows of a beton that hold these samples, found by sample_id.
+
+    MismatchError when one is missing, or is another image by its view_id; InputError for a beton without these fields.
+    """
+    if not {"sample_id", "view_id"} <= beton.columns.keys():
+        raise InputError(f"{beton.path} has no sample_id and view_id fields: it is not a beton of an index")
+    ids_N = beton.columns["sample_id"]
+    order_N = np.argsort(ids_N, kind="stable")
+    wanted_n = samples.column("sample_id").to_numpy()
+    position_n = np.minimum(np.searchsorted(ids_N[order_N], wanted_n), beton.count - 1)
+    row_n: NDArray[np.int64] = order_N[position_n]
+    missing = np.flatnonzero(ids_N[row_n] != wanted_n)
+    view_ids_differ = np.flatnonzero(beton.columns["view_id"][row_n] != samples.column("view_id").to_numpy())
+    for wrong, what in ((missing, "is not in"), (view_ids_differ, "is another image in")):
+        if len(wrong):
+            key = samples.column("key")[int(wrong[0])].as_py()
+            raise MismatchError(
+                f"{key} {what} {beton.path} ({len(wrong):,} such samples)", hint="name the images with --data"
+            )
+    return row_n

@@ -1,0 +1,107 @@
+"""Find a manifest's images on this machine: where the caller says, in its beton, or where local.json remembers them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.base.files import sha256_file
+from manifests.base.layout import BETON_NAME
+from manifests.betons.reader import Beton
+from manifests.errors import InputError, MismatchError
+from manifests.manifest import Manifest
+from manifests.sources.base import Source
+from manifests.sources.betons import BetonSource
+from manifests.sources.names import NoSplitsError
+from prune_toolkit.images.data_spec import DataSpec
+from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
+
+IS_COPY = "is_copy"
+"""In local.json: the images are not those that were scored, but a copy that was compared with them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where images can be read: in a beton, which comes first, or in a source; nowhere where both are None."""
+
+    beton: Path | None
+    spec: DataSpec | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to read."""
+        return self.beton is not None or self.spec is not None
+
+
+def place_of(manifest: Manifest, data: DataSpec | None = None) -> Place:
+    """`data` alone where it is given; else a beton, its own or the one in local.json, and the source in local.json."""
+    if data is not None:
+        return Place(beton=None, spec=data)
+    path = manifest.beton_path or manifest.local.get("beton")
+    beton = Path(path) if path is not None and Path(path).is_file() else None
+    return Place(beton=beton, spec=DataSpec.from_local(manifest.local))
+
+
+def not_known(manifest: Manifest, hint: str) -> InputError:
+    """The error for a manifest without a known place; `hint` says how to name its images."""
+    return InputError(f"{manifest.where} does not know where its images are on this machine", hint=hint)
+
+
+def find_images(manifest: Manifest, data: DataSpec | None = None) -> SampleImages:
+    """The images in `data`, else in the manifest's beton, else in its source; InputError where none is known."""
+    beton = place_of(manifest, data).beton
+    if beton is not None:
+        return BetonImages(beton=Beton.open(beton), local=manifest.local)
+    images = source_images(manifest, data)
+    if images is None:
+        raise not_known(manifest, "name them with --data DIR, or write the selection alone with --no-beton")
+    return images
+
+
+def source_images(manifest: Manifest, data: DataSpec | None = None) -> SourceImages | None:
+    """The images in `data`, else in the source that local.json names; None where it names none.
+
+    They are found by key, and must be those that were scored.
+    """
+    spec = data or DataSpec.from_local(manifest.local)
+    if spec is None:
+        return None
+    source = open_copy(spec, manifest)
+    local = manifest.local if data is None else replace(data, split=data.split or source.split).local()
+    return SourceImages(source=source, local=local)
+
+
+def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
+    """The images that `spec` names; of data with splits, unless it names one, the split the manifest is of."""
+    split = manifest.header.data.split
+    if spec.split is not None or split is None or manifest.header.data.source == "beton":
+        return spec.open()
+    try:
+        return replace(spec, split=split).open()
+    except NoSplitsError:
+        return spec.open()
+
+
+def own_beton(manifest: Manifest, path: Path, samples: pa.Table) -> SourceImages:
+    """The kept `samples` of a selection in its own beton, as a source; its images may be encoded otherwise.
+
+    InputError when it was altered, MismatchError when it holds others.
+    """
+    entry = manifest.header.file(BETON_NAME)
+    if entry is None or sha256_file(path) != entry.sha256:
+        raise InputError(f"{path} was altered: its sha256 is not the one the header names", hint="see: prune verify")
+    beton = Beton.open(path)
+    for column in ("sample_id", "view_id"):
+        if not np.array_equal(beton.columns.get(column, ()), samples.column(column).to_numpy()):
+            raise MismatchError(f"{path} does not hold the samples that {manifest.where} keeps: {column} differs")
+    nothing: NDArray[np.int32] = np.zeros(0, np.int32)
+    row_N = np.full(manifest.header.data.count, -1, np.int64)
+    row_N[samples.column("sample_id").to_numpy()] = np.arange(beton.count)
+    return SourceImages(
+        source=BetonSource(name=path.name, class_names=(), keys=[], labels_N=nothing, beton=beton),
+        local=manifest.local,
+        row_N=row_N,
+        hash_of=None,
+    )
