@@ -29,6 +29,7 @@ from manifests.tables.thumbnails_table import thumbnails_block, thumbnails_table
 from manifests.untrusted.rules import check_keys
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import Check, SampleFacts, examine
+from prune_toolkit.images.sample_images import SourceImages
 from prune_toolkit.images.train_beton import write_train_beton
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, WorkShare
 
