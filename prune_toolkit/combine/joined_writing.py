@@ -43,6 +43,7 @@ class ShareWork:
     """A manifest of rows of others, before anything is written."""
 
     out: Path
+    command: str
     resolved: dict[str, Any]
     parents: tuple[Manifest, ...]
     """In an order that does not depend on how they were named."""
@@ -126,7 +127,7 @@ class ShareWork:
             tool=tool(),
             config=self.resolved,
             files=part_entries(self.out, [SAMPLES, *sorted(tables)], count),
-            run={"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
+            run={"command": self.command, "seconds": seconds, "wall": seconds, **_runs(headers)},
         )
 
     def _data(self) -> DataSet:

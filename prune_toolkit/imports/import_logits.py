@@ -100,7 +100,8 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     outputs = class_columns(config.class_names, parent.class_names)
     _check_classes(config, matrix, parent)
     row_N, again = _rows(config, matrix, parent, samples)
-    resolved = config.resolved(parent, sha256_file(config.file))
+    sha256 = sha256_file(config.file)
+    resolved = config.resolved(parent, sha256)
     if done := finished(config.out, resolved):
         note(f"{config.out} is finished already")
         return done
@@ -130,7 +131,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             count=len(samples),
             tables=[LOGITS_TABLE, SCORE_TABLE],
             make=make,
-            finish=lambda parts, start: _finish(config, parent, resolved, tables, label_N, parts, start),
+            finish=lambda parts, start: _finish(config, parent, sha256, tables, label_N, parts, start),
             parent=parent,
             linked=tables,
         ).run()
@@ -240,7 +241,7 @@ def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.flo
 def _finish(
     config: LogitsImport,
     parent: Manifest,
-    resolved: dict[str, Any],
+    sha256: str,
     tables: list[str],
     label_N: NDArray[np.int64],
     parts: Totals,
@@ -253,10 +254,10 @@ def _finish(
     write_local(config.out, local)
     teacher = TeacherCard(
         spec=config.teacher,
-        weights_sha256=resolved["weights_sha256"],
+        weights_sha256=config.weights_sha256 or sha256,
         parameters=config.parameters,
         preprocessing=config.preprocessing,
-        output_map=resolved["output_map"],
+        output_map=class_columns(config.class_names, parent.class_names),
         train_top1=calibration.top1,
         train_ece=calibration.ece,
         licence=config.licence,
@@ -269,7 +270,7 @@ def _finish(
             "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
             "parents": [parent.id],
             "tool": tool(),
-            "config": resolved,
+            "config": config.resolved(parent, sha256),
             "files": part_entries(config.out, [*tables, LOGITS_TABLE, SCORE_TABLE], len(label_N)),
             "run": {
                 "command": "import",

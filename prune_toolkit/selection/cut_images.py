@@ -7,7 +7,7 @@ is not what was scored is compared with it first, and only what matches is cut.
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,11 @@ from manifests.sources.folder import FolderSource
 from prune_toolkit.images.copies import open_copy, thumbnails_at_hand
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.train_beton import IS_COPY, Copy, beton_at_hand, write_train_beton
-from prune_toolkit.selection.choose_samples import Plan, check_same_pixels
+from prune_toolkit.selection.choose_samples import Plan, SelectionPlan, check_same_pixels
 from prune_toolkit.selection.select_config import CutConfig, SelectConfig
 from prune_toolkit.selection.targets import beton_targets
+
+P = TypeVar("P", bound=Plan)
 
 
 def images_to_cut(data: DataSpec | None, parent: Manifest) -> Source | Beton:
@@ -62,7 +64,7 @@ def local_of(config: CutConfig, parent: Manifest, images: Source | Beton | Copy 
     return {**local, IS_COPY: True} if isinstance(images, Copy) else local
 
 
-def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
+def planned_cut(config: SelectConfig, plan: SelectionPlan) -> SelectionPlan:
     """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
     return cut_from(config, plan)[0] if config.beton and are_at_hand(config.data, plan.parent) else plan
 
@@ -72,7 +74,7 @@ def are_at_hand(data: DataSpec | None, parent: Manifest) -> bool:
     return data is not None or beton_at_hand(parent) is not None or DataSpec.from_local(parent.local) is not None
 
 
-def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy]:
+def cut_from(config: CutConfig, plan: P) -> tuple[P, Source | Beton | Copy]:
     """The images to cut a plan from, and the plan without those they do not have.
 
     Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
@@ -106,7 +108,7 @@ def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, Source | Beton | Copy
 
 def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
     """UsageError where views were drawn by sizes that a hidden manifest does not tell, and the images have others."""
-    header, asked = plan.parent.header, plan.resolved["max_side"]
+    header, asked = plan.parent.header, plan.max_side
     if header.hidden is None or plan.targets.policy != "replay":
         return
     scored = None if header.views is None else header.views.max_side
@@ -143,7 +145,7 @@ def write_cut(
         shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
         images=images,
         workers=config.workers,
-        max_side=plan.resolved["max_side"],
+        max_side=plan.max_side,
         views=plan.parent.header.views,
         weight_n=None if weight_N is None else weight_N[keep_N],
         kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
@@ -188,7 +190,7 @@ def _looser(plan: Plan, report: DataReport) -> str:
     return "; a copy encoded again passes with --check names: there are no thumbnails to compare it with"
 
 
-def _without(plan: Plan, report: DataReport) -> Plan:
+def _without(plan: P, report: DataReport) -> P:
     """The plan without the samples that do not match, each with its reason; told once."""
     gone_N = report.what_N >= 0
     keep_N = plan.keep_N & ~gone_N

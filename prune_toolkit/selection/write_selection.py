@@ -16,7 +16,7 @@ from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, 
 from manifests.format.top_k import SoftLabels, TopK
 from manifests.manifest import Manifest, commit, part_entries, write_local
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.selection.choose_samples import Plan, plan_selection
+from prune_toolkit.selection.choose_samples import Plan, SelectionPlan, plan_selection
 from prune_toolkit.selection.cut_images import cut_from, local_of, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.presets import PRESETS, Preset
@@ -25,10 +25,10 @@ from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.targets import carried_views, targets_of, write_targets
 from prune_toolkit.work.part_work import finished, tool
 
-__all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "plan_selection", "write_selection"]
+__all__ = ["PRESETS", "Preset", "SelectConfig", "SelectionPlan", "plan_selection", "write_selection"]
 
 
-def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
+def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
     """Write a decided selection: tables, targets, beton, then the header.
 
     Of images that are not those scored, what matches is cut; see `cut_from`.
@@ -41,8 +41,8 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         note(f"{out} is finished already")
         return done
     out.mkdir(parents=True, exist_ok=True)
-    resolved, count = plan.resolved, len(plan.samples)
-    digest = config_digest(resolved)
+    decisions, count = plan.decisions, len(plan.samples)
+    digest = config_digest(plan.resolved)
     linked = ["samples", *carried_tables(parent)]
     for table in linked:
         parent.link_table(table, out)
@@ -50,7 +50,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         rows = part_rows(part, count)
         write_part(out / part_path("selection", part), _selection_table(plan, rows), digest)
     transform = fitted_transform(plan) if plan.targets.tables else None
-    revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
+    revised = None if decisions.revision is None else RevisionCount(decisions.revision)
     if transform is not None:
         _write_targets(out, plan, transform, digest, revised)
     files = part_entries(out, [*linked, "selection", *plan.targets.tables], count)
@@ -68,26 +68,26 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         thumbnails=header.thumbnails if carried_tables(parent) else None,
         hidden=header.hidden,
         selection=Selection(
-            method=resolved["selector"],
+            method=decisions.selector,
             parameters=plan.parameters,
-            score=resolved["score"],
-            quota=resolved["quota"],
+            score=decisions.score,
+            quota=decisions.quota,
             keep_asked=str(config.keep),
             keep_got=plan.keep_got,
             count=plan.count,
             seed=config.seed,
             preset=config.preset,
-            per_class_min=resolved.get("per_class_min"),
-            without=resolved.get("without"),
+            per_class_min=decisions.per_class_min or None,
+            without=decisions.without,
             distill=None if plan.distill is None else Distill(**plan.distill),
         ),
         labels=None
         if transform is None
         else Labels(
-            transform=resolved["labels"],
+            transform=decisions.labels,
             parameters={
-                **({"loss": resolved["loss"]} if resolved["loss"] else {}),
-                **({} if revised is None else revised.parameters(resolved["eta"])),
+                **({"loss": dict(decisions.loss)} if decisions.loss else {}),
+                **({} if revised is None else revised.parameters()),
             },
             views=len(plan.targets.tables),
             policy=plan.targets.policy,
@@ -96,10 +96,10 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
         ),
         parents=[parent.id],
         tool=tool(),
-        config=resolved,
+        config=plan.resolved,
         files=files,
         run={
-            "command": resolved["command"],
+            "command": decisions.command,
             "seconds": round(time.monotonic() - start, 3),
             "chosen_by": sorted(plan.chosen_by),
             **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
@@ -123,12 +123,12 @@ def _selection_table(plan: Plan, rows: range) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
-def fitted_transform(plan: Plan) -> LabelTransform:
+def fitted_transform(plan: SelectionPlan) -> LabelTransform:
     """The label transform, having seen the training views, or view 0 where there are none, of all scored samples.
 
     Of those that are held out it sees nothing.
     """
-    method = LABELS[plan.resolved["labels"]]
+    method = LABELS[plan.decisions.labels]
     transform = method.make(len(plan.parent.class_names))
     if method.needs_fit:
         label_N = plan.samples.column("label").to_numpy()
