@@ -20,7 +20,7 @@ from prune_toolkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prune_toolkit.selection.write_selection import Plan, SelectConfig
+    from prune_toolkit.selection.write_selection import SelectConfig, SelectionPlan
 
 
 CHECK = "sizes"
@@ -166,7 +166,7 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     echo_train_command(config.out, has_beton=beton is not None, has_labels=labels is not None)
 
 
-def _echo_plan(plan: "Plan", batch_size: int, as_json: bool) -> None:
+def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
     from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
     from prune_toolkit.images.where import place_of

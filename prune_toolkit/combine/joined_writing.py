@@ -43,6 +43,7 @@ class ShareWork:
     """A manifest of rows of others, before anything is written."""
 
     out: Path
+    command: str
     resolved: dict[str, Any]
     parents: tuple[Manifest, ...]
     """In an order that does not depend on how they were named."""
@@ -114,7 +115,7 @@ class ShareWork:
             "compute": computed[0] if all(block == computed[0] for block in computed) else None,
             "left_out": sorted(lacking) or None,
             "scores": specs,
-            "run": {"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
+            "run": {"command": self.command, "seconds": seconds, "wall": seconds, **_runs(headers)},
         }
         return Outcome(blocks=blocks, local=self._local())
 

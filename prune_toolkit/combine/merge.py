@@ -122,6 +122,7 @@ def write_shards(shards: Shards) -> Manifest:
         note("betons are not joined: `prune select --data DATA` cuts a new one from the images")
     return ShareWork(
         out=shards.config.out,
+        command="merge",
         resolved=shards.resolved(),
         parents=tuple(sorted(shards.parents, key=lambda parent: parent.id)),
         shares=shards.joined.shares,

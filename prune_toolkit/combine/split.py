@@ -133,6 +133,7 @@ def write_split(split: Split) -> list[Manifest]:
         written.append(
             ShareWork(
                 out=out,
+                command="split",
                 resolved=split.resolved(rest=number == 1),
                 parents=(split.parent,),
                 shares=shares,

@@ -100,7 +100,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     outputs = class_columns(config.class_names, parent.class_names)
     _check_classes(config, matrix, parent)
     row_N, again = _rows(config, matrix, parent, samples)
-    resolved, old = config.resolved(parent, sha256_file(config.file)), parent.header
+    sha256, old = sha256_file(config.file), parent.header
     label_N = samples.column("label").to_numpy().astype(np.int64)
 
     def make(parts: list[int], digest: str) -> None:
@@ -125,10 +125,10 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             "kind": "scores",
             "teacher": TeacherCard(
                 spec=config.teacher,
-                weights_sha256=resolved["weights_sha256"],
+                weights_sha256=config.weights_sha256 or sha256,
                 parameters=config.parameters,
                 preprocessing=config.preprocessing,
-                output_map=resolved["output_map"],
+                output_map=outputs,
                 train_top1=calibration.top1,
                 train_ece=calibration.ece,
                 licence=config.licence,
@@ -146,7 +146,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
     return PartWork(
         out=config.out,
-        config=resolved,
+        config=config.resolved(parent, sha256),
         count=len(samples),
         tables=[LOGITS_TABLE, SCORE_TABLE],
         make=make,

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from manifests.manifest import Manifest
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_indices
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.selection.choose_samples import Plan
+from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
 from prune_toolkit.selection.select_config import SelectConfig
 
@@ -27,7 +26,7 @@ ORDERS = ("keys", "imagefolder")
 
 def plan_subset(
     file: Path, config: SelectConfig, parent: Manifest, *, order: str | None = None, listing: Path | None = None
-) -> tuple[SelectConfig, Plan]:
+) -> tuple[SelectConfig, SelectionPlan]:
     """The plan that keeps what a file names, rows of the data set in its `order` or keys, and what asks for that share.
 
     MismatchError for a row beyond the data set, for keys that match nothing, and where no readable sample is left.
@@ -60,13 +59,23 @@ def plan_subset(
     if not keep_N.any():
         raise MismatchError(f"{file} names no readable sample of {parent.where}")
     code_N = np.where(readable_N, np.where(keep_N, KEPT, NOT_CHOSEN), UNREADABLE).astype(np.int8)
-    targets = config.targets(parent)
     share = Fraction(int(keep_N.sum()), int(readable_N.sum()))
     config = replace(config, keep=Keep(str(share), share), selector="random")
-    plan = Plan(
+    decisions = replace(
+        config.decide(parent),
+        command="import",
+        selector=METHOD,
+        parameters={} if order is None else {"order": order},
+        score=None,
+        quota="none",
+        file_sha256=sha256_file(file),
+    )
+    plan = SelectionPlan(
         parent=parent,
-        resolved=_resolved(file, config, parent, order),
-        targets=targets,
+        decisions=decisions,
+        resolved=decisions.as_config(),
+        max_side=decisions.max_side,
+        targets=decisions.targets,
         samples=samples,
         readable_N=readable_N,
         pool_N=readable_N,
@@ -75,19 +84,6 @@ def plan_subset(
         distilled_N=np.ones(len(samples), np.bool_),
     )
     return config, plan
-
-
-def _resolved(file: Path, config: SelectConfig, parent: Manifest, order: str | None) -> dict[str, Any]:
-    """What the result depends on, without paths: as of a selection that was chosen here."""
-    return {
-        **config.resolved(parent),
-        "command": "import",
-        "selector": METHOD,
-        "parameters": {} if order is None else {"order": order},
-        "score": None,
-        "quota": "none",
-        "file_sha256": sha256_file(file),
-    }
 
 
 def _rows(

@@ -107,7 +107,24 @@ class ScoreConfig:
         held_out: ImagesAtHand | None = None,
     ) -> dict[str, Any]:
         """What the result depends on, without paths; UsageError for a top_k that fits no class count."""
-        resolved: dict[str, Any] = {
+        if self.top_k is not None:
+            check_k(self.top_k, len(images.class_names))
+        views, features = self.views(teacher, images), self.features_block(teacher)
+        scored: dict[str, Any] = {}
+        if views.recipe != "eval" or self.top_k is not None:
+            # One view, no recipe and all its logits: parts of older versions stay valid.
+            scored = {
+                "views": views.model_dump(exclude_none=True),
+                "score_views": views_text(self.scored_views),
+            }
+        outside, stored = outside_scores(TEACHER), {}
+        if features is not None:
+            outside |= outside_scores(FEATURES)
+            stored = {
+                "features": features.model_dump(),
+                "held_out": None if held_out is None else held_out.identity,
+            }
+        return {
             "command": "score",
             "data": images.identity,
             "val": None if val is None else val.identity,
@@ -119,26 +136,12 @@ class ScoreConfig:
             "name": self.name,
             "licence": self.licence,
             "teacher_licence": self.teacher_licence,
+            **scored,
+            **stored,
+            **({"scores": outside} if outside else {}),
+            **({} if self.redistributable is None else {"redistributable": self.redistributable}),
+            **({"thumbnails": True} if self.thumbnails and images.index is None else {}),
         }
-        if self.top_k is not None:
-            check_k(self.top_k, len(images.class_names))
-        views = self.views(teacher, images)
-        if views.recipe != "eval" or self.top_k is not None:
-            # One view, no recipe and all its logits: parts of older versions stay valid.
-            resolved["views"] = views.model_dump(exclude_none=True)
-            resolved["score_views"] = views_text(self.scored_views)
-        outside = outside_scores(TEACHER)
-        if (features := self.features_block(teacher)) is not None:
-            resolved["features"] = features.model_dump()
-            resolved["held_out"] = None if held_out is None else held_out.identity
-            outside |= outside_scores(FEATURES)
-        if outside:
-            resolved["scores"] = outside
-        if self.redistributable is not None:
-            resolved["redistributable"] = self.redistributable
-        if self.thumbnails and images.index is None:
-            resolved["thumbnails"] = True
-        return resolved
 
     def thumbnails_tables(self, images: ImagesAtHand) -> list[str]:
         """The table of thumbnails, where there will be one; UsageError for an index that was made without."""

@@ -16,6 +16,7 @@ from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
+from prune_toolkit.selection.decisions import Decisions
 from prune_toolkit.selection.distill import RANDOM, distilled
 from prune_toolkit.selection.find_score import find_score, score_column
 from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
@@ -29,10 +30,13 @@ SHRINKS_NOTHING = "--max-side shrinks nothing here: images of a beton are copied
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A decided selection, before anything is written."""
+    """Which samples to cut and how, before anything is written."""
 
     parent: Manifest
     resolved: dict[str, Any]
+    """What the header will say of it all, to be written and not to be read."""
+    max_side: int | None
+    """Longer side to which larger images are shrunk."""
     targets: TargetPlan
     samples: pa.Table
     readable_N: NDArray[np.bool_]
@@ -44,10 +48,6 @@ class Plan:
     """Samples whose kd_weight is 1: all, unless only a share of the kept ones is distilled."""
     distill: dict[str, Any] | None = None
     """fraction, by and count of the distilled ones; None where all are."""
-    found: dict[str, str] = field(default_factory=dict)
-    """Parameters that the selector found by itself."""
-    chosen_by: frozenset[str] = frozenset()
-    """What was looked at to choose: sets of scores, features, logits."""
 
     @property
     def count(self) -> int:
@@ -63,11 +63,6 @@ class Plan:
     def keep_got(self) -> float:
         """Kept share of the samples there were to choose from."""
         return self.count / int(self.pool_N.sum())
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """Parameters of the selector, what it found by itself in place of what it was asked to find."""
-        return {**self.resolved["parameters"], **self.found}
 
     def per_class(self) -> list[dict[str, Any]]:
         """Samples there were to choose from, kept and, where not all of them are, distilled ones of every class."""
@@ -87,7 +82,23 @@ class Plan:
         return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
 
 
-def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class SelectionPlan(Plan):
+    """A decided selection, before anything is written."""
+
+    decisions: Decisions
+    found: dict[str, str] = field(default_factory=dict)
+    """Parameters that the selector found by itself."""
+    chosen_by: frozenset[str] = frozenset()
+    """What was looked at to choose: sets of scores, features, logits."""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Parameters of the selector, what it found by itself in place of what it was asked to find."""
+        return {**self.decisions.parameters, **self.found}
+
+
+def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     """Decide what to keep; UsageError for a manifest without what the selector needs."""
     if parent.kind != "scores":
         raise UsageError(
@@ -95,7 +106,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
             hint="make one: prune score --data DATA --teacher TEACHER",
         )
     config.check_out(parent)
-    resolved = config.resolved(parent)
+    decisions = config.decide(parent)
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
@@ -104,12 +115,12 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no sample to select from", hint="leave fewer out")
     looked_at: set[str] = set()
-    pool = _pool(config, parent, samples.filter(pa.array(pool_N)), resolved["score"], looked_at)
+    pool = _pool(config, parent, samples.filter(pa.array(pool_N)), decisions.score, looked_at)
     choice = choose(
-        resolved["selector"],
+        decisions.selector,
         pool,
         keep=config.keep.fraction,
-        quota=resolved["quota"],
+        quota=decisions.quota,
         seed=config.seed,
         parameters=config.parameters,
         per_class_min=config.per_class_min,
@@ -118,15 +129,15 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
     keep_N[pool_N] = choice.keep_N
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
-    targets = config.targets(parent)
-    if resolved["max_side"] is None and config.max_side is not None and config.beton:
+    targets = decisions.targets
+    if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
     if not config.judges_copy:
-        check_same_pixels(resolved["max_side"], targets, samples.filter(pa.array(keep_N)), parent.header.views)
+        check_same_pixels(decisions.max_side, targets, samples.filter(pa.array(keep_N)), parent.header.views)
     distilled_N = np.ones(len(samples), np.bool_)
     distill = None
-    if config.distill is not None:
-        fraction, by = config.distill[0], resolved["distill_by"]
+    if decisions.distill is not None:
+        fraction, by = decisions.distill
         kept = pool.take(choice.keep_N)
         column = None
         if by != RANDOM:
@@ -134,9 +145,11 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> Plan:
             looked_at.add(find_score(parent, by).set)
         distilled_N[keep_N] = distilled(kept, column, fraction, config.seed)
         distill = {"fraction": str(fraction), "by": by, "count": int((keep_N & distilled_N).sum())}
-    return Plan(
+    return SelectionPlan(
         parent=parent,
-        resolved=resolved,
+        decisions=decisions,
+        resolved=decisions.as_config(),
+        max_side=decisions.max_side,
         targets=targets,
         samples=samples,
         readable_N=readable_N,

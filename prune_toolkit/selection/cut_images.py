@@ -7,6 +7,7 @@ is not what was scored is compared with it first, and only what matches is cut.
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +29,19 @@ from prune_toolkit.images.sample_images import SampleImages, SourceImages
 from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
 from prune_toolkit.images.train_beton import write_train_beton
 from prune_toolkit.images.where import IS_COPY, find_images, place_of
-from prune_toolkit.selection.choose_samples import Plan, check_same_pixels
+from prune_toolkit.selection.choose_samples import Plan, SelectionPlan, check_same_pixels
 from prune_toolkit.selection.select_config import CutConfig, SelectConfig
 from prune_toolkit.selection.targets import beton_targets
 
+P = TypeVar("P", bound=Plan)
 
-def planned_cut(config: SelectConfig, plan: Plan) -> Plan:
+
+def planned_cut(config: SelectConfig, plan: SelectionPlan) -> SelectionPlan:
     """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
     return cut_from(config, plan)[0] if config.beton and place_of(plan.parent, config.data).is_known else plan
 
 
-def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, SampleImages]:
+def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
     """The images to cut a plan from, and the plan without those they do not have.
 
     Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
@@ -75,7 +78,7 @@ def cut_from(config: CutConfig, plan: Plan) -> tuple[Plan, SampleImages]:
 
 def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
     """UsageError where views were drawn by sizes that a hidden manifest does not tell, and the images have others."""
-    header, asked = plan.parent.header, plan.resolved["max_side"]
+    header, asked = plan.parent.header, plan.max_side
     if header.hidden is None or plan.targets.policy != "replay":
         return
     scored = None if header.views is None else header.views.max_side
@@ -112,7 +115,7 @@ def write_cut(
         shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
         images=images,
         workers=config.workers,
-        max_side=plan.resolved["max_side"],
+        max_side=plan.max_side,
         views=plan.parent.header.views,
         weight_n=None if weight_N is None else weight_N[keep_N],
         kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
@@ -157,7 +160,7 @@ def _looser(plan: Plan, report: DataReport) -> str:
     return "; a copy encoded again passes with --check names: there are no thumbnails to compare it with"
 
 
-def _without(plan: Plan, report: DataReport) -> Plan:
+def _without(plan: P, report: DataReport) -> P:
     """The plan without the samples that do not match, each with its reason; told once."""
     gone_N = report.what_N >= 0
     keep_N = plan.keep_N & ~gone_N

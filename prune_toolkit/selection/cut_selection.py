@@ -70,14 +70,11 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
         raise InputError(f"{parent.where} keeps samples that could not be read", hint=_AGAIN)
     reasons = table.column("reason").combine_chunks().dictionary_encode()
     reason_N = np.array(reasons.dictionary.to_pylist(), object)[reasons.indices.to_numpy()]
+    max_side = _max_side(config, parent, targets, samples.filter(pa.array(keep_N)))
     return Plan(
         parent=parent,
-        resolved={
-            "command": "cut",
-            "parent": parent.id,
-            "beton": True,
-            "max_side": _max_side(config, parent, targets, samples.filter(pa.array(keep_N))),
-        },
+        resolved={"command": "cut", "parent": parent.id, "beton": True, "max_side": max_side},
+        max_side=max_side,
         targets=targets,
         samples=samples,
         readable_N=readable_N,

@@ -6,7 +6,7 @@ T is the trainer's, so raw logits are stored and the trainer revises them (Lan e
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,14 @@ SCOPES = ("wrong", "all")
 REVISE = "revise"
 DEFAULT_ETA, DEFAULT_SCOPE = "0.8", "all"
 _KEYS = ("eta", "scope", "changed", "wrong")
+
+
+class Revision(NamedTuple):
+    """How labels are revised."""
+
+    eta: float
+    scope: str
+    """Which of them: wrong or all."""
 
 
 def parse_eta(text: str) -> float:
@@ -49,17 +57,18 @@ def label_parameters(
     others = {name: value for name, value in inherited.items() if name not in _KEYS}
     if transform != REVISE:
         return others
-    count = RevisionCount(inherited.get("scope", DEFAULT_SCOPE))
+    revision = Revision(inherited.get("eta", float(DEFAULT_ETA)), inherited.get("scope", DEFAULT_SCOPE))
+    count = RevisionCount(revision)
     for target, label_n in stored:
         count.add([target], label_n)
-    return {**others, **count.parameters(inherited.get("eta", float(DEFAULT_ETA)))}
+    return {**others, **count.parameters()}
 
 
 class RevisionCount:
     """Labels that revision changes, counted while they are written."""
 
-    def __init__(self, scope: str) -> None:
-        self.scope = scope
+    def __init__(self, revision: Revision) -> None:
+        self.revision = revision
         self.labels = 0
         self.wrong = 0
 
@@ -74,8 +83,8 @@ class RevisionCount:
     @property
     def changed(self) -> int:
         """Wrong ones in the scope `wrong`, all of them in the scope `all`."""
-        return self.wrong if self.scope == "wrong" else self.labels
+        return self.wrong if self.revision.scope == "wrong" else self.labels
 
-    def parameters(self, eta: float) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """What goes into the header of a selection, for the trainer and for people."""
-        return {"eta": eta, "scope": self.scope, "changed": self.changed, "wrong": self.wrong}
+        return {**self.revision._asdict(), "changed": self.changed, "wrong": self.wrong}

@@ -14,11 +14,12 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
+from prune_toolkit.selection.decisions import Decisions
 from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.find_score import find_score
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
-from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, parse_eta, parse_scope
+from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, Revision, parse_eta, parse_scope
 from prune_toolkit.selection.selector import SELECTORS, Selector
 from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_top_k
 
@@ -192,51 +193,44 @@ class SelectConfig(CutConfig):
         """Whether images are copied from a beton as they are, and not read from their source."""
         return place_of(parent, self.data).beton is not None
 
-    def resolved(self, parent: Manifest) -> dict[str, Any]:
-        """Every choice made, without paths."""
-        preset, method = self._preset, self.method
-        parameters = {name: str(value) for name, value in method.resolve(self.parameters).items()}
+    def decide(self, parent: Manifest) -> Decisions:
+        """Every choice made, by what is typed, the preset and the manifest."""
+        preset, method, labels = self._preset, self.method, self.labels_of(parent)
         score = method.score_or(self.score or (preset.score if preset else None))
-        return {
-            "command": "select",
-            "parent": parent.id,
-            "keep": str(self.keep),
-            "selector": method.name,
-            "parameters": parameters,
-            "score": None if score is None else find_score(parent, score).name,
-            "quota": QUOTAS[self._choice("quota", "proportional")].name,
-            "labels": NO_LABELS if self.labels_of(parent) == NO_LABELS else LABELS[self.labels_of(parent)].name,
-            "preset": self.preset,
-            "loss": {} if preset is None else preset.loss_at(_image_px(parent)),
-            "seed": self.seed,
-            "beton": self.beton,
-            "max_side": self.max_side if self.beton and not self._copies_beton(parent) else None,
-            **self._resolved_targets(parent),
-            **self._resolved_extras(parent),
-        }
+        other = self.left_out(parent)
+        return Decisions(
+            parent=parent.id,
+            keep=self.keep,
+            selector=method.name,
+            parameters={name: str(value) for name, value in method.resolve(self.parameters).items()},
+            score=None if score is None else find_score(parent, score).name,
+            quota=QUOTAS[self._choice("quota", "proportional")].name,
+            labels=NO_LABELS if labels == NO_LABELS else LABELS[labels].name,
+            preset=self.preset,
+            loss={} if preset is None else preset.loss_at(_image_px(parent)),
+            seed=self.seed,
+            beton=self.beton,
+            max_side=self.max_side if self.beton and not self._copies_beton(parent) else None,
+            targets=self.targets(parent),
+            per_class_min=self.per_class_min,
+            without=None if other is None else other.id,
+            revision=self._revision,
+            distill=self._distilled(parent),
+        )
 
-    def _resolved_targets(self, parent: Manifest) -> dict[str, Any]:
-        """Nothing for view 0's whole label, so that such selections are what they were before there were more."""
-        targets = self.targets(parent)
-        if targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None):
-            return {}
-        return {"views": targets.views, "policy": targets.policy, "top_k": targets.top_k}
+    @property
+    def _revision(self) -> Revision | None:
+        if self._choice("labels", "reshape") != REVISE:
+            return None
+        eta, scope = self._choice("eta", DEFAULT_ETA), self._choice("revise_scope", DEFAULT_SCOPE)
+        return Revision(parse_eta(eta), parse_scope(scope))
 
-    def _resolved_extras(self, parent: Manifest) -> dict[str, Any]:
-        """Only what is used, for the same reason."""
-        extras: dict[str, Any] = {}
-        if self.per_class_min:
-            extras["per_class_min"] = self.per_class_min
-        if (other := self.left_out(parent)) is not None:
-            extras["without"] = other.id
-        if self._choice("labels", "reshape") == REVISE:
-            extras["eta"] = parse_eta(self._choice("eta", DEFAULT_ETA))
-            extras["revise_scope"] = parse_scope(self._choice("revise_scope", DEFAULT_SCOPE))
-        if self.distill is not None:
-            fraction, by = self.distill
-            extras["distill_fraction"] = str(fraction)
-            extras["distill_by"] = by if by == RANDOM else find_score(parent, by).name
-        return extras
+    def _distilled(self, parent: Manifest) -> tuple[Fraction, str] | None:
+        """`distill`, with the score's whole name."""
+        if self.distill is None or self.distill[1] == RANDOM:
+            return self.distill
+        fraction, by = self.distill
+        return fraction, find_score(parent, by).name
 
 
 def _parse_distilled(text: str) -> Fraction:

@@ -15,7 +15,7 @@ from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, 
 from manifests.format.soft_labels import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.selection.choose_samples import Plan, plan_selection
+from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.presets import PRESETS, Preset
@@ -24,10 +24,10 @@ from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.targets import carried_views, targets_of, write_targets
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
-__all__ = ["PRESETS", "Plan", "Preset", "SelectConfig", "plan_selection", "write_selection"]
+__all__ = ["PRESETS", "Preset", "SelectConfig", "SelectionPlan", "plan_selection", "write_selection"]
 
 
-def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
+def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
     """Write a decided selection: tables, targets, beton, then the header.
 
     Of images that are not those scored, what matches is cut; see `cut_from`.
@@ -36,7 +36,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
     out, parent, images = config.out, plan.parent, None
     if config.beton:
         plan, images = cut_from(config, plan)
-    resolved, header = plan.resolved, parent.header
+    decisions, header = plan.decisions, parent.header
 
     def finish(_parts: Totals, _start: float) -> Outcome:
         labels = _write_tables(out, plan)
@@ -49,22 +49,22 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
             "kind": "selection",
             "views": views,
             "selection": Selection(
-                method=resolved["selector"],
+                method=decisions.selector,
                 parameters=plan.parameters,
-                score=resolved["score"],
-                quota=resolved["quota"],
+                score=decisions.score,
+                quota=decisions.quota,
                 keep_asked=str(config.keep),
                 keep_got=plan.keep_got,
                 count=plan.count,
                 seed=config.seed,
                 preset=config.preset,
-                per_class_min=resolved.get("per_class_min"),
-                without=resolved.get("without"),
+                per_class_min=decisions.per_class_min or None,
+                without=decisions.without,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
             "run": {
-                "command": resolved["command"],
+                "command": decisions.command,
                 "seconds": round(time.monotonic() - start, 3),
                 "chosen_by": sorted(plan.chosen_by),
                 **({"dynamics_seconds": header.run.get("training_seconds")} if "dynamics" in plan.chosen_by else {}),
@@ -78,7 +78,7 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
 
     return PartWork(
         out=out,
-        config=resolved,
+        config=plan.resolved,
         count=len(plan.samples),
         finish=finish,
         parents=[parent],
@@ -86,22 +86,22 @@ def write_selection(config: SelectConfig, plan: Plan) -> Manifest:
     ).run_alone()
 
 
-def _write_tables(out: Path, plan: Plan) -> Labels | None:
+def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
     """Write which samples are kept, and their targets; what the header says of these, None where there are none."""
-    resolved, count, digest = plan.resolved, len(plan.samples), config_digest(plan.resolved)
+    decisions, count, digest = plan.decisions, len(plan.samples), config_digest(plan.resolved)
     for part in range(part_count(count)):
         write_part(out / part_path("selection", part), _selection_table(plan, part_rows(part, count)), digest)
     if not plan.targets.tables:
         return None
     transform = fitted_transform(plan)
-    revised = RevisionCount(resolved["revise_scope"]) if "eta" in resolved else None
+    revised = None if decisions.revision is None else RevisionCount(decisions.revision)
     _write_targets(out, plan, transform, digest, revised)
     class_std = transform.class_std_C
     return Labels(
-        transform=resolved["labels"],
+        transform=decisions.labels,
         parameters={
-            **({"loss": resolved["loss"]} if resolved["loss"] else {}),
-            **({} if revised is None else revised.parameters(resolved["eta"])),
+            **({"loss": dict(decisions.loss)} if decisions.loss else {}),
+            **({} if revised is None else revised.parameters()),
         },
         views=len(plan.targets.tables),
         policy=plan.targets.policy,
@@ -110,7 +110,7 @@ def _write_tables(out: Path, plan: Plan) -> Labels | None:
     )
 
 
-def _selection_table(plan: Plan, rows: range) -> pa.Table:
+def _selection_table(plan: SelectionPlan, rows: range) -> pa.Table:
     part = slice(rows.start, rows.stop)
     columns = [
         pa.array(rows, pa.int64()),
@@ -122,12 +122,12 @@ def _selection_table(plan: Plan, rows: range) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
-def fitted_transform(plan: Plan) -> LabelTransform:
+def fitted_transform(plan: SelectionPlan) -> LabelTransform:
     """The label transform, having seen the training views, or view 0 where there are none, of all scored samples.
 
     Of those that are held out it sees nothing.
     """
-    method = LABELS[plan.resolved["labels"]]
+    method = LABELS[plan.decisions.labels]
     transform = method.make(len(plan.parent.class_names))
     if method.needs_fit:
         label_N = plan.samples.column("label").to_numpy()
@@ -141,7 +141,7 @@ def fitted_transform(plan: Plan) -> LabelTransform:
 
 
 def _write_targets(
-    out: Path, plan: Plan, transform: LabelTransform, digest: str, revised: RevisionCount | None
+    out: Path, plan: SelectionPlan, transform: LabelTransform, digest: str, revised: RevisionCount | None
 ) -> None:
     """Targets of the kept samples; of all views, one part of logits is in memory at a time."""
     label_N = plan.samples.column("label").to_numpy()
@@ -153,7 +153,7 @@ def _write_targets(
         write_targets(out, targets, part, ids, labels, digest)
 
 
-def _kept_logits(plan: Plan) -> Iterator[tuple[NDArray[np.int64], list[SoftLabels]]]:
+def _kept_logits(plan: SelectionPlan) -> Iterator[tuple[NDArray[np.int64], list[SoftLabels]]]:
     """(sample_id (n,), logits of V views) of the kept samples, part by part."""
     streams = [plan.parent.soft_labels("logits", view) for view in range(plan.targets.read_views)]
     for views in zip(*streams, strict=True):

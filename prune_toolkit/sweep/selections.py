@@ -12,7 +12,7 @@ from manifests.manifest import Manifest
 from prune_toolkit.cli.options import made
 from prune_toolkit.cli.select_command import command as select_command
 from prune_toolkit.cli.select_command import select_config
-from prune_toolkit.selection.choose_samples import Plan, plan_selection
+from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
 from trainer.data.stored import StoredLabels, scored_recipe
 
 _CHOSEN_BY = {
@@ -57,7 +57,7 @@ def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelecti
         command=command,
         stored=_stored(plan),
         published=_published(plan),
-        labels=plan.resolved["labels"],
+        labels=plan.decisions.labels,
     )
 
 
@@ -71,7 +71,7 @@ def _sha256(values_N: NDArray[Any]) -> str:
     return hashlib.sha256(values_N.tobytes()).hexdigest()
 
 
-def _shown(plan: Plan) -> dict[str, Any]:
+def _shown(plan: SelectionPlan) -> dict[str, Any]:
     """What the pixels depend on that a student is shown, and the loss that a preset brings."""
     header = plan.parent.header
     counted = {"count", "top_k"}
@@ -79,12 +79,12 @@ def _shown(plan: Plan) -> dict[str, Any]:
         "data": header.data.fingerprint,
         "image": None if header.teacher is None else header.teacher.preprocessing.model_dump(),
         "views": None if header.views is None else header.views.model_dump(exclude=counted, exclude_none=True),
-        "max_side": plan.resolved["max_side"],
-        "loss": plan.resolved["loss"],
+        "max_side": plan.max_side,
+        "loss": dict(plan.decisions.loss),
     }
 
 
-def _stored(plan: Plan) -> StoredLabels:
+def _stored(plan: SelectionPlan) -> StoredLabels:
     """What a task will find in the selection."""
     views, card = plan.parent.header.views, plan.parent.header.teacher
     return StoredLabels(
@@ -98,8 +98,6 @@ def _stored(plan: Plan) -> StoredLabels:
     )
 
 
-def _published(plan: Plan) -> dict[str, Any]:
-    published: dict[str, Any] = dict(plan.resolved["loss"])
-    if "eta" in plan.resolved:
-        published |= {"revise_eta": plan.resolved["eta"], "revise_scope": plan.resolved["revise_scope"]}
-    return published
+def _published(plan: SelectionPlan) -> dict[str, Any]:
+    loss, revision = dict[str, Any](plan.decisions.loss), plan.decisions.revision
+    return loss if revision is None else loss | {"revise_eta": revision.eta, "revise_scope": revision.scope}
