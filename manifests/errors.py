@@ -1,16 +1,16 @@
 """Every error a user can cause, as one tree.
 
-PruneError            1    a bug of ours, or a class below
+PruneError            1    a bug in this toolkit, or a class below
     UsageError        2    the command was called wrongly
-    InputError        3    what was read is missing, corrupt, altered or of the wrong kind
-        UnreachableError   what was to be read or written is elsewhere, and no full answer came from there
+    InputError        3    an input is missing, corrupt, altered or of the wrong kind
+        UnreachableError   the other side of a connection gave no complete answer
     MismatchError     4    a manifest and a data set do not belong together
-    IncompleteError   5    stopped before the end; the same command goes on from there
+    IncompleteError   5    stopped before the end; the same command resumes from there
 """
 
 
 class PruneError(Exception):
-    """What went wrong and where, the next step in `hint`, and the exit code of the command."""
+    """A message of what went wrong and where, the next step in `hint`, and the exit code of the command."""
 
     exit_code = 1
 
@@ -30,13 +30,13 @@ class UsageError(PruneError):
 
 
 class InputError(PruneError):
-    """What was read is missing, corrupt, altered or of the wrong kind."""
+    """An input is missing, corrupt, altered or of the wrong kind."""
 
     exit_code = 3
 
 
 class UnreachableError(InputError):
-    """What was to be read or written is elsewhere, and no full answer came from there."""
+    """The other side of a connection gave no complete answer."""
 
 
 class MismatchError(PruneError):
@@ -46,6 +46,6 @@ class MismatchError(PruneError):
 
 
 class IncompleteError(PruneError):
-    """Stopped before the end; the same command goes on from there."""
+    """Stopped before the end; the same command resumes from there."""
 
     exit_code = 5

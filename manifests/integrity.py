@@ -1,4 +1,4 @@
-"""Is a manifest on this disk what its header says: digests, row counts, and a beton's inner consistency."""
+"""Check that a manifest is what its header says: digests, row counts, and a beton's inner consistency."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ _ALTERED = "was altered: its sha256 is not the one the header names"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that does not hold, and where."""
+    """One problem, and the file it is in."""
 
     path: str
     problem: str
@@ -35,13 +35,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked and what was found; `ok` when nothing was."""
+    """The files checked, and the problems found."""
 
     manifest_id: str
     files: int
     bytes: int
     absent: list[str]
-    """What may be missing: a beton, which is not sent along unasked, and tables that `prune pull --only` left."""
+    """Files that may be missing: a beton, pushed only on request, and tables that `prune pull --only` left out."""
     findings: list[Finding]
 
     def __repr__(self) -> str:
@@ -51,18 +51,18 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether everything holds."""
+        """True if no problem was found."""
         return not self.findings
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the report for `--json`."""
         return {"ok": self.ok, **asdict(self)}
 
 
 def verify(where: str | Path) -> Report:
-    """Check every file a manifest names against its bytes, sha256 and rows; InputError without a readable header.
+    """Check every file a manifest names against its bytes, sha256 and rows.
 
-    At a URL all files are read, and only the inside of a beton is not looked at.
+    At a URL all files are read, but the inside of a beton is not checked. Raises InputError without a readable header.
     """
     manifest = Manifest.open(where)
     not_pulled = manifest.not_pulled
@@ -84,7 +84,7 @@ def verify(where: str | Path) -> Report:
 
 
 def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
-    """What does not hold of one file: its place, size, sha256, and if all of these do, its inside."""
+    """Yield the problems of one file: its path, size and sha256, and if these are right, its content."""
     try:
         size_bytes = manifest.store.size(entry.path)
         if size_bytes is None:
@@ -96,7 +96,7 @@ def _file_problems(manifest: Manifest, entry: FileEntry) -> Iterator[str]:
         else:
             yield from _part_problems(manifest, entry)
     except UnreachableError:
-        # Nothing is known of the file.
+        # Nothing is known about the file.
         raise
     except InputError as error:
         yield error.message
@@ -127,7 +127,7 @@ def _beton_problems(store: Store, entry: FileEntry) -> Iterator[str]:
 
 
 def _is_there(store: Store, path: str) -> bool:
-    """Whether something has a file's name, such as a folder."""
+    """Return whether anything has this name, even a folder."""
     return store.is_local and os.path.lexists(store.folder / path)
 
 
@@ -147,11 +147,11 @@ def _table_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
         if found != count:
             yield Finding(table, f"has {found:,} rows for {count:,} samples")
         if any(entry.rows != PART_ROWS for entry in entries[:-1]):
-            yield Finding(table, f"has a part before its last that is not of {PART_ROWS:,} rows")
+            yield Finding(table, f"has a part before the last that does not have {PART_ROWS:,} rows")
 
 
 def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
-    """Every view that the header counts must be there, and a beton's targets have the form it names."""
+    """Every view that the header counts must be there, and a beton's targets must have the shape it names."""
     header = manifest.header
     stored = {entry.path.rpartition("/")[0] for entry in header.files}
     counts = {
@@ -169,18 +169,18 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
     shape = Beton.open(path).target_shape
     if shape != (labels.views, words):
-        yield Finding(BETON_NAME, f"has targets of {shape}, the header's labels are of {(labels.views, words)}")
+        yield Finding(BETON_NAME, f"has targets of shape {shape}, the header's labels {(labels.views, words)}")
 
 
 def beton_problems(beton: Beton) -> Iterator[str]:
-    """What FFCV would read wrongly without a word: rows in the table, samples on two pages, JPEG sizes.
+    """Yield what FFCV would silently read wrongly: rows in the table, samples on two pages, JPEG sizes.
 
-    At most one problem of each kind, with the first row it is found in.
+    There is at most one problem of each kind, with the first row that has it.
     """
     table = beton.allocations
-    strangers = table["sample_id"] >= beton.count
-    if strangers.any():
-        yield f"the allocation table names sample {table['sample_id'][strangers.argmax()]} of {beton.count:,}"
+    unknown = table["sample_id"] >= beton.count
+    if unknown.any():
+        yield f"the allocation table names sample {table['sample_id'][unknown.argmax()]} of {beton.count:,}"
         return
     yield from _wrong_owners(beton)
     sample_id, size_bytes = table["sample_id"].astype(np.int64), np.maximum(table["size"], 1)
@@ -189,12 +189,12 @@ def beton_problems(beton: Beton) -> Iterator[str]:
     page_N[sample_id] = first_page
     torn = (first_page != (table["ptr"] + size_bytes - 1) // beton.page_bytes) | (first_page != page_N[sample_id])
     if torn.any():
-        yield f"row {sample_id[torn].min()}: it lies on two pages"
+        yield f"row {sample_id[torn].min()} lies on two pages"
     for row in np.flatnonzero(beton.modes_N == fmt.MODE_JPG).tolist():
         info = jpeg_info(beton.image_bytes(row).tobytes())
         width, height = int(beton.widths_N[row]), int(beton.heights_N[row])
         if info is None or (info.width, info.height) != (width, height):
-            yield f"row {row}: its JPEG is not of the {width}x{height} pixels its metadata names"
+            yield f"row {row}: its JPEG does not have the {width}x{height} pixels that its metadata names"
             return
         if info.precision != 8 or info.components not in (1, 3):
             yield f"row {row}: its JPEG has {info.components} components of {info.precision} bits"
@@ -202,7 +202,7 @@ def beton_problems(beton: Beton) -> Iterator[str]:
 
 
 def _wrong_owners(beton: Beton) -> Iterator[str]:
-    """Regions that the table lists under another sample than the one whose metadata points to them."""
+    """Yield the regions that the table lists under another sample than the one whose metadata points to them."""
     table = beton.allocations[beton.allocations["size"] > 0]
     order = np.argsort(table["ptr"], kind="stable")
     pointers, sample_id = table["ptr"][order].astype(np.int64), table["sample_id"][order]

@@ -1,4 +1,4 @@
-"""Atomic files: a reader sees the whole file or none, whatever kills the writer."""
+"""Atomic files: a reader sees the whole file or none, even if the writer is killed."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success it is synced and renamed, on failure removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
-    # Whoever can guess its name may have put a link there: it is made anew, and no link is followed.
+    # Its name can be guessed, so a link may be there: the file is created again, and no link is followed.
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb", buffering=CHUNK_BYTES) as stream:
@@ -42,9 +42,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left behind anywhere below `folder`, and nothing another rank is writing now.
+    """Remove what killed writers left anywhere below `folder`, but nothing that another rank is writing now.
 
-    Whether a process of another machine lives cannot be seen: its files go when they are untouched for an hour.
+    Processes on other machines cannot be seen: their files are removed once they are untouched for an hour.
     """
     for path in folder.rglob(".*.tmp"):
         if _is_abandoned(path):
@@ -53,7 +53,7 @@ def remove_temporaries(folder: Path) -> None:
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """A folder of this process below the machine's folder for temporary files; what killed ones left goes first."""
+    """Make a folder for this process among the machine's temporary files; first remove those of killed processes."""
     for left in Path(gettempdir()).glob(f".{name}-*.tmp"):
         found = _TEMPORARY.fullmatch(left.name)
         if found is not None and found["host"] == _host() and not _is_alive(int(found["pid"])):

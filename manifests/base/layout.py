@@ -1,9 +1,9 @@
-"""How large anything in a manifest may be; what is larger is refused before memory is taken for it."""
+"""Names and size limits of a manifest; what is larger is refused before memory is allocated for it."""
 
 PART_ROWS = 8192
-"""Samples of the canonical order a part."""
+"""Samples per part, in canonical order."""
 MAX_PART_BYTES = 384 << 20
-"""Of a part on disk, and of all its columns decoded: 8,192 rows of 21,841 classes in float16 are 341 MiB."""
+"""Limit of a part on disk, and of all its columns decoded: 8,192 rows of 21,841 classes in float16 are 341 MiB."""
 MAX_VIEWS = 1000
 """Views are numbered with three digits on disk."""
 

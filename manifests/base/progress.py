@@ -1,4 +1,4 @@
-"""What a person at the terminal is told while work is under way: notes, progress, amounts."""
+"""Messages on the terminal while work is under way: notes, progress, amounts."""
 
 import json
 import re
@@ -12,39 +12,39 @@ from typing import Any, TextIO
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""What a terminal obeys or what reorders text: control characters but newline and tab, bidirectional marks, tags."""
+"""Characters that a terminal obeys or that reorder text: controls except newline and tab, bidirectional marks, tags."""
 
 
 def printable(text: str) -> str:
-    """Text with what a terminal would obey spelled as JSON spells it: a file name must not move the cursor."""
+    """Return text with what a terminal would obey escaped as in JSON: a file name must not move the cursor."""
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:
-    """Text from a manifest as a part of one line, its line ends spelled out: it must not look like lines of ours."""
+    """Return text from a manifest with its line ends escaped: it must not look like lines of our own."""
     return text.replace("\n", "\\n")
 
 
 def note(text: str) -> None:
-    """One line for the person at the terminal, on stderr."""
+    """Print one line on stderr."""
     print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Progress:
     """Progress on stderr: a bar on a terminal, a plain line every ten seconds elsewhere.
 
-    Shows what is done, the rate and the time left. Use as a context manager.
+    It shows the count, the rate and the time left. Use as a context manager.
     """
 
     def __init__(self, total: int, what: str, unit: str = "images", stream: TextIO | None = None) -> None:
         self.total, self.what, self.unit = total, what, unit
         self.done = 0
         self._stream = stream or sys.stderr
-        self._start = self._told = time.monotonic()
+        self._start = self._printed = time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
-        self._start = self._told = time.monotonic()
+        self._start = self._printed = time.monotonic()
         if self._stream.isatty():
             self._bar = _rich_bar(self._stream)
             self._bar.start()
@@ -58,14 +58,14 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int) -> None:
-        """Tell that `count` more are done."""
+        """Report that `count` more are done."""
         self.done += count
         now = time.monotonic()
         if self._bar is not None:
             rate = f"{self.rate(now):,.0f} {self.unit}/s"
             self._bar.update(self._task, completed=self.done, rate=rate)
-        elif now - self._told >= 10:
-            self._told = now
+        elif now - self._printed >= 10:
+            self._printed = now
             rate_now = self.rate(now)
             left_s = max(0, self.total - self.done) / rate_now if rate_now else 0.0
             print(
@@ -76,13 +76,13 @@ class Progress:
             )
 
     def shorten(self, count: int) -> None:
-        """Tell that `count` of them need not be done."""
+        """Report that `count` of them need not be done."""
         self.total -= count
         if self._bar is not None:
             self._bar.update(self._task, total=self.total)
 
     def rate(self, now: float | None = None) -> float:
-        """Units a second so far."""
+        """Return the units per second so far."""
         elapsed = (now or time.monotonic()) - self._start
         return self.done / elapsed if elapsed > 0 else 0.0
 
@@ -103,7 +103,7 @@ def _rich_bar(stream: TextIO) -> Any:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds for people: 42 s, 3 min 10 s, 2 h 05 min."""
+    """Format seconds for people: 42 s, 3 min 10 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -114,7 +114,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(size_bytes: float) -> str:
-    """Bytes for people: 980 B, 1.2 MB."""
+    """Format bytes for people: 980 B, 1.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if round(size_bytes, 1) < 1000:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"

@@ -1,6 +1,6 @@
 """FFCV's file format, version 2, redeclared in numpy so that no reader or writer here imports torch.
 
-    header | field descriptors | metadata, one row a sample | regions (images, targets) | allocation table
+    header | field descriptors | metadata, one row per sample | regions (images, targets) | allocation table
 
 A test in a subprocess compares every dtype with FFCV's own.
 """
@@ -47,7 +47,7 @@ METADATA = {
     JSON: BYTES_METADATA,
     TENSOR: np.dtype("<u8"),
 }
-"""What a metadata row holds of a field, by its type."""
+"""Dtype of a field in a metadata row, by the type of the field."""
 _PLAIN_DTYPE = re.compile(r"[<>|][biufc][0-9]{1,2}")
 
 
@@ -67,12 +67,12 @@ class Field:
 
 
 def metadata_dtype(fields: list[Field]) -> np.dtype[np.void]:
-    """The dtype of a metadata row: unnamed (f0, f1, ...) and aligned, as FFCV builds it."""
+    """Return the dtype of a metadata row: unnamed (f0, f1, ...) and aligned, as FFCV builds it."""
     return np.dtype([("", METADATA[field.type_id]) for field in fields], align=True)
 
 
 def encode_field(field: Field) -> NDArray[np.void]:
-    """The descriptor of a field; ValueError for a name that FFCV would cut silently."""
+    """Return the descriptor of a field. Raises ValueError for a name that FFCV would cut silently."""
     name = field.name.encode("ascii")
     if not 0 < len(name) <= NAME_BYTES or b"\0" in name:
         raise ValueError(f"field name {field.name!r} must have 1 to {NAME_BYTES} ASCII characters")
@@ -90,7 +90,7 @@ def encode_field(field: Field) -> NDArray[np.void]:
 
 
 def decode_field(row: np.void) -> Field:
-    """The field a descriptor names; ValueError for a type this reader does not know or a broken description."""
+    """Return the field a descriptor names. Raises ValueError for an unknown type or a broken description."""
     type_id = int(row["type_id"])
     name = row["name"].tobytes().partition(b"\0")[0].decode("ascii")
     if type_id not in METADATA:

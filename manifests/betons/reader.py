@@ -1,6 +1,6 @@
-"""Betons: a plain memory-mapped reader; the writer is in beton_writer.
+"""Betons: a plain memory-mapped reader; the writer is in manifests/betons/writer.py.
 
-Opening checks what FFCV trusts: pointers, table length, region bounds.
+Opening checks what FFCV takes on trust: pointers, table length, region bounds.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _AGAIN = "the file is truncated or damaged: write it again (prune index --beton,
 
 @dataclass(frozen=True, eq=False)
 class Beton:
-    """A beton opened for reading; also of FFCV's own making (first image and integer field, any names)."""
+    """A beton opened for reading, also one that FFCV wrote (its first image and integer fields, with any names)."""
 
     path: Path
     page_bytes: int
@@ -47,17 +47,17 @@ class Beton:
 
     @property
     def view_count(self) -> int:
-        """Stored target views a sample; 0 without targets."""
+        """Stored target views per sample; 0 without targets."""
         return 0 if self.target_shape is None else self.target_shape[0]
 
     @property
     def class_count(self) -> int:
-        """Values a target, which are logits unless the header's labels say top_k; 0 without targets."""
+        """Values per target, which are logits unless the header's labels say top_k; 0 without targets."""
         return 0 if self.target_shape is None else self.target_shape[1]
 
     @classmethod
     def open(cls, path: str | Path) -> "Beton":
-        """Map a beton and check everything a decoder relies on; InputError when anything is inconsistent."""
+        """Map a beton and check everything a decoder relies on. Raises InputError if anything is inconsistent."""
         path = Path(path)
         try:
             return _open(cls, path)
@@ -68,13 +68,13 @@ class Beton:
 
     @cached_property
     def scored_size_N2(self) -> NDArray[np.int64] | None:
-        """(N, 2) width and height of the images that were scored, 0 where unknown; None where these are they."""
+        """(N, 2) width and height of the images that were scored, 0 where unknown; None if it is these."""
         if not set(SCORED_FIELDS) <= self.columns.keys():
             return None
         return np.stack([self.columns[name] for name in SCORED_FIELDS], axis=1)
 
     def drawn_sizes(self, row_n: NDArray[np.int64]) -> NDArray[np.int32]:
-        """(n, 2) width and height by which views of some rows are drawn: those of the images that were scored."""
+        """Return (n, 2) width and height from which views of some rows are drawn: those of the scored images."""
         size_n2 = np.stack([self.widths_N[row_n], self.heights_N[row_n]], axis=1)
         if self.scored_size_N2 is None:
             return size_n2
@@ -82,19 +82,19 @@ class Beton:
         return np.where((scored_n2 > 0).all(axis=1, keepdims=True), scored_n2, size_n2).astype(np.int32)
 
     def image_bytes(self, row: int) -> NDArray[np.uint8]:
-        """The stored region of an image: JPEG bytes, or height * width * 3 raw ones; a view of the map."""
+        """Return the stored region of an image: JPEG bytes, or height * width * 3 raw ones; a view of the map."""
         pointer = int(self.image_pointer_N[row])
         return self._map[pointer : pointer + int(self.image_size_N[row])]
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8; raw images are a view of the map; InputError when a JPEG cannot be decoded."""
+        """Return (H, W, 3) uint8; raw images are a view of the map. Raises InputError if a JPEG cannot be decoded."""
         height, width = int(self.heights_N[row]), int(self.widths_N[row])
         data = self.image_bytes(row)
         if self.modes_N[row] == fmt.MODE_RAW:
             return data.reshape(height, width, 3)
         encoded = Encoded(data.tobytes())
         if (info := jpeg_info(encoded.data)) is not None and {info.width, info.height} != {width, height}:
-            # Before memory is taken for what the JPEG says.
+            # Before memory is allocated for the size that the JPEG declares.
             raise self._another_size(row, info.width, info.height)
         try:
             pixels = decode_rgb(encoded)
@@ -105,11 +105,11 @@ class Beton:
         return pixels
 
     def _another_size(self, row: int, width: int, height: int) -> InputError:
-        told = f"{int(self.widths_N[row])}x{int(self.heights_N[row])}"
-        return InputError(f"{self.path}: row {row} is {width}x{height}, its metadata says {told}", hint=_AGAIN)
+        expected = f"{int(self.widths_N[row])}x{int(self.heights_N[row])}"
+        return InputError(f"{self.path}: row {row} is {width}x{height}, its metadata says {expected}", hint=_AGAIN)
 
     def image(self, row: int) -> BetonImage:
-        """The stored form of an image, to be copied into another beton byte for byte."""
+        """Return the stored form of an image, to be copied into another beton byte for byte."""
         return BetonImage(
             mode=int(self.modes_N[row]),
             data=self.image_bytes(row),
@@ -118,7 +118,7 @@ class Beton:
         )
 
     def raw_block(self, row_n: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-        """(n, H, W, 3) pixels when all these rows are raw and of one size, in one gather; None otherwise."""
+        """Return (n, H, W, 3) pixels if all these rows are raw and of one size, in one gather; None otherwise."""
         if len(row_n) == 0 or (self.modes_N[row_n] != fmt.MODE_RAW).any():
             return None
         height, width = int(self.heights_N[row_n[0]]), int(self.widths_N[row_n[0]])
@@ -131,9 +131,9 @@ class Beton:
         return block.reshape(-1, height, width, 3)
 
     def targets(self, row_n: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Stored targets (n, V, C) float16 of some rows; ValueError when there are none.
+        """Return the stored targets (n, V, C) float16 of some rows. Raises ValueError if there are none.
 
-        Where the header's labels say top_k these are the bits of words (n, V, W) int16: view them as such.
+        If the header's labels say top_k, these are the bits of words (n, V, W) int16: view them as such.
         """
         if self.target_pointer_N is None or self.target_shape is None:
             raise ValueError(f"{self.path} has no targets")
@@ -156,16 +156,16 @@ def _open(cls: type[Beton], path: Path) -> Beton:
     dtype = fmt.metadata_dtype(fields)
     metadata_end, table_start = metadata_start + count * dtype.itemsize, int(header["alloc_table_ptr"])
     if count < 1:
-        raise ValueError("it holds no sample")
+        raise ValueError("it holds no samples")
     if page_bytes < 1 or page_bytes & (page_bytes - 1):
         raise ValueError(f"page size {page_bytes} is not a power of two")
     if not metadata_end <= table_start < size_bytes:
         raise ValueError(
-            f"its allocation table is named at byte {table_start} of {size_bytes}, after {metadata_end} at least"
+            f"its allocation table starts at byte {table_start}, not between {metadata_end} and {size_bytes}"
         )
     table_bytes = count * sum(entry.type_id not in (fmt.INT, fmt.FLOAT) for entry in fields) * fmt.ALLOCATION.itemsize
     if size_bytes - table_start != table_bytes:
-        raise ValueError(f"its allocation table has {size_bytes - table_start} bytes in place of {table_bytes}")
+        raise ValueError(f"its allocation table has {size_bytes - table_start} bytes instead of {table_bytes}")
     metadata = np.frombuffer(mapped[metadata_start:metadata_end], dtype)
     table = np.frombuffer(mapped[table_start:], fmt.ALLOCATION)
     regions = _Regions(table, metadata_end, table_start)
@@ -190,7 +190,7 @@ def _open(cls: type[Beton], path: Path) -> Beton:
             or (columns[name] < 0).any()
             or (columns[name] > np.iinfo(np.int32).max).any()
         ):
-            raise ValueError(f"{name} is no size of an image")
+            raise ValueError(f"{name} is not the size of an image")
     modes_N = np.ascontiguousarray(image["mode"])
     widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
     if (modes_N > fmt.MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():
@@ -199,7 +199,7 @@ def _open(cls: type[Beton], path: Path) -> Beton:
     image_size_N = regions.sizes("image", image_pointer_N)
     wrong = (modes_N == fmt.MODE_RAW) & (image_size_N != widths_N.astype(np.int64) * heights_N * 3)
     if wrong.any():
-        raise ValueError(f"row {wrong.argmax()}: the region of a raw image has not the size of its pixels")
+        raise ValueError(f"row {wrong.argmax()}: the region of a raw image does not have the size of its pixels")
     if target is not None and (regions.sizes("target", target[1]) != target[0].size_bytes).any():
         raise ValueError("the region of a target has the wrong size")
     return cls(
@@ -220,20 +220,20 @@ def _open(cls: type[Beton], path: Path) -> Beton:
 
 
 def _fields(mapped: NDArray[np.uint8], header: np.void) -> tuple[list[fmt.Field], int]:
-    """The fields a file declares, and where their descriptors end."""
+    """Return the fields a file declares, and where their descriptors end."""
     if header["version"] != fmt.VERSION:
         raise ValueError(f"it has format version {header['version']}, this reader knows {fmt.VERSION}")
     end = fmt.HEADER.itemsize + int(header["num_fields"]) * fmt.FIELD.itemsize
     if end > len(mapped):
-        raise ValueError(f"its {header['num_fields']} fields do not fit {len(mapped)} bytes")
+        raise ValueError(f"its {header['num_fields']} fields do not fit in {len(mapped)} bytes")
     fields = [fmt.decode_field(row) for row in np.frombuffer(mapped[fmt.HEADER.itemsize : end], fmt.FIELD)]
     if not fields or len({entry.name for entry in fields}) < len(fields):
-        raise ValueError("its fields have no names of their own")
+        raise ValueError("it has no fields, or two of the same name")
     return fields, end
 
 
 class _Regions:
-    """The allocation table in the order of the file, checked: inside the data and apart from each other."""
+    """The allocation table in the order of the file, checked: inside the data, without overlaps."""
 
     def __init__(self, table: NDArray[np.void], start: int, end: int) -> None:
         # Compared one by one before they are added: forged sums of uint64 wrap around.
@@ -249,7 +249,7 @@ class _Regions:
             raise ValueError("regions of the allocation table overlap")
 
     def sizes(self, what: str, pointer_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of the region at each pointer; ValueError where there is none."""
+        """Return the bytes of the region at each pointer. Raises ValueError if there is none."""
         position_N = np.minimum(np.searchsorted(self._pointers, pointer_N), len(self._pointers) - 1)
         wrong = self._pointers[position_N] != pointer_N
         if wrong.any():

@@ -1,6 +1,6 @@
 """Write betons in one pass: atomic, deterministic, and never a sample on two pages.
 
-FFCV's own writer hangs on a bad sample, leaves half files that its reader accepts, and orders bytes by chance.
+FFCV's own writer hangs on a bad sample, leaves half files that its reader accepts, and orders bytes at random.
 """
 
 from array import array
@@ -28,7 +28,7 @@ Target = NDArray[np.float16] | NDArray[np.int16]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BetonColumns:
-    """The numbers of every sample: (N,) each; view ids are stored as the int64 of the same bits."""
+    """The numbers of every sample, (N,) each; view ids are stored as the int64 of the same bits."""
 
     label_N: NDArray[np.int64]
     sample_id_N: NDArray[np.int64]
@@ -36,7 +36,7 @@ class BetonColumns:
     weight_N: NDArray[np.float64]
     kd_weight_N: NDArray[np.float64]
     scored_size_N2: NDArray[np.int64] | None = None
-    """Width and height of the images that were scored, 0 where unknown; None where those written have their sizes."""
+    """Width and height of the images that were scored, 0 where unknown; None if those written have these sizes."""
 
     def __post_init__(self) -> None:
         shapes = {name: values.shape for name, values in self.fields().items()}
@@ -44,7 +44,7 @@ class BetonColumns:
             raise ValueError(f"columns of one length expected, not {shapes}")
 
     def fields(self) -> dict[str, NDArray[np.number]]:
-        """(N,) of every field beside image and target, in the order of the beton."""
+        """Return (N,) of every field besides image and target, in the order of the beton."""
         fields: dict[str, NDArray[np.number]] = {name: getattr(self, f"{name}_N") for name in INDEX_FIELDS}
         if self.scored_size_N2 is not None:
             fields |= dict(zip(SCORED_FIELDS, self.scored_size_N2.T, strict=True))
@@ -64,16 +64,16 @@ def write_beton(
 ) -> None:
     """Write a beton in one pass over `images` (and `targets`, each float16 or int16 of `target_shape`).
 
-    The page size starts at 2 MiB and doubles when a larger sample comes: what did not cross a page before
-    does not cross a larger one, so no sample ever lies on two pages and nothing has to be known beforehand.
-    ValueError when images, targets and columns differ in number or form; InputError for no sample at all and for an
-    image no beton can hold.
+    The page size starts at 2 MiB and doubles when a larger sample arrives: what did not cross a page before
+    does not cross a larger one, so no sample ever lies on two pages and sizes need not be known in advance.
+    Raises ValueError if images, targets and columns differ in number or form, InputError if there are no samples or
+    an image does not fit a beton.
     """
     if (targets is None) != (target_shape is None):
         raise ValueError("targets and target_shape go together")
     count = len(columns)
     if count == 0:
-        raise InputError(f"{path}: no sample to write", hint="every image is unreadable, or keep is too small")
+        raise InputError(f"{path}: no samples to write", hint="every image is unreadable, or keep is too small")
     numbers = columns.fields()
     fields = [fmt.Field("image", fmt.IMAGE)]
     fields += [fmt.Field(name, fmt.FLOAT if name in _FLOAT_FIELDS else fmt.INT) for name in numbers]
@@ -111,7 +111,7 @@ def _add_samples(
     targets: Iterable[Target] | None,
     target_shape: tuple[int, int] | None,
 ) -> tuple["array[int]", "array[int]", "array[int]"]:
-    """Write every sample's regions; returns modes, widths and heights."""
+    """Write every sample's regions; return modes, widths and heights."""
     modes, widths, heights = array("B"), array("H"), array("H")
     samples: Iterable[Any] = images if targets is None else zip_longest(images, targets, fillvalue=_ABSENT)
     row = -1
@@ -133,7 +133,7 @@ def _add_samples(
         if size_bytes > fmt.MAX_PAGE_BYTES:
             raise InputError(
                 f"{path}: row {row} takes {size_bytes:,} bytes, more than a page of a beton can hold (2 GiB)",
-                hint="shrink what is larger with --max-side",
+                hint="shrink larger images with --max-side",
             )
         regions.add(data, size_bytes)
         modes.append(image.mode)
@@ -145,20 +145,20 @@ def _add_samples(
 
 
 def _check_image(path: Path, row: int, image: BetonImage) -> None:
-    """InputError for what fits no beton, ValueError for what is no image."""
+    """Raise InputError for an image that does not fit a beton, ValueError for anything but an image."""
     width, height = image.width, image.height
     if width > fmt.MAX_SIDE_PX or height > fmt.MAX_SIDE_PX:
         raise InputError(
-            f"{path}: row {row} is {width}x{height} px; a beton holds images of up to {fmt.MAX_SIDE_PX:,} px a side",
-            hint="shrink what is larger with --max-side",
+            f"{path}: row {row} is {width}x{height} px; a beton holds images of up to {fmt.MAX_SIDE_PX:,} px per side",
+            hint="shrink larger images with --max-side",
         )
     right_size = image.data.nbytes == width * height * 3 if image.mode == fmt.MODE_RAW else image.data.nbytes > 0
     if min(width, height) < 1 or image.mode not in (fmt.MODE_JPG, fmt.MODE_RAW) or not right_size:
-        raise ValueError(f"row {row}: {image.data.nbytes} bytes are no {width}x{height} image of mode {image.mode}")
+        raise ValueError(f"row {row}: {image.data.nbytes} bytes are not a {width}x{height} image of mode {image.mode}")
 
 
 class _Regions:
-    """Places the regions of samples one after the other; no sample crosses a page."""
+    """Place the regions of samples one after the other; no sample crosses a page."""
 
     def __init__(self, stream: IO[bytes], start: int) -> None:
         self.stream = stream
@@ -182,7 +182,7 @@ class _Regions:
             self.position += part.nbytes
 
     def table(self, count: int) -> NDArray[np.void]:
-        """The allocation table, (count, regions a sample)."""
+        """Return the allocation table, (count, regions per sample)."""
         table = np.zeros((count, len(self._pointers) // count), fmt.ALLOCATION)
         table["sample_id"] = np.arange(count)[:, None]
         table["ptr"] = np.frombuffer(self._pointers, np.uint64).reshape(table.shape)

@@ -1,4 +1,4 @@
-"""croissant.json: a manifest in the words of MLCommons Croissant 1.1, with digests of its files and where it came from.
+"""croissant.json: a manifest described in MLCommons Croissant 1.1, with the digests of its files and its provenance.
 
 https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html; provenance in the terms of W3C PROV-O.
 """
@@ -55,7 +55,7 @@ CONTEXT: dict[str, Any] = {
 
 
 def write_croissant(manifest: Manifest, folder: "Path", url: str | None = None) -> None:
-    """Write croissant.json into a folder; its date is that of the header's file."""
+    """Write croissant.json into a folder, dated as the file of the header."""
     made = (manifest.folder / HEADER_NAME).stat().st_mtime
     content = croissant(manifest.header, url=url, date=datetime.fromtimestamp(made, UTC).date().isoformat())
     text = json.dumps(content, indent=1, ensure_ascii=False)
@@ -63,7 +63,7 @@ def write_croissant(manifest: Manifest, folder: "Path", url: str | None = None) 
 
 
 def url_in(folder: "Path") -> str | None:
-    """Where a manifest will be, as an earlier croissant.json in its folder says; None where it does not."""
+    """Return where a manifest will be, as an earlier croissant.json in its folder says; None if it does not."""
     try:
         found = json.loads(LocalStore(folder).read(NAME, MAX_HEADER_BYTES)).get("url")
     except (OSError, InputError, ValueError, AttributeError, RecursionError):
@@ -72,7 +72,7 @@ def url_in(folder: "Path") -> str | None:
 
 
 def croissant(header: "Header", *, date: str, url: str | None = None) -> dict[str, Any]:
-    """The manifest as JSON-LD; `date` (YYYY-MM-DD) is when it was published. Images are not among its files."""
+    """Return the manifest as JSON-LD; `date` (YYYY-MM-DD) is when it was published. Images are not among its files."""
     title = f"{TITLES[header.kind]} of {header.data.name}"
     files = [entry for entry in header.files if entry.path != BETON_NAME]
     return {
@@ -160,7 +160,7 @@ def _meaning(column: Column) -> str:
 
 
 def _provenance(header: "Header") -> dict[str, Any]:
-    """From which manifests, by which command of which tool, with which teacher."""
+    """Return the parents, the command and tool that made the manifest, and the teacher."""
     command = header.config.get("command")
     activity: dict[str, Any] = {
         "@type": "prov:Activity",

@@ -1,7 +1,7 @@
-"""README.md of a manifest: what it is, who looked at the data, how to use it, what the columns mean, where it is from.
+"""README.md of a manifest: what it is, its teacher, how to use it, what the columns mean, where it comes from.
 
-Whoever makes a manifest writes a card from the header alone. `prune card` and a push draw pictures of the scores too,
-and write croissant.json.
+Every command that makes a manifest writes a card from the header alone. `prune card` and a push also draw pictures of
+the scores and write croissant.json.
 """
 
 import re
@@ -23,14 +23,14 @@ _ID_LINE = re.compile(r"^- data fingerprint: .*, manifest id: `[0-9a-f]{16}`$", 
 
 
 def write_card(folder: Path, header: "Header", *, with_images: bool = False) -> None:
-    """Write the card beside the header; `with_images` as of `card`."""
+    """Write the card beside the header; `with_images` as in `card`."""
     write_atomic(folder / CARD_NAME, card(header, with_images=with_images).encode())
 
 
 def write_full_card(
     folder: Path, url: str | None = None, *, into: Path | None = None, with_images: bool = False
 ) -> list[str]:
-    """Write card, pictures of the scores and croissant.json into a manifest, or elsewhere; returns their paths there.
+    """Write card, pictures of the scores and croissant.json into a manifest, or elsewhere; return their paths there.
 
     `url` is where the manifest will be, `with_images` whether its beton will be there too. What an earlier run drew is
     overwritten. The manifest and its id stay the same.
@@ -47,14 +47,14 @@ def write_full_card(
 
 
 def is_card(text: str) -> bool:
-    """Whether a README.md is one that a command wrote, of whatever version: it names the manifest's id on a line."""
+    """Return whether a command of any version wrote this README.md: it names the manifest's id on a line."""
     return _ID_LINE.search(text) is not None
 
 
 def card(header: "Header", pictures: Sequence[str] = (), url: str | None = None, *, with_images: bool = False) -> str:
-    """The card as Markdown; everything in it comes from the header. `pictures` are paths beside it.
+    """Return the card as Markdown; everything in it comes from the header. `pictures` are paths beside it.
 
-    `with_images`: the beton, where the manifest has one, is where the manifest is.
+    `with_images`: the beton, if the manifest has one, is published with it.
     """
     with_images = with_images and header.file("train.beton") is not None
     lines = [front_matter(header), f"# {TITLES[header.kind]} of {plain(header.data.name)}", ""]
@@ -105,7 +105,7 @@ def _facts(header: "Header") -> list[str]:
 
 def _commands(header: "Header", url: str | None, with_images: bool) -> list[str]:
     secret = "" if header.hidden is None else " --secret FILE"
-    # A URL of nobody's making: what a shell would take for more than a word is left to the reader.
+    # Not quoted here: a URL that a shell would take for more than one word is left to the reader.
     place = url if url is not None and re.fullmatch(r"[\w:/.@%+~-]+", url, re.ASCII) else "URL"
     pull = f"prune pull {place} manifest{' --with-images' if with_images else ''}"
     verify = f"prune verify manifest --data IMAGES{secret}"
@@ -132,13 +132,13 @@ def _columns(header: "Header") -> list[str]:
 
 
 def _provenance(header: "Header") -> list[str]:
-    """From this manifest back to the first: what made each, and from which."""
+    """Return lines from this manifest back to the first: what made each, and from which parents."""
     lines = ["## Provenance", ""]
     runs: list[Any] = [header.run]
     made = {name: value for name, value in header.config.items() if name != "command" and _is_short(value)}
-    told = ", ".join(f"{name} {value}" for name, value in made.items())
+    values = ", ".join(f"{name} {value}" for name, value in made.items())
     lines += [
-        f"- this manifest: {_command(header.config)}{plain(told and f' ({told})')}, by {plain(header.tool.name)} "
+        f"- this manifest: {_command(header.config)}{plain(values and f' ({values})')}, by {plain(header.tool.name)} "
         f"{plain(header.tool.version)}, schema {plain(header.schema_version)}"
     ]
     lines += [f"- made from: `{''.join(c for c in parent[:64] if c.isalnum())}`" for parent in header.parents]
@@ -149,7 +149,7 @@ def _provenance(header: "Header") -> list[str]:
 
 
 def _parent_runs(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """`run` blocks of the manifests that a manifest was made from."""
+    """Return the `run` blocks of the manifests that a manifest was made from."""
     several = run.get("parent_runs")
     found = several if isinstance(several, list) else [run.get("parent_run")]
     return [parent for parent in found if isinstance(parent, dict)]
@@ -164,7 +164,7 @@ def _is_short(value: object) -> bool:
 
 
 def selection_lines(header: "Header") -> list[str]:
-    """What is particular about a selection, a line each; none of what is as usual."""
+    """Return what is unusual about a selection, one line per fact."""
     chosen = header.selection
     lines: list[str] = []
     if chosen is None:
@@ -188,17 +188,17 @@ def selection_lines(header: "Header") -> list[str]:
 
 
 def has_particular_parameters(header: "Header") -> bool:
-    """Whether the selector has more to tell than the position of a window."""
+    """Return whether the selector has parameters besides the position of a window."""
     return header.selection is not None and bool(header.selection.parameters.keys() - {"position"})
 
 
 def revision_line(header: "Header") -> str:
-    """How many labels the trainer will revise, and how many of them were wrong; "" where it revises none."""
+    """Return how many labels the trainer will revise, and how many were wrong; "" if it revises none."""
     labels, chosen = header.labels, header.selection
     if labels is None or chosen is None or labels.transform != "revise":
         return ""
     changed, wrong, eta, scope = (labels.parameters.get(name) for name in ("changed", "wrong", "eta", "scope"))
-    # They are free values of a header: any of them may be anything.
+    # They are free values of a header, and may have any type.
     if not isinstance(changed, int) or not isinstance(wrong, int) or not isinstance(eta, int | float):
         return ""
     return (
@@ -208,7 +208,7 @@ def revision_line(header: "Header") -> str:
 
 
 def targets_text(header: "Header") -> str:
-    """What the targets are: transform, policy, views, and how many logits of each are kept; "" without targets."""
+    """Describe the targets: transform, policy, views, and how many logits of each are kept; "" without targets."""
     labels = header.labels
     if labels is None:
         return ""

@@ -1,4 +1,4 @@
-"""Pictures of how scores are distributed, as SVG beside the card; equal manifests draw equal bytes."""
+"""Pictures of the distributions of scores, as SVG beside the card; equal manifests give equal bytes."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 COLUMNS, BINS = 3, 40
 COLOUR, KEPT_COLOUR = "#8a8a8a", "#0072b2"
-"""Of all samples, and of those a selection keeps."""
+"""Colours of all samples, and of those that a selection keeps."""
 
 
 def draw_scores(manifest: Manifest, folder: Path) -> list[str]:
-    """Draw one picture a set of scores, `card/SET.svg` in `folder`; returns their paths in it.
+    """Draw one picture per set of scores, `card/SET.svg` in `folder`; return their paths in it.
 
-    InputError where a link would lead one of them elsewhere.
+    Raises InputError if a link would lead one of them elsewhere.
     """
     paths, target = picture_paths(manifest), FolderDestination(LocalStore(folder))
     for set_name, path in paths.items():
@@ -35,11 +35,11 @@ def draw_scores(manifest: Manifest, folder: Path) -> list[str]:
 
 
 def picture_paths(manifest: Manifest) -> dict[str, str]:
-    """Where in the manifest the picture of each set of scores is, drawn or not."""
+    """Return the path in the manifest of the picture of each set of scores, drawn or not."""
     paths = {}
     for number, set_name in enumerate(dict.fromkeys(spec.set for spec in manifest.header.scores)):
         if manifest.has(f"scores/{set_name}"):
-            # A name from a header is no file name.
+            # A name from a header may not be a valid file name.
             safe = re.sub(r"[^A-Za-z0-9_-]", "_", set_name)[:64]
             paths[set_name] = f"card/{safe}.svg" if safe == set_name else f"card/{safe}-{number}.svg"
     return paths
@@ -68,7 +68,7 @@ def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: I
 
 
 def _kept(manifest: Manifest, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """(n,) which of the scored samples a selection keeps, None where nothing was selected."""
+    """Return (n,) which of the scored samples a selection keeps; None if nothing was selected."""
     if manifest.kind != "selection" or not manifest.has("selection"):
         return None
     keep_N: NDArray[np.bool_] = manifest.selection().column("keep").to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Text of a card: what a manifest says, made harmless in Markdown and in YAML, and the front matter a hub reads."""
+"""Text of a card, made harmless in Markdown and in YAML, and the front matter that a hub reads."""
 
 import json
 import re
@@ -17,7 +17,7 @@ LICENCES = frozenset({
     "ecl-2.0", "epl-2.0", "eupl-1.1", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-3.0", "mit",
     "mpl-2.0", "ms-pl", "odbl", "odc-by", "openrail", "osl-3.0", "pddl", "unlicense", "wtfpl", "zlib",
 })  # fmt: skip
-"""Licences by the names of the Hugging Face hub, which refuses a card with another: huggingface.co/docs/hub."""
+"""Licences by their names on the Hugging Face hub, which refuses a card with any other: huggingface.co/docs/hub."""
 SIZES = {
     1_000: "n<1K",
     10_000: "1K<n<10K",
@@ -27,23 +27,23 @@ SIZES = {
     100_000_000: "10M<n<100M",
     1_000_000_000: "100M<n<1B",
 }
-"""The hub's classes of sizes, by what they stay below."""
+"""The hub's size categories, by their upper bounds."""
 TITLES = {"index": "Index", "scores": "Scored manifest", "selection": "Selection"}
 _TAGS = {"index": [], "scores": ["soft-labels"], "selection": ["soft-labels", "data-pruning"]}
 _APART = "&#8288;"
-"""A word joiner: nothing to see, and no part of an address."""
+"""A word joiner: invisible, and not part of an address."""
 _MARKED = "\\`*_{}[]<>#+!|~&$"
 
 
 def plain(text: str) -> str:
-    """Text from a manifest, made harmless in Markdown and in the HTML that it becomes."""
+    """Return text from a manifest, made harmless in Markdown and in the HTML that it becomes."""
     escaped = "".join("\\" + c if c in _MARKED else c for c in text if c.isprintable())
-    # A bare address would become a link, however it is escaped: readers look for them in the text that comes out.
+    # A bare address would become a link, however it is escaped: renderers look for them in the resulting text.
     return re.sub(r"(?i)(?:https?|ftp|mailto|xmpp|www)(?=[:.])|@", rf"\g<0>{_APART}", escaped)
 
 
 def code(text: str) -> str:
-    """Text as code in a line of Markdown or in a cell of a table."""
+    """Return text as code in a line of Markdown or in a cell of a table."""
     shown = "".join(c for c in text if c.isprintable())
     if not shown.strip():
         return ""
@@ -52,12 +52,12 @@ def code(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as a double-quoted YAML scalar."""
+    """Return text as a double-quoted YAML scalar."""
     return json.dumps("".join(c for c in text if c.isprintable()), ensure_ascii=False)
 
 
 def front_matter(header: "Header") -> str:
-    """The YAML that the Hugging Face hub reads: licence, tags, size, and where its viewer finds each table."""
+    """Return the YAML that the Hugging Face hub reads: licence, tags, size, and where its viewer finds each table."""
     data, licence = header.data, licence_id(header.data.licence)
     lines = ["---", f"pretty_name: {quoted(f'{TITLES[header.kind]} of {data.name}')}", f"license: {licence}"]
     if licence == "other" and data.licence is not None:
@@ -76,7 +76,7 @@ def front_matter(header: "Header") -> str:
 
 
 def licence_id(licence: str | None) -> str:
-    """A licence by the hub's name for it; `other` for one it does not know, `unknown` where none is stated."""
+    """Return the hub's name for a licence; `other` if the hub does not know it, `unknown` if none is stated."""
     if licence is None:
         return "unknown"
     found = re.sub(r"[\s_]+", "-", licence.strip().lower())
@@ -84,7 +84,7 @@ def licence_id(licence: str | None) -> str:
 
 
 def size_category(count: int) -> str:
-    """The hub's class of sizes that a number of samples is in."""
+    """Return the hub's size category for a number of samples."""
     return next((name for most, name in SIZES.items() if count < most), "n>1B")
 
 

@@ -1,1 +1,1 @@
-"""What differs between two manifests."""
+"""The differences between two manifests."""

@@ -1,6 +1,6 @@
-"""What differs between two manifests: data, teacher, scores, selections, labels, settings.
+"""The differences between two manifests: data, teacher, scores, selections, labels, settings.
 
-Sections are JSON-able; one that does not apply, because a side has no such thing, is None. Samples and scores are read
+Sections are JSON-able; one that does not apply, because a side lacks the data, is None. Samples and scores are read
 whole, labels part by part.
 """
 
@@ -17,15 +17,15 @@ from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 
 FIRST = 5
-"""Keys that are told of each difference."""
+"""Keys listed per difference."""
 SETTINGS = ("config", "views", "compute", "features", "selection", "labels")
 Section = dict[str, Any] | None
 
 
 def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> dict[str, Any]:
-    """All that differs between two manifests of any kind; a secret is that of the hidden ones.
+    """Return all differences between two manifests of any kind; a secret is that of the hidden ones.
 
-    InputError where a part cannot be read, UsageError or MismatchError for a secret that is not needed, or wrong.
+    Raises InputError if a part cannot be read, UsageError or MismatchError if a secret is not needed or wrong.
     """
     a, b = sides(first, second, secret)
     pairs = pair_samples(a, b)
@@ -43,7 +43,7 @@ def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> d
 
 
 def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
-    """Samples and classes: how many are in common, in one alone, or in both with another label or content."""
+    """Count samples and classes in common, in one alone, or in both with another label or content."""
     ours, theirs = a.manifest.header.data, b.manifest.header.data
     to_b_C = labels_in(ours.class_names, theirs.class_names)
     relabelled = pairs.a_n[to_b_C[a.label_N[pairs.a_n]] != b.label_N[pairs.b_n]]
@@ -71,31 +71,31 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
 
 
 def _hidden(a: Side, b: Side) -> str | None:
-    """Why samples cannot be found again, though they may be the same."""
+    """Return why samples cannot be paired, though they may be the same."""
     checks = [None if block is None else block.check for block in (side.manifest.header.hidden for side in (a, b))]
     if checks[0] == checks[1] or a.secret is not None or b.secret is not None:
         return None
     if None not in checks:
-        return "they are hidden by two secrets"
-    return f"{'B' if checks[0] is None else 'A'} is hidden: name the file of its secret with --secret"
+        return "they are hidden by two different secrets"
+    return f"{'B' if checks[0] is None else 'A'} is hidden: name the file with its secret: --secret FILE"
 
 
 def compare_teachers(a: Manifest, b: Manifest) -> Section:
-    """Who scored: the fields that differ, and those one asks for first; None where neither has a teacher."""
+    """Compare the teachers: the main fields, and all that differ; None if neither has a teacher."""
     cards = [manifest.header.teacher for manifest in (a, b)]
     if cards == [None, None]:
         return None
     fields = [{} if card is None else dict(flat("", card.model_dump(mode="json", exclude_none=True))) for card in cards]
-    told = ("spec", "weights_sha256", "train_top1")
+    shown = ("spec", "weights_sha256", "train_top1")
     return {
         "same": fields[0].get("weights_sha256") == fields[1].get("weights_sha256"),
-        **{name: [side.get(name) for side in fields] for name in told},
+        **{name: [side.get(name) for side in fields] for name in shown},
         "differing": _differing(fields[0], fields[1]),
     }
 
 
 def compare_scores(a: Side, b: Side, pairs: Pairs) -> Section:
-    """Rank correlation of every score that both have, over the samples in common and within every class of A."""
+    """Return the rank correlation of every score of both, over the common samples and within every class of A."""
     specs = [
         [f"{spec.set}/{spec.name}" for spec in side.manifest.header.scores if "scores" not in side.manifest.not_pulled]
         for side in (a, b)
@@ -135,7 +135,7 @@ def _correlations(a: Side, b: Side, pairs: Pairs, names: list[str]) -> Iterator[
 
 
 def _scores(side: Side, set_name: str) -> dict[str, NDArray[np.float32]]:
-    """Every score of a set, (N,) by sample_id; nan where there is none."""
+    """Return every score of a set, (N,) by sample_id; nan where there is none."""
     table = side.manifest.scores(set_name)
     ids = table.column("sample_id").to_numpy()
     columns = {}
@@ -147,7 +147,7 @@ def _scores(side: Side, set_name: str) -> dict[str, NDArray[np.float32]]:
 
 
 def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
-    """Which samples both keep, or one alone, overall and by class; None unless both are selections."""
+    """Compare which samples both keep, or one alone, overall and by class; None unless both are selections."""
     if {a.manifest.kind, b.manifest.kind} != {"selection"}:
         return None
     keep_a, keep_b = (_kept(side) for side in (a, b))
@@ -183,9 +183,9 @@ def _kept(side: Side) -> NDArray[np.bool_]:
 
 
 def compare_settings(a: Manifest, b: Manifest) -> list[dict[str, Any]]:
-    """Settings that differ, by their path in the header, and formulas and views of scores of one name.
+    """Return the settings that differ, by path in the header, and formulas and views of scores with the same name.
 
-    Where different commands made the manifests, their configurations are compared in what both have.
+    If different commands made the manifests, only the configuration that both have is compared.
     """
     blocks = [side.header.model_dump(mode="json", include=set(SETTINGS), exclude_none=True) for side in (a, b)]
     sides: list[dict[str, Any]] = [{}, {}]
@@ -216,7 +216,7 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
-    """Values of nested objects by their path, such as preprocessing.image_px."""
+    """Yield values of nested objects by their path, such as preprocessing.image_px."""
     if not isinstance(content, dict):
         yield prefix, content
         return
@@ -225,12 +225,12 @@ def flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _others(count: int, ids: Ids) -> Ids:
-    """The sample_ids, of so many, that are not among some."""
+    """Return those of the first `count` sample_ids that are not in `ids`."""
     left_N = np.ones(count, np.bool_)
     left_N[ids] = False
     return np.flatnonzero(left_N)
 
 
 def _some(side: Side, ids: Ids) -> dict[str, Any]:
-    """How many samples, and the keys of the first few."""
+    """Return the number of samples, and the keys of the first few."""
     return {"count": len(ids), "first": side.keys(ids[:FIRST])}

@@ -1,4 +1,4 @@
-"""How far the labels of two manifests are apart: mean KL divergence, view by view, one part a side in memory."""
+"""Mean KL divergence between the labels of two manifests, view by view, with one part per side in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ from manifests.tables.rows import Share, SharedTable, TableRows
 from manifests.tables.scattering import ScatteredRows
 
 COLUMNS = {"logits": "logits", "targets": "target"}
-"""Kinds of labels, and the column each is in."""
+"""Kinds of labels, and the column of each."""
 
 
 def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
-    """Mean KL divergence at T = 1 of what both store, targets or logits, view by view and both ways, in nats.
+    """Return the mean KL divergence at T = 1 of targets or logits that both store, per view and both ways, in nats.
 
-    None where neither stores any; `views` is empty, with a reason in `why`, where they cannot be compared.
+    None if neither stores any. If they cannot be compared, `views` is empty and `why` gives the reason.
     """
     stored = [{kind: _views(side.manifest, kind) for kind in COLUMNS} for side in (a, b)]
     if not any(views for side in stored for views in side.values()):
@@ -54,7 +54,7 @@ def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
 
 
 def _views(manifest: Manifest, kind: str) -> list[int]:
-    """Views of which labels are stored and are here."""
+    """Return the views whose labels are stored here."""
     if kind in manifest.not_pulled:
         return []
     tables = {entry.path.rpartition("/")[0] for entry in manifest.header.files}
@@ -64,7 +64,7 @@ def _views(manifest: Manifest, kind: str) -> list[int]:
 def _divergence(
     a: Side, b: Side, pairs: Pairs, kind: str, view: int, to_b_C: NDArray[np.int64], progress: Progress
 ) -> dict[str, Any]:
-    """Labels of both, their mean KL(A || B) and KL(B || A); `not_finite` counts samples with labels that are not."""
+    """Return the count of common labels and their mean KL both ways; `not_finite` counts those that are not finite."""
     table, column = f"{kind}/view-{view:03d}", COLUMNS[kind]
     ours, count, wrong, sums = TableRows(a.manifest, table), 0, 0, np.zeros(2)
     with _rows_of_b(a, b, pairs, table) as theirs:
@@ -90,12 +90,12 @@ def _divergence(
 
 class _Rows(Protocol):
     def part(self, number: int, /) -> pa.Table:
-        """Rows of one part, by sample_id of A."""
+        """Return the rows of one part, by sample_id of A."""
 
 
 @contextmanager
 def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[_Rows]:
-    """A table of B by the sample_ids of A: as it is stored where both have one order, else by way of the disk."""
+    """Yield a table of B by the sample_ids of A: as stored if both have the same order, else reordered on disk."""
     if (np.diff(pairs.b_n) > 0).all():
         share = Share(manifest=b.manifest, old_n=pairs.b_n, new_n=pairs.a_n)
         yield SharedTable([share], table, len(a))
@@ -108,7 +108,7 @@ def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[_Rows]:
 
 
 def divergences(logits_a_nC: Logits, logits_b_nC: Logits) -> NDArray[np.float64]:
-    """(2,) sums over n samples of KL(A || B) and KL(B || A) of softmax at T = 1, in nats; float64."""
+    """Return (2,) sums over n samples of KL(A || B) and KL(B || A) of softmax at T = 1, in nats; float64."""
     sums = np.zeros(2)
     for block in row_blocks(*logits_a_nC.shape):
         log_p_mC, log_q_mC = (_log_softmax(each[block]) for each in (logits_a_nC, logits_b_nC))

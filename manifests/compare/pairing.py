@@ -1,6 +1,6 @@
-"""Which samples of two manifests are the same: by key, or by content where no key is in common or keys are row numbers.
+"""Pairs of equal samples in two manifests: by key, or by content if no key is in common or keys are row numbers.
 
-Of a hidden manifest and an open one, the keys and hashes of the open one are hidden first, where the secret is known.
+For a hidden manifest and an open one, the keys and hashes of the open one are hidden first, if the secret is known.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ class Side:
 
     manifest: Manifest
     samples: pa.Table
-    """key, label and content_hash, a row a sample_id."""
+    """key, label and content_hash, one row per sample_id."""
     secret: bytes | None = None
-    """By which its keys and hashes are hidden before they are compared."""
+    """Secret with which its keys and hashes are hidden before they are compared."""
 
     @classmethod
     def of(cls, manifest: Manifest, secret: bytes | None = None) -> "Side":
-        """Read the samples; InputError where they cannot be read."""
+        """Read the samples. Raises InputError if they cannot be read."""
         return cls(manifest, manifest.samples(["key", "label", "content_hash"]), secret)
 
     @cached_property
     def compared_keys(self) -> pa.Array | pa.ChunkedArray:
-        """(N,) by which its samples are found in the other manifest."""
+        """(N,) keys by which its samples are found in the other manifest."""
         keys = self.samples.column("key")
         return keys if self.secret is None else hide_keys(self.secret, keys)
 
@@ -58,7 +58,7 @@ class Side:
         return len(self.samples)
 
     def keys(self, ids: Ids | list[int]) -> list[str]:
-        """Keys of some samples, as the manifest has them."""
+        """Return the keys of some samples, as the manifest has them."""
         found: list[str] = self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist()
         return found
 
@@ -69,15 +69,15 @@ class Pairs:
 
     by: JoinedBy
     a_n: Ids
-    """sample_ids in the first manifest, rising."""
+    """sample_ids in the first manifest, ascending."""
     b_n: Ids
-    """What each of them is in the second."""
+    """sample_ids of the same samples in the second."""
 
 
 def sides(a: Manifest, b: Manifest, secret: bytes | None = None) -> tuple[Side, Side]:
-    """Both with their samples; a secret is that of the hidden ones, and hides the other.
+    """Return both with their samples; a secret is that of the hidden ones, and hides the other.
 
-    UsageError for a secret where neither is hidden; MismatchError for a wrong one.
+    Raises UsageError for a secret if neither is hidden, MismatchError for a wrong one.
     """
     hidden = [manifest for manifest in (a, b) if manifest.header.hidden is not None]
     if secret is not None and not hidden:
@@ -90,10 +90,10 @@ def sides(a: Manifest, b: Manifest, secret: bytes | None = None) -> tuple[Side, 
 
 
 def pair_samples(a: Side, b: Side) -> Pairs:
-    """The samples in common by key; where there is none, those whose content hash is once in each.
+    """Pair the common samples by key; if there are none, those whose content hash occurs once in each.
 
-    Where the keys of a side are row numbers, which are places and no names, it is the other way round: by content, and
-    what is left over on both sides by key.
+    If the keys of a side are row numbers, which are positions and not names, it is the other way round: by content,
+    and the rest of both sides by key.
     """
     place_N = places(a.compared_keys, b.compared_keys)
     a_n = np.flatnonzero(place_N >= 0)
@@ -113,13 +113,13 @@ def pair_samples(a: Side, b: Side) -> Pairs:
 
 
 def _once_in_each(hash_a_N16: NDArray[np.uint8], hash_b_M16: NDArray[np.uint8]) -> tuple[Ids, Ids]:
-    """Rows of equal hashes that no other row of either side has; zeros, of images that cannot be read, are none."""
+    """Return the rows of equal hashes that occur once in each; zeros, of unreadable images, do not count."""
     words = [np.concatenate(pair) for pair in zip(hash_words(hash_a_N16), hash_words(hash_b_M16), strict=True)]
     order = np.lexsort(words)
     changes = np.logical_or.reduce([np.diff(word[order].view(np.int64)) != 0 for word in words])
     start = np.flatnonzero(np.append(True, changes)) if len(order) else np.empty(0, np.int64)
     twice = start[np.diff(np.append(start, len(order))) == 2]
-    # The sort is stable: of two equal hashes, one a side, that of the first side comes first.
+    # The sort is stable: of two equal hashes, one per side, that of the first side comes first.
     first, second = order[twice], order[twice + 1] - len(hash_a_N16)
     is_pair = (first < len(hash_a_N16)) & (second >= 0) & (words[0][first] | words[1][first] != 0)
     first, second = first[is_pair], second[is_pair]
@@ -128,7 +128,7 @@ def _once_in_each(hash_a_N16: NDArray[np.uint8], hash_b_M16: NDArray[np.uint8]) 
 
 
 def labels_in(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
-    """(C,) their label of each of our classes by name, -1 where they have none."""
+    """Return (C,) their label of each of our classes by name; -1 if they do not have it."""
     if list(ours) == list(theirs):
         return np.arange(len(ours))
     label = {name: number for number, name in reversed(list(enumerate(theirs)))}

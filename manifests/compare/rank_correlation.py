@@ -9,7 +9,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def spearman(x_N: Floats, y_N: Floats) -> float | None:
-    """Pearson correlation of the ranks, ties by their mean rank; None for fewer than two values or equal ones.
+    """Return the Pearson correlation of the ranks, ties by mean rank; None for fewer than two or only equal values.
 
     Source: Spearman 1904.
     """
@@ -21,7 +21,7 @@ def spearman(x_N: Floats, y_N: Floats) -> float | None:
 
 
 def centred_ranks(values_N: Floats) -> NDArray[np.float64]:
-    """(N,) ranks, equal values sharing their mean rank, less the mean of all."""
+    """Return (N,) ranks, equal values sharing their mean rank, minus the mean of all."""
     _, group_N, count_G = np.unique(values_N, return_inverse=True, return_counts=True)
     rank_G = np.cumsum(count_G) - (count_G + 1) / 2
     ranks_N: NDArray[np.float64] = rank_G[group_N] - (len(values_N) - 1) / 2
@@ -31,7 +31,7 @@ def centred_ranks(values_N: Floats) -> NDArray[np.float64]:
 def spearman_by_class(
     x_N: Floats, y_N: Floats, label_N: NDArray[np.int64], class_count: int
 ) -> list[tuple[int, float | None]]:
-    """Samples and rank correlation of every class."""
+    """Return the sample count and rank correlation of every class."""
     order_N = np.argsort(label_N, kind="stable")
     ends = np.cumsum(np.bincount(label_N, minlength=class_count))
     per_class = np.split(order_N, ends[:-1])

@@ -1,1 +1,1 @@
-"""Is this copy of the images what was scored?"""
+"""Checking whether a copy of the images is what was scored."""

@@ -1,6 +1,6 @@
-"""Is this copy of the images what a manifest was made of: by names, sizes, content hashes, or decoded pixels.
+"""Compare a copy of the images with a manifest: by names, sizes, content hashes, or decoded pixels.
 
-Each level contains the ones before, but that pixels forgive other bytes: that is what they are compared for.
+Each level includes the ones before, except that pixels accept other bytes: that is their purpose.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from manifests.tables.rows import hash_matrix
 
 LEVELS = ("names", "sizes", "hashes", "pixels")
 EXACT = ("sizes", "hashes")
-"""Levels that let no other encoding pass."""
+"""Levels that accept no other encoding."""
 PIXEL_TOLERANCE = 8.0
 _SIZE_BITS = 42
 Ids = NDArray[np.int64]
@@ -38,23 +38,23 @@ ThumbnailsOf = Callable[[Ids], NDArray[np.uint8]]
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """How closely a copy of the images is compared with a manifest, and how its images are found."""
+    """Settings of a comparison of images with a manifest: how closely, and how the images are found."""
 
     level: str = "hashes"
     stages: Sequence[str] = STAGES
     class_map: Path | None = None
-    """Table of the classes that the copy calls otherwise."""
+    """Table of the classes that have other names in the copy."""
     pixel_tolerance: float = PIXEL_TOLERANCE
-    """Mean difference of two thumbnails, in grey levels, above which they are of different images."""
+    """Mean difference of two thumbnails, in grey levels, above which they show different images."""
     secret: bytes | None = field(default=None, repr=False)
-    """That of a manifest whose keys and hashes are hidden."""
+    """Secret of a manifest whose keys and hashes are hidden."""
     workers: int = 1
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise UsageError(f"--check {self.level!r}: no way to compare", hint=f"known: {', '.join(LEVELS)}")
+            raise UsageError(f"--check {self.level!r} is not a way to compare", hint=f"known: {', '.join(LEVELS)}")
         if not 0 <= self.pixel_tolerance <= 255:
-            raise UsageError(f"--pixel-tolerance {self.pixel_tolerance}: from 0 to 255 grey levels")
+            raise UsageError(f"--pixel-tolerance {self.pixel_tolerance} is not from 0 to 255 grey levels")
 
 
 def check_data(
@@ -69,8 +69,8 @@ def check_data(
     """Compare the readable samples of a manifest, or the `wanted_N` ones that are to be cut, with a copy of the images.
 
     What is to be cut must be decodable at level names too. A hidden manifest has no sizes: hashes take their place.
-    `facts` are those of the source, where it was looked at before. MismatchError when the classes are not the same,
-    UsageError for level pixels without thumbnails, InputError when there is no readable sample.
+    `facts` are those of the source, if some are known already. Raises MismatchError if the classes differ, UsageError
+    for level pixels without thumbnails, InputError if there is no readable sample.
     """
     check_secret(manifest.header, check.secret, manifest.where)
     if check.level == "sizes" and check.secret is not None:
@@ -78,7 +78,7 @@ def check_data(
     if check.level == "pixels" and thumbnails is None:
         raise UsageError(
             f"{manifest.where} has no thumbnails, and its images are not here: pixels cannot be compared",
-            hint="whoever has them writes some: prune index --thumbnails, before scoring; or --check sizes",
+            hint="whoever has the images can add some: prune index --thumbnails, before scoring; or use --check sizes",
         )
     samples = manifest.samples(["key", "label", "size_bytes", "content_hash", "width", "height", "problem"])
     asked_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
@@ -131,7 +131,7 @@ def check_data(
 
 
 class _Comparison:
-    """Samples and their images in a copy, and what was found of each so far; see KINDS for the order."""
+    """Samples and their images in a copy, and the differences found so far; see KINDS for the order."""
 
     def __init__(self, manifest: Manifest, samples: pa.Table, facts: SourceFacts, check: DataCheck) -> None:
         source = facts.source
@@ -153,7 +153,7 @@ class _Comparison:
         self._tables: list[pa.Table] = []
 
     def their_hashes(self, row_n: Ids) -> NDArray[np.uint8]:
-        """(n, 16) content hashes of some rows as the manifest has them; zeros where an image cannot be read."""
+        """Return (n, 16) content hashes of some rows as the manifest has them; zeros if an image cannot be read."""
         hash_n16 = self.facts.hashes(row_n)
         if self._secret is None:
             return hash_n16
@@ -161,20 +161,20 @@ class _Comparison:
         return np.where(is_read_n1, hide_hashes(self._secret, hash_n16), np.uint8(0))
 
     def names(self, asked_N: Mask, row_N: Ids) -> None:
-        """Tell what is missing or lies in another class."""
+        """Record what is missing or in another class."""
         self._row_N, self._found_N = row_N, asked_N & (row_N >= 0)
-        self._tell("missing", np.flatnonzero(asked_N & (row_N < 0)))
+        self._record("missing", np.flatnonzero(asked_N & (row_N < 0)))
         ids_n, row_n = self._left()
         label_n, their_label_n = self.ours.label_N[ids_n], self.theirs.label_N[row_n]
         other_n = label_n != their_label_n
         names = self._class_names
-        self._tell("another class", ids_n[other_n], names[label_n[other_n]], names[their_label_n[other_n]])
+        self._record("another class", ids_n[other_n], names[label_n[other_n]], names[their_label_n[other_n]])
 
     def rematched(self, match: DataMatch, asked_N: Mask, hash_N16: NDArray[np.uint8]) -> DataMatch:
-        """The match, after samples in whose place lies another image were looked for by content.
+        """Return the match after looking by content for samples whose place holds another image.
 
-        Files that were numbered anew have the names of others. Only images of the class and size of a sample looked
-        for are hashed, but all where a hidden manifest tells no sizes.
+        Files that were renumbered have the names of others. Only images with the class and size of such a sample are
+        hashed, but all of them if the manifest is hidden and has no sizes.
         """
         is_placed_N = asked_N & (match.row_N >= 0) & (match.stage_N != STAGES.index("content"))
         placed_n = np.flatnonzero(is_placed_N)
@@ -197,25 +197,25 @@ class _Comparison:
         return rematch(match, lost_n, self.ours, hash_N16, self.theirs, row_m, self.their_hashes(row_m))
 
     def sizes(self) -> None:
-        """Tell what is of another size."""
+        """Record what has another size."""
         size_N = self._size_N
         ids_n, row_n = self._left()
         size_n = self.facts.sizes(row_n)
-        self._tell("unreadable", ids_n[size_n < 0])
+        self._record("unreadable", ids_n[size_n < 0])
         other_n = (size_n >= 0) & (size_n != size_N[ids_n])
-        self._tell("another size", ids_n[other_n], size_N[ids_n[other_n]], size_n[other_n])
+        self._record("another size", ids_n[other_n], size_N[ids_n[other_n]], size_n[other_n])
 
     def hashes(self, hash_N16: NDArray[np.uint8]) -> None:
-        """Tell what is of other bytes."""
+        """Record what has other bytes."""
         ids_n, row_n = self._left()
         hash_n16 = self.their_hashes(row_n)
         is_read_n = hash_n16.any(axis=1)
-        self._tell("unreadable", ids_n[~is_read_n])
+        self._record("unreadable", ids_n[~is_read_n])
         other_n = is_read_n & (hash_n16 != hash_N16[ids_n]).any(axis=1)
-        self._tell("other content", ids_n[other_n], _hex(hash_N16[ids_n[other_n]]), _hex(hash_n16[other_n]))
+        self._record("other content", ids_n[other_n], _hex(hash_N16[ids_n[other_n]]), _hex(hash_n16[other_n]))
 
     def decoded(self, hash_N16: NDArray[np.uint8]) -> tuple[Ids, NDArray[np.uint8]]:
-        """Tell what cannot be decoded; samples (m,) of other bytes that can be, their thumbnails (m, 192)."""
+        """Record what cannot be decoded; return samples (m,) with other bytes that can be, and thumbnails (m, 192)."""
         ids_n, row_n = self._left()
         is_broken_n, is_other_n, pixels = np.zeros(len(ids_n), np.bool_), np.zeros(len(ids_n), np.bool_), bytearray()
         for place, seen in enumerate(self.facts.seen(row_n, hash_N16[ids_n])):
@@ -224,37 +224,37 @@ class _Comparison:
                 is_other_n[place] = True
                 self.side_N2[ids_n[place]] = seen.width, seen.height
                 pixels += seen.thumbnail
-        self._tell("unreadable", ids_n[is_broken_n])
+        self._record("unreadable", ids_n[is_broken_n])
         return ids_n[is_other_n], np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_BYTES)
 
     def pixels(self, hash_N16: NDArray[np.uint8], thumbnails: ThumbnailsOf, tolerance: float) -> NDArray[np.float32]:
-        """Tell what looks otherwise; mean differences (m,) of the images of that shape whose bytes are not the same."""
+        """Record what looks different; return mean differences (m,) of images of the same shape but other bytes."""
         ids_m, theirs_mP = self.decoded(hash_N16)
         ours_m2, theirs_m2 = self._scored_side_N2[ids_m], self.side_N2[ids_m]
         same_m = is_scaled(ours_m2, theirs_m2)
-        self._tell("another shape", ids_m[~same_m], _sides(ours_m2[~same_m]), _sides(theirs_m2[~same_m]))
+        self._record("another shape", ids_m[~same_m], _sides(ours_m2[~same_m]), _sides(theirs_m2[~same_m]))
         unlike_m = ids_m[same_m]
         difference_m = mean_difference(thumbnails(unlike_m), theirs_mP[same_m])
         other_m = difference_m > tolerance
         levels = [f"{value:.1f} grey levels away" for value in difference_m[other_m].tolist()]
-        self._tell("other pixels", unlike_m[other_m], theirs=levels)
+        self._record("other pixels", unlike_m[other_m], theirs=levels)
         return difference_m
 
     def content(self) -> str:
-        """A digest of the content hashes of all that was found and does not differ, in the order of the samples."""
+        """Return a digest of the content hashes of all that was found and does not differ, in sample order."""
         return hashlib.sha256(self.their_hashes(self._left()[1]).tobytes()).hexdigest()[:16]
 
     def table(self, extra_m: Ids) -> pa.Table:
-        """All that was told, and what is extra, as LIST_SCHEMA."""
+        """Return all that was recorded, and what is extra, as LIST_SCHEMA."""
         keys = self.theirs.keys.take(pa.array(extra_m))
         return pa.concat_tables([*self._tables, _list(keys, EXTRA, None, None, keys)])
 
     def _left(self) -> tuple[Ids, Ids]:
-        """Samples of which nothing was found to differ yet, and their rows."""
+        """Return the samples without a difference so far, and their rows."""
         ids_n = np.flatnonzero(self._found_N & (self.what_N < 0))
         return ids_n, self._row_N[ids_n]
 
-    def _tell(self, kind: str, ids_n: Ids, ours: Any = None, theirs: Any = None) -> None:
+    def _record(self, kind: str, ids_n: Ids, ours: Any = None, theirs: Any = None) -> None:
         self.what_N[ids_n] = KINDS.index(kind)
         row_n = self._row_N[ids_n]
         their_keys = None if kind == "missing" else self.theirs.keys.take(pa.array(row_n))
@@ -262,9 +262,9 @@ class _Comparison:
 
 
 def is_scaled(side_n2: Ids, other_n2: Ids) -> Mask:
-    """(n,) whether images (width, height) are others at some other size, up to about a pixel of the smaller of them.
+    """Return (n,) whether images (width, height) are others scaled, up to about a pixel of the smaller of them.
 
-    Of a hidden manifest, in which sides are 0, nothing can be said: they may be.
+    Sides of 0, as in a hidden manifest, are unknown: they pass.
     """
     across_n = np.abs(side_n2[:, 0] * other_n2[:, 1] - side_n2[:, 1] * other_n2[:, 0])
     return np.asarray(across_n <= np.concatenate((side_n2, other_n2), axis=1).max(axis=1), np.bool_)
@@ -275,12 +275,12 @@ def _sides(side_n2: Ids) -> list[str]:
 
 
 def _pairs(label_n: Ids, size_n: Ids) -> Ids:
-    """(n,) numbers that are equal where labels and sizes are."""
+    """Return (n,) numbers that are equal where labels and sizes are."""
     return ((label_n + 1) << _SIZE_BITS) + size_n
 
 
 def _list(keys: pa.Array, kind: str, ours: Any, theirs: Any, their_keys: pa.Array | None) -> pa.Table:
-    """Rows of LIST_SCHEMA; where nothing is to be said, an empty text."""
+    """Return rows of LIST_SCHEMA, with an empty text for None."""
 
     def text(values: Any) -> pa.Array:
         if values is None:

@@ -1,4 +1,4 @@
-"""Which class of a copy is which class of a manifest: by name, or by a table of two columns."""
+"""Match the classes of a copy with those of a manifest: by name, or by a table of two columns."""
 
 import csv
 import unicodedata
@@ -16,7 +16,7 @@ _NAMED = 5
 
 
 def read_class_map(path: Path) -> list[tuple[str, str]]:
-    """(name in the manifest, name in the data) of every row of a CSV file; InputError when it is no such table.
+    """Return (name in the manifest, name in the data) per row of a CSV file. Raises InputError for another table.
 
     A first row of `ours,theirs` is a header; so is any other first row whose names no class has (see `match_classes`).
     """
@@ -47,11 +47,11 @@ def read_class_map(path: Path) -> list[tuple[str, str]]:
 def match_classes(
     ours: Sequence[str], theirs: Sequence[str], class_map: Sequence[tuple[str, str]] | None = None
 ) -> NDArray[np.int64]:
-    """Their label of our label, (C,): the class of the same name, whatever the order of either side.
+    """Return their label for each of our labels, (C,): the class of the same name, in any order on either side.
 
-    class_map: (our name, their name) of classes that are called otherwise there; rows of classes that neither side has
-    are ignored. InputError when a name in it stands for two classes, MismatchError with the difference when the
-    two sets of classes are not the same.
+    class_map: (our name, their name) of classes with other names there; rows of classes that neither side has are
+    ignored. Raises InputError if a name in it stands for two classes, MismatchError with the difference if the two
+    sets of classes are not the same.
     """
     label_of = {name: label for label, name in enumerate(composed(theirs))}
     wanted = names_there(ours, theirs, class_map)
@@ -76,7 +76,7 @@ _TELL_APART = "give each class a name of its own in the class map, and in the da
 def names_there(
     ours: Sequence[str], theirs: Sequence[str], class_map: Sequence[tuple[str, str]] | None = None
 ) -> list[str]:
-    """What each of our classes is called in the data, composed; InputError when two would be called alike."""
+    """Return the name of each of our classes in the data, composed. Raises InputError if two would be the same."""
     ours, theirs = composed(ours), composed(theirs)
     their_name = _translation(ours, theirs, [(_nfc(name), _nfc(other)) for name, other in class_map or ()])
     wanted = [their_name.get(name, name) for name in ours]
@@ -88,7 +88,7 @@ def names_there(
 
 
 def composed(names: Sequence[str]) -> list[str]:
-    """Names with each accented letter as one character, which some systems store as two; unless two would be one."""
+    """Return names with accented letters as one character, not two as on some systems, unless names would collide."""
     alike = [_nfc(name) for name in names]
     return alike if len(set(alike)) == len(set(names)) else list(names)
 
@@ -98,7 +98,7 @@ def _nfc(name: str) -> str:
 
 
 def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
-    """Their name of ours, as far as the pairs tell."""
+    """Return their names by ours, as far as the pairs give them."""
     here, there = set(ours), set(theirs)
     if pairs and pairs[0][0] not in here and pairs[0][1] not in there:
         pairs = pairs[1:]
@@ -117,7 +117,7 @@ def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tup
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few of some names."""
+    """List the first few of some names."""
     listed = list(names)
     more = f", ... ({len(listed):,} in all)" if len(listed) > _NAMED else ""
     return (", ".join(listed[:_NAMED]) or "none") + more
@@ -125,7 +125,7 @@ def _some(names: Iterable[str]) -> str:
 
 def _hint(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> str:
     if pairs is None:
-        return "say which class is which: --class-map FILE.csv, a row is NAME IN THE MANIFEST,NAME IN THE DATA"
+        return "map the classes: --class-map FILE.csv with rows of NAME IN THE MANIFEST,NAME IN THE DATA"
     turned = sum(first in set(theirs) and second in set(ours) for first, second in pairs)
     if turned == len(pairs):
         return "the columns of the class map are the other way round: first the manifest's names, then the data's"

@@ -1,4 +1,4 @@
-"""What a comparison of images with a manifest found: counts, the first few of each kind, and all of them as a list."""
+"""Result of a comparison of images with a manifest: counts, the first few of each kind, and all of them as a list."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manifests.base.files import atomic_file
 
 KINDS = ("missing", "another class", "unreadable", "another size", "other content", "another shape", "other pixels")
-"""What can be wrong with a sample, in the order in which it is looked for; the first that holds is told."""
+"""Differences of a sample, in the order in which they are looked for; only the first one found is reported."""
 EXTRA = "extra"
 FIRST = 3
 LIST_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "what", "ours", "theirs", "their_key")])
@@ -20,33 +20,33 @@ LIST_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "what", "ours",
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """How well a copy of the images matches a manifest."""
+    """The match of a copy of the images with a manifest."""
 
     manifest_id: str
     data: str
     """Name of the copy."""
     level: str
-    """What was compared: names, sizes, hashes or pixels."""
+    """Level of the comparison: names, sizes, hashes or pixels."""
     what_N: NDArray[np.int8]
-    """Index into KINDS for each sample of the manifest; -1 for those that match or were not asked for."""
+    """Index into KINDS for each sample of the manifest; -1 for those that match or were not compared."""
     row_N: NDArray[np.int64]
-    """Row of the copy that holds each sample, -1 where none does."""
+    """Row of the copy that holds each sample; -1 if none does."""
     checked: int
     """Readable samples that were compared."""
     matched_by: dict[str, int]
-    """Samples that each way to match found."""
+    """Samples found by each way to match."""
     ambiguous: int
     """Missing samples whose file name is there, but not unique within the class."""
     extra: int
-    """Images of the copy that are no sample of the manifest."""
+    """Images of the copy that are not samples of the manifest."""
     differences: pa.Table
     """All that does not match, kind by kind, then what is extra, as LIST_SCHEMA."""
     pixel_difference_n: NDArray[np.float32]
     """Mean differences, in grey levels, of images whose bytes differ; empty unless pixels were compared."""
     side_N2: NDArray[np.int64]
-    """Width and height of each sample: of its image in the copy, where this was decoded."""
+    """Width and height of each sample: those of its image in the copy, if this was decoded."""
     content: str | None
-    """Digest of the images that match, where other bytes than were scored may, and they are to be cut."""
+    """Digest of the matching images, if they are to be cut and other bytes than the scored ones may match."""
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count:,} {what}" for what, count in self.told.items()) or "nothing differs"
@@ -62,12 +62,12 @@ class DataReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples of each kind of difference, of all kinds."""
+        """Number of samples per kind of difference, for all kinds."""
         return {kind: int((self.what_N == number).sum()) for number, kind in enumerate(KINDS)}
 
     @property
     def told(self) -> dict[str, int]:
-        """How many there are of each kind of difference that occurs, and of what is extra."""
+        """Number of samples per kind of difference that occurs, and of what is extra."""
         found = {**self.counts, EXTRA: self.extra}
         return {what: count for what, count in found.items() if count}
 
@@ -78,17 +78,17 @@ class DataReport:
 
     @property
     def match_rate(self) -> float:
-        """Share of the samples compared that match."""
+        """Share of the compared samples that match."""
         return 1 - self.unmatched / self.checked if self.checked else 1.0
 
     def first(self, kind: str) -> list[str]:
-        """The first few keys of a kind of difference, or of what is extra."""
+        """Return the first few keys of a kind of difference, or of what is extra."""
         of_kind = self.differences.filter(pc.equal(self.differences.column("what"), kind)).slice(0, FIRST)
         keys: list[str] = of_kind.column("key").to_pylist()
         return keys
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the report for `--json`."""
         counts = self.counts
         difference_n = self.pixel_difference_n
         return {

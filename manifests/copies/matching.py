@@ -1,4 +1,4 @@
-"""Which image of another copy is which sample of a manifest: by path, by name within the class, by content hash.
+"""Match the images of a copy with the samples of a manifest: by path, by name within the class, by content hash.
 
 Everything is done on whole columns: a million keys take seconds.
 """
@@ -34,17 +34,17 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class DataMatch:
-    """What `match_samples` found."""
+    """Result of `match_samples`."""
 
     row_N: Ids
-    """Row of the copy that holds each sample; -1 where none does."""
+    """Row of the copy that holds each sample; -1 if none does."""
     stage_N: NDArray[np.int8]
-    """Index into STAGES of what matched each sample; -1 where nothing did."""
+    """Index into STAGES of what matched each sample; -1 if nothing did."""
     ambiguous_N: NDArray[np.bool_]
     """Unmatched samples whose file name is there, but is not unique within the class."""
 
     def counts(self, asked_N: NDArray[np.bool_]) -> dict[str, int]:
-        """How many of some samples each stage matched."""
+        """Return how many of some samples each stage matched."""
         return {stage: int(((self.stage_N == number) & asked_N).sum()) for number, stage in enumerate(STAGES)}
 
 
@@ -53,16 +53,16 @@ HashRows = Callable[[Ids], NDArray[np.uint8]]
 
 
 def parse_stages(texts: Sequence[str]) -> tuple[str, ...]:
-    """The stages that `--match` names, in the one order there is; all of them for (). UsageError for another name."""
+    """Return the stages that `--match` names, in fixed order; all for (). Raises UsageError for another name."""
     named = [name.strip() for text in texts for name in text.split(",")]
     for name in named:
         if name not in STAGES:
-            raise UsageError(f"--match {name!r}: no way to match", hint=f"known: {', '.join(STAGES)}")
+            raise UsageError(f"--match {name!r} is not a way to match", hint=f"known: {', '.join(STAGES)}")
     return tuple(stage for stage in STAGES if not named or stage in named)
 
 
 HideKeys = Callable[[pa.Array], pa.Array]
-"""Keys as a hidden manifest has them."""
+"""A function from keys to those of a hidden manifest."""
 _Cut = tuple[str, pa.Array]
 """Folders that all keys share, and the keys without them."""
 
@@ -78,19 +78,19 @@ def match_samples(
     hide: HideKeys | None = None,
     split: str | None = None,
 ) -> DataMatch:
-    """One image of the copy for each sample, as far as there is one; each is taken once.
+    """Find one image of the copy for each sample, if there is one; each image is taken once.
 
     By path: equal keys, or equal without some of the leading folders that all keys of a side share (`train/`, but not
-    where it is another split). By name: the file name within the class, where it is unique among what is left on both
-    sides. Both look at what is left once more without the extension of image files, where that is unique. By content:
-    equal hashes of what is left, those of the same class first; `hash_N16` of zeros match nothing. Only the rows that
-    are left are hashed, and only where samples are left.
+    if it is another split). By name: the file name within the class, if it is unique among what is left on both sides.
+    Both then try what is left again without the extensions of image files, if that is unique. By content: equal hashes
+    of what is left, those of the same class first; `hash_N16` of zeros match nothing. Only the rows that are left are
+    hashed, and only if samples are left.
 
-    are_rows: keys are numbers of rows on both sides, which are places and no names: contents come first, and only what
-    they do not find is taken to be at the same place.
+    are_rows: keys are row numbers on both sides, which are positions and not names: contents come first, and only
+    samples that they do not find are assumed to be at the same position.
 
-    hide: of a manifest with hidden keys, in which folders cannot be seen: those of the copy are tried, below `split/`
-    too, and names are not compared.
+    hide: for a manifest with hidden keys, which show no folders: those of the copy are tried, also below `split/`, and
+    names are not compared.
     """
     count = len(ours.keys)
     row_N, stage_N = np.full(count, -1, np.int64), np.full(count, -1, np.int8)
@@ -103,7 +103,7 @@ def match_samples(
 
     def by_path() -> None:
         mine, others = list(_shortened(ours.keys)), list(_shortened(theirs.keys))
-        # Hidden keys show no folders to cut, so that what others may be called is gone through once.
+        # Hidden keys show no folders to cut, so the possible keys of the others are tried once.
         samples_n, rows_n = _found(_by_path(mine, others if hide is None else _guessed(others, split, hide)))
         open_n = (row_N[samples_n] < 0) & free_M[rows_n]
         take(samples_n[open_n], rows_n[open_n], "path")
@@ -145,7 +145,7 @@ def rematch(
     row_m: Ids,
     hash_m16: NDArray[np.uint8],
 ) -> DataMatch:
-    """Some samples found by content among some rows; the others of them keep a row that no other was found at."""
+    """Match lost samples by content among some rows; the others keep their row unless another sample is found there."""
     samples_n, rows_n = _by_content(hash_N16[lost_n], ours.label_N[lost_n], hash_m16, theirs.label_N[row_m])
     found_n, rows_n = lost_n[samples_n], row_m[rows_n]
     row_N, stage_N = match.row_N.copy(), match.stage_N.copy()
@@ -156,7 +156,7 @@ def rematch(
 
 
 def shared_folders(keys: pa.Array) -> str:
-    """The leading folders that all of some sorted keys share, such as "train/"; "" where there is none."""
+    """Return the leading folders that all of some sorted keys share, such as "train/"; "" if there are none."""
     if not len(keys):
         return ""
     first, last = keys[0].as_py(), keys[-1].as_py()
@@ -165,7 +165,7 @@ def shared_folders(keys: pa.Array) -> str:
 
 
 def _by_path(ours: Sequence[_Cut], theirs: Iterable[_Cut]) -> Ids:
-    """(N,) row of each sample, or -1, cutting as many shared folders off each side as matches the most."""
+    """Return (N,) row of each sample, or -1, cutting off each side as many shared folders as matches the most."""
     count = len(ours[0][1])
     best_N, most = np.full(count, -1, np.int64), 0
     for above, mine in ours:
@@ -182,12 +182,12 @@ def _by_path(ours: Sequence[_Cut], theirs: Iterable[_Cut]) -> Ids:
 
 
 def _may_be_same(folders: str, others: str) -> bool:
-    """Whether what lies below some folders can be what lies below others: not in another split."""
+    """Return whether two folders can hold the same files: not if they are different splits."""
     return len({split_in(folders), split_in(others)} - {None}) < 2
 
 
 def _shortened(keys: pa.Array) -> Iterator[_Cut]:
-    """The keys, and the keys without one, two, ... of the leading folders that all of them share; with what was cut."""
+    """Yield the keys, then without one, two, ... of the leading folders that all share, each with what was cut."""
     yield "", keys
     shared = shared_folders(keys)
     for end in (at + 1 for at, letter in enumerate(shared) if letter == "/"):
@@ -195,7 +195,7 @@ def _shortened(keys: pa.Array) -> Iterator[_Cut]:
 
 
 def _guessed(shortened: Sequence[_Cut], split: str | None, hide: HideKeys) -> Iterator[_Cut]:
-    """What the keys may be in a hidden manifest: without shared folders, and that below the folder of a split."""
+    """Yield what the keys may be in a hidden manifest: without shared folders, and those below a split folder."""
     for above, short in shortened:
         yield above, hide(short)
         if split is not None and _may_be_same(above, split):
@@ -203,7 +203,7 @@ def _guessed(shortened: Sequence[_Cut], split: str | None, hide: HideKeys) -> It
 
 
 def _stems(shortened: Sequence[_Cut], left_n: Ids) -> list[_Cut]:
-    """Some of the keys without extensions where that is unique among them, else null; without the same folders."""
+    """Return some keys without extensions if that is unique among them, else null; without the same folders."""
     stems = pc.replace_substring_regex(shortened[0][1].take(pa.array(left_n)), _EXTENSION, "")
     code_n: Ids = stems.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     keys = pc.if_else(pa.array(np.bincount(code_n)[code_n] == 1), stems, None)
@@ -218,12 +218,12 @@ def _found(row_N: Ids) -> tuple[Ids, Ids]:
 def _by_name(
     ours: Listing, left_n: Ids, theirs: Listing, left_m: Ids, name_of: Callable[[pa.Array], pa.Array]
 ) -> tuple[Ids, Ids, Ids]:
-    """Positions in left_n and left_m that match, and in left_n those whose name is there but not unique."""
+    """Return positions in left_n and left_m that match, and in left_n those whose name is there but not unique."""
     return unique_in_both(_named(ours, left_n, name_of), _named(theirs, left_m, name_of))
 
 
 def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
-    """Positions of equal strings that are once on either side, and in name_n those that are on both, but not once."""
+    """Return positions of strings that are once on each side, and in name_n of those on both sides, but not once."""
     code: Ids = pa.concat_arrays([name_n, name_m]).dictionary_encode().indices.to_numpy().astype(np.int64)
     code_n, code_m = code[: len(name_n)], code[len(name_n) :]
     codes = int(code.max(initial=-1)) + 1
@@ -236,7 +236,7 @@ def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
 
 
 def _named(side: Listing, rows_n: Ids, name_of: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """LABEL/NAME of some rows."""
+    """Return LABEL/NAME of some rows."""
     labels = pa.array(side.label_N[rows_n]).cast(pa.string())
     return pc.binary_join_element_wise(labels, name_of(side.keys.take(pa.array(rows_n))), "/")
 
@@ -252,7 +252,7 @@ def _stem(keys: pa.Array) -> pa.Array:
 def _by_content(
     hash_n16: NDArray[np.uint8], label_n: Ids, hash_m16: NDArray[np.uint8], label_m: Ids
 ) -> tuple[Ids, Ids]:
-    """Positions that match: equal copies of one class one to one, then what is left of them across classes."""
+    """Return positions that match: equal copies of one class one to one, then the rest across classes."""
     code = _codes(np.concatenate((hash_n16, hash_m16)))
     code_n, code_m = code[: len(hash_n16)], code[len(hash_n16) :]
     readable_m = np.flatnonzero(hash_m16.any(axis=1))
@@ -267,7 +267,7 @@ def _by_content(
 
 
 def _codes(hash_n16: NDArray[np.uint8]) -> Ids:
-    """(n,) numbers that are equal where hashes are."""
+    """Return (n,) numbers that are equal where hashes are."""
     hashes = pa.Array.from_buffers(pa.binary(16), len(hash_n16), [None, pa.py_buffer(np.ascontiguousarray(hash_n16))])
     code_n: Ids = hashes.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return code_n

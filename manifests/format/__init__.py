@@ -1,1 +1,1 @@
-"""What is on disk: the header, its tables and their columns."""
+"""The files on disk: the header, its tables and their columns."""

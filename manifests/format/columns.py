@@ -14,12 +14,12 @@ class Column:
 
     name: str
     type: str
-    """Of one value: int64, uint64, int32, uint16, uint8, float32, float16, bool, string or binary."""
+    """Type of one value: int64, uint64, int32, uint16, uint8, float32, float16, bool, string or binary."""
     meaning: str
     width: int | None = None
-    """Values a row, None for one that is no vector."""
+    """Values per row; None if the column does not hold vectors."""
     harder: "Harder | None" = None
-    """Which end of a score is harder."""
+    """End of a score that is harder."""
 
 
 _ID = Column(name="sample_id", type="int64", meaning="row in the order of keys; joins the tables")
@@ -50,12 +50,12 @@ _TOP_K: Mapping[str, tuple[str, str, int | None]] = {
 
 
 def tables_of(header: "Header") -> list[str]:
-    """The tables a header names, in its order; files at the top, such as a beton, are none."""
+    """Return the tables a header names, in its order; files at the top, such as a beton, are not tables."""
     return list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in header.files if "/" in entry.path))
 
 
 def columns_of(table: str, header: "Header") -> list[Column]:
-    """Columns of one table; of a table of a later version the sample_id alone."""
+    """Return the columns of one table; only sample_id for a table of a later version."""
     kind, _, rest = table.partition("/")
     if kind in ("samples", "selection"):
         facts = _SAMPLES if kind == "samples" else _SELECTION
@@ -94,8 +94,8 @@ def _vectors(name: str, meaning: str, top_k: int | None, header: "Header") -> li
     if top_k is None:
         return [Column(name=name, type="float16", meaning=meaning, width=len(header.data.class_names))]
     return [
-        Column(name=column, type=type_, meaning=told, width=top_k if width == 0 else width)
-        for column, (type_, told, width) in _TOP_K.items()
+        Column(name=column, type=type_, meaning=text, width=top_k if width == 0 else width)
+        for column, (type_, text, width) in _TOP_K.items()
     ]
 
 

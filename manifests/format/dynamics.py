@@ -1,7 +1,7 @@
-"""What a training run recorded of every sample in every epoch, for scores of training dynamics to read.
+"""The record that a training run makes of every sample in every epoch, for scores of training dynamics.
 
-RUN/dynamics/dynamics.json                      what there is, written last after every epoch
-RUN/dynamics/epoch-0000/part-00000.parquet      sample_id, p_y, margin, correct, el2n, in the first epochs perhaps grand
+RUN/dynamics/dynamics.json                      describes the record; written last after every epoch
+RUN/dynamics/epoch-0000/part-00000.parquet      sample_id, p_y, margin, correct, el2n; grand in the first epochs
 """
 
 from __future__ import annotations
@@ -40,46 +40,46 @@ COLUMNS: Mapping[str, Any] = {
     "correct": np.bool_,
     "el2n": np.float32,
 }
-"""p_y is the probability of the label, margin its logit less the best other one, correct whether no other is larger
-(of equal ones the lowest class wins), el2n the norm of p - y."""
+"""p_y is the probability of the label, margin its logit minus the best other one, correct whether no other is larger
+(the lowest of equal classes wins), el2n the norm of p - y."""
 GRAND = "grand"
-"""The norm of the gradient of the cross-entropy by all parameters, float32; only in the first `grand_epochs`."""
+"""Norm of the cross-entropy gradient over all parameters, float32; only in the first `grand_epochs`."""
 _AGAIN = "record it again: train-student --record-dynamics --fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicsInfo:
-    """What dynamics.json says."""
+    """Content of dynamics.json."""
 
     format: int = DYNAMICS_FORMAT
     fingerprint: str
-    """Data fingerprint of the manifest that the run learned from."""
+    """Data fingerprint of the manifest that the run was trained on."""
     manifest: str
     """Id of that manifest."""
     count: int
-    """Samples of the data set, unreadable ones among them."""
+    """Samples of the data set, including unreadable ones."""
     rows: int
     """Samples of the run: the rows of every epoch."""
     student: str
     """Spec of the network."""
     seed: int
     run: str
-    """Digest of the run's configuration: parts of another one do not count."""
+    """Digest of the run's configuration: parts of other runs do not count."""
     epochs_recorded: int
     grand_epochs: int = 0
     """Epochs that have the column `grand`: the first ones."""
     columns: tuple[str, ...] = (*COLUMNS,)
-    """Columns beside sample_id."""
+    """Columns besides sample_id."""
     stepped: tuple[int, ...] | None = None
-    """Samples that a step of each epoch showed, the others were looked at after it; None in records that do not say."""
+    """Samples per epoch that a step showed; the others were evaluated after it. None in records that do not say."""
 
     def columns_of(self, epoch: int) -> tuple[str, ...]:
-        """Columns of one epoch, counted from 0."""
+        """Return the columns of one epoch, counted from 0."""
         return (*COLUMNS, GRAND) if epoch < self.grand_epochs else (*COLUMNS,)
 
 
 def epoch_table(epoch: int) -> str:
-    """The folder of an epoch, counted from 0, below `dynamics`."""
+    """Return the folder of an epoch, counted from 0, below `dynamics`."""
     return f"epoch-{epoch:04d}"
 
 
@@ -88,11 +88,11 @@ def write_epoch(
 ) -> None:
     """Write the parts of one epoch, counted from 0, and dynamics.json last.
 
-    sample_id_N ascends; columns are (N,) each, those of `info.columns_of(epoch)`. ValueError for anything else.
+    sample_id_N ascends; columns are (N,) each, those of `info.columns_of(epoch)`. Raises ValueError for anything else.
     """
     names = info.columns_of(epoch)
     if set(names) != set(columns) or len(sample_id_N) != info.rows or (np.diff(sample_id_N) <= 0).any():
-        raise ValueError(f"epoch {epoch} takes {info.rows} rows in ascending order with {', '.join(names)}")
+        raise ValueError(f"epoch {epoch} needs {info.rows} rows in ascending order with {', '.join(names)}")
     arrays = {name: np.asarray(columns[name], COLUMNS.get(name, np.float32)) for name in names}
     for part in range(part_count(info.rows)):
         rows = slice(part * PART_ROWS, (part + 1) * PART_ROWS)
@@ -103,7 +103,7 @@ def write_epoch(
 
 
 def remove_dynamics(run: Path) -> None:
-    """Remove what a run recorded, and nothing else that is in its folder."""
+    """Remove what a run recorded, and nothing else in its folder."""
     folder = run / DYNAMICS_NAME
     (folder / INFO_NAME).unlink(missing_ok=True)
     for path in folder.glob("epoch-*/part-*.parquet"):
@@ -124,10 +124,10 @@ class Dynamics:
     """(N,) ascending: the rows of every epoch."""
 
     def epoch(self, epoch: int) -> dict[str, NDArray[Any]]:
-        """The columns of one epoch, counted from 0: float32 or bool, (N,) each, in the order of sample_id_N.
+        """Return the columns of one epoch, counted from 0: float32 or bool, (N,) each, in the order of sample_id_N.
 
-        InputError when a part is missing, altered, of another run or of other samples; IndexError for an epoch that
-        was not recorded.
+        Raises InputError if a part is missing, altered, of another run or of other samples, IndexError for an epoch
+        that was not recorded.
         """
         if not 0 <= epoch < self.info.epochs_recorded:
             raise IndexError(f"epoch {epoch} of {self.info.epochs_recorded}")
@@ -140,7 +140,7 @@ class Dynamics:
     def content_digest(self) -> str:
         """Hexadecimal sha256 over the digests of all parts: two runs of one configuration may differ in it.
 
-        InputError when a part is missing or carries no digest.
+        Raises InputError if a part is missing or carries no digest.
         """
         parts = hashlib.sha256()
         for epoch in range(self.info.epochs_recorded):
@@ -150,13 +150,13 @@ class Dynamics:
         return parts.hexdigest()
 
     def stepped_share(self) -> float | None:
-        """Of all samples in all epochs those that a step showed; None where the record does not say."""
+        """Return the share of samples over all epochs that a step showed; None if the record does not say."""
         stepped = self.info.stepped
         return None if stepped is None else sum(stepped) / (self.info.rows * self.info.epochs_recorded)
 
 
 def read_dynamics(run: str | Path) -> Dynamics:
-    """What a run recorded so far; InputError when that is nothing, damaged or of another version."""
+    """Read what a run has recorded. Raises InputError if that is nothing, damaged or of another version."""
     run = Path(run)
     path = run / DYNAMICS_NAME / INFO_NAME
     try:
@@ -192,12 +192,12 @@ def _info(path: Path, content: object) -> DynamicsInfo:
     if stepped is not None and [type(count) for count in stepped] != [int] * info.epochs_recorded:
         raise InputError(f"{path}: stepped is missing or malformed", hint=_AGAIN)
     if info.rows < 1 or info.epochs_recorded < 1:
-        raise InputError(f"{path} tells of {info.epochs_recorded} epochs of {info.rows} samples", hint=_AGAIN)
+        raise InputError(f"{path} describes {info.epochs_recorded} epochs of {info.rows} samples", hint=_AGAIN)
     return info
 
 
 def _read_epoch(run: Path, info: DynamicsInfo, epoch: int) -> dict[str, NDArray[Any]]:
-    """sample_id and the columns of an epoch, (N,) each."""
+    """Return sample_id and the columns of an epoch, (N,) each."""
     names = ("sample_id", *info.columns_of(epoch))
     tables = []
     for part in range(part_count(info.rows)):

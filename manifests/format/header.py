@@ -27,14 +27,14 @@ class Block(BaseModel):
 
 
 class DataSet(Block):
-    """Which images these are."""
+    """The images that the manifest describes."""
 
     name: str
     source: str
     """Kind of source: folder, parquet, idx, cifar, beton, digits."""
     split: str | None = None
     count: int
-    """All samples, unreadable ones included."""
+    """All samples, including unreadable ones."""
     readable: int
     class_names: list[str]
     fingerprint: str
@@ -56,7 +56,7 @@ class Preprocessing(Block):
 
 
 class Compute(Block):
-    """What the bytes of logits depend on beside data and weights."""
+    """Everything besides data and weights that determines the bytes of the logits."""
 
     device: str
     dtype: Literal["float32", "float16", "bfloat16"]
@@ -66,14 +66,14 @@ class Compute(Block):
 
 
 class TeacherCard(Block):
-    """Who looked at the data."""
+    """The network that scored the images."""
 
     spec: str
     weights_sha256: str
     parameters: int
     preprocessing: Preprocessing
     output_map: list[int] | None = None
-    """TeacherCard output that stands for class c, for every c; None when the order is the same."""
+    """Output of the teacher that stands for class c, for every c; None if the order is the same."""
     train_top1: float
     train_ece: float
     val_top1: float | None = None
@@ -81,7 +81,7 @@ class TeacherCard(Block):
 
 
 class Views(Block):
-    """Which crops were scored: view 0 is the evaluation view, 1..count-1 follow the recipe."""
+    """The crops that were scored: view 0 is the evaluation view, 1..count-1 follow the recipe."""
 
     recipe: str
     version: int
@@ -89,24 +89,24 @@ class Views(Block):
     count: int
     image_px: int
     top_k: int | None = None
-    """Logits stored a view, the largest, with what manifests/format/top_k.py keeps beside them; None when all are."""
+    """Largest logits stored per view, beside the statistics of manifests/format/top_k.py; None if all are stored."""
     max_side: int | None = None
-    """Longer side to which larger images had been shrunk when they were scored; crops are drawn by their sizes then."""
+    """Longer side to which larger images were shrunk before scoring; crops are drawn from the shrunk sizes."""
 
 
 class Features(Block):
-    """Which activations of the teacher are stored, of view 0."""
+    """The stored activations of the teacher, for view 0."""
 
     layer: str
-    """The linear layer that makes the logits, by its name in the network; its input is what is stored."""
+    """Name in the network of the linear layer that makes the logits; its input is stored."""
     width: int
 
 
 class Thumbnails(Block):
-    """Small pictures that show whether two encodings are of one image."""
+    """Small pictures that show whether two encodings are of the same image."""
 
     side_px: int
-    """Width and height of each, RGB, whatever the image's are."""
+    """Width and height of each thumbnail, in RGB, whatever the size of the image."""
 
 
 class ScoreSpec(Block):
@@ -118,20 +118,20 @@ class ScoreSpec(Block):
     source: str
     harder: Harder
     views: str | None = None
-    """Views the score is the mean over, such as 0, 1-7 or 0-7; None where one view is stored."""
+    """Views that the score is averaged over, such as 0, 1-7 or 0-7; None if one view is stored."""
 
 
 class Distill(Block):
-    """Which share of the kept samples is distilled; the others learn from their labels alone."""
+    """The share of the kept samples that is distilled; the others are learned from their labels alone."""
 
     fraction: str
     by: str
-    """The score whose easy end it is, or random."""
+    """Score whose easy end is distilled, or random."""
     count: int
 
 
 class Selection(Block):
-    """How samples were chosen."""
+    """The method by which samples were chosen."""
 
     method: str
     parameters: dict[str, Any]
@@ -144,34 +144,34 @@ class Selection(Block):
     seed: int
     preset: str | None = None
     per_class_min: int | None = None
-    """Samples that every class keeps at least, or all it has."""
+    """Samples that every class keeps at least; a smaller class keeps all it has."""
     without: str | None = None
-    """Id of the selection whose samples were left out beforehand."""
+    """Id of the selection whose samples were left out first."""
     distill: Distill | None = None
-    """None where all kept samples are distilled."""
+    """None if all kept samples are distilled."""
 
 
 class Labels(Block):
-    """How stored logits became targets."""
+    """The derivation of targets from stored logits."""
 
     transform: str
     parameters: dict[str, Any]
     views: int
-    """Targets stored a sample."""
+    """Targets stored per sample."""
     policy: Policy | None = None
-    """replay: one target a scored view; mean: one, the mean over all of them; single: one, view 0's."""
+    """replay: one target per scored view; mean: one, the mean over all views; single: one, that of view 0."""
     top_k: int | None = None
-    """Logits kept a target, as in Views; None when all are."""
+    """Logits kept per target, as in Views; None if all are."""
     class_std: list[float] | None = None
-    """Mean over a class of std(logits), one value a class (`reshape`)."""
+    """Mean of std(logits) over each class, one value per class (`reshape`)."""
 
 
 class Hidden(Block):
-    """How keys and hashes were replaced, so that nobody without the secret can look up a name or a file."""
+    """The replacement of keys and hashes: without the secret, no name or file can be looked up."""
 
     method: Literal["hmac-sha256"]
     check: str
-    """Hexadecimal, of the secret alone: tells a wrong one."""
+    """Hexadecimal digest of the secret alone, by which a wrong secret is detected."""
 
 
 class FileEntry(Block):
@@ -184,7 +184,7 @@ class FileEntry(Block):
 
 
 class Tool(Block):
-    """What wrote this manifest."""
+    """The tool that wrote this manifest."""
 
     name: str
     version: str
@@ -194,7 +194,7 @@ class Header(Block):
     """Everything a manifest says about itself; see docs/manifest-format.md."""
 
     schema_version: str = f"{SCHEMA_MAJOR}.1"
-    """Of a new header the first version that has all of its fields, so that what needs no new one keeps its id."""
+    """For a new header, the first version that has all of its fields, so that one without newer fields keeps its id."""
     kind: Kind
     data: DataSet
     teacher: TeacherCard | None = None
@@ -207,15 +207,15 @@ class Header(Block):
     labels: Labels | None = None
     parents: list[str] = []
     hidden: Hidden | None = None
-    """None where keys and hashes are those of the images."""
+    """None if keys and hashes are those of the images."""
     left_out: list[str] | None = None
-    """Kinds of tables, such as logits, that the manifest this was pushed from has and this one has not."""
+    """Kinds of tables, such as logits, that this manifest lacks but the one it was pushed from has."""
     tool: Tool
     config: dict[str, Any] = {}
     """The resolved configuration of the command, without paths."""
     files: list[FileEntry] = []
     run: dict[str, Any] = {}
-    """Times, throughput, host, processes: in no id."""
+    """Times, throughput, host, processes; not part of the id."""
 
     @model_validator(mode="before")
     @classmethod
@@ -230,12 +230,12 @@ class Header(Block):
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()
 
     def file(self, path: str) -> FileEntry | None:
-        """The entry of one file, None when the manifest does not have it."""
+        """Return the entry of one file; None if the manifest does not have it."""
         return next((entry for entry in self.files if entry.path == path), None)
 
 
 def least_minor(fields: Mapping[str, Any]) -> int:
-    """The first minor version that has all fields of a header that are set; 0 where they are as old as headers."""
+    """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):
         return 3
     is_new = any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_2)
@@ -243,11 +243,11 @@ def least_minor(fields: Mapping[str, Any]) -> int:
 
 
 def _is_set(block: Any, name: str) -> bool:
-    """Whether a block, or what will become one, has a field."""
+    """Return whether a block, or the values it will be made of, has a field."""
     return (block.get(name) if isinstance(block, dict) else getattr(block, name, None)) is not None
 
 
 def canonical_json(header: Header) -> str:
-    """Keys sorted, no spaces, unset optional fields and `run` left out."""
+    """Return the header as JSON: keys sorted, no spaces, without unset optional fields and `run`."""
     content = header.model_dump(mode="json", exclude={"run"}, exclude_none=True)
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Which values a header may hold: a manifest that somebody sent is data, and is checked before use."""
+"""Bounds on the values of a header: a received manifest is untrusted, and is checked before use."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_header(header: "Header") -> None:
-    """ValueError naming the first field of a header that is out of bounds."""
+    """Raise ValueError naming the first field of a header that is out of bounds."""
     seen = set()
     for entry in header.files:
         _check_file(entry)
-        # Some file systems take names that differ in case for one.
+        # Some file systems do not distinguish upper and lower case.
         if entry.path.casefold() in seen:
             raise ValueError(f"files: {shortened(entry.path)} is named twice")
         seen.add(entry.path.casefold())
@@ -39,7 +39,7 @@ def _check_file(entry: "FileEntry") -> None:
     if {".", ""} & set(entry.path.split("/")):
         raise ValueError(f"files: the path {shortened(entry.path)}: a name in it is empty or a dot")
     if not is_file_of_a_manifest(entry.path):
-        raise ValueError(f"files: {shortened(entry.path)} is no part of a table, and no beton")
+        raise ValueError(f"files: {shortened(entry.path)} is neither a part of a table nor a beton")
     is_part = entry.path.endswith(".parquet")
     for name, number, most in (
         ("bytes", entry.bytes, MAX_PART_BYTES if is_part else 1 << 60),
@@ -50,7 +50,7 @@ def _check_file(entry: "FileEntry") -> None:
 
 
 def _numbers(header: "Header") -> Iterator[tuple[str, int, int, int]]:
-    """(field, least, value, most) of what memory is taken by and loops run to."""
+    """Yield (field, least, value, most) of the numbers that memory and loops depend on."""
     data, classes = header.data, len(header.data.class_names)
     parts = sum(entry.path.startswith("samples/") for entry in header.files)
     yield "data.count", 0, data.count, parts * PART_ROWS if parts else 1 << 40
@@ -73,7 +73,7 @@ def _numbers(header: "Header") -> Iterator[tuple[str, int, int, int]]:
 
 
 def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
-    """Every text in nested values, the names of fields too, and where it stands."""
+    """Yield every text in nested values, including names of fields, and where it stands."""
     if isinstance(value, str):
         yield where or "header", value
     elif isinstance(value, Mapping):

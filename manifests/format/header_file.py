@@ -16,38 +16,38 @@ from manifests.stores.store import LocalStore, Store
 from manifests.untrusted.rules import check_depth, check_json
 
 MAX_HEADER_BYTES = 48 << 20
-"""Of 1,000 views of 1,281,167 samples it has 30 MB."""
+"""The header of 1,000 views of 1,281,167 samples has 30 MB."""
 _VERSION = re.compile(r"(?P<major>[0-9]{1,9})\.[0-9]{1,9}")
 _AGAIN = "fetch or make the manifest again"
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Write manifest.json; the last act of whoever makes a manifest."""
+    """Write manifest.json, the last step of making a manifest."""
     text = json.dumps(header.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / HEADER_NAME, (text + "\n").encode())
 
 
 def read_header(where: Path | Store) -> Header:
-    """Read and check manifest.json; InputError when missing, malformed or of an unknown major version."""
+    """Read and check manifest.json. Raises InputError if it is missing, malformed or of an unknown major version."""
     store = LocalStore(where) if isinstance(where, Path) else where
     return parse_header(header_bytes(store), store.name(HEADER_NAME))
 
 
 def header_bytes(store: Store) -> bytes:
-    """manifest.json as it lies there; InputError when it is missing, unreadable or too large."""
+    """Return the bytes of manifest.json. Raises InputError if it is missing, unreadable or too large."""
     if store.is_local and not store.folder.is_dir():
         is_url = re.match(r"\w+:/", store.where) is not None
-        hint = "this needs a folder: prune pull URL DIR" if is_url else "make one: prune index or prune score"
+        hint = "this command needs a folder: prune pull URL DIR" if is_url else "make one: prune index or prune score"
         raise InputError(f"no manifest at {store.where}: no such folder", hint=hint)
     path = store.name(HEADER_NAME)
     try:
         data = store.read(HEADER_NAME, MAX_HEADER_BYTES)
     except FileNotFoundError:
         raise InputError(
-            f"{store.where} holds no {HEADER_NAME}: not a manifest, or one whose making was interrupted",
-            hint="run the command that was writing it once more: it goes on where it stopped"
+            f"{store.where} holds no {HEADER_NAME}: not a manifest, or an unfinished one",
+            hint="if a command was interrupted here, run it again: it resumes where it stopped"
             if store.is_local
-            else "check the address; a push that was interrupted goes on with the same command",
+            else "check the address; run the same command again to resume an interrupted push",
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
@@ -57,7 +57,7 @@ def header_bytes(store: Store) -> bytes:
 
 
 def parse_header(data: bytes, path: str) -> Header:
-    """Check the bytes of a manifest.json; `path` is for messages. InputError as of `read_header`."""
+    """Parse and check the bytes of a manifest.json; `path` is for messages. Raises InputError like `read_header`."""
     try:
         check_json(data)
         content = json.loads(data, parse_constant=_refuse_constant)
@@ -83,7 +83,7 @@ def parse_header(data: bytes, path: str) -> Header:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_version(path: str, content: object) -> None:

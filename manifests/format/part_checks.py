@@ -1,4 +1,4 @@
-"""Whether a part holds what its place in the manifest promises: columns, types, rows, keys, labels, sample_ids."""
+"""Check that a part holds what its place in the manifest promises: columns, types, rows, keys, labels, ids."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 _SCHEMAS = {"samples": SAMPLES_SCHEMA, "selection": SELECTION_SCHEMA}
 """Tables with a row for every sample."""
-_AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
+_AGAIN = "the manifest is damaged or was never complete: fetch or make it again"
 
 
 def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str, *, whole: bool = True) -> None:
-    """InputError unless a part can be used without looking at it again; of some columns of it, if it is not `whole`."""
+    """Raise InputError unless a part can be used without further checks; it may lack columns if it is not `whole`."""
     if part.num_columns and part.num_rows != entry.rows:
         raise InputError(f"{where} has {part.num_rows:,} rows, the header says {entry.rows:,}", hint=_AGAIN)
     kind, _, rest = entry.path.partition("/")
@@ -34,7 +34,7 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
         ids = part.column("sample_id").to_numpy()
         check_ids(ids, header.data.count, where)
         if kind in _SCHEMAS and len(ids) and (ids[0] % PART_ROWS or ids[-1] != ids[0] + len(ids) - 1):
-            raise InputError(f"{where} does not hold the samples of one part, one after the other", hint=_AGAIN)
+            raise InputError(f"{where} does not hold the consecutive samples of one part", hint=_AGAIN)
     if kind == "samples" and "key" in part.column_names:
         check_keys(part.column("key"), where)
         check_order(part.column("key"), where)
@@ -43,17 +43,17 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
 
 
 def check_whole(table: pa.Table, count: int, where: str) -> None:
-    """InputError unless a table has a row for each of `count` samples, in the order of sample_ids and keys."""
+    """Raise InputError unless a table has a row for each of `count` samples, in the order of sample_ids and keys."""
     if table.num_columns and table.num_rows != count:
         raise InputError(f"{where} has {table.num_rows:,} rows for {count:,} samples", hint=_AGAIN)
     if "sample_id" in table.column_names and not np.array_equal(table.column("sample_id").to_numpy(), np.arange(count)):
-        raise InputError(f"{where}: its sample_ids do not count from 0 to {count - 1:,}", hint=_AGAIN)
+        raise InputError(f"{where}: its sample_ids do not run from 0 to {count - 1:,}", hint=_AGAIN)
     if "key" in table.column_names:
         check_order(table.column("key"), where)
 
 
 def _check_column(part: pa.Table, field: pa.Field, where: str) -> None:
-    """InputError for a column that is not there, is of another type, or has nulls it may not have."""
+    """Raise InputError for a column that is missing, is of another type, or has nulls it must not have."""
     if field.name not in part.column_names:
         raise InputError(f"{where} has no column {field.name!r}", hint=_AGAIN)
     column = part.column(field.name)

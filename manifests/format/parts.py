@@ -1,7 +1,7 @@
-"""Parquet parts: 8,192 rows of the canonical order a file, each valid on its own or not there.
+"""Parquet parts: files of 8,192 rows in canonical order, each valid on its own or absent.
 
 A part carries two digests in its Parquet metadata: of the configuration that made it and of its content.
-A rerun keeps the parts whose digests hold, so resume needs no state beside the files themselves.
+A rerun keeps the parts whose digests match, so resuming needs no state besides the files themselves.
 """
 
 import hashlib
@@ -83,14 +83,14 @@ def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLab
 
 
 def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """sample_id (n,) and the vectors (n, C) float16 of a part; InputError when it has no such columns."""
+    """Return sample_id (n,) and the vectors (n, C) float16 of a part. Raises InputError if it lacks these columns."""
     return _column(table, "sample_id", pa.int64(), 1), _column(table, name, pa.float16(), 2)
 
 
 def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
-    """sample_id (n,) and the logit vectors of a part, all C of each or the K largest.
+    """Return sample_id (n,) and the logit vectors of a part: all C of each, or the K largest.
 
-    InputError when it holds neither, or not of `class_count` classes.
+    Raises InputError if it holds neither, or not for `class_count` classes.
     """
     if name in table.column_names or "class" not in table.column_names:
         sample_id_n, dense_nC = vectors_of(table, name)
@@ -104,7 +104,7 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
     try:
         labels = TopK(class_count=class_count, **arrays)
     except ValueError as error:
-        raise InputError(f"a part's {name} are no largest of {class_count} logits: {error}", hint=_AGAIN) from None
+        raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=_AGAIN) from None
     return _column(table, "sample_id", pa.int64(), 1), labels
 
 
@@ -115,7 +115,7 @@ def write_part(path: Path, table: pa.Table, digest: str) -> None:
     has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in table.schema)
     sink = pa.BufferOutputStream()
     # Logits are noise to a compressor (10 % at best) and cost reading time; everything else shrinks well. Parquet keeps
-    # a uint8 in four bytes, but the number of a dictionary entry in as many bits as it needs.
+    # a uint8 in four bytes, but a dictionary index in as few bits as it needs.
     pq.write_table(
         table,
         sink,
@@ -128,7 +128,7 @@ def write_part(path: Path, table: pa.Table, digest: str) -> None:
 
 
 def part_is_valid(path: Path, digest: str) -> bool:
-    """Whether a part is there, was made by this configuration and holds what was written."""
+    """Return whether a part exists, was made by this configuration and holds what was written."""
     if not path.is_file():
         return False
     try:
@@ -138,15 +138,15 @@ def part_is_valid(path: Path, digest: str) -> bool:
 
 
 def is_whole(table: pa.Table, digest: str) -> bool:
-    """Whether a part as it was read, all columns of it, was made by this configuration and holds what was written."""
+    """Return whether a part, read with all columns, was made by this configuration and holds what was written."""
     metadata = table.schema.metadata or {}
     return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == _content_digest(table).encode()
 
 
 def part_content(path: Path) -> str:
-    """The digest of its content that a part carries, without reading that; InputError where there is none."""
+    """Return the content digest that a part carries, without reading the content. Raises InputError if it has none."""
     try:
-        # Not by its path, which pyarrow takes for a URL where it begins as one.
+        # Not by its path: pyarrow would take one that looks like a URL for a URL.
         with path.open("rb") as stream:
             return str((pq.read_metadata(stream).metadata or {})[CONTENT_KEY].decode())
     except UNREADABLE as error:
@@ -154,7 +154,7 @@ def part_content(path: Path) -> str:
 
 
 def read_part(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Read one part; InputError when it is missing, unreadable or, with `sha256`, altered."""
+    """Read one part. Raises InputError if it is missing, unreadable or, with `sha256`, altered."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -163,7 +163,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
 
 
 def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
-    """The table in the bytes of a part; `path` is for messages. InputError as of `read_part`."""
+    """Parse the bytes of a part; `path` is for messages. Raises InputError like `read_part`."""
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(
             f"{path} was altered: its sha256 is not the one the header names",
@@ -181,12 +181,12 @@ def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[
 
 
 def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
-    """sample_id and one column a name: a number a row of (n,), a FixedSizeList a row of (n, width)."""
+    """Return a table of sample_id and named columns: one number per row for (n,), a FixedSizeList for (n, width)."""
     fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
     for name, array in values.items():
         column = pa.array(np.ascontiguousarray(array).reshape(-1))
         if array.ndim == 2:
-            # "element" is what Parquet calls it: another name would not come back.
+            # Parquet stores the name "element": any other would be lost.
             kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
             column = pa.FixedSizeListArray.from_arrays(column, type=kind)
         fields.append(pa.field(name, column.type, nullable=False))
@@ -195,13 +195,13 @@ def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]
 
 
 def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
-    """A column of whole numbers (n,), or of vectors (n, width) of one width; InputError when it is anything else."""
+    """Return a column of numbers (n,), or of vectors (n, width). Raises InputError for anything else."""
     types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
     kind = types.get(name, pa.null())
     is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
     if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
         what = "one vector" if ndim == 2 else "one value"
-        raise InputError(f"a part holds no {name} with {what} of {item} a row", hint=_AGAIN)
+        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=_AGAIN)
     values = table.column(name).combine_chunks()
     flat = values.flatten() if is_list else values
     if values.null_count or flat.null_count:
@@ -211,7 +211,7 @@ def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
 
 
 def _content_digest(table: pa.Table) -> str:
-    """Of names, types and values alone: what lies under nulls, in padding or between chunks plays no part."""
+    """Digest names, types and values only: bytes under nulls, in padding or between chunks do not count."""
     digest = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
         digest.update(f"{name}\0{_kind(column.type)}\0{len(column)}\0{column.null_count}\0".encode())
@@ -222,7 +222,7 @@ def _content_digest(table: pa.Table) -> str:
 
 
 def _kind(type_: Any) -> str:
-    """The type without the name of a list's items, which Parquet does not keep."""
+    """Return the type without the name of a list's items, which Parquet does not keep."""
     is_list = pa.types.is_fixed_size_list(type_)
     return f"{_kind(type_.value_type)}[{type_.list_size}]" if is_list else str(type_)
 
@@ -238,5 +238,5 @@ def _add_values(digest: "hashlib._Hash", values: Any) -> None:
 
 
 def _as_bytes(values: Any) -> Any:
-    """Text as its bytes, so that text that is not UTF-8 has a digest too."""
+    """Return text as its bytes, so that text that is not UTF-8 has a digest too."""
     return values.cast(pa.binary()) if pa.types.is_string(values.type) else values

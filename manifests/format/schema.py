@@ -1,4 +1,4 @@
-"""The JSON Schema of manifest.json, for those who read manifests without this tool.
+"""The JSON Schema of manifest.json, for readers of manifests without this tool.
 
 .venv/bin/python -m manifests.format.schema > docs/manifest.schema.json
 """
@@ -10,7 +10,7 @@ from manifests.format.header import SCHEMA_MAJOR, SCHEMA_MINOR, Header
 
 
 def header_schema() -> str:
-    """The schema as JSON text."""
+    """Return the schema as JSON text."""
     schema = Header.model_json_schema()
     schema["$id"] = f"prune-toolkit/manifest-{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"

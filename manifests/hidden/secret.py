@@ -1,8 +1,8 @@
-"""Keys and hashes as HMACs: who lacks the secret cannot look up a name or a file in a manifest.
+"""Keys and hashes as HMACs: without the secret, no name or file can be looked up in a manifest.
 
 All are HMAC-SHA256 with the secret: a key becomes the hexadecimal HMAC of its UTF-8 bytes, a content hash the first 16
-bytes of the HMAC of its 16 bytes, an id the hexadecimal HMAC of its text. A view_id must come back, for the crops are
-drawn by it: it is combined by exclusive or with the first 8 bytes (little-endian) of the HMAC of the hidden key.
+bytes of the HMAC of its 16 bytes, an id the hexadecimal HMAC of its text. A view_id must be recoverable, because
+the crops depend on it: it is XORed with the first 8 bytes (little-endian) of the HMAC of the hidden key.
 """
 
 import hmac
@@ -25,32 +25,32 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 def read_secret(path: Path) -> bytes:
-    """The secret in a file, without the line end that editors add; UsageError for one that can be guessed."""
+    """Read the secret in a file, without the line end that editors add. Raises UsageError if it can be guessed."""
     try:
         with path.open("rb") as stream:
             secret = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read the secret {path}: {error.strerror}") from None
     if len(secret) > MOST_BYTES:
-        raise UsageError(f"{path} is too large for a secret", hint="openssl rand -hex 32 > secret.txt makes one")
+        raise UsageError(f"{path} is too large for a secret", hint="make one: openssl rand -hex 32 > secret.txt")
     secret = secret.rstrip(b"\r\n")
     if len(secret) < LEAST_BYTES:
         raise UsageError(
             f"the secret in {path} has fewer than {LEAST_BYTES} bytes: keys could be guessed",
-            hint="openssl rand -hex 32 > secret.txt makes one",
+            hint="make one: openssl rand -hex 32 > secret.txt",
         )
     return secret
 
 
 def hide_keys(secret: bytes, keys: pa.Array | pa.ChunkedArray | Iterable[str]) -> pa.Array:
-    """(N,) hidden keys, 64 hexadecimal digits each, as pyarrow strings."""
+    """Return (N,) hidden keys, 64 hexadecimal digits each, as pyarrow strings."""
     if isinstance(keys, pa.Array | pa.ChunkedArray):
         keys = keys.to_pylist()
     return pa.array([_hmac(secret, key.encode()).hex() for key in keys], pa.string())
 
 
 def hide_hashes(secret: bytes, hash_N16: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 16) hidden content hashes of (N, 16)."""
+    """Return (N, 16) hidden content hashes of (N, 16)."""
     data = np.ascontiguousarray(hash_N16, np.uint8).tobytes()
     hidden = b"".join(_hmac(secret, data[at : at + 16])[:16] for at in range(0, len(data), 16))
     return np.frombuffer(hidden, np.uint8).reshape(-1, 16)
@@ -59,7 +59,7 @@ def hide_hashes(secret: bytes, hash_N16: NDArray[np.uint8]) -> NDArray[np.uint8]
 def hide_view_ids(
     secret: bytes, hidden_keys: pa.Array | pa.ChunkedArray | Iterable[str], view_id_N: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """(N,) hidden view_ids of (N,), or the other way round: exclusive or is its own inverse."""
+    """Return (N,) hidden view_ids of (N,), or the reverse: XOR is its own inverse."""
     if isinstance(hidden_keys, pa.Array | pa.ChunkedArray):
         hidden_keys = hidden_keys.to_pylist()
     pads = b"".join(_hmac(secret, key.encode())[:8] for key in hidden_keys)
@@ -70,7 +70,7 @@ reveal_view_ids = hide_view_ids
 
 
 def hide_ids(secret: bytes, value: Any) -> Any:
-    """A JSON-able value in which every id of a manifest, or other sha256, is hidden."""
+    """Return a JSON-able value in which every id of a manifest, or other sha256, is hidden."""
     if isinstance(value, dict):
         return {name: hide_ids(secret, content) for name, content in value.items()}
     if isinstance(value, list | tuple):
@@ -79,32 +79,32 @@ def hide_ids(secret: bytes, value: Any) -> Any:
 
 
 def hide_text(secret: bytes, text: str) -> str:
-    """Hexadecimal HMAC of a text, such as an id."""
+    """Return the hexadecimal HMAC of a text, such as an id."""
     return _hmac(secret, text.encode()).hex()
 
 
 def hidden_block(secret: bytes) -> Hidden:
-    """What a header says of how it was hidden."""
+    """Return the header's block on how the manifest was hidden."""
     return Hidden(method=METHOD, check=_hmac(secret, _CHECKED).hex())
 
 
 def check_secret(header: Header, secret: bytes | None, where: str) -> None:
-    """MismatchError unless the secret is that of a hidden manifest, or there is none of an open one."""
+    """Raise MismatchError for a wrong secret, UsageError for one that is missing or not needed."""
     if header.hidden is None:
         if secret is not None:
             raise UsageError(f"{where} is not hidden", hint="leave out --secret")
         return
     if secret is None:
-        raise UsageError(f"{where} is hidden: its keys are HMACs", hint="name the file of its secret with --secret")
+        raise UsageError(f"{where} is hidden: its keys are HMACs", hint="name the file with its secret: --secret FILE")
     if not hmac.compare_digest(header.hidden.check.encode(), hidden_block(secret).check.encode()):
-        raise MismatchError(f"this is not the secret of {where}", hint="ask who pushed it for the right one")
+        raise MismatchError(f"this is not the secret of {where}", hint="ask whoever pushed it for the right one")
 
 
 def refuse_hidden(header: Header, where: str) -> None:
-    """UsageError for a hidden manifest, of a command that finds images by its keys or view_ids and takes no secret."""
+    """Raise UsageError for a hidden manifest in a command that finds images by key or view_id and takes no secret."""
     if header.hidden is not None:
         raise UsageError(
-            f"{where} is hidden: its keys and view_ids are not those of images",
+            f"{where} is hidden: its keys and view_ids are not those of the images",
             hint="prune verify, prune select, prune cut and train-student work with hidden manifests",
         )
 

@@ -1,1 +1,1 @@
-"""Images as they lie in a data set, who they are, and thumbnails of them."""
+"""Images as a data set stores them, their identity, and their thumbnails."""

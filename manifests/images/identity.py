@@ -1,4 +1,4 @@
-"""Who a sample is: content hashes, view ids, the data set's fingerprint, and the one hash used for draws."""
+"""Identity of samples: content hashes, view ids, the data set's fingerprint, and the one hash used for draws."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 
 
 def content_hash(image: RawImage) -> bytes:
-    """First 16 bytes of the sha256 of the encoded bytes, or of "HxWxC" and the pixels as stored."""
+    """Return the first 16 bytes of the sha256 of the encoded bytes, or of "HxWxC" and the pixels as stored."""
     if isinstance(image, Encoded):
         return hashlib.sha256(image.data).digest()[:HASH_BYTES]
     array = np.ascontiguousarray(image.array)
@@ -24,13 +24,13 @@ def content_hash(image: RawImage) -> bytes:
 
 
 def hash_words(hash_N16: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Both little-endian halves of (N, 16) content hashes, each (N,) uint64."""
+    """Return both little-endian halves of (N, 16) content hashes, each (N,) uint64."""
     words_N2 = np.ascontiguousarray(hash_N16).view("<u8")
     return words_N2[:, 0], words_N2[:, 1]
 
 
 def view_ids(hash_N16: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The number that fixes a sample's crops: the first half of its content hash, (N,) uint64."""
+    """Return the numbers that fix the samples' crops: the first half of each content hash, (N,) uint64."""
     return hash_words(hash_N16)[0].copy()
 
 
@@ -64,7 +64,7 @@ def _as_uint64(word: ArrayLike) -> NDArray[np.uint64]:
 
 
 def fingerprint(keys: Iterable[str], class_names: Iterable[str], hashes: Iterable[bytes]) -> str:
-    """Hexadecimal sha256 over the sorted 16-byte digests of (key, class name, content hash) of every row."""
+    """Return the hexadecimal sha256 over the sorted 16-byte digests of (key, class name, content hash) of every row."""
     rows = sorted(
         hashlib.sha256(b"\0".join((key.encode(), name.encode(), digest))).digest()[:HASH_BYTES]
         for key, name, digest in zip(keys, class_names, hashes, strict=True)

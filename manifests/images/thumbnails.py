@@ -1,7 +1,7 @@
-"""Thumbnails: eight by eight means of an image's pixels, which survive another encoding and another size.
+"""Thumbnails: 8x8 means of an image's pixels, which survive another encoding and another size.
 
-They tell whether two files show the same picture without either file: their mean difference is a few grey levels where
-an image was only encoded again, and tens where it is another.
+They show whether two files hold the same picture, without the files: their mean difference is a few grey levels if an
+image was only encoded again, and tens if it is another image.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ _BAND_ROWS = 65_536
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(192,) means of the pixels (H, W, 3) over the area of each cell of an 8x8 grid, row by row, RGB, uint8.
+    """Return (192,) means of the pixels (H, W, 3) over the area of each cell of an 8x8 grid, row by row, RGB, uint8.
 
-    In whole numbers, rounded half up: the same on every machine.
+    Computed in integers, rounded half up: the same on every machine.
     """
     height, width = pixels.shape[:2]
     rows_8W3 = np.stack([_weighted_sum(pixels, cell) for cell in range(SIDE_PX)])
@@ -25,7 +25,7 @@ def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _weighted_sum(values: NDArray[np.integer], cell: int) -> NDArray[np.int64]:
-    """Sum over that eighth of the first axis, each value by how many eighths of it lie inside; int64."""
+    """Sum one eighth of the first axis, each value weighted by how many eighths of it lie inside; int64."""
     start, stop = cell * len(values), (cell + 1) * len(values)
     first, last = start // SIDE_PX, (stop - 1) // SIDE_PX
     total = SIDE_PX * values[first : last + 1].sum(axis=0, dtype=np.int64)
@@ -35,7 +35,7 @@ def _weighted_sum(values: NDArray[np.integer], cell: int) -> NDArray[np.int64]:
 
 
 def mean_difference(one_nP: NDArray[np.uint8], other_nP: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n,) mean absolute difference of thumbnails (n, 192), in grey levels of 0 to 255."""
+    """Return (n,) mean absolute difference of thumbnails (n, 192), in grey levels of 0 to 255."""
     difference_n = np.zeros(len(one_nP), np.float32)
     for start in range(0, len(one_nP), _BAND_ROWS):
         band = slice(start, start + _BAND_ROWS)

@@ -1,1 +1,1 @@
-"""Manifests to another place and back."""
+"""Copying manifests to another place and back."""

@@ -1,4 +1,4 @@
-"""Room for a manifest elsewhere or here: what is in its place, whether that may go, and what goes before it comes."""
+"""Making room for a manifest: what is in its place, whether that may be removed, and what is removed first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from manifests.untrusted.rules import is_file_of_a_manifest
 
 
 def clear_destination(destination: Destination, header: Header, replace: bool) -> bool:
-    """Whether the manifest's header is there already; of another one, take away the header and then what it names."""
+    """Return whether the manifest's header is there already; remove another one's header, then the files it names."""
     if destination.store.size(HEADER_NAME) is None:
         return False
     there = _header_of(destination.store)
@@ -23,8 +23,8 @@ def clear_destination(destination: Destination, header: Header, replace: bool) -
         return True
     if not replace:
         raise MismatchError(
-            f"{destination.store.where} holds {_told(there)}; this one is {header.id[:12]}",
-            hint="name another place" if destination.store.is_local else "name another place, or --replace it",
+            f"{destination.store.where} holds {_described(there)}; this one is {header.id[:12]}",
+            hint="name another place" if destination.store.is_local else "name another place, or add --replace",
         )
     destination.remove(HEADER_NAME)
     kept = {entry.path for entry in header.files}
@@ -35,23 +35,23 @@ def clear_destination(destination: Destination, header: Header, replace: bool) -
 
 
 def check_undisturbed(destination: Destination, header: Header, is_there: bool) -> None:
-    """Before the header is put: MismatchError where somebody else put another, or a file, in this place meanwhile."""
+    """Check before storing the header. Raises MismatchError if someone else put a header or file here meanwhile."""
     if destination.is_one_step:
         return
     where, hint = destination.store.where, "name another place, or push again when they are done"
     if destination.store.size(HEADER_NAME) is not None:
         there = _header_of(destination.store)
         if there is None or there.id != header.id:
-            raise MismatchError(f"{where}: somebody else put {_told(there)} there meanwhile", hint=hint)
+            raise MismatchError(f"{where}: someone else put {_described(there)} there meanwhile", hint=hint)
     elif is_there:
-        raise MismatchError(f"{where}: somebody else took {HEADER_NAME} away meanwhile", hint=hint)
-    # Cards are not looked at: two machines write them a little differently, and nothing depends on them.
+        raise MismatchError(f"{where}: someone else removed {HEADER_NAME} meanwhile", hint=hint)
+    # Cards are not compared: two machines write them a little differently, and nothing depends on them.
     if (path := destination.changed([entry.path for entry in header.files])) is not None:
-        raise MismatchError(f"{where}: somebody else changed {path} meanwhile", hint=hint)
+        raise MismatchError(f"{where}: someone else changed {path} meanwhile", hint=hint)
 
 
 def _header_of(store: Store) -> Header | None:
-    """The header there, None for something that is none."""
+    """Return the header there; None if it is not a valid one."""
     try:
         return read_header(store)
     except UnreachableError:
@@ -60,37 +60,37 @@ def _header_of(store: Store) -> Header | None:
         return None
 
 
-def _told(there: Header | None) -> str:
-    return "something that is no manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
+def _described(there: Header | None) -> str:
+    return "something that is not a manifest" if there is None else f"another manifest, {there.kind} {there.id[:12]}"
 
 
 def clear(destination: Destination, names: Sequence[tuple[str, str | None]], replace: bool) -> None:
-    """Where no header is, take away what a killed push of something else left: nothing of it is to be read on.
+    """Without a header there, remove what a killed push of something else left, so that none of it is reused.
 
-    `names` are the files to come, with the sha256 of those in the header. A folder may be one that a command still
-    writes to: MismatchError for what is in the way there, unless `replace`.
+    `names` are the files to come, with the sha256 of those in the header. A command may still be writing to a folder:
+    raises MismatchError for what is in the way there, unless `replace`.
     """
     kept = {path for path, _ in names}
-    strange = [path for path in destination.listed() if path not in kept and _is_ours(path)]
+    foreign = [path for path in destination.listed() if path not in kept and _is_ours(path)]
     if destination.store.is_local and not replace:
         there = set(destination.listed())
         is_begun = any(sha256 and path in there for path, sha256 in names)
         for path, sha256 in names:
-            # A card is written anew each day; where nothing else is, it is that of something else.
+            # A card's bytes change from day to day; one without any other file belongs to something else.
             if path in there and (not is_begun if sha256 is None else destination.store.sha256(path) != sha256):
-                strange.append(path)
-        if strange:
+                foreign.append(path)
+        if foreign:
             raise MismatchError(
-                f"{destination.store.where} holds {strange[0]}, which is of something else that has no {HEADER_NAME}"
-                + (f" ({len(strange):,} such files)" if len(strange) > 1 else ""),
-                hint="name another place, or --replace it",
+                f"{destination.store.where} holds {foreign[0]}, which belongs to something else without a {HEADER_NAME}"
+                + (f" ({len(foreign):,} such files)" if len(foreign) > 1 else ""),
+                hint="name another place, or add --replace",
             )
-    for path in strange:
+    for path in foreign:
         destination.remove(path)
 
 
 def check_folder(folder: Path, header: Header, store: Store) -> None:
-    """MismatchError for a folder without header that holds anything but what a pull of this URL left."""
+    """Raise MismatchError if a folder without header holds anything but what a pull of this URL left."""
     found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     first = next((path for path in found if not path.name.endswith(".tmp")), None)
     if first is None:
@@ -98,8 +98,8 @@ def check_folder(folder: Path, header: Header, store: Store) -> None:
     begun = Manifest(folder, header).pulled_from
     if begun is None:
         raise MismatchError(
-            f"{folder} holds files ({first.relative_to(folder)}) and no manifest: a pull might overwrite them",
-            hint="name another folder, one that is empty or not there",
+            f"{folder} holds files ({first.relative_to(folder)}) but no manifest: a pull might overwrite them",
+            hint="name a folder that is empty or does not exist",
         )
     if begun != store.where:
         raise MismatchError(
@@ -108,7 +108,7 @@ def check_folder(folder: Path, header: Header, store: Store) -> None:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file is one that a push may have left, under its own name or that of a file half sent."""
+    """Return whether a push may have left this file, under its own name or that of a partial upload."""
     folder, slash, name = path.rpartition("/")
     if name.startswith(".") and name.endswith(".tmp"):
         whole = f"{folder}{slash}{name[1:-4]}"

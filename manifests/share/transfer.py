@@ -1,7 +1,7 @@
-"""Copies of a manifest elsewhere and back: files first, header last, and of the files only what is missing.
+"""Copies of a manifest elsewhere and back: files first, header last, and only the files that are missing.
 
-Until its header is there, a copy is no manifest to any reader. What a killed push or pull has brought over is found by
-its digest and not brought again.
+Until its header is there, readers do not see a manifest. What a killed push or pull has copied is recognised by its
+digest and not copied again.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore, Store, answering, store_of
 
 ALWAYS = ("samples", "selection")
-"""Tables without which the others say nothing."""
+"""Tables without which the others mean nothing."""
 WHOLE_BYTES = 64 << 20
-"""Files up to this size are taken over in one piece."""
-_CUT = "leave it out: the other side cuts its own beton: prune select --data, or prune cut"
+"""Files up to this size are copied in one piece."""
+_CUT = "leave it out; the recipient can write a beton: prune select --data, or prune cut"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What a push or pull did."""
+    """Result of a push or pull."""
 
     manifest_id: str
     where: str
@@ -49,14 +49,14 @@ class Moved:
     seconds: float
 
     def text(self, done: str) -> str:
-        """Such as `3 files sent, 1.2 MB, 2 were there`."""
+        """Return a summary such as `3 files sent, 1.2 MB, 2 were there`."""
         files = "1 file" if self.copied == 1 else f"{self.copied} files"
         there = f", {self.there} were there" if self.there else ""
         return f"{files} {done}, {format_bytes(self.copied_bytes)}{there}"
 
 
 def kind_of(entry: FileEntry) -> str:
-    """Which kind of table a file is of, such as logits; a beton's is its name."""
+    """Return the kind of table a file belongs to, such as logits; for a beton, its name."""
     return entry.path.partition("/")[0]
 
 
@@ -71,16 +71,16 @@ def push(
 ) -> Moved:
     """Copy a manifest of this machine to a destination; `cards` is the folder of its cards, unless they are its own.
 
-    UsageError for images that must not be passed on, MismatchError when another manifest is there and not to be
-    replaced, or comes there meanwhile, InputError for a file that is missing or altered here, or refused there,
-    IncompleteError when the connection breaks: the same call goes on.
+    Raises UsageError if images must not be redistributed, MismatchError if another manifest is there and not to be
+    replaced, or appears meanwhile, InputError if a file is missing or altered here, or refused there, IncompleteError
+    if the connection breaks: the same call resumes.
     """
     start, header = time.monotonic(), source.header
     store, content = LocalStore(source.folder), header_bytes(source.store)
     beside = store if cards is None else LocalStore(cards)
     if source.not_pulled:
         raise UsageError(
-            f"{source.where} is without its {', '.join(sorted(source.not_pulled))}: they were not pulled",
+            f"{source.where} lacks its {', '.join(sorted(source.not_pulled))}: they were not pulled",
             hint="pull them first, or push a part: --only samples",
         )
     check_images(header, with_images)
@@ -100,7 +100,7 @@ def push(
     with _resumable():
         destination.begin([path for path, _ in names])
         if destination.is_one_step:
-            # What is there from now on is told by `finish`; what came before, nobody has looked at.
+            # `finish` detects what changes from now on; this detects what changed before.
             is_there = clear_destination(destination, header, replace)
         if not is_there:
             clear(destination, names, replace)
@@ -114,9 +114,9 @@ def push(
 def pull(
     url: str, folder: Path, *, only: Collection[str] = (), with_images: bool = False, jobs: int = 8
 ) -> tuple[Manifest, Moved]:
-    """Bring a manifest to a folder of this machine, or of its tables those of `only` and the samples.
+    """Copy a manifest to a folder of this machine, or only its samples and the tables of `only`.
 
-    Errors as of `push`; UsageError for a table that the manifest has not.
+    Raises the errors of `push`, and UsageError for a table that the manifest does not have.
     """
     start, store = time.monotonic(), store_of(url)
     content = header_bytes(store)
@@ -142,7 +142,7 @@ def pull(
         folder.mkdir(parents=True, exist_ok=True)
         destination.begin([])
         if not is_there:
-            # From now on the folder is known to be a pull of this URL, which the same command goes on with.
+            # From now on the folder is marked as a pull of this URL, which the same command resumes.
             write_local(folder, {**Manifest(folder, header).local, PULLED_FROM: store.where})
             clear(destination, [(entry.path, None) for entry in header.files], replace=True)
         sizes = _in_parallel(copy, entries, jobs, f"pulling {store.where}")
@@ -154,24 +154,24 @@ def pull(
 
 
 def check_images(header: Header, with_images: bool) -> None:
-    """UsageError when images were asked for that must not be passed on."""
+    """Raise UsageError if images are requested that must not be redistributed."""
     if with_images and header.data.redistributable is False:
         raise UsageError(
-            f"--with-images: the images of {header.data.name} must not be passed on, says the header",
+            f"--with-images: the header says that the images of {header.data.name} must not be redistributed",
             hint=_CUT,
         )
     if with_images and header.hidden is not None:
-        raise UsageError("--with-images: keys are hidden here, and a beton shows the images", hint=_CUT)
+        raise UsageError("--with-images: the keys are hidden, but a beton would show the images", hint=_CUT)
 
 
 def check_table_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
-    """The kinds of tables asked for, samples and selection; UsageError for one that the manifest has not."""
+    """Return the requested kinds of tables, samples and selection. Raises UsageError for one that is not there."""
     has = {kind_of(entry) for entry in manifest.header.files} - {BETON_NAME}
     if unknown := sorted(set(only) - has):
-        raise UsageError(f"--only {unknown[0]}: {manifest.where} holds {', '.join(sorted(has))}")
+        raise UsageError(f"--only {unknown[0]}: {manifest.where} has only {', '.join(sorted(has))}")
     kinds = {*only, *has.intersection(ALWAYS)}
     if left := sorted(kinds & manifest.not_pulled):
-        raise UsageError(f"--only {left[0]}: {manifest.where} is without its {left[0]}", hint="pull them first")
+        raise UsageError(f"--only {left[0]}: {manifest.where} lacks its {left[0]}", hint="pull them first")
     return kinds
 
 
@@ -185,13 +185,13 @@ def _is_beton(entry: FileEntry) -> bool:
 
 
 def _cards(source: Manifest, beside: LocalStore) -> list[str]:
-    """What describes a manifest beside its header, as far as it is there; InputError for a link."""
+    """Return the paths of the existing cards beside the header. Raises InputError for a link."""
     names = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
     return [name for name in names if beside.size(name) is not None]
 
 
 def _fetch(source: Manifest, entry: FileEntry, destination: FolderDestination) -> None:
-    """Write one file here if it is what the header says; InputError when it is not."""
+    """Write one file here. Raises InputError if it is not what the header says."""
     altered = InputError(
         f"{source.store.name(entry.path)} was altered: its size or sha256 is not the one the header names",
         hint="whoever pushed it can push it again",
@@ -219,7 +219,7 @@ def _chunk(reader: IO[bytes], name: str) -> bytes:
 
 
 def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_there: bool) -> Manifest:
-    """Note in local.json where a manifest came from, and what was left there."""
+    """Note in local.json where a manifest came from, and what was not pulled."""
     here = Manifest(folder, header)
     before = here.not_pulled if is_there else {kind_of(entry) for entry in header.files} - {BETON_NAME}
     beside: dict[str, Any] = {**here.local, PULLED_FROM: store.where}
@@ -230,7 +230,7 @@ def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_t
 
 
 def _in_parallel(work: Callable[[T], int | None], items: Sequence[T], jobs: int, what: str) -> list[int | None]:
-    """Results of work in any order; the first error ends it all."""
+    """Return the results of work in any order; the first error ends it all."""
     results = []
     with Progress(len(items), what, "files") as progress, ThreadPoolExecutor(jobs, "copies") as pool:
         futures = [pool.submit(work, item) for item in items]
@@ -258,8 +258,8 @@ def _moved(manifest_id: str, where: str, sizes: list[int | None], start: float) 
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Turn a broken connection into an IncompleteError: what was brought over stays."""
+    """Turn a broken connection into an IncompleteError: what was copied stays."""
     try:
         yield
     except UnreachableError as error:
-        raise IncompleteError(error.message, hint=f"{error.hint}; the same command goes on") from None
+        raise IncompleteError(error.message, hint=f"{error.hint}; the same command resumes") from None

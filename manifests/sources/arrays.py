@@ -1,4 +1,4 @@
-"""Images that lie in one array: the idx files of MNIST and its successors."""
+"""Images stored in one array: the idx files of MNIST and its successors."""
 
 import gzip
 import math
@@ -44,7 +44,7 @@ class ArraySource:
     root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """The pixels as stored, in the order asked; views of the array."""
+        """Return the pixels as stored, in the order requested; views of the array."""
         return [Pixels(self.images[row]) for row in rows]
 
 
@@ -72,7 +72,7 @@ def array_source(
 
 
 def find_idx(path: Path) -> Path | None:
-    """The folder at or below `path` (DIR, DIR/raw, DIR/NAME/raw) that holds idx files; None when none does."""
+    """Return the folder at or below `path` (DIR, DIR/raw, DIR/NAME/raw) that holds idx files; None if none does."""
     return next((folder for folder in (path, path / "raw", *sorted(path.glob("*/raw"))) if _idx_splits(folder)), None)
 
 
@@ -122,7 +122,7 @@ def _read_idx(stream: IO[bytes], dimensions: int, most_bytes: int) -> NDArray[np
         raise ValueError(f"its header declares {'x'.join(map(str, shape))} bytes, which it cannot hold")
     data = _read_exactly(stream, count)
     if stream.read(1):
-        raise ValueError("it goes on after the last value")
+        raise ValueError("it continues after the last value")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 

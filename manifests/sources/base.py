@@ -1,4 +1,4 @@
-"""What a source of labelled images is, and which reader a specification means."""
+"""The interface of sources of labelled images, and the reader for each specification."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call the data set: the folder's name."""
+        """Name of the data set: that of its folder."""
 
     @property
     def split(self) -> str | None:
-        """The split that was opened, as the source spells it; None where there are no splits."""
+        """The split that was opened, as the source spells it; None if there are no splits."""
 
     @property
     def root(self) -> Path | None:
@@ -45,7 +45,7 @@ class Source(Protocol):
         """(N,), each in [0, C)."""
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """The images of some rows, in the order asked; what cannot be read is a problem in its place.
+        """Return the images of some rows, in the order requested, with a problem in place of an unreadable one.
 
         May be called from several threads at once. Nothing is decoded.
         """
@@ -56,9 +56,9 @@ def open_source(
 ) -> Source:
     """Open a folder, a .parquet or .beton file, `torchvision:NAME[=ROOT]` or `demo:digits`.
 
-    What lies in a folder decides how it is read. `split` defaults to train where there are splits; `classes` is a
-    file of class names (JSON list, JSON {index: name}, or one name a line); `label` chooses the label column of
-    Parquet files and of CIFAR-100. InputError, with the accepted layouts, when it is not a set of labelled images.
+    The content of a folder decides how it is read. `split` defaults to train if there are splits; `classes` is a
+    file of class names (JSON list, JSON {index: name}, or one name per line); `label` chooses the label column of
+    Parquet files and of CIFAR-100. Raises InputError, with the accepted layouts, for anything else.
     """
     try:
         return _open(str(spec), split, classes, label)
@@ -77,8 +77,8 @@ def _open(spec: str, split: str | None, classes: Path | None, label: str | None)
         return open_torchvision(rest, split=split, classes=classes, label=label)
     if is_url(spec):
         raise InputError(
-            f"{without_password(spec)} is a URL, and images are read on this machine",
-            hint="of a manifest that is there: prune pull URL DIR",
+            f"{without_password(spec)} is a URL, but images are read from this machine only",
+            hint="to fetch a manifest: prune pull URL DIR",
         )
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -100,7 +100,7 @@ def _open(spec: str, split: str | None, classes: Path | None, label: str | None)
 def open_held_out(
     spec: str, *, split: str | None = None, classes: Path | None = None, label: str | None = None
 ) -> Source:
-    """Open validation images: the split named, else test or validation; all of it where there are no splits."""
+    """Open validation images: the named split, else test or validation; all of them if there are no splits."""
     if split is not None:
         return open_source(spec, split=split, classes=classes, label=label)
     try:
@@ -142,6 +142,6 @@ def _open_demo(name: str, split: str | None, classes: Path | None) -> Source:
 def _refuse_label(label: str | None, spec: object) -> None:
     if label is not None:
         raise UsageError(
-            f"{spec} has one label a sample: no column {label!r} to choose",
+            f"{spec} has one label per sample: there is no column {label!r} to choose",
             hint="a label column can be chosen for Parquet files and CIFAR-100 only",
         )

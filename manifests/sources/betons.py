@@ -39,7 +39,7 @@ class BetonSource:
     root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """The images as stored, in the order asked; pixels are views of the mapped file."""
+        """Return the images as stored, in the order requested; pixels are views of the mapped file."""
         return [self._image(int(row)) for row in rows]
 
     def _image(self, row: int) -> RawImage:
@@ -49,7 +49,7 @@ class BetonSource:
 
 
 def open_beton(path: Path, *, split: str | None = None, classes: Path | None = None) -> BetonSource:
-    """Open a beton by its first image field and its field `label`, else its first integer field.
+    """Open a beton: its first image field, and its field `label` or else its first integer field.
 
     Class names: `classes`, else those of the manifest it lies in, else names.json beside it, else numbers.
     """

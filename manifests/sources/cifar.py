@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors publish them: Python 2 pickles, read without running what is in them."""
+"""CIFAR-10 and CIFAR-100 as their authors publish them: Python 2 pickles, read without executing them."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ from manifests.sources.names import check_class_names, choose_split, data_set_na
 
 MAX_BATCH_BYTES = 1 << 30
 _ROW_BYTES = 3 * 32 * 32
-_AGAIN = "extract the archive again: python version of CIFAR-10 or CIFAR-100"
+_AGAIN = "extract the archive again: the python version of CIFAR-10 or CIFAR-100"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ _LAYOUTS = (
 
 
 def find_cifar(path: Path) -> Path | None:
-    """The folder of CIFAR batches at or directly below `path`; None when there is none."""
+    """Return the folder of CIFAR batches at or directly below `path`; None if there is none."""
     for layout in _LAYOUTS:
         for folder in (path, path / layout.folder):
             if (folder / layout.meta).is_file() and _splits(folder, layout):
@@ -59,11 +59,11 @@ def find_cifar(path: Path) -> Path | None:
 def open_cifar(
     folder: Path, *, split: str | None = None, classes: Path | None = None, label: str | None = None
 ) -> ArraySource:
-    """Open cifar-10-batches-py or cifar-100-python; `label` fine_label (default) or coarse_label for the latter."""
+    """Open cifar-10-batches-py or cifar-100-python; `label` is fine_label (default) or coarse_label for the latter."""
     layout = next(known for known in _LAYOUTS if (folder / known.meta).is_file() and _splits(folder, known))
     column = label or next(iter(layout.labels))
     if column not in layout.labels:
-        raise UsageError(f"{folder} has no labels {column!r}", hint=f"known: {', '.join(layout.labels)}")
+        raise UsageError(f"{folder} has no label column {column!r}", hint=f"known: {', '.join(layout.labels)}")
     label_key, name_key = layout.labels[column]
     chosen = choose_split(_splits(folder, layout), split, folder)
     batches = [_read_batch(folder / name, label_key) for name in layout.splits[chosen]]
@@ -93,10 +93,10 @@ def _read_batch(path: Path, label_key: bytes) -> tuple[NDArray[np.uint8], NDArra
     content = _load(path)
     data, labels = content.get(b"data"), content.get(label_key)
     if not isinstance(data, _Array) or not isinstance(labels, list):
-        raise InputError(f"{path} holds no b'data' array and {label_key!r} list", hint=_AGAIN)
+        raise InputError(f"{path} lacks a b'data' array or a {label_key!r} list", hint=_AGAIN)
     count = len(labels)
     if data.dtype != b"u1" or data.shape != (count, _ROW_BYTES) or len(data.raw) != count * _ROW_BYTES:
-        raise InputError(f"{path}: its data are not {count} rows of {_ROW_BYTES} bytes", hint=_AGAIN)
+        raise InputError(f"{path}: its data is not {count} rows of {_ROW_BYTES} bytes", hint=_AGAIN)
     if not all(type(value) is int and 0 <= value < 1 << 31 for value in labels):
         raise InputError(f"{path}: a label is not a class number", hint=_AGAIN)
     planes = np.frombuffer(data.raw, np.uint8)
@@ -119,10 +119,10 @@ def _load(path: Path) -> dict[bytes, Any]:
         data = path.read_bytes()
         _check_memo(data)
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a damaged pickle may raise nearly anything
         raise InputError(f"{path} is not a CIFAR batch: {error}", hint=_AGAIN) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a CIFAR batch: it holds no dictionary", hint=_AGAIN)
+        raise InputError(f"{path} is not a CIFAR batch: it is not a dictionary", hint=_AGAIN)
     return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
 
 
@@ -186,7 +186,7 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a known name; UnpicklingError for any other."""
+        """Return the stand-in for a known name. Raises UnpicklingError for any other."""
         if (module, name) not in self._KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return self._KNOWN[module, name]

@@ -13,7 +13,7 @@ _GREY_LEVELS = 16
 
 
 def open_digits(*, split: str | None = None, classes: Path | None = None) -> ArraySource:
-    """1,797 images of 8x8 px in 10 classes, 1,298 to train and 499 to test.
+    """Open 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
 
     The 0..16 grey levels become round(v * 255 / 16). In each class, images are ordered by the sha256 of these pixels;
     the first 5/18 of them, rounded, are the test split. Rows keep scikit-learn's order.

@@ -20,12 +20,12 @@ _CHILD = "import sys; from torchvision import datasets; getattr(datasets, sys.ar
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """Where torchvision puts a data set below its root, and how to tell that all of it is there."""
+    """The place of a data set below torchvision's root, and what a complete one contains."""
 
     reader: str
     folder: str
     needs: tuple[str, ...]
-    """Below `folder`; a file may also be there with .gz."""
+    """Paths below `folder`; a file may also be there with .gz."""
     counts: Mapping[str | None, int]
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
 
@@ -76,16 +76,16 @@ _KNOWN = {
 def open_torchvision(
     spec: str, *, split: str | None = None, classes: Path | None = None, label: str | None = None
 ) -> ArraySource | FolderSource:
-    """Open NAME or NAME=ROOT; what is not below ROOT yet is downloaded there by torchvision.
+    """Open NAME or NAME=ROOT; torchvision downloads what is not below ROOT yet.
 
-    InputError when the download fails or what lies there is not complete.
+    Raises InputError if the download fails or the files there are incomplete.
     """
     name, _, given_root = spec.partition("=")
     known = _KNOWN.get(name)
     if known is None:
         raise UsageError(f"unknown torchvision data set {name!r}", hint=f"known: {', '.join(_KNOWN)}")
     if label is not None and name != "CIFAR100":
-        raise UsageError(f"torchvision:{name} has one label a sample: no column {label!r} to choose")
+        raise UsageError(f"torchvision:{name} has one label per sample: there is no column {label!r} to choose")
     if None not in known.counts:
         choose_split([known_split for known_split in known.counts if known_split], split, f"torchvision:{name}")
     root = Path(given_root or DEFAULT_ROOT).expanduser()
@@ -93,7 +93,7 @@ def open_torchvision(
     if _missing(folder, known):
         _download(name, root)
         if absent := _missing(folder, known):
-            raise InputError(f"torchvision fetched {name}, but {folder / absent} is not there")
+            raise InputError(f"torchvision fetched {name}, but {folder / absent} is missing")
     source = _open(known, folder, split, classes, label)
     expected = known.counts[source.split]
     if len(source.keys) != expected:

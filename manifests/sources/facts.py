@@ -1,4 +1,4 @@
-"""What can be told of the images of a source without keeping them: sizes, content hashes, thumbnails."""
+"""Facts about the images of a source, found without keeping the images: sizes, content hashes, thumbnails."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ from manifests.sources.reading import map_images
 R = TypeVar("R")
 Rows = NDArray[np.int64]
 _STAT_ROWS = 2048
-_STATS_A_WORKER = 4
+_STATS_PER_WORKER = 4
 _UNKNOWN = -2
 
 
 class PixelFacts(NamedTuple):
-    """What an image shows: 192 bytes, and its sides in pixels; nothing where it was not looked at."""
+    """Thumbnail of an image, 192 bytes, and its sides in pixels; empty if it was not decoded."""
 
     thumbnail: bytes = b""
     width: int = 0
@@ -32,7 +32,7 @@ class PixelFacts(NamedTuple):
 
 
 class SourceFacts:
-    """A source of which no image is read twice to be hashed, and no size asked for twice."""
+    """A source with a memory: no image is hashed twice, and no size is looked up twice."""
 
     def __init__(self, source: Source, workers: int) -> None:
         self.source, self.workers = source, workers
@@ -41,7 +41,7 @@ class SourceFacts:
         self._size_M = np.full(len(source.keys), _UNKNOWN, np.int64)
 
     def sizes(self, row_n: Rows) -> Rows:
-        """(n,) bytes of some images, files of a folder without reading them; -1 where one cannot be read."""
+        """Return (n,) bytes of some images, of files in a folder without reading them; -1 if one cannot be read."""
         left_n = row_n[self._size_M[row_n] == _UNKNOWN]
         self._size_M[left_n] = self._sizes(left_n)
         return self._size_M[row_n]
@@ -52,12 +52,12 @@ class SourceFacts:
             return np.fromiter(self._map(row_n, _size, "reading sizes"), np.int64, len(row_n))
         paths = [keys[row] for row in row_n.tolist()]
         bands = [paths[start : start + _STAT_ROWS] for start in range(0, len(paths), _STAT_ROWS)]
-        # A network file system answers slowly, and many at once.
-        with ThreadPoolExecutor(max_workers=_STATS_A_WORKER * self.workers, thread_name_prefix="sizes") as pool:
+        # A network file system answers slowly, but many requests at once.
+        with ThreadPoolExecutor(max_workers=_STATS_PER_WORKER * self.workers, thread_name_prefix="sizes") as pool:
             return np.concatenate([np.zeros(0, np.int64), *pool.map(partial(file_sizes, root), bands)])
 
     def hashes(self, row_n: Rows) -> NDArray[np.uint8]:
-        """(n, 16) content hashes of some images; zeros where one cannot be read."""
+        """Return (n, 16) content hashes of some images; zeros if one cannot be read."""
         left_n = row_n[~self._is_hashed_M[row_n]]
         for row, digest in zip(left_n.tolist(), self._map(left_n, _hash, "hashing"), strict=True):
             self._hash_M16[row] = np.frombuffer(digest, np.uint8)
@@ -65,9 +65,9 @@ class SourceFacts:
         return self._hash_M16[row_n]
 
     def seen(self, row_n: Rows, hash_n16: NDArray[np.uint8] | None = None) -> Iterator[PixelFacts | None]:
-        """Thumbnail and sides of each image, None where it cannot be decoded.
+        """Yield thumbnail and sides of each image, None if it cannot be decoded.
 
-        hash_n16: images of these content hashes are not looked at.
+        hash_n16: images with these content hashes are not decoded.
         """
         place_M = np.full(len(self.source.keys), -1, np.int64)
         place_M[row_n] = np.arange(len(row_n))

@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class, as torchvision's ImageFolder reads them."""
+"""Folders of images, one folder per class, as torchvision's ImageFolder reads them."""
 
 import os
 import stat
@@ -40,14 +40,14 @@ class FolderSource:
     kind: str = "folder"
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """The bytes of the files, in the order asked; a file that cannot be read is a problem."""
+        """Return the bytes of the files, in the order requested; a file that cannot be read is a problem."""
         return [_read_file(f"{self.root}/{self.keys[row]}") for row in rows]
 
 
 def open_image_folder(path: Path, *, split: str | None = None, classes: Path | None = None) -> FolderSource:
     """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
 
-    `classes` renames them in that order; when it names every folder, it fixes their order instead, and may hold
+    `classes` renames them in that order; if it names every folder, it fixes their order instead, and may hold
     more classes than there are folders.
     """
     chosen = _choose_folder(path, split)
@@ -76,12 +76,12 @@ def open_image_folder(path: Path, *, split: str | None = None, classes: Path | N
 
 
 def file_sizes(root: Path, keys: Sequence[str]) -> NDArray[np.int64]:
-    """Bytes of files below a folder (n,), without reading them; -1 for what is not a file."""
+    """Return the bytes of files below a folder (n,), without reading them; -1 if one is not a file."""
     return np.fromiter((_size_bytes(f"{root}/{key}") for key in keys), np.int64, len(keys))
 
 
 def _choose_folder(path: Path, split: str | None) -> str | None:
-    """The split folder to descend into, None when `path` itself holds the class folders."""
+    """Return the split folder to descend into; None if `path` itself holds the class folders."""
     folders = _subfolders(path)
     if split is not None and split in folders:
         return split
@@ -107,7 +107,7 @@ def _class_order(folders: list[str], classes: Path | None, where: Path) -> tuple
         missing = next(name for name in folders if name not in names)
         raise InputError(
             f"{classes} names {len(names)} classes, {where} has {len(folders)} class folders",
-            hint=f"name the folders themselves (not there: {missing}), or give one name for each in sorted order",
+            hint=f"name the folders themselves (missing: {missing}), or give one name for each in sorted order",
         )
     return names, in_order
 
@@ -123,7 +123,7 @@ def _subfolders(path: Path) -> list[str]:
 
 
 def _image_files(folder: Path, prefix: str) -> Iterator[str]:
-    """Paths of the image files anywhere below `folder`; without a stat a file."""
+    """Yield the paths of the image files anywhere below `folder`, without one stat per file."""
     pending: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), prefix, (os.path.realpath(folder),))]
     while pending:
         current, prefix, trail = pending.pop()
@@ -151,7 +151,7 @@ def _followed(link: str, trail: tuple[str, ...]) -> str:
 
 
 def _dangles(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - no Path object a file
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - no Path object per file
 
 
 def _is_image_name(name: str) -> bool:
@@ -188,12 +188,12 @@ def _extensions() -> str:
 
 def _read_file(path: str) -> RawImage | ImageProblem:
     try:
-        facts = os.stat(path)  # noqa: PTH116 - no Path object a file
+        facts = os.stat(path)  # noqa: PTH116 - no Path object per file
         if not stat.S_ISREG(facts.st_mode):
             return ImageProblem("not a regular file")
         if facts.st_size > MAX_FILE_BYTES:
             return ImageProblem(f"the file is larger than {MAX_FILE_BYTES >> 30} GiB")
-        with open(path, "rb") as stream:  # noqa: PTH123 - no Path object a file
+        with open(path, "rb") as stream:  # noqa: PTH123 - no Path object per file
             return Encoded(stream.read())
     except OSError as error:
         return ImageProblem(f"cannot be read: {error.strerror or type(error).__name__}")
@@ -201,7 +201,7 @@ def _read_file(path: str) -> RawImage | ImageProblem:
 
 def _size_bytes(path: str) -> int:
     try:
-        facts = os.stat(path)  # noqa: PTH116 - no Path object a file
+        facts = os.stat(path)  # noqa: PTH116 - no Path object per file
     except OSError:
         return -1
     return facts.st_size if stat.S_ISREG(facts.st_mode) else -1

@@ -1,4 +1,4 @@
-"""What every source checks alike: splits and their spellings, class names, labels, keys."""
+"""Checks that all sources share: splits and their spellings, class names, labels, keys."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -23,13 +23,13 @@ _SPELLINGS = {"training": "train", "validation": "val", "valid": "val"}
 
 
 class NoSplitsError(InputError):
-    """A split was asked of data that has none."""
+    """A split was requested from data without splits."""
 
 
 def choose_split(available: Collection[str], split: str | None, where: object) -> str:
-    """The available split that is meant: itself, or another spelling of it; train when None.
+    """Return the available split that is meant: itself, or another spelling of it; train if None.
 
-    test, val, validation and valid stand for each other where only one of them exists. InputError when there is none.
+    test, val, validation and valid stand for each other if only one of them exists. Raises InputError if none does.
     """
     wanted = (split or "train").lower()
     family = next((names for names in (_TRAIN, _HELD_OUT) if wanted in names), ())
@@ -44,13 +44,13 @@ def choose_split(available: Collection[str], split: str | None, where: object) -
 
 
 def split_in(folders: str) -> str | None:
-    """train, val or test: the last folder of a path that is a split, however spelled; None where none is."""
+    """Return train, val or test: the last folder of a path that is a split, however spelled; None if none is."""
     names = [name for name in folders.lower().split("/") if name in KNOWN_SPLITS]
     return _SPELLINGS.get(names[-1], names[-1]) if names else None
 
 
 def refuse_split(split: str | None, where: object) -> None:
-    """InputError when a split was asked of data that has none."""
+    """Raise InputError if a split is requested from data without splits."""
     if split is not None:
         raise NoSplitsError(
             f"{where} has no split {split!r}: it has no splits",
@@ -59,13 +59,13 @@ def refuse_split(split: str | None, where: object) -> None:
 
 
 def row_keys(split: str, count: int) -> list[str]:
-    """Keys of numbered rows, padded so that their order is that of the rows."""
+    """Return keys of numbered rows, padded so that they sort in the order of the rows."""
     width = max(8, len(str(count)))
     return [f"{split}/{row:0{width}d}" for row in range(count)]
 
 
 def data_set_name(path: Path) -> str:
-    """The name of the nearest folder that is not just called raw, data or train."""
+    """Return the name of the nearest folder that is not just called raw, data or train."""
     resolved = path.resolve()
     for part in (resolved, *resolved.parents):
         if part.name and part.name.lower() not in (*KNOWN_SPLITS, "raw", "data"):
@@ -74,7 +74,7 @@ def data_set_name(path: Path) -> str:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a JSON list, a JSON object {index: name}, or a text file of one name a line."""
+    """Read class names from a JSON list, a JSON object {index: name}, or a text file of one name per line."""
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise InputError(f"{path} is too large for a file of class names")
@@ -98,7 +98,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]:
-    """The names as a tuple; InputError when one is empty, not text, or there twice."""
+    """Return the names as a tuple. Raises InputError if one is empty, not text, or there twice."""
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name:
@@ -110,16 +110,16 @@ def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]
 
 
 def names_beside(folder: Path, *candidates: str) -> Path | None:
-    """The first of some files of class names that lies in `folder`."""
+    """Return the first of some files of class names that exists in `folder`."""
     return next((folder / name for name in candidates if (folder / name).is_file()), None)
 
 
 def resolve_names(
     labels_N: NDArray[np.integer], *, given: tuple[str, ...] | None, known: tuple[str, ...] | None, where: object
 ) -> tuple[str, ...]:
-    """Class names as given, else as known to the data, else "0", "1", ... up to the largest label.
+    """Return class names as given, else as known to the data, else "0", "1", ... up to the largest label.
 
-    InputError when given and known names differ in number, or labels are no class numbers.
+    Raises InputError if given and known names differ in number, or labels are not class numbers.
     """
     if given is not None and known is not None and len(given) != len(known):
         raise InputError(
@@ -130,14 +130,14 @@ def resolve_names(
         return given or known or ()
     largest = int(labels_N.max()) if len(labels_N) else -1
     if largest >= MAX_CLASSES:
-        raise InputError(f"{where}: label {largest} is no class number", hint="choose another label column")
+        raise InputError(f"{where}: label {largest} is not a class number", hint="choose another label column")
     return tuple(str(index) for index in range(largest + 1))
 
 
 def check_source_labels(
     labels_N: NDArray[np.integer], class_names: Sequence[str], keys: Sequence[str], where: object
 ) -> NDArray[np.int32]:
-    """Labels as (N,) int32; InputError when one is outside [0, C), fewer than 2 classes occur, or nothing is there."""
+    """Return labels as (N,) int32. Raises InputError if one is outside [0, C) or fewer than 2 classes occur."""
     if len(labels_N) == 0:
         raise InputError(f"{where} holds no samples", hint=LAYOUTS)
     if len(labels_N) != len(keys):
@@ -159,7 +159,7 @@ def check_source_labels(
 
 
 def check_unique_keys(keys: Sequence[str], where: object) -> None:
-    """InputError when a key occurs twice; `keys` are sorted."""
+    """Raise InputError if a key occurs twice; `keys` are sorted."""
     for first, second in pairwise(keys):
         if first == second:
             raise InputError(f"{where}: the key {first} occurs twice")

@@ -35,7 +35,7 @@ _LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParquetSource:
-    """Rows of one or more Parquet files, numbered through in the order of the files' names."""
+    """Rows of one or more Parquet files, numbered consecutively in the order of the files' names."""
 
     name: str
     split: str | None
@@ -47,13 +47,13 @@ class ParquetSource:
     root: None = None
 
     def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """The image bytes as stored, in the order asked; a row group that cannot be read is a problem of its rows."""
+        """Return the image bytes as stored, in the order requested; an unreadable row group is a problem per row."""
         values = self.groups.values(rows)
         return [_image(value) for value in values]
 
 
 def find_shards(path: Path) -> dict[str, list[Path]]:
-    """The Parquet files at `path`, `path`/data or `path`/SPLIT, by split; "" for files whose name tells none."""
+    """Return the Parquet files at `path`, `path`/data or `path`/SPLIT, by split; "" for files whose name has none."""
     found: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         for file in sorted(folder.glob("*.parquet"), key=lambda file: file.name):
@@ -85,7 +85,7 @@ def open_parquet(
     for shard in shards[1:]:
         for column in (image_column, label_column):
             if column not in shard.schema.names or shard.schema.field(column).type != schema.field(column).type:
-                raise InputError(f"{shard.path}: column {column!r} is not as in {paths[0].name}")
+                raise InputError(f"{shard.path}: column {column!r} is missing or not of the type in {paths[0].name}")
     where = path if len(paths) > 1 else paths[0]
     groups = RowGroups(shards, image_column)
     labels_N = np.concatenate([_labels(shard, label_column) for shard in shards])
@@ -167,7 +167,7 @@ def _label_column(schema: "pa.Schema", label: str | None, where: Path) -> str:
         return label
     preferred = [name for name in _LABEL_COLUMNS if name in columns] or columns
     if not preferred or (len(preferred) > 1 and preferred[0] not in _LABEL_COLUMNS):
-        raise InputError(f"{where}: which column holds the labels?", hint=f"choose one; {known}")
+        raise InputError(f"{where}: it is not clear which column holds the labels", hint=f"choose one; {known}")
     return str(preferred[0])
 
 
@@ -183,7 +183,7 @@ def _labels(shard: Shard, column: str) -> NDArray[np.int64]:
 
 
 def _known_names(folder: Path, schema: "pa.Schema", column: str, *, asked: str | None) -> tuple[str, ...] | None:
-    """Names from a file beside the data (names.json is of the default label), or from the files' own metadata."""
+    """Read names from a file beside the data (names.json is for the default label), or from the files' own metadata."""
     files = [f"{column}_names.json", f"{column.removesuffix('_label')}_names.json"]
     if asked is None or column in _LABEL_COLUMNS:
         files += ["names.json", "classes.txt"]

@@ -1,4 +1,4 @@
-"""Images of a source through a pool of threads, in order, without holding more than a few blocks."""
+"""Read images of a source with a pool of threads, in order, holding no more than a few blocks."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One column of many Parquet files, read row group by row group and kept while memory allows."""
+"""One column of many Parquet files, read by row groups and cached while memory allows."""
 
 from bisect import bisect_right
 from collections import OrderedDict
@@ -35,7 +35,7 @@ class Shard:
 
 
 def open_shard(path: Path) -> Shard:
-    """Read the footer of a file; InputError when it is damaged."""
+    """Read the footer of a file. Raises InputError if it is damaged."""
     import pyarrow.parquet as pq
 
     with damaged(path), pq.ParquetFile(path) as file:
@@ -56,10 +56,10 @@ def damaged(path: Path) -> Iterator[None]:
 
 
 class RowGroups:
-    """The values of one column by row; from several threads, one of which reads at a time.
+    """The values of one column by row, for several threads, one of which reads at a time.
 
-    Row groups last used are kept up to CACHE_BYTES: rows in order cost one read of each group, rows in random
-    order too when the column is small, and a file of huge groups costs one group of memory.
+    Row groups used last are cached up to CACHE_BYTES: rows in order cost one read of each group, rows in random
+    order too if the column is small, and a file of huge groups takes the memory of one group.
     """
 
     def __init__(self, shards: Sequence[Shard], column: str) -> None:
@@ -78,7 +78,7 @@ class RowGroups:
         return RowGroups, (self._shards, self._column)
 
     def values(self, rows: Sequence[int]) -> list[Any]:
-        """Python values of some rows, in the order asked; an ImageProblem for each row of an unreadable group."""
+        """Return values of some rows, in the order requested; an ImageProblem for each row of an unreadable group."""
         by_group: dict[int, list[int]] = {}
         for position, row in enumerate(rows):
             if not 0 <= row < self._starts[-1]:

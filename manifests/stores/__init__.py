@@ -1,1 +1,1 @@
-"""Where manifests are read from and written to: folders, URLs, the Hugging Face hub."""
+"""Places to read manifests from and write them to: folders, URLs, the Hugging Face hub."""

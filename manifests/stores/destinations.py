@@ -1,7 +1,7 @@
-"""Where a manifest can be pushed to: a folder, or a file system of fsspec; see manifests/hub.py for the hub.
+"""Destinations of a push: a folder, or a file system of fsspec; see manifests/stores/hub.py for the hub.
 
-A destination says whether it holds a file by its digest, and takes files one by one. The header comes last: until it is
-there, readers see no manifest.
+A destination compares files by their digests and takes them one by one. The header comes last: until it is there,
+readers see no manifest.
 """
 
 import base64
@@ -17,45 +17,45 @@ from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore, RemoteStore, Store, answering, levels, store_of
 
 ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
-"""Object stores: what is put appears whole or not at all."""
+"""Object stores: an uploaded file appears whole or not at all."""
 
 
 class Destination(Protocol):
-    """Where a manifest is pushed to."""
+    """A place that a manifest is pushed to."""
 
     store: Store
     is_one_step: bool
-    """Whether `finish` takes all that was put in one step, and nothing where somebody else was faster."""
+    """True if `finish` publishes all files in one step, and none of them if someone else was faster."""
 
     def begin(self, paths: list[str]) -> None:
-        """Look which of the files are there."""
+        """Find out which of the files are there."""
 
     def listed(self) -> list[str]:
-        """Paths of the files that `begin` saw there, whoever put them."""
+        """Return the paths of the files that `begin` found there, whoever put them."""
 
     def holds(self, file: LocalFile) -> bool:
-        """Whether it has this file with these bytes."""
+        """Return whether this file is there with these bytes."""
 
     def put(self, file: LocalFile) -> None:
-        """Take a file, in place of another of its name."""
+        """Store a file, replacing any other of its name."""
 
     def remove(self, path: str) -> None:
-        """Forget a file, if it is there."""
+        """Remove a file, if it is there."""
 
     def changed(self, paths: list[str]) -> str | None:
-        """The first of these files that was put or found here and is no longer the same; None where all are."""
+        """Return the first of these files that was put or found here and has changed since; None if none has."""
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """Take manifest.json, unless it is there: from now on there is a manifest."""
+        """Store manifest.json, unless it is there: from then on there is a manifest."""
 
 
 def destination_at(where: str) -> Destination:
-    """The destination at a path or URL; UsageError for one that nobody can write to."""
+    """Return the destination at a path or URL. Raises UsageError if it cannot be written to."""
     store = store_of(where)
     if store.is_local:
         return FolderDestination(store)
     if store.scheme in ("http", "https"):
-        raise UsageError(f"{store.where}: a web server takes no files", hint="push to s3://, gs://, hf:// or a folder")
+        raise UsageError(f"{store.where}: a web server accepts no push", hint="push to s3://, gs://, hf:// or a folder")
     if store.scheme == "hf":
         from manifests.stores.hub import HubDestination
 
@@ -72,20 +72,20 @@ class FolderDestination:
         self.store: Store = store
         self.folder = store.folder
         self._known: dict[str, tuple[object, str]] = {}
-        """Of files that are there: what tells that nobody else put one in their place, and the sha256."""
+        """For each file that is there: a mark that changes if someone else replaces it, and its sha256."""
 
     def begin(self, paths: list[str]) -> None:
-        """Clear what a killed push left."""
+        """Remove what a killed push left."""
         if self.folder.is_dir():
             remove_temporaries(self.folder)
 
     def listed(self) -> list[str]:
-        """Paths of the files in the folder, and of links."""
+        """Return the paths of the files and links in the folder."""
         found = (path for path in self.folder.rglob("*") if path.is_symlink() or not path.is_dir())
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def holds(self, file: LocalFile) -> bool:
-        """Whether the folder has this file with these bytes."""
+        """Return whether the folder has this file with these bytes."""
         mark = self._mark(file.path)
         if self.store.size(file.path) != file.bytes or self.store.sha256(file.path) != file.sha256:
             return False
@@ -93,7 +93,7 @@ class FolderDestination:
         return True
 
     def changed(self, paths: list[str]) -> str | None:
-        """The first file in whose place somebody else put other bytes."""
+        """Return the first file that someone else replaced by other bytes."""
         return next((path for path in paths if path in self._known and self._is_other(path, *self._known[path])), None)
 
     def _is_other(self, path: str, mark: object, sha256: str) -> bool:
@@ -107,7 +107,7 @@ class FolderDestination:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def put(self, file: LocalFile) -> None:
-        """Copy under another name, then rename; InputError for a file that was altered meanwhile."""
+        """Copy under another name, then rename. Raises InputError if the file was altered meanwhile."""
         digest = hashlib.sha256()
         with file.store.open(file.path) as reader, self.writer(file.path) as writer:
             while chunk := reader.read(CHUNK_BYTES):
@@ -118,7 +118,7 @@ class FolderDestination:
         self._known[file.path] = self._mark(file.path), file.sha256
 
     def writer(self, path: str) -> Any:
-        """As `atomic_file`, for a file inside this folder; InputError where a link leads out of it."""
+        """Open a file inside this folder like `atomic_file`. Raises InputError if a link leads out of it."""
         place = self.folder
         for name in levels(path):
             place = place / name
@@ -146,14 +146,14 @@ class RemoteDestination:
         self._remote, self._filesystem = store, store.filesystem
         self._listed: set[str] = set()
         self._known: dict[str, tuple[object, str | None]] = {}
-        """Of files that are there: what `_mark` says of them."""
+        """For each file that is there: its `_mark`."""
 
     def begin(self, paths: list[str]) -> None:
-        """List what is there, so that an empty place is asked once and not for every file."""
+        """List what is there, so that an empty place is queried once and not for every file."""
         self._listed = set(self._find())
 
     def _find(self) -> dict[str, dict[str, Any]]:
-        """What the other side says of each file below the URL."""
+        """Return what the server reports about each file below the URL."""
         try:
             with answering(self.store.where):
                 found = self._filesystem.find(self._remote.root, detail=True)
@@ -162,28 +162,28 @@ class RemoteDestination:
         return {full.strip("/"): info for full, info in found.items()}
 
     def changed(self, paths: list[str]) -> str | None:
-        """The first file that has another size or digest now, as far as the other side says, or is gone."""
+        """Return the first file that is missing or, as far as the server reports, has another size or digest now."""
         found = self._find()
         for path in paths:
             if path not in self._known:
                 continue
-            # A listing may lag behind, or call a file otherwise.
+            # A listing may lag behind, or spell a path differently.
             info = found.get(self._remote.full(path).strip("/")) or self._info(path)
             if info is None or _mark(info) != self._known[path]:
                 return path
         return None
 
     def listed(self) -> list[str]:
-        """Paths of the files below the URL."""
+        """Return the paths of the files below the URL."""
         root = f"{self._remote.root.strip('/')}/"
         return sorted(full.removeprefix(root) for full in self._listed if full.startswith(root))
 
     def holds(self, file: LocalFile) -> bool:
-        """Whether these bytes are there, by the digest the other side keeps, else by reading them back."""
+        """Return whether these bytes are there, by the server's digest, else by reading them back."""
         return self._remote.full(file.path).strip("/") in self._listed and self._has(file)
 
     def _info(self, path: str) -> dict[str, Any] | None:
-        """What the other side says of one file; None where it is not there."""
+        """Return what the server reports about one file; None if it is missing."""
         try:
             with answering(self.store.name(path)):
                 info: dict[str, Any] = self._filesystem.info(self._remote.full(path))
@@ -195,17 +195,17 @@ class RemoteDestination:
         info = self._info(file.path)
         if info is None or info.get("size") != file.bytes:
             return False
-        # The ETag of one put to S3 is an MD5, of an upload in several parts or an encrypted one it is not.
+        # On S3 the ETag is an MD5, but not after a multipart upload or with encryption.
         if _md5(info) != file.md5 and self.store.sha256(file.path) != file.sha256:
             return False
         self._known[file.path] = _mark(info)
         return True
 
     def put(self, file: LocalFile) -> None:
-        """Upload, and make sure that what arrived is what was sent."""
+        """Upload, then check that what arrived is what was sent."""
         self._write(file.path, lambda full: self._filesystem.put_file(str(file.full), full))
         if not self._has(file):
-            raise InputError(f"{self.store.name(file.path)} arrived altered", hint="push again")
+            raise InputError(f"{self.store.name(file.path)} was altered on its way", hint="push again")
 
     def _write(self, path: str, write: Callable[[str], Any]) -> None:
         full = self._remote.full(path)
@@ -220,7 +220,7 @@ class RemoteDestination:
                 self._filesystem.mv(f"{folder}/.{name}.tmp", full)
         except FileNotFoundError:
             raise InputError(
-                f"{self.store.name(path)}: there is no such place to write to", hint="make the bucket first"
+                f"{self.store.name(path)}: this location does not exist", hint="create the bucket first"
             ) from None
 
     def remove(self, path: str) -> None:
@@ -242,7 +242,7 @@ def _mark(info: dict[str, Any]) -> tuple[object, str | None]:
 
 
 def _md5(info: dict[str, Any]) -> str | None:
-    """Hexadecimal MD5 of a file, where the other side says."""
+    """Return the hexadecimal MD5 of a file, if the server reports it."""
     if isinstance(etag := info.get("ETag"), str):
         return etag.strip('"').lower()
     if isinstance(encoded := info.get("md5Hash"), str):

@@ -1,4 +1,4 @@
-"""Data set repositories of the Hugging Face hub as a place to push to: all files and the header are one commit."""
+"""Push to data set repositories of the Hugging Face hub: all files and the header are one commit."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from manifests.stores.local_file import LocalFile
 from manifests.stores.store import RemoteStore, Store, answering
 
 PRECONDITION_FAILED = 412
-"""What the hub answers to a commit whose parent is no longer the newest."""
+"""The hub's status for a commit whose parent is no longer the newest."""
 _URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+))?")
 
 
@@ -25,15 +25,15 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> "Place":
-        """UsageError for a URL that is no place in a data set repository."""
+        """Parse a URL. Raises UsageError if it does not name a data set repository."""
         found = _URL.fullmatch(url.rstrip("/"))
         if found is None:
-            raise UsageError(f"{url} is no data set repository", hint="for example: hf://datasets/USER/NAME")
+            raise UsageError(f"{url} is not a data set repository", hint="for example: hf://datasets/USER/NAME")
         return cls(found["repo"], found["revision"], f"{found['folder']}/" if found["folder"] else "")
 
 
 class HubDestination:
-    """A data set repository; made private when it is not there yet. Nothing is sent before `finish`."""
+    """A data set repository, created as private if missing. Nothing is sent before `finish`."""
 
     is_one_step = True
 
@@ -49,24 +49,24 @@ class HubDestination:
         self._old: list[str] = []
 
     def begin(self, paths: list[str]) -> None:
-        """Make the repository unless it is there, and ask it for the digests of the files."""
+        """Create the repository if it is missing, and query the digests of the files."""
         repo, revision, folder = self.place
         with answering(self.store.where):
             self._api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
             self._head = self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
             listed = self._api.list_repo_files(repo, repo_type="dataset", revision=revision)
             self._listed = sorted(path.removeprefix(folder) for path in listed if path.startswith(folder))
-            asked = [folder + path for path in paths]
-            found = self._api.get_paths_info(repo, asked, repo_type="dataset", revision=revision)
+            wanted = [folder + path for path in paths]
+            found = self._api.get_paths_info(repo, wanted, repo_type="dataset", revision=revision)
             self._there = {info.path: info for info in found}
         self._filesystem.invalidate_cache()
 
     def listed(self) -> list[str]:
-        """Paths of the files in the repository, or in a folder of it."""
+        """Return the paths of the files in the repository, or in a folder of it."""
         return self._listed
 
     def holds(self, file: LocalFile) -> bool:
-        """Whether the file is there: large ones are known by their sha256, small ones by the digest of git."""
+        """Return whether the file is there: by sha256 if it is large, else by its git digest."""
         info = self._there.get(self.place.folder + file.path)
         if info is None or info.size != file.bytes:
             return False
@@ -74,19 +74,19 @@ class HubDestination:
         return bool(lfs.sha256 == file.sha256 if lfs is not None else info.blob_id == _git_blob(file))
 
     def put(self, file: LocalFile) -> None:
-        """Remember it for the commit."""
+        """Note it for the commit."""
         self._new.append(file)
 
     def remove(self, path: str) -> None:
-        """Remember it for the commit."""
+        """Note it for the commit."""
         self._old.append(path)
 
     def changed(self, paths: list[str]) -> str | None:
-        """Nothing: `finish` fails where there is another commit than `begin` saw."""
+        """Return None: `finish` fails if there is a newer commit than `begin` saw."""
         return None
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """One commit of everything that is new; MismatchError where somebody else made one meanwhile."""
+        """Commit everything that is new. Raises MismatchError if someone else committed meanwhile."""
         if is_there and not self._new:
             return
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -110,12 +110,12 @@ class HubDestination:
                 if getattr(getattr(error, "response", None), "status_code", None) != PRECONDITION_FAILED:
                     raise
                 raise MismatchError(
-                    f"{self.store.where}: somebody else made a commit meanwhile", hint="push again when they are done"
+                    f"{self.store.where}: someone else made a commit meanwhile", hint="push again when they are done"
                 ) from None
 
 
 def hub_api() -> Any:
-    """The client of the hub; UsageError where its package is not installed."""
+    """Return the client of the hub. Raises UsageError if its package is not installed."""
     try:
         from huggingface_hub import HfApi
     except ImportError:
@@ -126,7 +126,7 @@ def hub_api() -> Any:
 
 
 def _git_blob(file: LocalFile) -> str:
-    """Hexadecimal digest that git gives a file."""
+    """Return the hexadecimal git digest of a file."""
     digest = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
     with file.store.open(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):

@@ -21,7 +21,7 @@ class LocalFile:
 
     @classmethod
     def of(cls, store: LocalStore, path: str, sha256: str | None = None) -> "LocalFile":
-        """Read a file once for its digests; InputError when it is not there, or its sha256 is another."""
+        """Read a file once for its digests. Raises InputError if it is missing or its sha256 differs."""
         found, md5, size_bytes = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         try:
             with store.open(path) as stream:
@@ -37,8 +37,8 @@ class LocalFile:
 
     @property
     def full(self) -> Path:
-        """Where it is on this disk."""
+        """Path of the file on this disk."""
         return self.store.folder / self.path
 
 
-_DAMAGED = "the manifest is incomplete or damaged: prune verify tells what is wrong"
+_DAMAGED = "the manifest is incomplete or damaged: prune verify lists what is wrong"

@@ -1,1 +1,1 @@
-"""Rows of the tables of a manifest by sample_id."""
+"""Rows of a manifest's tables, by sample_id."""

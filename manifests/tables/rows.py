@@ -1,7 +1,7 @@
-"""Rows of tables by sample_id, part by part: what joins, comparisons and copies of manifests read.
+"""Rows of tables by sample_id, part by part, for joins, comparisons and copies of manifests.
 
-Two manifests, or many, are held together by `sample_id`s of one of them or of a new one; since every table is in the
-order of its sample_ids, a part of each is all that is in memory.
+Several manifests are aligned by the `sample_id`s of one of them or of a new one. Every table is ordered by sample_id,
+so that only one part of each is in memory.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ class TableRows:
         self._part: pa.Table = None
 
     def take(self, id_n: Ids) -> pa.Table:
-        """The rows of these sample_ids, which rise strictly; those the table does not have are left out.
+        """Return the rows of these strictly ascending sample_ids, without those that the table lacks.
 
-        InputError for a part that is missing or damaged.
+        Raises InputError if a part is missing or damaged.
         """
         number_n = id_n // PART_ROWS
         pieces = [self._rows(int(number), id_n[number_n == number]) for number in np.unique(number_n)]
         return concat(pieces or [self._read(0).slice(0, 0)], self._manifest.where, self._table)
 
     def forget(self) -> None:
-        """Let go of the part in memory."""
+        """Release the part in memory."""
         self._number, self._part = -1, None
 
     def _rows(self, number: int, id_n: Ids) -> pa.Table:
@@ -48,7 +48,7 @@ class TableRows:
         held_n = part.column("sample_id").to_numpy()
         row_n = np.searchsorted(held_n, id_n)
         row_n = row_n[np.append(held_n, -1)[row_n] == id_n]
-        # A slice holds on to the whole part, so only a large one is worth it.
+        # A slice keeps the whole part in memory, so only a large one is worth it.
         if 2 * len(row_n) > len(part) and row_n[-1] - row_n[0] == len(row_n) - 1:
             return part.slice(int(row_n[0]), len(row_n))
         return part.take(row_n)
@@ -67,45 +67,45 @@ class TableRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Share:
-    """Rows of one manifest that go into another: sample_id `old_n` here is `new_n` there, both rising strictly."""
+    """Rows of one manifest that go into another: sample_id `old_n` here is `new_n` there, both strictly ascending."""
 
     manifest: Manifest
     old_n: Ids
     new_n: Ids
 
     def is_whole(self, count: int) -> bool:
-        """Whether these are all rows of the manifest and the other has no more, so that every row keeps its place."""
+        """Return whether both manifests have exactly these rows, so that every row keeps its place."""
         return len(self.old_n) == self.manifest.header.data.count == count
 
     def at(self, start: int, stop: int) -> Ids:
-        """sample_ids here of the rows that become `start` to `stop` there."""
+        """Return the sample_ids here of the rows that become `start` to `stop` there."""
         first, end = np.searchsorted(self.new_n, [start, stop])
         return self.old_n[first:end]
 
     def renumbered(self, rows: pa.Table) -> pa.Table:
-        """Rows of this share with the sample_ids they have there."""
+        """Return rows of this share with the sample_ids they have there."""
         place_n = np.searchsorted(self.old_n, rows.column("sample_id").to_numpy())
         return with_ids(rows, self.new_n[place_n])
 
     def only(self, keep_n: NDArray[np.bool_]) -> "Share":
-        """Some of these rows."""
+        """Return a share of only some of these rows."""
         return Share(manifest=self.manifest, old_n=self.old_n[keep_n], new_n=self.new_n[keep_n])
 
 
 class SharedTable:
-    """One table of several shares as the table of one manifest; where two have a row, that of the first share."""
+    """One table merged from several shares; a row that several of them have comes from the first."""
 
     def __init__(self, shares: Sequence[Share], table: str, count: int, columns: Sequence[str] | None = None) -> None:
-        """A table of `count` samples; all its columns, unless some are named."""
+        """Prepare a table of `count` samples, with all its columns unless some are named."""
         self.shares, self.table, self._count = shares, table, count
         self._rows = [TableRows(share.manifest, table, columns) for share in shares]
 
     def part(self, number: int) -> pa.Table:
-        """The rows of one part by sample_id there; InputError where shares have other columns."""
+        """Return the rows of one part by sample_id there. Raises InputError if the columns of the shares differ."""
         return first_of_each(self._pieces(number, self.shares), self.shares[0].manifest.where, self.table)
 
     def differing(self, number: int, shared_N: NDArray[np.bool_]) -> Ids:
-        """sample_ids there, of the (N,) that several shares have, of rows that do not hold the same in each."""
+        """Return the sample_ids there, among the (N,) that several shares have, of rows that differ between shares."""
         span = part_rows(number, self._count)
         shared = [share.only(shared_N[share.new_n]) for share in self.shares]
         touched = [share for share in shared if len(share.at(span.start, span.stop))]
@@ -136,7 +136,7 @@ class SharedTable:
 
 
 def first_of_each(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
-    """Tables put together in the order of sample_id; of rows that share one, that of the first table."""
+    """Merge tables in the order of sample_id; of rows with the same one, keep that of the first table."""
     whole = concat(pieces, where, table)
     id_n = whole.column("sample_id").to_numpy()
     if (np.diff(id_n) > 0).all():
@@ -146,7 +146,7 @@ def first_of_each(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Tabl
 
 
 def _is_one_file(shares: Sequence[Share], number: int, count: int, table: str) -> bool:
-    """Whether all shares keep their rows' places and have the very same part."""
+    """Return whether all shares keep their rows' places and have the identical part."""
     path = part_path(table, number)
     entries = [share.manifest.header.file(path) for share in shares if share.is_whole(count)]
     digests = {entry.sha256 for entry in entries if entry is not None}
@@ -154,22 +154,22 @@ def _is_one_file(shares: Sequence[Share], number: int, count: int, table: str) -
 
 
 def concat(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
-    """Tables one after the other; InputError where they have different columns."""
+    """Concatenate tables. Raises InputError if their columns differ."""
     names = pieces[0].column_names
     try:
         return pa.concat_tables([piece.select(names) for piece in pieces])
     except (pa.ArrowException, KeyError):
-        raise InputError(f"{where}: {table} has other columns than elsewhere", hint=_AGAIN) from None
+        raise InputError(f"{where}: the columns of {table} are not the same everywhere", hint=_AGAIN) from None
 
 
 def with_ids(rows: pa.Table, id_n: Ids) -> pa.Table:
-    """The table with other sample_ids (n,)."""
+    """Return the table with other sample_ids (n,)."""
     place = rows.column_names.index("sample_id")
     return rows.set_column(place, rows.schema.field(place), pa.array(id_n, pa.int64()))
 
 
 def row_bits(rows: pa.Table) -> NDArray[np.uint8]:
-    """(n, bytes) of all columns but sample_id, numbers and vectors of one width; InputError for anything else."""
+    """Return (n, bytes) of all columns but sample_id. Raises InputError for any but numbers and equal vectors."""
     found = [np.empty((len(rows), 0), np.uint8)]
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         if name == "sample_id":
@@ -178,21 +178,21 @@ def row_bits(rows: pa.Table) -> NDArray[np.uint8]:
         is_list = pa.types.is_fixed_size_list(values.type)
         flat = values.flatten() if is_list else values
         if values.null_count or flat.null_count or not pa.types.is_primitive(flat.type):
-            raise InputError(f"column {name} holds something else than one number or vector a row", hint=_AGAIN)
+            raise InputError(f"column {name} does not hold one number or one vector per row", hint=_AGAIN)
         numbers = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False))
         found.append(numbers.reshape(-1, values.type.list_size if is_list else 1).view(np.uint8))
     return np.concatenate(found, axis=1)
 
 
 def hash_matrix(hashes: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """(N, bytes) of a column of fixed-size binary."""
+    """Return a column of fixed-size binary as (N, bytes)."""
     values = hashes.combine_chunks()
     width = values.type.byte_width
     return np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width).reshape(-1, width)
 
 
 def places(wanted: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Ids:
-    """(N,) the row of each value among others (M,), which differ from each other; -1 where it is not there or null."""
+    """Return (N,) the row of each value among unique others (M,); -1 if it is missing or null."""
     whole = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
     found = pc.index_in(wanted, value_set=whole, skip_nulls=True)
     place_N: Ids = pc.fill_null(found, -1).to_numpy().astype(np.int64)

@@ -1,7 +1,8 @@
-"""Rows of a table in another order than they are stored in, however far apart they come to lie.
+"""Rows of a table in another order than they are stored in, however far they move.
 
-Two passes, since one part of the new order may take its rows from every part of the old one: each part is scattered to
-a file, a batch a new part, and each new part gathered from all files. A part is in memory, the whole table on disk.
+This takes two passes, because one part of the new order may need rows from every part of the old one: each part is
+scattered to a file, one batch per new part, and each new part is gathered from all files. One part is in memory, the
+whole table on disk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ class ScatteredRows:
     """The rows of a table by new sample_ids, in files below a folder that the caller removes."""
 
     def __init__(self, parts: Iterable[pa.Table], new_N: Ids, count: int, folder: Path, where: str) -> None:
-        """Scatter tables with a sample_id, whose row i is new_N[i] of `count`, or is left out where that is -1."""
+        """Scatter tables: sample_id i becomes new_N[i] of `count`, or is left out if that is -1."""
         self._where, self._paths = where, list[Path]()
         first_P = np.arange(part_count(count) + 1) * PART_ROWS
         for number, part in enumerate(parts):
@@ -30,7 +31,7 @@ class ScatteredRows:
             self._paths.append(path)
 
     def part(self, number: int) -> pa.Table:
-        """The rows of one new part by sample_id; InputError where parts have other columns than others."""
+        """Return the rows of one new part by sample_id. Raises InputError if the columns of the parts differ."""
         found = concat([pa.Table.from_batches([batch]) for batch in self._batches(number)], self._where, "a table")
         return found.take(pa.array(np.argsort(found.column("sample_id").to_numpy())))
 

@@ -14,12 +14,12 @@ _COLUMN = "pixels"
 
 
 def thumbnails_block() -> Thumbnails:
-    """What a header says of stored thumbnails."""
+    """Return the header's block on stored thumbnails."""
     return Thumbnails(side_px=SIDE_PX)
 
 
 def thumbnails_table(sample_id_n: NDArray[np.int64], thumbnail_nP: NDArray[np.uint8]) -> pa.Table:
-    """The `thumbnails` rows of n readable samples; thumbnails (n, 192)."""
+    """Return the `thumbnails` rows of n readable samples; thumbnails are (n, 192)."""
     kind = pa.list_(pa.field("element", pa.uint8(), nullable=False), THUMBNAIL_BYTES)
     values = pa.array(np.ascontiguousarray(thumbnail_nP, np.uint8).reshape(-1))
     schema = pa.schema([pa.field("sample_id", pa.int64(), nullable=False), pa.field(_COLUMN, kind, nullable=False)])
@@ -28,12 +28,12 @@ def thumbnails_table(sample_id_n: NDArray[np.int64], thumbnail_nP: NDArray[np.ui
 
 
 def carried_tables(manifest: Manifest) -> list[str]:
-    """The table of thumbnails, where a manifest has it and it was pulled: what is made of the manifest has it too."""
+    """Return the table of thumbnails if it is here: manifests made from this one carry it too."""
     return [TABLE] if manifest.has(TABLE) and TABLE not in manifest.not_pulled else []
 
 
 def stored_thumbnails(manifest: Manifest, sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(n, 192) thumbnails of some samples; InputError where the table has no such samples, or is no such table."""
+    """Return (n, 192) thumbnails of some samples. Raises InputError if some are missing or the table is malformed."""
     thumbnail_nP = np.zeros((len(sample_id_n), THUMBNAIL_BYTES), np.uint8)
     found_n = np.zeros(len(sample_id_n), np.bool_)
     order_n = np.argsort(sample_id_n, kind="stable")
@@ -59,7 +59,7 @@ def _columns(part: pa.Table, manifest: Manifest) -> tuple[NDArray[np.int64], NDA
     kind = pixels.type
     is_whole = pa.types.is_fixed_size_list(kind) and kind.list_size == THUMBNAIL_BYTES
     if not is_whole or kind.value_type != pa.uint8() or ids.type != pa.int64() or ids.null_count:
-        raise InputError(f"{manifest.where}: a part of {TABLE} holds no {THUMBNAIL_BYTES} bytes a sample")
+        raise InputError(f"{manifest.where}: a part of {TABLE} does not hold {THUMBNAIL_BYTES} bytes per sample")
     flat = pixels.flatten()
     if pixels.null_count or flat.null_count:
         raise InputError(f"{manifest.where}: a part of {TABLE} has rows without a value")

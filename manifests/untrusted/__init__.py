@@ -1,1 +1,1 @@
-"""Guards for bytes that somebody sent: Parquet files are checked before pyarrow decodes them."""
+"""Guards against untrusted bytes: Parquet files are checked before pyarrow decodes them."""

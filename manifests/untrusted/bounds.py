@@ -1,4 +1,4 @@
-"""Parquet parts within bounds: how much a part will take in memory is known before any of it is decompressed."""
+"""Parquet parts within bounds: the memory a part needs is known before any of it is decompressed."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +10,13 @@ from manifests.untrusted.pages import Footer, pages, read_footer
 
 MAX_COLUMNS, MAX_ROW_GROUPS, MAX_PAGES = 4096, 64, 1 << 16
 MAX_HEADERS_BYTES = 4 << 20
-"""Of all page headers together: Python reads them byte by byte."""
+"""Limit of all page headers together: Python reads them byte by byte."""
 BATCH_VALUES = 16 << 20
-"""Of vectors that are read at once: meanwhile pyarrow takes up to twelve bytes for each of their values."""
+"""Values of vectors read at once: meanwhile pyarrow takes up to twelve bytes for each."""
 
 
 def read_bounded(data: bytes, columns: list[str] | None) -> pa.Table:
-    """The columns of a Parquet file in memory; ValueError for more than MAX_PART_BYTES, or types no part has."""
+    """Return the columns of a Parquet file. Raises ValueError for more than MAX_PART_BYTES, or types no part has."""
     if len(data) > MAX_PART_BYTES:
         raise ValueError(f"it has more than {MAX_PART_BYTES >> 20:,} MiB")
     footer = read_footer(data)
@@ -24,10 +24,10 @@ def read_bounded(data: bytes, columns: list[str] | None) -> pa.Table:
     schema = pq.ParquetFile(pa.BufferReader(data)).schema_arrow
     _check_types(schema)
     _check_pages(footer, schema, data)
-    # Text as a dictionary: one of a megabyte can stand in every row, and a file of a few bytes be gigabytes.
+    # Text is read as a dictionary: one megabyte could stand in every row, so that a small file becomes gigabytes.
     texts = [field.name for field in schema if _is_text(field.type)]
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=texts)
-    # In this thread: one of Arrow's that still holds `data` when Python ends aborts the process (exit code 134).
+    # In this thread: an Arrow thread that still holds `data` when Python exits aborts the process (exit code 134).
     step = max(1, BATCH_VALUES // max(1, sum(_row_values(field.type) for field in schema)))
     if footer.rows <= step:
         return _plain_texts(file.read(columns, use_threads=False))
@@ -50,7 +50,7 @@ def _check_footer(footer: Footer) -> None:
 
 def _check_types(schema: pa.Schema) -> None:
     if len(set(schema.names)) < len(schema.names):
-        raise ValueError("two of its columns have one name")
+        raise ValueError("two of its columns have the same name")
     for field in schema:
         if not _is_plain(field.type) and not _is_text(field.type):
             vector = pa.types.is_fixed_size_list(field.type) and pa.types.is_primitive(field.type.value_type)
@@ -59,11 +59,11 @@ def _check_types(schema: pa.Schema) -> None:
 
 
 def _check_pages(footer: Footer, schema: pa.Schema, data: bytes) -> None:
-    """Each field of the schema is one column of the file: no type that passes has children but a vector's values."""
+    """Check the pages. Each field is one column of the file: of the accepted types, only vectors have children."""
     if footer.column_count != len(schema):
         raise ValueError(f"it has {footer.column_count:,} columns for {len(schema):,} fields")
     width_bytes = [_value_bytes(field.type) for field in schema]
-    # A vector that is null is one value in its page and all its values in memory.
+    # A null vector is one value in its page, but takes all its values in memory.
     if footer.rows * sum(_row_bytes(field.type) for field in schema) > MAX_PART_BYTES:
         raise ValueError(f"its rows are more than {MAX_PART_BYTES >> 20:,} MiB")
     taken, count, headers_bytes = 0, 0, 0
@@ -74,11 +74,11 @@ def _check_pages(footer: Footer, schema: pa.Schema, data: bytes) -> None:
             if taken > MAX_PART_BYTES:
                 raise ValueError(f"its pages hold more than {MAX_PART_BYTES >> 20:,} MiB")
             if count > MAX_PAGES or headers_bytes > MAX_HEADERS_BYTES:
-                raise ValueError(f"it has more than {MAX_PAGES:,} pages, or long headers of pages")
+                raise ValueError(f"it has more than {MAX_PAGES:,} pages, or its page headers are too long")
 
 
 def _value_bytes(kind: pa.DataType) -> int:
-    """Of one value in memory; of a vector, of one of its values."""
+    """Return the bytes of one value in memory; for a vector, of one of its values."""
     if pa.types.is_fixed_size_list(kind):
         return _value_bytes(kind.value_type)
     if pa.types.is_fixed_size_binary(kind):
@@ -88,7 +88,7 @@ def _value_bytes(kind: pa.DataType) -> int:
 
 
 def _row_bytes(kind: pa.DataType) -> int:
-    """Of one row in memory, null or not."""
+    """Return the bytes of one row in memory, null or not."""
     return _value_bytes(kind) * _row_values(kind)
 
 
@@ -115,7 +115,7 @@ def _plain_texts(table: pa.Table) -> pa.Table:
 
 
 def _text_bytes(chunk: pa.DictionaryArray) -> int:
-    """Bytes that the texts of a dictionary array will take when each row has its own."""
+    """Return the bytes that the texts of a dictionary array take once each row has its own copy."""
     length = pc.fill_null(pc.binary_length(chunk.dictionary), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     index = chunk.indices.drop_null().to_numpy(zero_copy_only=False)
     return int((np.bincount(index, minlength=len(length)) * length).sum())

@@ -1,7 +1,7 @@
-"""What a Parquet file says it holds: its column chunks and their pages, read without decompressing anything.
+"""The column chunks and pages that a Parquet file declares, read without decompressing anything.
 
-A few bytes can stand for gigabytes: a page names the size it decompresses to and the values it holds, and pyarrow takes
-memory by its word. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+A few bytes can stand for gigabytes: a page declares its decompressed size and its number of values, and pyarrow
+allocates that much memory. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from manifests.untrusted.thrift import I32, I64, LIST, STRUCT, Reader, Struct
 MAGIC = b"PAR1"
 MAX_FOOTER_BYTES = 2 << 20
 MAX_PAGE_HEADER_BYTES = 1 << 16
-"""The description of a page holds its smallest and largest value, of texts up to 4,096 bytes each."""
+"""A page header holds the smallest and largest value, texts of up to 4,096 bytes each."""
 
 
 class Page(NamedTuple):
@@ -20,7 +20,7 @@ class Page(NamedTuple):
 
     uncompressed_bytes: int
     values: int
-    """Of a data page, nulls included; of a dictionary, its entries."""
+    """Values of a data page, nulls included; entries of a dictionary."""
     header_bytes: int
 
 
@@ -34,11 +34,11 @@ class Chunk(NamedTuple):
 
 
 class Footer(NamedTuple):
-    """What a Parquet file says of itself."""
+    """Facts from the footer of a Parquet file."""
 
     rows: int
     group_rows: int
-    """Of all row groups together: as many are read."""
+    """Rows of all row groups together: so many are read."""
     uncompressed_bytes: int
     column_count: int
     row_group_count: int
@@ -46,12 +46,12 @@ class Footer(NamedTuple):
 
 
 def read_footer(data: bytes) -> Footer:
-    """The footer of a whole Parquet file; ValueError where it is none or does not say what a reader needs."""
+    """Return the footer of a whole Parquet file. Raises ValueError if it is missing or incomplete."""
     if len(data) < 12 or data[-4:] != MAGIC or data[:4] != MAGIC:
         raise ValueError("it does not begin and end as Parquet files do")
     size_bytes = int.from_bytes(data[-8:-4], "little")
     if size_bytes > MAX_FOOTER_BYTES:
-        raise ValueError(f"its description has {size_bytes:,} bytes, more than any")
+        raise ValueError(f"its description has {size_bytes:,} bytes, more than allowed")
     footer = Reader(data, len(data) - 8 - size_bytes, len(data) - 8).struct()
     # A node of the schema without children (field 5) is a column.
     leaves = sum(not node.get((5, I32)) for node in _structs(footer, 2))
@@ -63,7 +63,7 @@ def read_footer(data: bytes) -> Footer:
 
 
 def pages(data: bytes, chunk: Chunk) -> Iterator[Page]:
-    """The pages of one column chunk; ValueError where they do not lie in it."""
+    """Yield the pages of one column chunk. Raises ValueError if they are not inside it."""
     if chunk.values <= 0:
         # No page of it is read, and pyarrow writes its offset as 0.
         return
@@ -86,7 +86,7 @@ def _chunk(column: int, chunk: Struct) -> Chunk:
     if not isinstance(facts, dict):
         raise ValueError("a column is not described")
     start, dictionary = _number(facts, 9, I64), facts.get((11, I64))
-    # As pyarrow begins to read.
+    # This is where pyarrow begins to read.
     if isinstance(dictionary, int) and 0 < dictionary < start:
         start = dictionary
     return Chunk(column, start, _number(facts, 7, I64), _number(facts, 5, I64))

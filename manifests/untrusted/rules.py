@@ -1,7 +1,7 @@
-"""What a manifest may say: one that somebody sent is data, and is checked before anything is made of it.
+"""Rules for the content of a manifest: a received one is untrusted, and is checked before use.
 
-Keys and file names lead nowhere but below their folder. Numbers that memory is taken by are checked first. Names hold
-no control characters, so that nothing they are printed on takes them for commands.
+Keys and file names stay below their folder. Numbers that memory depends on are checked first. Names hold no control
+characters, which a terminal would take for commands.
 """
 
 import re
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 MAX_KEY_BYTES, MAX_NAME_BYTES = 4096, 255
-"""What Linux allows a path, and one name in it."""
+"""Limits of Linux for a path, and for one name in it."""
 MAX_DEPTH = 64
 MAX_VALUES = 1 << 21
-"""Values in a header: of 1,000 views of 1,281,167 samples it has 800,000."""
+"""Values in a header: one of 1,000 views of 1,281,167 samples has 800,000."""
 _AGAIN = "do not trust it: ask where it came from"
 _RULES = {
     r"^$": "it is empty",
@@ -37,11 +37,11 @@ _BYTE_RULES = {re.compile(pattern.encode("latin-1")): reason for pattern, reason
 _FILE = re.compile(
     r"train\.beton|(((samples|selection|thumbnails)|(logits|features|scores|targets)/[^/]+)/part-[0-9]{5}\.parquet)"
 )
-"""Files a header may name: a pull writes them, so that none can be in the place of another, such as local.json."""
+"""Files a header may name: a pull writes them, so none may stand in for another file, such as local.json."""
 
 
 def path_problem(path: str) -> str | None:
-    """Why a key or a path inside a manifest is refused, None when it may stand."""
+    """Return why a key or a path inside a manifest is refused; None if it is accepted."""
     try:
         data = path.encode()
     except UnicodeEncodeError:
@@ -52,7 +52,7 @@ def path_problem(path: str) -> str | None:
 
 
 def check_keys(keys: Any, where: object, hint: str = _AGAIN) -> None:
-    """InputError naming the first key (a pyarrow column of strings) that is no plain path below a folder."""
+    """Raise InputError naming the first key (a pyarrow column of strings) that is not a plain path below a folder."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -73,7 +73,7 @@ def check_keys(keys: Any, where: object, hint: str = _AGAIN) -> None:
 
 
 def check_order(keys: Any, where: object) -> None:
-    """InputError unless keys (a pyarrow column of strings) ascend strictly by their bytes: joins rely on it."""
+    """Raise InputError unless keys (a pyarrow column of strings) ascend strictly by their bytes: joins rely on it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -90,31 +90,31 @@ def check_order(keys: Any, where: object) -> None:
 
 
 def check_ids(sample_id_n: ArrayLike, count: int, where: object) -> None:
-    """InputError unless sample_ids ascend strictly and are of `count` samples: rows are looked up by them."""
+    """Raise InputError unless sample_ids ascend strictly below `count`: rows are looked up by them."""
     ids = np.asarray(sample_id_n)
     if len(ids) and (ids[0] < 0 or ids[-1] >= count or (np.diff(ids) <= 0).any()):
         raise InputError(f"{where}: its sample_ids do not ascend within {count:,} samples", hint=_AGAIN)
 
 
 def check_labels(label_n: ArrayLike, class_count: int, where: object) -> None:
-    """InputError unless every label is one of the classes."""
+    """Raise InputError unless every label is one of the classes."""
     labels = np.asarray(label_n)
     wrong = np.flatnonzero((labels < 0) | (labels >= class_count))
     if len(wrong):
         raise InputError(
-            f"{where}: row {wrong[0]} has label {labels[wrong[0]]}, there are {class_count} classes", hint=_AGAIN
+            f"{where}: row {wrong[0]} has label {labels[wrong[0]]}, but there are {class_count} classes", hint=_AGAIN
         )
 
 
 def check_json(data: bytes) -> None:
-    """ValueError for JSON of more values than any header has, before they are made."""
+    """Raise ValueError for JSON with more values than any header has, before parsing it."""
     values = data.count(b",") + data.count(b"[") + data.count(b"{")
     if values > MAX_VALUES:
         raise ValueError(f"it has about {values:,} values, more than any header")
 
 
 def check_depth(content: object) -> None:
-    """ValueError for values that are nested deeper than any header is."""
+    """Raise ValueError for values that are nested deeper than in any header."""
     level = [content]
     for _ in range(MAX_DEPTH):
         level = [value for item in level for value in _inside(item)]
@@ -131,10 +131,10 @@ def _inside(item: object) -> Iterator[object]:
 
 
 def is_file_of_a_manifest(path: str) -> bool:
-    """Whether a header may name such a file: a part of a table, or the beton."""
+    """Return whether a header may name such a file: a part of a table, or the beton."""
     return _FILE.fullmatch(path) is not None
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Text for a message: quoted, and cut where it is long."""
+    """Return text for a message: quoted, and cut if it is long."""
     return repr(text if len(text) <= most else f"{text[:most]}...")

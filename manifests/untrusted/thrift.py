@@ -1,7 +1,7 @@
-"""Structs of Thrift's compact protocol, as footers and pages of Parquet files are: read with every bound checked.
+"""Structs of Thrift's compact protocol, as in footers and pages of Parquet files, read with every bound checked.
 
-pyarrow ends the process where Python asks it for the column chunks of a damaged footer (a C++ exception that nobody
-catches, in 20 to 26 at least), and it has no way to look at a page without decompressing it.
+pyarrow aborts the process if Python asks it for the column chunks of a damaged footer (an uncaught C++ exception, in
+20 to 26 at least), and it cannot describe a page without decompressing it.
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
@@ -13,11 +13,11 @@ _DEEPEST = 16
 
 Value = Union[int, bytes, "list[Value]", "Struct"]
 Struct = dict[tuple[int, int], Value]
-"""Values by (field, kind): a reader skips a field of another kind than it expects, and so must who reads along."""
+"""Values by (field, kind): pyarrow skips a field of another kind than it expects, so this reader must too."""
 
 
 class Reader:
-    """Reads from `data[position:end]`; ValueError for what is no struct."""
+    """Reads from `data[position:end]`. Raises ValueError for anything but a struct."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
         if not 0 <= position <= end <= len(data):
@@ -25,7 +25,7 @@ class Reader:
         self._data, self.position, self._end = data, position, end
 
     def struct(self, depth: int = 0) -> Struct:
-        """One struct with all that is in it."""
+        """Read one struct with everything in it."""
         if depth > _DEEPEST:
             raise ValueError("its description is nested too deep")
         fields: Struct = {}
@@ -33,7 +33,7 @@ class Reader:
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._zigzag()
             if number in seen:
-                raise ValueError("its description says something twice")
+                raise ValueError("its description has a field twice")
             seen.add(number)
             kind = head & 15
             fields[number, kind] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
@@ -58,7 +58,7 @@ class Reader:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._varint()
         if count > self._end - self.position:
-            raise ValueError("its description names more than there is")
+            raise ValueError("its description declares a list longer than itself")
         return [self._value(head & 15, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
@@ -80,7 +80,7 @@ class Reader:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("its description holds a number without an end")
+        raise ValueError("its description holds a number that does not end")
 
     def _zigzag(self) -> int:
         value = self._varint()

@@ -72,7 +72,7 @@ def test_sizes_of_scored_images_are_kept_where_they_are_others(tmp_path: Path) -
     for wrong in (-1, 1 << 31):
         scored_N2[2, 1] = wrong
         write_beton(tmp_path / "c.beton", IMAGES, replace(columns(5), scored_size_N2=scored_N2))
-        with pytest.raises(InputError, match="scored_height is no size of an image"):
+        with pytest.raises(InputError, match="scored_height is not the size of an image"):
             Beton.open(tmp_path / "c.beton")
 
 
@@ -204,7 +204,7 @@ def test_columns_of_unequal_length_are_a_value_error(name: str) -> None:
 
 
 def test_no_sample_at_all_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no sample to write"):
+    with pytest.raises(InputError, match="no samples to write"):
         write_beton(tmp_path / "a.beton", [], columns(0))
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +219,7 @@ def test_an_image_wider_or_higher_than_the_format_allows_is_an_input_error(
         InputError, match=f"row 1 is {width}x{height} px; a beton holds images of up to 65,535"
     ) as error:
         write_beton(tmp_path / "a.beton", images, columns(2))
-    assert error.value.hint == "shrink what is larger with --max-side"
+    assert error.value.hint == "shrink larger images with --max-side"
     assert list(tmp_path.iterdir()) == []
 
 

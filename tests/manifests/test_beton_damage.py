@@ -58,7 +58,7 @@ def test_bytes_after_the_allocation_table_are_an_input_error(scratch: Path, cont
     for extra in (b"\0", b"\0" * 24, content[-24:], content):
         path.unlink(missing_ok=True)
         path.write_bytes(content + extra)
-        with pytest.raises(InputError, match=f"has {240 + len(extra)} bytes in place of 240"):
+        with pytest.raises(InputError, match=f"has {240 + len(extra)} bytes instead of 240"):
             Beton.open(path)
 
 
@@ -99,14 +99,14 @@ POINTER, SIZE = -10 * 24 + 8, -10 * 24 + 16
 FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another version": (lambda c: forged(c, 0, "<H", 3), "format version 3, this reader knows 2"),
     "no field": (lambda c: forged(c, 2, "<H", 0), "fields"),
-    "fields beyond the file": (lambda c: forged(c, 2, "<H", 65_535), "65535 fields do not fit"),
+    "fields beyond the file": (lambda c: forged(c, 2, "<H", 65_535), "65535 fields do not fit in"),
     "a page of no size": (lambda c: forged(c, 4, "<I", 0), "page size 0"),
     "a page size that is no power": (lambda c: forged(c, 4, "<I", 3 << 20), "not a power of two"),
     "no sample": (lambda c: forged(c, 8, "<Q", 0), "no sample"),
     "too many samples": (lambda c: forged(c, 8, "<Q", 6), "allocation table"),
     "samples of a petabyte": (lambda c: forged(c, 8, "<Q", 1 << 50), "allocation table"),
     "samples of all memory": (lambda c: forged(c, 8, "<Q", (1 << 64) - 1), "allocation table"),
-    "an unfinished file": (lambda c: forged(c, 16, "<Q", 0), "allocation table is named at byte 0"),
+    "an unfinished file": (lambda c: forged(c, 16, "<Q", 0), "allocation table starts at byte 0"),
     "a table outside": (lambda c: forged(c, 16, "<Q", 1 << 63), "allocation table"),
     "a table at the end": (lambda c: forged(c, 16, "<Q", len(c)), "allocation table"),
     "a region in the header": (lambda c: forged(c, POINTER, "<Q", 3), "outside the data"),
@@ -124,7 +124,7 @@ FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no width": (lambda c: forged(c, 24 + 7 * 1041 + 1, "<H", 0), "no size"),
     "a pointer to nothing": (lambda c: forged(c, 24 + 7 * 1041 + 5, "<Q", 9000), "row 0: its image points to no"),
     "a custom field": (lambda c: forged(c, 24 + 1041, "<B", 255), "'label' has type 255"),
-    "two fields of one name": (lambda c: c.replace(b"kd_weight\0", b"weight\0\0\0\0", 1), "names of their own"),
+    "two fields of one name": (lambda c: c.replace(b"kd_weight\0", b"weight\0\0\0\0", 1), "two of the same name"),
     "a name that is not ASCII": (lambda c: c.replace(b"label", b"l\xffbel", 1), "ascii"),
 }
 

@@ -82,8 +82,8 @@ def test_a_hidden_manifest_and_the_open_one_are_compared_with_the_secret(tmp_pat
         assert report["labels"]["views"] == [{"table": "logits/view-000", "samples": 2, "kl_a_b": 0, "kl_b_a": 0}]
     assert compare(hidden, hidden, secret)["data"]["common"] == compare(hidden, hidden)["data"]["common"] == 3
     other = hide(b, b"another secret than that", tmp_path / "other")
-    assert compare(a, hidden)["data"]["hidden"] == "B is hidden: name the file of its secret with --secret"
-    assert compare(hidden, other)["data"]["hidden"] == "they are hidden by two secrets"
+    assert compare(a, hidden)["data"]["hidden"] == "B is hidden: name the file with its secret: --secret FILE"
+    assert compare(hidden, other)["data"]["hidden"] == "they are hidden by two different secrets"
     with pytest.raises(MismatchError, match="not the secret of"):
         compare(a, other, secret)
     with pytest.raises(UsageError, match="neither manifest is hidden"):

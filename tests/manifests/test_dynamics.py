@@ -151,7 +151,7 @@ def test_epochs_of_unequal_samples_are_refused(run):
         ({"format": None}, "does not describe recorded dynamics"),
         ({"fingerprint": 7}, "fingerprint is missing or malformed"),
         ({"columns": None}, "columns is missing or malformed"),
-        ({"epochs_recorded": 0}, "tells of 0 epochs"),
+        ({"epochs_recorded": 0}, "describes 0 epochs"),
         ({"stepped": 3}, "stepped is missing or malformed"),
         ({"stepped": [1]}, "stepped is missing or malformed"),
         ({"stepped": [1, None]}, "stepped is missing or malformed"),
@@ -178,6 +178,6 @@ def test_rows_out_of_order_or_columns_that_do_not_belong_are_not_written(tmp_pat
         (SAMPLE_ID_N, columns(0, grand=False)),
         (SAMPLE_ID_N[:5], columns(0, grand=True)),
     ):
-        with pytest.raises(ValueError, match="takes"):
+        with pytest.raises(ValueError, match="epoch 0 needs"):
             write_epoch(tmp_path, info(), 0, ids, values)
     assert list(tmp_path.iterdir()) == []

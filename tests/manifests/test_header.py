@@ -224,7 +224,7 @@ def test_a_missing_folder_and_a_folder_without_header_tell_the_next_step(tmp_pat
     with pytest.raises(InputError, match=r"holds no manifest\.json") as caught:
         read_header(tmp_path)
     assert caught.value.hint is not None
-    assert "goes on where it stopped" in caught.value.hint
+    assert "resumes where it stopped" in caught.value.hint
 
 
 def test_a_header_larger_than_any_is_not_read(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_nothing_is_sent_twice_and_what_is_missing_is_mended(hub: Hub, manifest:
 def test_a_commit_that_somebody_else_was_faster_than_is_not_made(hub: Hub, manifest: Manifest, tmp_path: Path) -> None:
     other = make(tmp_path / "other", ["a", "b"], [0, 1])
     hub.before_a_commit = lambda: push(other, destination_at(URL)) and None
-    with pytest.raises(MismatchError, match="somebody else made a commit meanwhile"):
+    with pytest.raises(MismatchError, match="someone else made a commit meanwhile"):
         push(manifest, destination_at(URL))
     assert (Manifest.open(URL).id, len(hub.commits)) == (other.id, 1)
     assert verify(URL).ok
@@ -217,7 +217,7 @@ def test_a_url_names_repository_revision_and_folder(url: str, place: tuple[str, 
 
 @pytest.mark.parametrize("url", ["hf://team/model", "hf://datasets/team", "hf://spaces/team/app"])
 def test_what_is_no_data_set_repository_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="no data set repository"):
+    with pytest.raises(UsageError, match="is not a data set repository"):
         Place.of(url)
 
 

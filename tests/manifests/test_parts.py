@@ -279,7 +279,7 @@ def test_the_largest_logits_without_a_column_or_with_another_in_its_place_are_re
     for other in (pa.array(["x"] * 6), pa.array([[1.5]] * 6, pa.list_(pa.float32(), 1)), pa.array([0.5] * 6)):
         with pytest.raises(InputError, match="a part"):
             soft_labels_of(table.set_column(position, column, other), "logits", 7)
-    with pytest.raises(InputError, match="a part holds no"):
+    with pytest.raises(InputError, match="a part has no column"):
         soft_labels_of(table.drop_columns([column]), "logits", 7)
 
 

@@ -63,7 +63,7 @@ def forged(manifest: Manifest, *paths: str) -> bytes:
     ],
 )  # fmt: skip
 def test_a_header_names_parts_of_tables_and_the_beton_and_nothing_else(manifest: Manifest, path: str) -> None:
-    with pytest.raises(InputError, match="is no part of a table, and no beton"):
+    with pytest.raises(InputError, match="is neither a part of a table nor a beton"):
         parse_header(forged(manifest, path), "m")
 
 
@@ -82,7 +82,7 @@ def test_a_header_names_a_file_once(manifest: Manifest) -> None:
 def test_a_pull_leaves_the_settings_of_this_machine_alone(manifest: Manifest, tmp_path: Path) -> None:
     (manifest.folder / "prune.toml").write_bytes(b"")
     (manifest.folder / HEADER_NAME).write_bytes(forged(manifest, "prune.toml"))
-    with pytest.raises(InputError, match="is no part of a table"):
+    with pytest.raises(InputError, match="is neither a part of a table"):
         pull(f"file://{manifest.folder}", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
@@ -156,7 +156,7 @@ def test_of_two_pushes_to_one_place_the_slower_one_fails_and_the_other_is_whole(
     url, other = place(where, tmp_path, bucket), make(tmp_path / "other", KEYS[:2], LABELS[:2])
     files = len(manifest.header.files) + 3
     target = Disturbed(destination_at(url), files, lambda: push(other, destination_at(url), replace=True))
-    with pytest.raises(MismatchError, match=f"somebody else put another manifest, index {other.id[:12]}"):
+    with pytest.raises(MismatchError, match=f"someone else put another manifest, index {other.id[:12]}"):
         push(manifest, target)
     assert Manifest.open(url).id == other.id
     assert verify(url).ok
@@ -195,7 +195,7 @@ def test_no_header_is_put_over_parts_that_somebody_else_touched(
         else:
             theirs.put(LocalFile.of(LocalStore(other.folder), path))
 
-    with pytest.raises(MismatchError, match=f"somebody else changed {path} meanwhile"):
+    with pytest.raises(MismatchError, match=f"someone else changed {path} meanwhile"):
         push(manifest, Disturbed(destination_at(url), len(manifest.header.files) + 3, act))
     with pytest.raises(InputError, match=r"holds no manifest\.json"):
         Manifest.open(url)
@@ -225,7 +225,7 @@ def test_a_manifest_that_somebody_takes_away_while_it_is_pushed_again_is_missed(
     url = f"{bucket.url}/m"
     push(manifest, destination_at(url))
     (manifest.folder / "README.md").write_text("tomorrow")
-    with pytest.raises(MismatchError, match=r"somebody else took manifest\.json away"):
+    with pytest.raises(MismatchError, match=r"someone else removed manifest\.json"):
         push(manifest, Disturbed(destination_at(url), 1, lambda: destination_at(url).remove(HEADER_NAME)))
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_something_else_is_written_to_is_no_place_for_a_push(
     (tmp_path / "out" / path).parent.mkdir(parents=True)
     (tmp_path / "out" / path).write_bytes(b"half a scoring")
     before = tree_bytes(tmp_path / "out")
-    with pytest.raises(MismatchError, match=f"holds {path}, which is of something else"):
+    with pytest.raises(MismatchError, match=f"holds {path}, which belongs to something else"):
         push(manifest, destination_at(str(tmp_path / "out")))
     assert tree_bytes(tmp_path / "out") == before
     push(manifest, destination_at(str(tmp_path / "out")), replace=True)
@@ -276,11 +276,11 @@ def test_a_folder_that_holds_anything_is_no_place_for_a_pull(manifest: Manifest,
     (tmp_path / "out" / "samples").mkdir(parents=True)
     (tmp_path / "out" / "samples" / "part-00000.parquet").write_bytes(b"half a scoring")
     before = tree_bytes(tmp_path / "out")
-    with pytest.raises(MismatchError, match=r"holds files \(samples/part-00000\.parquet\) and no manifest") as error:
+    with pytest.raises(MismatchError, match=r"holds files \(samples/part-00000\.parquet\) but no manifest") as error:
         pull(url, tmp_path / "out")
-    assert "name another folder" in str(error.value.hint)
+    assert "name a folder that is empty" in str(error.value.hint)
     write_local(tmp_path / "out", {"data": "/photos"})
-    with pytest.raises(MismatchError, match="and no manifest"):
+    with pytest.raises(MismatchError, match="but no manifest"):
         pull(url, tmp_path / "out")
     write_local(tmp_path / "out", {"pulled_from": "s3://elsewhere"})
     with pytest.raises(MismatchError, match="an unfinished pull of s3://elsewhere"):

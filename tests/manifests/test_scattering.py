@@ -42,5 +42,5 @@ def test_every_row_comes_to_lie_where_it_belongs(tmp_path: Path) -> None:
 def test_parts_with_other_columns_are_refused(tmp_path: Path) -> None:
     one = vectors_table(np.array([0]), "logits", np.zeros((1, 2), np.float16))
     other = with_ids(vectors_table(np.array([0]), "logits", np.zeros((1, 3), np.float16)), np.array([1]))
-    with pytest.raises(InputError, match="here: a table has other columns"):
+    with pytest.raises(InputError, match="here: the columns of a table are not the same everywhere"):
         ScatteredRows([one, other], np.array([1, 0]), 2, tmp_path, "here").part(0)

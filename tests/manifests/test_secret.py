@@ -181,5 +181,5 @@ def test_an_excerpt_is_a_manifest_of_its_own_that_says_what_it_lacks(manifest: M
     smaller = excerpt(part, ["samples"], tmp_path / "smaller")
     assert (smaller.header.left_out, smaller.header.scores) == (["features", "logits", "scores"], [])
     assert verify(smaller.folder).ok
-    with pytest.raises(UsageError, match=r"--only targets: .* holds features, logits, samples, scores"):
+    with pytest.raises(UsageError, match=r"--only targets: .* has only features, logits, samples, scores"):
         excerpt(manifest, ["targets"], tmp_path / "none")

@@ -81,7 +81,7 @@ def test_missing_or_fewer_labels_are_refused(tmp_path: Path) -> None:
         (b"\0\0\x0d\x03" + bytes(12), "expected 00000803"),
         (b"\0\0\x08\x01" + bytes(12), "expected 00000803"),
         (idx_bytes(IMAGES)[:-1], "too early"),
-        (idx_bytes(IMAGES) + b"x", "goes on"),
+        (idx_bytes(IMAGES) + b"x", "continues after"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "cannot hold"),
         (idx_bytes(np.zeros((0, 2, 2), np.uint8)), "cannot hold"),
     ],
@@ -101,7 +101,7 @@ def test_a_gzip_that_unpacks_to_more_than_declared_is_not_unpacked(tmp_path: Pat
         stream.write(idx_bytes(IMAGES))
         for _ in range(200):
             stream.write(bytes(1 << 20))
-    with pytest.raises(InputError, match="goes on"):
+    with pytest.raises(InputError, match="continues after"):
         read_idx(path, 3)
 
 

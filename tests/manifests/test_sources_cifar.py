@@ -98,7 +98,7 @@ def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path) -> None:
     assert (fine.labels_N.tolist(), fine.class_names, fine.split) == ([3, 0, 2, 1], ("a", "b", "c", "d"), "test")
     coarse = open_source(str(tmp_path), label="coarse_label")
     assert (coarse.labels_N.tolist(), coarse.class_names) == ([1, 0, 1, 0], ("x", "y"))
-    with pytest.raises(UsageError, match="no labels 'kind'"):
+    with pytest.raises(UsageError, match="no label column 'kind'"):
         open_source(str(tmp_path), label="kind")
 
 
@@ -132,8 +132,8 @@ def test_a_pickle_that_asks_for_anything_else_is_refused_and_not_run(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps([1]), "holds no dictionary"),
-        (pickle.dumps({b"labels": [1]}), "holds no b'data' array"),
+        (pickle.dumps([1]), "is not a dictionary"),
+        (pickle.dumps({b"labels": [1]}), "lacks a b'data' array"),
         (python2_batch(np.zeros((2, 3072), np.uint8), {b"labels": [0, 1, 2]}), "not 3 rows of 3072"),
         (python2_batch(np.zeros((2, 100), np.uint8), {b"labels": [0, 1]}), "not 2 rows of 3072"),
         (python2_batch(np.zeros((2, 3072), np.uint8), {b"labels": [0, -1]}), "not a class number"),

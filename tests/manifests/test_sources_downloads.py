@@ -64,7 +64,7 @@ def test_a_silent_failure_tells_the_exit_code(tmp_path: Path, monkeypatch: pytes
 
 def test_a_download_that_leaves_nothing_behind_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_CHILD", "")
-    with pytest.raises(InputError, match=r"train-images-idx3-ubyte is not there"):
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte is missing"):
         open_source(f"torchvision:MNIST={tmp_path}")
 
 

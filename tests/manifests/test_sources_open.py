@@ -49,7 +49,7 @@ def test_unknown_names_list_the_known_ones(spec: str) -> None:
 
 def test_a_label_column_of_data_without_columns_is_refused(tmp_path: Path) -> None:
     for spec in ("demo:digits", str(tmp_path), "torchvision:MNIST"):
-        with pytest.raises(UsageError, match="one label a sample"):
+        with pytest.raises(UsageError, match="one label per sample"):
             open_source(spec, label="coarse_label")
 
 
@@ -134,7 +134,7 @@ def test_names_are_those_given_then_those_known_then_numbers() -> None:
     assert resolve_names(labels_N, given=("x", "y", "z"), known=("a", "b", "c"), where="here") == ("x", "y", "z")
     with pytest.raises(InputError, match="2 class names given, here has 3 classes"):
         resolve_names(labels_N, given=("x", "y"), known=("a", "b", "c"), where="here")
-    with pytest.raises(InputError, match="no class number"):
+    with pytest.raises(InputError, match="is not a class number"):
         resolve_names(np.array([0, 20_000_000]), given=None, known=None, where="here")
 
 

@@ -100,7 +100,7 @@ def test_the_label_column_is_the_preferred_the_only_or_the_asked_one(tmp_path: P
     pq.write_table(table.rename_columns(["image", "x", "fine_label"]), tmp_path / "fine.parquet")
     assert open_source(str(tmp_path / "fine.parquet")).labels_N.tolist() == [row % 2 for row in range(10)]
     pq.write_table(table.rename_columns(["image", "x", "y"]), tmp_path / "unclear.parquet")
-    with pytest.raises(InputError, match="which column holds the labels") as caught:
+    with pytest.raises(InputError, match="not clear which column holds the labels") as caught:
         open_source(str(tmp_path / "unclear.parquet"))
     assert "x, y" in str(caught.value.hint)
     pq.write_table(table.drop_columns(["label"]).rename_columns(["image", "kind"]), tmp_path / "only.parquet")
@@ -137,8 +137,8 @@ def test_metadata_without_names_is_no_error(tmp_path: Path, metadata: bytes) -> 
         ({"label": pa.array([0, 1, None] * 3 + [0])}, "row 2 has no label"),
         ({"label": pa.array([0, 1, -1] * 3 + [0])}, r"train/00000002 has label -1"),
         ({"label": pa.array([0] * 10)}, "only one class"),
-        ({"label": pa.array(["cat", "dog"] * 5)}, "which column holds the labels"),
-        ({"label": pa.array([2**40, 1] * 5)}, "no class number"),
+        ({"label": pa.array(["cat", "dog"] * 5)}, "not clear which column holds the labels"),
+        ({"label": pa.array([2**40, 1] * 5)}, "is not a class number"),
         ({"image": pa.array(["text"] * 10)}, "no column of encoded images"),
     ],
 )
@@ -150,7 +150,7 @@ def test_columns_that_cannot_be_used_are_refused(tmp_path: Path, columns: dict[s
 def test_shards_with_other_columns_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.parquet")
     shard(tmp_path / "train-1.parquet", label=pa.array([1.5] * 10))
-    with pytest.raises(InputError, match=r"train-1\.parquet: column 'label' is not as in train-0"):
+    with pytest.raises(InputError, match=r"train-1\.parquet: column 'label' is missing or not of the type in train-0"):
         open_source(str(tmp_path))
 
 

@@ -165,7 +165,7 @@ def test_a_missing_manifest_at_a_url_is_not_one_whose_making_goes_on_here(bucket
     assert str(error.value.hint).startswith("check the address")
     with pytest.raises(InputError) as error:
         Manifest.open(tmp_path)
-    assert "run the command that was writing it once more" in str(error.value.hint)
+    assert "if a command was interrupted here, run it again" in str(error.value.hint)
 
 
 def test_schemes_are_known_in_capitals_and_this_machine_by_its_name(

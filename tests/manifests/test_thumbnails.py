@@ -111,9 +111,9 @@ IDS = pa.array(range(3), pa.int64())
 @pytest.mark.parametrize(
     ("pixels", "ids", "says"),
     [
-        (pa.FixedSizeListArray.from_arrays(pa.array([1] * 9, pa.uint8()), 3), IDS, "holds no 192 bytes a sample"),
-        (pa.FixedSizeListArray.from_arrays(pa.array([1] * 576, pa.int16()), 192), IDS, "holds no 192 bytes a sample"),
-        (pa.array([1, 2, 3], pa.uint8()), IDS, "holds no 192 bytes a sample"),
+        (pa.FixedSizeListArray.from_arrays(pa.array([1] * 9, pa.uint8()), 3), IDS, "not hold 192 bytes per sample"),
+        (pa.FixedSizeListArray.from_arrays(pa.array([1] * 576, pa.int16()), 192), IDS, "not hold 192 bytes per sample"),
+        (pa.array([1, 2, 3], pa.uint8()), IDS, "not hold 192 bytes per sample"),
         (pa.array([[1] * 192, None, [1] * 192], pa.list_(pa.uint8(), 192)), IDS, "rows without a value"),
         (
             pa.FixedSizeListArray.from_arrays(pa.array([1] * 576, pa.uint8()), 192),

@@ -144,7 +144,7 @@ def test_a_push_that_breaks_anywhere_goes_on_and_a_reader_sees_all_or_nothing(
     for _ in manifest.header.files[1:]:
         with pytest.raises(IncompleteError, match="the cable") as error:
             push(manifest, Breaking(destination_at(url), 1, seen), jobs=1)
-        assert error.value.hint == "plug it in; the same command goes on"
+        assert error.value.hint == "plug it in; the same command resumes"
     push(manifest, Breaking(destination_at(url), 1, seen), jobs=1)
     assert set(seen) == {"absent", "whole"}
     assert seen.index("whole") == len(seen) - 1
@@ -182,7 +182,7 @@ def test_another_manifest_is_replaced_only_when_asked_and_its_header_goes_first(
 
 def test_what_is_no_manifest_is_not_overwritten_unasked(manifest: Manifest, bucket: Bucket) -> None:
     bucket.put(f"m/{HEADER_NAME}", b"something else")
-    with pytest.raises(MismatchError, match="something that is no manifest"):
+    with pytest.raises(MismatchError, match="something that is not a manifest"):
         push(manifest, destination_at(f"{bucket.url}/m"))
     push(manifest, destination_at(f"{bucket.url}/m"), replace=True)
     assert verify(f"{bucket.url}/m").ok
@@ -216,7 +216,7 @@ def test_what_arrives_altered_is_noticed_before_the_header_is_put(
             filesystem.pipe_file(full, b"?" * Path(source).stat().st_size)
 
     monkeypatch.setattr(filesystem, "put_file", flip)
-    with pytest.raises(InputError, match=r"view-001/part-00000\.parquet arrived altered"):
+    with pytest.raises(InputError, match=r"view-001/part-00000\.parquet was altered on its way"):
         push(manifest, target)
     assert f"m/{HEADER_NAME}" not in bucket.puts()
 
@@ -268,7 +268,7 @@ def test_images_travel_only_when_asked_and_allowed(manifest: Manifest, tmp_path:
         lambda: push(bound, destination_at(str(tmp_path / "never")), with_images=True),
         lambda: pull(str(tmp_path / "bound"), tmp_path / "never", with_images=True),
     ):
-        with pytest.raises(UsageError, match="must not be passed on"):
+        with pytest.raises(UsageError, match="must not be redistributed"):
             act()
     assert not (tmp_path / "never").exists()
 
@@ -283,7 +283,7 @@ def test_images_of_hidden_keys_never_travel(manifest: Manifest, tmp_path: Path) 
         lambda: push(made, destination_at(str(tmp_path / "never")), with_images=True),
         lambda: pull(str(tmp_path / "there"), tmp_path / "never", with_images=True),
     ):
-        with pytest.raises(UsageError, match="keys are hidden here, and a beton shows the images"):
+        with pytest.raises(UsageError, match="the keys are hidden, but a beton would show the images"):
             act()
     assert not (tmp_path / "never").exists()
 
@@ -315,9 +315,9 @@ def test_a_part_of_a_manifest_is_pulled_with_its_id_and_completed_later(manifest
     with pytest.raises(InputError, match="its logits were not pulled") as error:
         next(iter(part.logits()))
     assert error.value.hint == f"prune pull {manifest.folder} {part.folder} --only logits"
-    with pytest.raises(UsageError, match="without its logits"):
+    with pytest.raises(UsageError, match="lacks its logits"):
         push(part, destination_at(str(tmp_path / "elsewhere")))
-    with pytest.raises(UsageError, match=r"--only targets: .* holds logits, samples, scores"):
+    with pytest.raises(UsageError, match=r"--only targets: .* has only logits, samples, scores"):
         pull(url, tmp_path / "never", only=["targets"])
     whole, moved = pull(url, tmp_path / "part", only=["logits"])
     assert (moved.copied, moved.there) == (2, 1)
@@ -431,14 +431,14 @@ def test_a_manifest_at_a_url_is_pulled_before_it_is_pushed_on(manifest: Manifest
 
 
 def test_a_web_server_takes_no_files() -> None:
-    with pytest.raises(UsageError, match="takes no files"):
+    with pytest.raises(UsageError, match="accepts no push"):
         destination_at("https://example.org/m")
 
 
 def test_a_bucket_that_is_not_there_and_a_host_that_is_not_there(
     manifest: Manifest, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="there is no such place to write to"):
+    with pytest.raises(InputError, match="this location does not exist"):
         push(manifest, destination_at("s3://no-such-bucket/m"))
 
     class Dead(fsspec.get_filesystem_class("memory")):

@@ -266,7 +266,7 @@ EMPTY_PAGE = bytes.fromhex("15001500150000")
     [
         (EMPTY_PAGE, 1 << 16, "more than 65,536 pages"),
         # Field 5 is text that nothing reads.
-        (EMPTY_PAGE[:-1] + b"\x28\x80\x20" + b"x" * 4096 + b"\0", 1 << 10, "long headers of pages"),
+        (EMPTY_PAGE[:-1] + b"\x28\x80\x20" + b"x" * 4096 + b"\0", 1 << 10, "its page headers are too long"),
     ],
     ids=["many", "long"],
 )
@@ -304,7 +304,7 @@ def test_row_groups_have_the_rows_of_the_file(monkeypatch: pytest.MonkeyPatch) -
         (pa.table({"a": [{"b": 1}]}), "of type struct"),
         (pa.table({"a": [[1]]}), "of type list"),
         (pa.table({"a": [[["x"]]]}), "of type list"),
-        (pa.table([[1], [2]], names=["a", "a"]), "one name"),
+        (pa.table([[1], [2]], names=["a", "a"]), "the same name"),
         (pa.table({f"c{i}": [1] for i in range(4097)}), "4,097 columns"),
     ],
     ids=["rows", "struct", "list", "nested", "twice", "columns"],
@@ -344,12 +344,12 @@ def test_samples_that_are_not_what_the_header_says_are_refused(forged: Path) -> 
     keys, labels = whole.column("key").to_pylist(), whole.column("label").to_pylist()
     for table, told in (
         (changed(whole, "key", ["../x", *keys[1:]]), r"sample 0 has the key '\.\./x': it leads out"),
-        (changed(whole, "label", [*labels[:-1], 3]), "row 12 has label 3, there are 3 classes"),
+        (changed(whole, "label", [*labels[:-1], 3]), "row 12 has label 3, but there are 3 classes"),
         (changed(whole, "label", [-1, *labels[1:]]), "row 0 has label -1"),
         (changed(whole, "sample_id", [1, 0, *range(2, 13)]), "do not ascend"),
         (changed(whole, "sample_id", list(range(1, 14))), "do not ascend"),
         (whole.slice(0, 5), "5 rows for 13 samples"),
-        (whole.slice(1, 12), "one after the other"),
+        (whole.slice(1, 12), "consecutive samples of one part"),
         (whole.drop_columns(["view_id"]), "no column 'view_id'"),
         (whole.set_column(2, "label", whole.column("label").cast(pa.string())), "label is of type string, not int32"),
     ):

@@ -113,7 +113,7 @@ def test_targets_of_a_beton_must_have_the_form_the_header_names(
     data = manifest.header.data.model_copy(update={"class_names": list("abcd")})
     files = [*part_entries(manifest.path, tables, COUNT), file_entry(manifest.path, BETON_NAME, COUNT)]
     write_header(manifest.path, manifest.header.model_copy(update={"labels": labels, "data": data, "files": files}))
-    expected = [] if form is None else [f"has targets of (1, 4), the header's labels are of {form}"]
+    expected = [] if form is None else [f"has targets of shape (1, 4), the header's labels {form}"]
     assert [finding.problem for finding in verify(manifest.path).findings] == expected
 
 
@@ -212,7 +212,7 @@ def test_a_table_in_parts_of_another_size_is_found(manifest: Manifest) -> None:
     data = header.data.model_copy(update={"count": 12})
     files = [*header.files, file_entry(manifest.path, second, 6)]
     write_header(manifest.path, header.model_copy(update={"data": data, "files": files}))
-    problem = "has a part before its last that is not of 8,192 rows"
+    problem = "has a part before the last that does not have 8,192 rows"
     assert verify(manifest.path).findings == [Finding("selection", problem)]
 
 
@@ -276,7 +276,7 @@ def test_a_region_that_crosses_a_page_is_found(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [raw(0, 100), raw(1, 900), raw(2, 900), raw(3)])
     assert problems(path) == []
     put(path, 4, "<I", 1 << 20)
-    assert problems(path) == ["row 1: it lies on two pages"]
+    assert problems(path) == ["row 1 lies on two pages"]
 
 
 def test_a_sample_whose_regions_lie_on_two_pages_is_found(tmp_path: Path) -> None:
@@ -286,20 +286,20 @@ def test_a_sample_whose_regions_lie_on_two_pages_is_found(tmp_path: Path) -> Non
     path = write(tmp_path / "a.beton", [BetonImage(mode=0, data=data, width=8, height=6), raw(1)])
     assert problems(path) == []
     put(path, 4, "<I", page_bytes)
-    assert problems(path) == ["row 0: it lies on two pages"]
+    assert problems(path) == ["row 0 lies on two pages"]
 
 
 def test_a_jpeg_of_another_size_than_its_metadata_is_found(tmp_path: Path) -> None:
     image = beton_form(Encoded(jpeg(8, 6)))
     wrong = BetonImage(mode=0, data=image.data, width=6, height=8)
     path = write(tmp_path / "a.beton", [raw(0), image, wrong, wrong])
-    assert problems(path) == ["row 2: its JPEG is not of the 6x8 pixels its metadata names"]
+    assert problems(path) == ["row 2: its JPEG does not have the 6x8 pixels that its metadata names"]
 
 
 def test_a_region_that_is_no_jpeg_is_found(tmp_path: Path) -> None:
     garbage = BetonImage(mode=0, data=np.arange(90, dtype=np.uint8), width=6, height=8)
     assert problems(write(tmp_path / "a.beton", [garbage])) == [
-        "row 0: its JPEG is not of the 6x8 pixels its metadata names"
+        "row 0: its JPEG does not have the 6x8 pixels that its metadata names"
     ]
 
 

@@ -92,7 +92,7 @@ def test_a_hidden_manifest_is_compared_with_its_secret(tmp_path: Path, prune: Ru
     (tmp_path / "secret.txt").write_text("0123456789abcdef")
     prune("push", "open", "hidden", "--secret", "secret.txt", cwd=tmp_path)
     out = prune("diff", "open", "hidden", cwd=tmp_path).stdout
-    assert "data       0 samples in common of 2 and 2\n           B is hidden: name the file of its secret" in out
+    assert "data       0 samples in common of 2 and 2\n           B is hidden: name the file with its secret" in out
     assert "Spearman" not in out
     out = prune("diff", "open", "hidden", "--secret", "secret.txt", cwd=tmp_path).stdout
     assert "data       2 samples in common of 2 and 2\n" in out

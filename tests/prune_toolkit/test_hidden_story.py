@@ -88,5 +88,5 @@ def test_commands_that_need_the_images_own_keys_say_so(prune: Run, story: Path, 
         ("label", tmp_path / "chosen", "--teacher", "teachers:none", "--other-teacher", "-o", tmp_path / "x"),
         ("score", story / "hidden", "--teacher", "teachers:linear", "-o", tmp_path / "x"),
     ):
-        assert "is hidden: its keys and view_ids are not those of images" in prune(*words, code=2).stderr
+        assert "is hidden: its keys and view_ids are not those of the images" in prune(*words, code=2).stderr
     assert not (tmp_path / "x" / "manifest.json").exists()

@@ -245,7 +245,7 @@ def test_images_are_not_pushed_where_that_is_not_allowed(prune: Run, manifest: M
     files = [*manifest.header.files, file_entry(manifest.folder, BETON_NAME, 8)]
     commit(manifest.folder, manifest.header.model_copy(update={"files": files, "data": data}))
     told = prune("push", manifest.folder, tmp_path / "out", "--with-images", code=2)
-    assert "must not be passed on" in told.stderr
+    assert "must not be redistributed" in told.stderr
     for flags in (("--only", "scores"), ("--secret", tmp_path)):
         assert (
             "leave out one" in prune("push", manifest.folder, tmp_path / "out", "--with-images", *flags, code=2).stderr
@@ -258,7 +258,7 @@ def test_images_are_not_pushed_where_that_is_not_allowed(prune: Run, manifest: M
 def test_another_manifest_is_exit_code_4(prune: Run, manifest: Manifest, bucket: Bucket, tmp_path: Path) -> None:
     other = make(tmp_path / "other", KEYS[:2], [0, 0])
     prune("push", manifest.folder, f"{bucket.url}/m")
-    assert "or --replace it" in prune("push", other.folder, f"{bucket.url}/m", code=4).stderr
+    assert "or add --replace" in prune("push", other.folder, f"{bucket.url}/m", code=4).stderr
     prune("push", other.folder, f"{bucket.url}/m", "--replace")
     assert Manifest.open(f"{bucket.url}/m").id == other.id
     prune("pull", f"{bucket.url}/m", manifest.folder, code=4)
@@ -267,7 +267,7 @@ def test_another_manifest_is_exit_code_4(prune: Run, manifest: Manifest, bucket:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (("push", "{ours}", "s3://no-such-bucket/m"), 3, "there is no such place"),
+        (("push", "{ours}", "s3://no-such-bucket/m"), 3, "this location does not exist"),
         (("pull", "s3://no-such-bucket/m", "{tmp}/x"), 3, "holds no manifest.json"),
         (("pull", "http://127.0.0.1:1/m", "{tmp}/x"), 3, "check the address and the network"),
         (("show", "http://127.0.0.1:1/m"), 3, "check the address and the network"),

@@ -108,7 +108,7 @@ def test_a_pull_into_a_folder_of_something_else_says_what_to_do(prune: Run, mani
     (tmp_path / "scoring" / "samples").mkdir(parents=True)
     (tmp_path / "scoring" / "samples" / "part-00000.parquet").write_bytes(b"half a scoring")
     told = prune("pull", manifest.folder, tmp_path / "scoring", code=4)
-    assert "name another folder, one that is empty or not there" in told.stderr
+    assert "name a folder that is empty or does not exist" in told.stderr
     assert (tmp_path / "scoring" / "samples" / "part-00000.parquet").read_bytes() == b"half a scoring"
     told = prune("push", manifest.folder, tmp_path / "scoring", code=4)
-    assert "or --replace it" in told.stderr
+    assert "or add --replace" in told.stderr
