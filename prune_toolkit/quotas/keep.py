@@ -1,4 +1,4 @@
-"""The fraction of the samples to keep, as an exact number."""
+"""Parse the fraction of the samples to keep, as an exact number."""
 
 import re
 from fractions import Fraction
@@ -12,7 +12,7 @@ _MAX_TEXT = 64
 
 
 def parse_fraction(text: str) -> Fraction | None:
-    """The exact value of "0.29", "1/3", "50%" or "1e-2"; None for anything else."""
+    """Return the exact value of "0.29", "1/3", "50%" or "1e-2"; None for anything else."""
     match = _KEEP.fullmatch(text) if len(text) <= _MAX_TEXT else None
     if match is None:
         return None
@@ -24,11 +24,11 @@ def parse_fraction(text: str) -> Fraction | None:
 
 
 def parse_keep(text: str) -> Fraction:
-    """The fraction to keep, exactly as typed; UsageError unless 0 < keep <= 1."""
+    """Return the fraction to keep, exactly as typed; UsageError unless 0 < keep <= 1."""
     keep = parse_fraction(text)
     if keep is None or not 0 < keep <= 1:
         raise UsageError(
             f"keep is {text!r}: it must be a fraction above 0 and at most 1",
-            hint="half of the samples is 0.5, 1/2 or 50%",
+            hint="for half of the samples, write 0.5, 1/2 or 50%",
         )
     return keep
