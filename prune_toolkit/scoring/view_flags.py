@@ -1,4 +1,4 @@
-"""From the flags that ask for views to a recipe, and from a recipe to what a header says of it."""
+"""Turn the flags for views into a recipe, and a recipe into its header block."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,13 +15,13 @@ _PARAMETERS = {
     "pad_crop_flip": ("pad_px",),
     "resized_crop_flip": ("scale_min", "scale_max", "ratio_min", "ratio_max"),
 }
-"""What a recipe looks at beside flip: nothing else is recorded, so equal views have equal ids."""
+"""The parameters of a recipe besides flip; nothing else is recorded, so equal views have equal ids."""
 
 
 def scoring_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
-    """The recipe that --augment, --pad, --scale-min, --flip and --seed ask for, for views of a size.
+    """Return the recipe for --augment, --pad, --scale-min, --flip and --seed, and views of this size.
 
-    UsageError for a padding or an area there cannot be.
+    Raises UsageError for an impossible padding or area.
     """
     name, pad_px = options["augment"], options["pad"]
     if name == "auto":
@@ -34,17 +34,18 @@ def scoring_recipe(options: Mapping[str, Any], image_px: int) -> ViewRecipe:
 
 
 def check_view_count(count: int) -> None:
-    """UsageError for a number of views that cannot be stored."""
+    """Raise UsageError for a number of views that cannot be stored."""
     if not 1 <= count <= MOST_VIEWS:
         raise UsageError(
-            f"--views {count}: 1 to {MOST_VIEWS:,}", hint="view 0 is the evaluation view, those above it are augmented"
+            f"--views {count}: expected 1 to {MOST_VIEWS:,}",
+            hint="view 0 is the evaluation view, the others are augmented",
         )
 
 
 def views_to_score(which: str | None, count: int) -> range:
-    """The views whose scores are averaged: --score-views all, 0 or train; None is train where there are such views.
+    """Return the views whose scores are averaged: --score-views all, 0 or train; None: train if there are such views.
 
-    UsageError for train views when only the evaluation view is stored.
+    Raises UsageError for train if only the evaluation view is stored.
     """
     if which is None:
         which = "train" if count > 1 else "0"
@@ -54,14 +55,14 @@ def views_to_score(which: str | None, count: int) -> range:
 
 
 def views_text(views: range) -> str:
-    """Views as the header names them: 0, 1-7, 0-7."""
+    """Return views as the header names them: 0, 1-7, 0-7."""
     return str(views.start) if len(views) == 1 else f"{views.start}-{views.stop - 1}"
 
 
 def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collection[str]) -> ViewRecipe:
-    """`scoring_recipe` for several views, or where flags that make a recipe were `asked` for; else the recipe `none`.
+    """Return `scoring_recipe` for several views, or if flags of a recipe are in `asked`; else the recipe `none`.
 
-    A seed asks for nothing: it is of the stored views, and view 0 has none.
+    A seed alone does not count: it only matters for the stored views other than view 0.
     """
     if options["views"] == 1 and not set(RECIPE_FLAGS) & set(asked):
         return ViewRecipe()
@@ -69,7 +70,7 @@ def recipe_or_none(options: Mapping[str, Any], image_px: int, *, asked: Collecti
 
 
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:
-    """What a header says of `count` stored views, and of how views from 1 on are drawn, stored or fresh ones."""
+    """Return the header block of `count` stored views, with the augmentation of views 1 and above, stored or fresh."""
     if count == 1 and recipe.name == "none":
         return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k, max_side=max_side)
     names = (*_PARAMETERS.get(recipe.name, ()), "flip")
