@@ -119,7 +119,7 @@ def test_samples_without_a_value_are_refused_or_get_what_was_asked(
     out = tmp_path / "out"
     if missing is None:
         refused = prune("import", path, INDEX, *FLAGS, "-o", out, code=4).stderr
-        assert f"no hard of 6 of 13 samples; the first: {READABLE[6]}" in refused
+        assert f"no hard for 6 of 13 samples; the first: {READABLE[6]}" in refused
         assert not out.exists()
         return
     prune("import", path, INDEX, *FLAGS, "--missing", missing, "-o", out)
@@ -299,7 +299,7 @@ def test_row_numbers_are_no_names(prune: Run, tmp_path: Path) -> None:
     path = table(tmp_path / "s.csv", [("train/00000000", 1), ("test/00000007", 99)])
     refused = prune("import", path, tmp_path / "index", *FLAGS, "-o", tmp_path / "out", code=4).stderr
     assert "1 of 2 rows of s.csv match no sample" in refused
-    assert "no hard of 1 of 2 samples; the first: train/00000007" in refused
+    assert "no hard for 1 of 2 samples; the first: train/00000007" in refused
     (tmp_path / "s.txt").write_text("train/00000000\n00000007\n")
     told = prune("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o", tmp_path / "chosen")
     assert "1 samples kept" in told.stdout

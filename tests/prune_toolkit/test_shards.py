@@ -254,7 +254,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path, prune: Run) -> None:
         (("x", "y", "--prefer", "z"), 2, "--prefer z is not one of the manifests"),
         (("x", "y", "--score-views", "0"), 2, "--score-views goes with --average"),
         (("x", "y", "--average", "logits", "--prefer", "x"), 2, "--prefer goes with no --average"),
-        (("x", "y", "-o", "x"), 2, "x holds a finished manifest"),
+        (("x", "y", "-o", "x"), 2, "x is a finished manifest"),
     ):
         assert says in prune("merge", *words, cwd=tmp_path, code=code).stderr
     assert verify(tmp_path / "x").ok

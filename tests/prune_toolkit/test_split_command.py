@@ -131,7 +131,7 @@ def test_wrong_calls_say_what_to_type(whole: Manifest, tmp_path: Path, prune: Ru
 def test_both_folders_are_looked_at_before_anything_is_written(whole: Manifest, tmp_path: Path, prune: Run) -> None:
     (tmp_path / "file").touch()
     words = ("split", "whole", "--prefix", "t", "-o", "out", "--rest")
-    for rest, says in (("whole", "whole holds a finished manifest"), ("file", "file is a file")):
+    for rest, says in (("whole", "whole is a finished manifest"), ("file", "file is a file")):
         assert says in prune(*words, rest, cwd=tmp_path, code=2).stderr
         assert not (tmp_path / "out").exists()
 
