@@ -1,4 +1,4 @@
-"""`make demo`: the whole way on scikit-learn's digits, by the commands a user would type, and one table of results.
+"""`make demo`: all steps on scikit-learn's digits, with the commands a user would type, and a table of results.
 
 .venv/bin/python -m prune_toolkit.demo [FOLDER]
 """
@@ -21,7 +21,7 @@ DATA = "demo:digits"
 
 @dataclass(frozen=True)
 class DemoStudent:
-    """One student: its row in the table, its run's folder, the manifest it learns from, and its loss."""
+    """A student: its title in the table, the folder of its run, its manifest, and flags for its loss."""
 
     title: str
     folder: str
@@ -56,7 +56,7 @@ def run(command: str) -> None:
 
 
 def row(title: str, folder: Path) -> tuple[str, ...]:
-    """A line of the table, from a run's run.json."""
+    """Return a row of the table, from a run's run.json."""
     report: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
     student = report["student"]
     return (
@@ -72,7 +72,7 @@ def row(title: str, folder: Path) -> tuple[str, ...]:
 @click.command(name="demo")
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
 def demo(folder: Path) -> None:
-    """Teacher, scores, selections, labels and six students on scikit-learn's digits, into FOLDER."""
+    """Train a teacher on scikit-learn's digits, score, select, label, and train six students, all in FOLDER."""
     start = time.monotonic()
     teacher = folder / "teacher" / "student.safetensors"
     val = f"--val {DATA}"

@@ -1,4 +1,4 @@
-"""`prune`: score a data set with a teacher once, select what is worth keeping, share the result."""
+"""`prune`: score a data set once with a teacher, select the samples worth keeping, share the result."""
 
 from importlib import import_module
 from typing import NoReturn
@@ -29,14 +29,14 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order they are used."""
+        """Return the commands in the order of use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The `command` object of the command's module."""
+        """Return the `command` object of the command's module."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(COMMANDS[cmd_name]).command
@@ -57,14 +57,14 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
 )
 @click.option("--plugin", **PLUGIN)
 def cli() -> None:
-    """Let the teacher look at the data once, and train students on the part worth keeping.
+    """Run the teacher over the data once, and train students on the part worth keeping.
 
     \b
     prune score --data photos --teacher torchvision/resnet50:IMAGENET1K_V2
     prune select --keep 0.5
     train-student --manifest selection --val photos
 
-    Defaults come from prune.toml in the current folder; flags win over it.
+    Defaults come from prune.toml in the working directory; flags override it.
     """
 
 
@@ -76,7 +76,7 @@ def main() -> NoReturn:
 
 
 def train() -> None:
-    """Entry point of `train-student`: by this package, which sees whether a file hides one that the command needs."""
+    """Entry point of `train-student`: in this package, which checks whether a file shadows a module it needs."""
     from trainer.cli.train_student import main
 
     main()

@@ -327,7 +327,7 @@ def test_registering_again_replaces_and_another_name_of_ours_is_refused():
     SCORES.forget("tried")
     with pytest.raises(ValueError, match="'loss' is registered already"):
         pt.register("score", "loss", harder="low")(tried)
-    with pytest.raises(UsageError, match="no methods of kind 'scores'"):
+    with pytest.raises(UsageError, match="unknown kind of method 'scores'"):
         pt.register("scores", "x", harder="low")
 
 
@@ -346,7 +346,7 @@ def test_a_method_that_is_not_a_function_is_refused_and_the_text_counts_where_no
 def test_where_others_still_work_the_call_says_so_and_goes_on_later(at_work, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(IncompleteError, match="those of others are not"):
+    with pytest.raises(IncompleteError, match="those of other processes are not"):
         pt.index("photos", out=tmp_path / "index")
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")

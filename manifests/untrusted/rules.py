@@ -6,16 +6,12 @@ characters, which a terminal would take for commands.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from manifests.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_KEY_BYTES, MAX_NAME_BYTES = 4096, 255
 """Limits of Linux for a path, and for one name in it."""

@@ -1,1 +1,1 @@
-"""The front door: what `import prune_toolkit as pt` gives people with a notebook. One file per group of names."""
+"""The Python interface, `import prune_toolkit as pt`, for notebooks and scripts. One file per group of functions."""

@@ -1,4 +1,4 @@
-"""What the functions of the front door share: manifests and paths as arguments, and what they hand back. Torch-free."""
+"""Shared by the functions of the Python interface: manifests and paths as arguments, and results. Torch-free."""
 
 from pathlib import Path
 
@@ -9,21 +9,21 @@ from prune_toolkit.images.data_spec import DataSpec
 from trainer.cli.local_path import local_path
 
 Place = str | Path
-"""A path; of what is only read also a URL."""
+"""A path; a URL is also accepted for manifests that are only read."""
 
 
 def opened(manifest: Manifest | Place) -> Manifest:
-    """The manifest, opened where it was named."""
+    """Return the manifest; open it if a path was given."""
     return manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
 
 
 def folder(out: Place) -> Path:
-    """Where something is written; UsageError for a URL."""
+    """Return the path of an output; UsageError for a URL."""
     return local_path(out)
 
 
 def optional(path: Place | None) -> Path | None:
-    """A path, where one was named."""
+    """Return the path, or None if there is none."""
     return None if path is None else Path(path)
 
 
@@ -35,22 +35,22 @@ def data_spec(
     *,
     held_out: bool = False,
 ) -> DataSpec | None:
-    """The images that are named, None where none are."""
+    """Return the description of the given images, None if there are none."""
     if data is None:
         return None
     return DataSpec(data=str(data), split=split, classes=optional(classes), label=label, held_out=held_out)
 
 
 def threads(workers: int | None) -> int:
-    """Threads that read images: as asked, else one per core."""
+    """Return the number of threads that read images: as requested, else one per core."""
     return core_count() if workers is None else workers
 
 
 def whole(manifest: Manifest | None) -> Manifest:
-    """What was made; IncompleteError where other processes still make their parts of it."""
+    """Return the manifest; IncompleteError if other processes have not finished their parts of it."""
     if manifest is None:
         raise IncompleteError(
-            "the parts of this process are done, those of others are not",
-            hint="call it again when they are: it goes on where it stopped",
+            "the parts of this process are done, those of other processes are not",
+            hint="call the function again when they are: it resumes where it stopped",
         )
     return manifest

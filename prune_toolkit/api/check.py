@@ -1,4 +1,4 @@
-"""Is a manifest whole, are these its images, what differs between two of them. Torch-free but for pixels."""
+"""Verify a manifest or a copy of its images, and compare two manifests. Torch-free except for check="pixels"."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +32,10 @@ def verify(
     secret: Place | None = None,
     workers: int | None = None,
 ) -> Report | DataReport:
-    """Check every file of a manifest, or with `data` a copy of its images; as `prune verify`.
+    """Check every file of a manifest, or with `data` a copy of its images; like `prune verify`.
 
-    What does not hold is reported, not raised: look at `.ok`, then at `.findings` of files, at `.told` and
-    `.differences` of images.
+    Differences are reported, not raised: look at `.ok`, then at `.findings` for files, at `.told` and `.differences`
+    for images.
     """
     if data is None:
         return verify_files(manifest.where if isinstance(manifest, Manifest) else manifest)
@@ -46,11 +46,11 @@ def verify(
 
 
 class Difference(dict[str, Any]):
-    """What differs between manifests `a` and `b`, as `prune diff --json`: data, teacher, scores, ..."""
+    """The differences between manifests `a` and `b`, in the form of `prune diff --json`: data, teacher, scores, ..."""
 
     @property
     def same(self) -> bool:
-        """Whether the two have one id."""
+        """True if the two manifests have the same id."""
         return bool(self["same"])
 
     def __repr__(self) -> str:
@@ -60,5 +60,5 @@ class Difference(dict[str, Any]):
 
 
 def diff(a: Manifest | Place, b: Manifest | Place, *, secret: Place | None = None) -> Difference:
-    """What differs between two manifests of any kind; as `prune diff`."""
+    """Compare two manifests of any kind; like `prune diff`."""
     return Difference(compare(opened(a), opened(b), None if secret is None else read_secret(Path(secret))))

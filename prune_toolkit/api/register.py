@@ -1,4 +1,4 @@
-"""A score or a selector of one's own, from a notebook."""
+"""Register your own scores and selectors from a notebook."""
 
 import hashlib
 import inspect
@@ -31,15 +31,15 @@ _COSTS: dict[str, dict[str, Any]] = {
 
 
 def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
-    """Register the function below as a method of this process; run the cell again to replace it.
+    """Register the decorated function as a method of this process; run the cell again to replace it.
 
-    kind: score (a function of rows of logits), feature_score, dynamics_score or selector. facts: those that
-    docs/methods.md names, above all harder="low" or "high" for a score, and score="loss" for a selector that ranks by
-    one. formula is the first line of the docstring unless it is given. The text of the function is part of what a
-    manifest says of it, so that what another text computed is not taken for its result; what it calls is not.
+    kind: score (a function of rows of logits), feature_score, dynamics_score or selector. facts: see docs/methods.md;
+    above all harder="low" or "high" for a score, and score="loss" for a selector that ranks by a score. formula
+    defaults to the first line of the docstring. Manifests record a digest of the function's source, so that results of
+    another version are not mistaken for its own; functions that it calls are not included.
     """
     if kind not in _KINDS:
-        raise UsageError(f"there are no methods of kind {kind!r}", hint=f"known: {', '.join(_KINDS)}")
+        raise UsageError(f"unknown kind of method: {kind!r}", hint=f"known: {', '.join(_KINDS)}")
     registry, decorate = _KINDS[kind]
 
     def add(function: F) -> F:
@@ -54,7 +54,7 @@ def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
 
 
 def _origin(function: Callable[..., Any]) -> str:
-    """The module of a function, with the digest of its text, or of its code where nobody kept the text."""
+    """Return the module of a function with a digest of its source, or of its bytecode if the source is unknown."""
     if not inspect.isfunction(function):
         raise UsageError(f"a {type(function).__name__} is not a function", hint="register a def that calls it")
     try:

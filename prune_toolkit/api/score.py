@@ -1,4 +1,4 @@
-"""A teacher and images in, scores and labels out; the teacher is a spec or a module of yours."""
+"""Run a teacher over images for scores and labels; the teacher is a spec or your own module."""
 
 import os
 from collections.abc import Sequence
@@ -67,12 +67,12 @@ def score(
     teacher_licence: str | None = None,
     workers: int | None = None,
 ) -> Manifest:
-    """Run the teacher over `data` once; as `prune score`, into the folder `manifest`.
+    """Run the teacher over `data` once; like `prune score`, into the folder `manifest` unless `out` is given.
 
     teacher: a spec, or an nn.Module that takes normalised (n, 3, S, S) images and returns logits (n, classes). A module
-    is copied, evaluated, and recorded as module:ClassName with the sha256 of its weights; yours stays as it is.
-    preprocessing: how it wants its images; a module has to be told, a student of this toolkit knows. dynamics: run no
-    teacher, add scores of what these runs recorded to the manifest `data`.
+    is copied and run in evaluation mode, and recorded as module:ClassName with the sha256 of its weights; yours is not
+    changed. preprocessing: how images are prepared; required for a module, except for students of this toolkit.
+    dynamics: run no teacher, but add scores of the training dynamics that these runs recorded to the manifest `data`.
     """
     if dynamics:
         runs = [dynamics] if isinstance(dynamics, Place) else dynamics
@@ -81,7 +81,7 @@ def score(
         )
         return write_dynamics_scores(plan)
     if early_epoch is not None:
-        raise UsageError("early_epoch goes with dynamics=RUN")
+        raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
     _check_teacher(teacher)
     if isinstance(data, Manifest):
@@ -146,10 +146,10 @@ def label(
     label: str | None = None,
     workers: int | None = None,
 ) -> Manifest:
-    """Run the teacher over many views of the samples that a selection keeps; as `prune label`.
+    """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
 
-    views: 8 unless you say otherwise. teacher: as for `score`; a spec need not be named again, a module has to be given
-    again, and its preprocessing is the selection's.
+    views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again, and its
+    preprocessing is that of the selection.
     """
     chosen = opened(selection)
     check_selection(chosen)
@@ -187,7 +187,9 @@ def label(
 
 def _check_teacher(teacher: str | nn.Module | None) -> None:
     if teacher is None:
-        raise UsageError("which teacher?", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a module of yours')
+        raise UsageError(
+            "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
+        )
 
 
 def _loaded(

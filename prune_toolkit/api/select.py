@@ -1,4 +1,4 @@
-"""From images to an index, from a scored manifest to a selection. Torch-free."""
+"""Make an index of images, and a selection from a scored manifest. Torch-free."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +17,7 @@ from prune_toolkit.selection.write_selection import SelectConfig, plan_selection
 from prune_toolkit.work.part_work import WorkShare
 
 Number = str | float | Fraction
-"""A number that becomes part of an id, and so its exact text: 0.5, "50%", Fraction(1, 3)."""
+"""A number whose exact text becomes part of an id: 0.5, "50%", Fraction(1, 3)."""
 
 
 def index(
@@ -36,9 +36,9 @@ def index(
     redistributable: bool | None = None,
     workers: int | None = None,
 ) -> Manifest:
-    """List every image of `data`: key, label, size, content hash; as `prune index`.
+    """List every image of `data` with its key, label, size and content hash; like `prune index`.
 
-    beton: also write train.beton, from which a student can train without any teacher.
+    beton: also write train.beton, from which a student can be trained without a teacher.
     """
     config = IndexConfig(
         data=DataSpec(data=str(data), split=split, classes=optional(classes), label=label),
@@ -90,11 +90,11 @@ def select(
     workers: int | None = None,
     **parameters: Number,
 ) -> Manifest:
-    """Pick the samples of a scored manifest worth keeping; as `prune select`.
+    """Select the samples of a scored manifest worth keeping; like `prune select`.
 
-    parameters: those of the selector, such as position=1 of `window`, beta=0.1 of `ccs`, mix="0.7 medium, 0.3 random".
-    A number becomes the text that Python prints of it: 0.5 is "0.5", the same selection as --keep 0.5; a computed
-    0.1 + 0.2 is "0.30000000000000004": write "0.3" or Fraction(3, 10) where that matters.
+    parameters: those of the selector, e.g. position=1 for `window`, beta=0.1 for `ccs`, mix="0.7 medium, 0.3 random".
+    Numbers are converted to the text that Python prints: 0.5 is "0.5", the same selection as --keep 0.5; but 0.1 + 0.2
+    is "0.30000000000000004": write "0.3" or Fraction(3, 10) if that matters.
     """
     config = SelectConfig(
         keep=Keep.parse(text_of(keep)),
@@ -125,7 +125,7 @@ def select(
 
 
 def text_of(number: Number) -> str:
-    """The text of a number as it would be typed; of a float the shortest that is the same float."""
+    """Return the text of a number as typed on the command line; for a float, the shortest that gives this float."""
     return repr(float(number)) if isinstance(number, float) else str(number)
 
 
@@ -137,7 +137,7 @@ def data_check(
     secret: Place | None,
     workers: int | None,
 ) -> DataCheck:
-    """How a copy of the images is compared with a manifest."""
+    """Return the settings for the comparison of a copy of the images with a manifest."""
     return DataCheck(
         level=level,
         stages=parse_stages([match] if isinstance(match, str) else match),

@@ -1,4 +1,4 @@
-"""What a call changes of torch in this process, changed back: a notebook goes on after it."""
+"""Restore torch's global state after a call, since a notebook continues in the same process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def torch_as_it_was() -> Iterator[None]:
-    """Give torch's random numbers, and its settings for CUDA kernels, back as they were."""
+    """Restore torch's random state and its settings of CUDA kernels on exit."""
     devices = torch.cuda.device_count()
     with torch.random.fork_rng(devices=range(devices)):
         if not devices:

@@ -1,4 +1,4 @@
-"""A selection in, a trained student out."""
+"""Train a student from a selection."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ __all__ = ["Run", "TrainOptions", "load_student", "train_student"]
 
 
 class TrainOptions(TypedDict, total=False):
-    """The other options of train-student, by their names there; what is not given is by recipe, loss or selection."""
+    """Other options of train-student, by their names there; defaults come from recipe, loss or selection."""
 
     image_size: int
     policy: str
@@ -63,7 +63,7 @@ class TrainOptions(TypedDict, total=False):
 
 
 _FIELDS = {"image_size": "image_px", "pad": "pad_px", "revise": "revise_eta"}
-"""Options that a configuration calls otherwise."""
+"""Options with another name in the configuration."""
 
 
 def train_student(
@@ -89,17 +89,19 @@ def train_student(
     fresh: bool = False,
     **options: Unpack[TrainOptions],
 ) -> Run:
-    """Train a student from a selection with the labels its teacher left there; as `train-student`.
+    """Train a student from a selection with the teacher's labels stored in it; like `train-student`.
 
-    student: a spec, such as "torchvision/resnet18"; by recipe unless you say. val: validation images. options: every
-    other option of `train-student --help`, by its name: loss="ce", temperature=4, lr=0.05, policy="replay", seed=1, ...
+    student: a spec, such as "torchvision/resnet18"; the default depends on the recipe. val: validation images. options:
+    every other option of `train-student --help`, by its name: loss="ce", temperature=4, lr=0.05, policy="replay", ...
     """
     if unknown := sorted(set(options) - set(TrainOptions.__annotations__)):
         near = difflib.get_close_matches(unknown[0], TrainOptions.__annotations__, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"train_student() got an unexpected keyword argument {unknown[0]!r}{meant}")
     if checkpoint is not None and teacher is None:
-        raise UsageError("checkpoint holds the weights of a live teacher", hint='name it too: teacher="SPEC"')
+        raise UsageError(
+            "checkpoint holds the weights of a live teacher, but teacher is missing", hint='name it: teacher="SPEC"'
+        )
     path = folder(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
     task = open_task(manifest if isinstance(manifest, Manifest) else folder(manifest))
@@ -145,7 +147,7 @@ def train_student(
 def _length(
     epochs: int | None, steps: int | None, match_time: Run | Place | None, out: Any
 ) -> tuple[dict[str, Any], str | None]:
-    """The one budget that was given, and the run whose time is matched; UsageError for two."""
+    """Return the one length that was given, and the run whose time is matched; UsageError for two lengths."""
     asked = {name: value for name, value in (("epochs", epochs), ("steps", steps)) if value is not None}
     if len(asked) + (match_time is not None) > 1:
         names = [*asked, *([] if match_time is None else ["match_time"])]

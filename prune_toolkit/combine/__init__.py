@@ -1,1 +1,1 @@
-"""Several manifests in, one out: averages, shards, splits."""
+"""Several manifests in, one out (averages, merged shards); and the reverse (splits)."""

@@ -1,4 +1,4 @@
-"""Whether manifests are pieces of one: the same classes, teacher and views, whatever machine computed them."""
+"""Checks that manifests are pieces of one whole: the same classes, teacher and views, on whatever machine computed."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -9,22 +9,22 @@ from manifests.errors import MismatchError, UsageError
 from manifests.format.header import Header
 from manifests.manifest import Manifest
 
-_SCORED = "score the shards alike: one teacher, and the same --image-size and flags of views"
+_SCORED = "score all shards with one teacher, and with the same --image-size and view flags"
 _HINTS = {
-    "data": "index the shards from data sets of one kind",
-    "hidden": "merge first, and push the result with --secret; or push all with the same secret",
+    "data": "index all shards from data sets of the same kind",
+    "hidden": "merge first and push the result with --secret, or push all with the same secret",
     "teacher": _SCORED,
     "views": _SCORED,
     "features": "take the features of all shards from one layer of the teacher",
-    "thumbnails": "make the thumbnails of all shards with one version of this toolkit",
+    "thumbnails": "make the thumbnails of all shards with the same version of this toolkit",
 }
-_TEACHERS = "shards need one teacher; what several teachers say of the same samples becomes one by --average"
+_TEACHERS = "shards need one teacher; to combine several teachers of the same samples, use --average"
 
 
 def check_alike(manifests: Sequence[Manifest]) -> None:
-    """MismatchError naming the first field of two headers that must not differ.
+    """Raise MismatchError naming the first header field that differs where it must not.
 
-    A block that a manifest may be without, such as the teacher, is compared among those that have it.
+    An optional block, such as the teacher, is compared among the manifests that have it.
     """
     for other in manifests[1:]:
         _check_classes(manifests[0], other)
@@ -42,10 +42,10 @@ def check_alike(manifests: Sequence[Manifest]) -> None:
 
 
 def check_same_kind(manifests: Sequence[Manifest]) -> None:
-    """UsageError unless these are several manifests, and none of them a selection."""
+    """Raise UsageError unless there are several different manifests, none of them a selection."""
     if len(manifests) < 2:
         raise UsageError(
-            "to merge, at least two manifests are needed", hint="prune merge shard-1 shard-2, or with --average"
+            "at least two manifests are needed to merge", hint="prune merge shard-1 shard-2, or with --average"
         )
     for manifest in manifests:
         check_divisible(manifest)
@@ -57,11 +57,11 @@ def check_same_kind(manifests: Sequence[Manifest]) -> None:
 
 
 def check_divisible(manifest: Manifest) -> None:
-    """UsageError for a selection: its samples were chosen together."""
+    """Raise UsageError for a selection: its samples were chosen as a whole."""
     if manifest.kind == "selection":
         raise UsageError(
-            f"{manifest.where} is a selection, whose samples were chosen together",
-            hint="merge or split the scored manifests it was made of, and select from the result",
+            f"{manifest.where} is a selection, whose samples were chosen as a whole",
+            hint="merge or split the scored manifests it was made from, and select from the result",
         )
 
 
@@ -72,12 +72,12 @@ def _check_classes(first: Manifest, other: Manifest) -> None:
     label, (one, another) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
     raise MismatchError(
         f"{first.where} and {other.where} have different classes: class {label} is {one} and {another}",
-        hint="index the shards with the class names of the whole: prune index --classes FILE",
+        hint="index the shards with the class names of the whole data set: prune index --classes FILE",
     )
 
 
 def _fields(header: Header, block: str) -> dict[str, Any]:
-    """What of a block must be equal, by its path in the header; {} where the manifest is without that block."""
+    """Return the fields of a block that must be equal, by their paths in the header; {} if the block is missing."""
     if block == "data":
         return {"data.source": header.data.source}
     if block == "hidden":

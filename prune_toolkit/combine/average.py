@@ -1,4 +1,7 @@
-"""`prune merge`: scored manifests of several teachers become that of their ensemble, part by part. Torch-free."""
+"""`prune merge --average`: average the manifests of several teachers into that of their ensemble, part by part.
+
+Torch-free.
+"""
 
 import hashlib
 import time
@@ -23,7 +26,7 @@ __all__ = ["Merge", "MergeConfig", "write_merge"]
 
 
 def write_merge(merge: Merge) -> Manifest:
-    """Write the scored manifest of the ensemble; what an interrupted run has done is kept."""
+    """Write the scored manifest of the ensemble; an interrupted run is resumed."""
     config = merge.config
 
     def make(parts: list[int], digest: str) -> None:
@@ -81,7 +84,7 @@ def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
 
 
 def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
-    """The ensemble as one teacher; the normalisation is that of its first member, others may have another."""
+    """The ensemble as one teacher; the normalisation is that of the first member, others may differ in it."""
     kind, teachers = merge.config.average, merge.teachers
     names = [f"({teacher.spec})" if teacher.spec.startswith("average of ") else teacher.spec for teacher in teachers]
     digests = "\0".join([kind, *(teacher.weights_sha256 for teacher in teachers)])
@@ -97,7 +100,7 @@ def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
 
 
 def _run_block(merge: Merge, parts: Totals, samples: int, start: float) -> dict[str, Any]:
-    """As of scoring; what every teacher took is under `parent_runs`."""
+    """The run block as of scoring; the runs of the teachers are under `parent_runs`."""
     training_views = samples * (merge.views.count - 1)
     known = parts.hits is not None and training_views > 0
     runs = {parent.id: parent.header.run for parent in merge.parents}

@@ -1,7 +1,7 @@
-"""What `prune merge` was asked to do, and whether the manifests go together.
+"""The configuration of `prune merge --average`, and checks that the manifests fit together.
 
-The labels of an ensemble are the mean of what its members say of the same pixels: same samples, same views, same crops.
-In which order the manifests are named plays no part: teachers are sorted before anything is added.
+The labels of an ensemble are the mean of its members' outputs for the same pixels: same samples, same views, same
+crops. The order of the manifests does not matter: teachers are sorted before anything is added.
 """
 
 from collections import Counter
@@ -29,19 +29,19 @@ from prune_toolkit.scoring.view_flags import views_text, views_to_score
 
 SCORE_TABLE = f"scores/{TEACHER}"
 PIXELS = ("image_px", "resize_px", "interpolation")
-"""What of a teacher's preprocessing decides which pixels a view shows; normalisation is the teacher's own affair."""
+"""The fields of a teacher's preprocessing that decide which pixels a view shows; normalisation may differ."""
 _AND, _NOT_STATED = "; ", "not stated"
-"""Between licences, and for one that nobody stated."""
+"""The separator of licences, and the text for a missing one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig:
-    """What `prune merge` was asked to do, the manifests apart."""
+    """The options of `prune merge --average`, without the manifests."""
 
     out: Path
     average: str
     score_views: str | None = None
-    """all, 0 or train: the views whose scores are averaged; None: as in the manifests, where they agree."""
+    """all, 0 or train: the views whose scores are averaged; None: as in the manifests, if these agree."""
 
     def __post_init__(self) -> None:
         if self.average not in AVERAGES:
@@ -62,10 +62,10 @@ class Merge:
 
     @classmethod
     def of(cls, config: MergeConfig, manifests: Sequence[Manifest]) -> "Merge":
-        """Check that manifests go together; UsageError, MismatchError or InputError where they do not."""
+        """Check that manifests fit together; UsageError, MismatchError or InputError if they do not."""
         if len(manifests) < 2:
             raise UsageError(
-                "to average, at least two scored manifests are needed",
+                "at least two scored manifests are needed to average",
                 hint="prune merge manifest-a manifest-b --average logits",
             )
         cards = [(_scored_by(manifest), manifest) for manifest in manifests]
@@ -76,7 +76,7 @@ class Merge:
         times = Counter(teacher.weights_sha256 for teacher in teachers)
         for teacher in {teacher.weights_sha256: teacher for teacher in teachers}.values():
             if (count := times[teacher.weights_sha256]) > 1:
-                note(f"{teacher.spec} is named {count} times, with equal weights: it counts {count} times")
+                note(f"{teacher.spec} is given {count} times with the same weights: it counts {count} times")
         return cls(
             config=config,
             parents=parents,
@@ -88,34 +88,34 @@ class Merge:
 
     @cached_property
     def carrier(self) -> Manifest:
-        """Whose samples are taken over, with their thumbnails: the first that has them, where one has."""
+        """The manifest whose samples are carried over: the first with thumbnails, if there is one."""
         return next((parent for parent in self.parents if carried_tables(parent)), self.parents[0])
 
     @property
     def count(self) -> int:
-        """All samples, unreadable ones included."""
+        """Number of samples, including unreadable ones."""
         return len(self.samples)
 
     @property
     def class_count(self) -> int:
-        """Classes of the data."""
+        """Number of classes."""
         return len(self.parents[0].class_names)
 
     @property
     def data(self) -> DataSet:
-        """The data set; it may be passed on where every manifest says so."""
+        """The data set; redistributable if every manifest says so."""
         blocks = [parent.header.data for parent in self.parents]
         licence = licences([block.licence for block in blocks])
         return blocks[0].model_copy(update={"licence": licence, "redistributable": may_be_passed_on(blocks)})
 
     @property
     def logits_tables(self) -> list[str]:
-        """One table a view."""
+        """The tables of logits, one per view."""
         return [f"logits/view-{view:03d}" for view in range(self.views.count)]
 
     @property
     def tables(self) -> list[str]:
-        """Tables that are made part by part."""
+        """The tables that are made part by part."""
         return [*self.logits_tables, SCORE_TABLE]
 
     @cached_property
@@ -126,18 +126,16 @@ class Merge:
 
     @cached_property
     def _entries(self) -> dict[str, list[list[FileEntry]]]:
-        """Of each table of logits the parts in every manifest; InputError where some are not there."""
+        """The parts of each table of logits in every manifest; InputError if some are missing."""
         found = {table: [parent.require(table) for parent in self.parents] for table in self.logits_tables}
         for table, per_parent in found.items():
             for parent, entries in zip(self.parents, per_parent, strict=True):
                 if len(entries) != part_count(self.count):
-                    raise InputError(
-                        f"{parent.where} holds {len(entries)} of {part_count(self.count)} parts of {table}"
-                    )
+                    raise InputError(f"{parent.where} has {len(entries)} of {part_count(self.count)} parts of {table}")
         return found
 
     def resolved(self) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         outside = outside_scores(TEACHER)
         return {
             "command": "merge",
@@ -148,14 +146,14 @@ class Merge:
         }
 
     def logits(self, table: str, part: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """sample_id (n,) and the averaged logits (n, C) of one part of a view; one part a teacher is in memory."""
+        """Return sample_id (n,) and averaged logits (n, C) of one part of a view; one part per teacher is in memory."""
         found: list[NDArray[np.float16]] = []
         ids_n, keys_n = np.empty(0, np.int64), []
         for parent, entries in zip(self.parents, self._entries[table], strict=True):
             path = parent.store.name(entries[part].path)
             ids, labels = soft_labels_of(parent.part(entries[part]), "logits", self.class_count)
             if labels.top_k is not None or (found and not np.array_equal(ids, ids_n)):
-                raise InputError(f"{path} is of other samples than the other manifests, or does not hold all logits")
+                raise InputError(f"{path} has other samples than the other manifests, or not all logits of each")
             if not found:
                 ids_n, keys_n = ids, self.samples.column("key").take(pa.array(ids)).to_pylist()
             logits_nC = np.asarray(labels.logits(), np.float16)
@@ -165,14 +163,14 @@ class Merge:
 
 
 def licences(stated: Sequence[str | None]) -> str | None:
-    """All that were stated, each once; None where nobody stated one."""
+    """Join the licences that were stated, each once; None if there is none."""
     several = [(licence or _NOT_STATED).split(_AND) for licence in stated]
     known = list(dict.fromkeys(licence for of_one in several for licence in of_one))
     return None if known == [_NOT_STATED] else _AND.join(known)
 
 
 def may_be_passed_on(blocks: Sequence[DataSet]) -> bool | None:
-    """Where every block says so; not where one says not, and None where one does not say."""
+    """True if all blocks are redistributable, False if one is not, else None: one does not say."""
     allowed = [block.redistributable for block in blocks]
     return False if False in allowed else None if None in allowed else True
 
@@ -186,8 +184,7 @@ def _scored_by(manifest: Manifest) -> TeacherCard:
         )
     if header.views.top_k is not None:
         raise UsageError(
-            f"{manifest.where} holds the {header.views.top_k} largest logits of each view; an average needs all of "
-            "them",
+            f"{manifest.where} has only the {header.views.top_k} largest logits of each view; an average needs all",
             hint="score again without --top-k",
         )
     return header.teacher
@@ -199,7 +196,7 @@ def _check_data(manifests: Sequence[Manifest]) -> None:
         ours, theirs = first.header.data, other.header.data
         if (ours.fingerprint, ours.count) != (theirs.fingerprint, theirs.count):
             raise MismatchError(
-                f"{first.where} and {other.where} are of different data: {ours.name} with {ours.count:,} samples and "
+                f"{first.where} and {other.where} have different data: {ours.name} with {ours.count:,} samples and "
                 f"{theirs.name} with {theirs.count:,}, fingerprints {ours.fingerprint[:12]} and "
                 f"{theirs.fingerprint[:12]}",
                 hint="score the same index with each teacher",
@@ -227,7 +224,7 @@ def _common_views(manifests: Sequence[Manifest], teachers: Sequence[TeacherCard]
                 raise MismatchError(
                     f"{manifests[0].where} and {manifest.where} show different views: {name} is {ours.get(name)} and "
                     f"{theirs.get(name)}",
-                    hint="score with the same view flags, image size and beton: an average needs labels of one crop",
+                    hint="score with the same view flags, image size and beton: an average needs the same crops",
                 )
     return first
 
@@ -251,7 +248,10 @@ def _common_samples(manifests: Sequence[Manifest]) -> pa.Table:
 
 
 def _scored_views(config: MergeConfig, manifests: Sequence[Manifest], count: int) -> range:
-    """The views whose scores are averaged: those asked for, else those of all manifests; UsageError."""
+    """Return the views whose scores are averaged: those requested, else those of all manifests.
+
+    Raises UsageError if the manifests have scores of different views.
+    """
     if config.score_views is not None or count == 1:
         return views_to_score(config.score_views, count)
     specs = [spec for manifest in manifests for spec in manifest.header.scores if spec.set == TEACHER]
@@ -260,6 +260,6 @@ def _scored_views(config: MergeConfig, manifests: Sequence[Manifest], count: int
         if texts == {views_text(views := views_to_score(which, count))}:
             return views
     raise UsageError(
-        f"the scores of these manifests are of different views: {', '.join(sorted(map(str, texts)))}",
-        hint="say which to take: --score-views train, all or 0",
+        f"these manifests have scores of different views: {', '.join(sorted(map(str, texts)))}",
+        hint="choose the views to score: --score-views train, all or 0",
     )

@@ -1,4 +1,4 @@
-"""Samples of several manifests as those of one: in the order of their keys, each once. Torch-free."""
+"""Join the samples of several manifests: in the order of their keys, each once. Torch-free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from manifests.images.identity import fingerprint
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids, Share, hash_matrix, with_ids
 
-HINT = "say whose samples count: --prefer MANIFEST, or --prefer first or last"
+HINT = "choose the manifest that takes precedence: --prefer MANIFEST, first or last"
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
@@ -25,11 +25,11 @@ class JoinedSamples:
 
     samples: pa.Table
     shares: tuple[Share, ...]
-    """One a manifest, in order; without the samples of which another manifest's row was preferred."""
+    """One per manifest, in order; without the samples for which another manifest's row was preferred."""
 
     @property
     def shared_N(self) -> NDArray[np.bool_]:
-        """(N,) samples that several manifests have."""
+        """(N,) flags of the samples that several manifests have."""
         times_N = np.zeros(len(self.samples), np.int64)
         for share in self.shares:
             times_N[share.new_n] += 1
@@ -37,11 +37,11 @@ class JoinedSamples:
 
 
 def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples:
-    """Put samples together; of those that differ, the row of the first manifest counts if it is a preferred one.
+    """Join samples; if manifests differ on one, the row of the first counts if that is a preferred manifest.
 
-    The first `preferred` manifests are. MismatchError for any other sample that two manifests describe differently, in
-    label, content, view or readability, and for any row whose number stands for another image; InputError for a
-    manifest whose samples are not in the order of their keys.
+    The first `preferred` manifests are preferred. Raises MismatchError for any other sample that two manifests
+    describe differently (label, content, view or readability) and for a row number that stands for different images;
+    InputError for a manifest whose samples are not in the order of their keys.
     """
     tables = [checked_samples(manifest) for manifest in manifests]
     whole = pa.concat_tables(tables)
@@ -70,7 +70,7 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples
 
 
 def check_scored(joined: JoinedSamples) -> None:
-    """UsageError where a manifest has a teacher, and a readable sample is in none that has one."""
+    """Raise UsageError if some manifests have a teacher, and a readable sample is in none of these."""
     scored_N, without = np.zeros(len(joined.samples), np.bool_), []
     for share in joined.shares:
         if share.manifest.header.teacher is None:
@@ -82,20 +82,20 @@ def check_scored(joined: JoinedSamples) -> None:
         return
     wheres = " and ".join(f"{manifest.where} (of kind {manifest.kind})" for manifest in without)
     raise UsageError(
-        f"the teacher has not scored {lacking_N.sum():,} samples that are in {wheres} alone; the first: "
+        f"the teacher has not scored {lacking_N.sum():,} samples that are only in {wheres}; the first: "
         f"{joined.samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
-        hint="prune score scores them: merge what it makes",
+        hint="score them with prune score, and merge the scored manifest",
     )
 
 
 def readable(samples: pa.Table) -> NDArray[np.bool_]:
-    """(N,) whether each sample can be read."""
+    """(N,) flags of the samples that can be read."""
     readable_N: NDArray[np.bool_] = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     return readable_N
 
 
 def checked_samples(manifest: Manifest) -> pa.Table:
-    """The samples of a manifest; InputError unless their keys rise and their sample_ids count from 0."""
+    """Return the samples of a manifest; InputError unless their keys ascend and their sample_ids count from 0."""
     samples = manifest.samples()
     keys, id_N = samples.column("key"), samples.column("sample_id").to_numpy()
     rises = (
@@ -107,7 +107,7 @@ def checked_samples(manifest: Manifest) -> pa.Table:
 
 
 def data_fingerprint(samples: pa.Table, class_names: Sequence[str]) -> str:
-    """The fingerprint of samples as `prune index` takes it, a part in memory as Python objects at a time."""
+    """Compute the fingerprint of samples as `prune index` does, with one part at a time as Python objects."""
     names = np.array(class_names, object)
 
     def column(name: str) -> Any:
@@ -118,14 +118,14 @@ def data_fingerprint(samples: pa.Table, class_names: Sequence[str]) -> str:
 
 
 def _differs(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(n - 1,) whether each value is another than the one before it."""
+    """(n - 1,) flags of the values that differ from the one before."""
     values = column.combine_chunks()
     changed: NDArray[np.bool_] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
     return changed
 
 
 def _unlike(whole: pa.Table, first_M: Ids, again_m: Ids) -> dict[str, Ids]:
-    """Of the rows that repeat a key, those that differ from its first row, by what differs."""
+    """Return the rows that repeat a key and differ from its first row, by the field that differs."""
     found: dict[str, NDArray[np.bool_]] = {}
     for name in ("label", "view_id"):
         values_M = whole.column(name).to_numpy()
@@ -140,16 +140,16 @@ def _unlike(whole: pa.Table, first_M: Ids, again_m: Ids) -> dict[str, Ids]:
 def _check_rows(
     manifests: Sequence[Manifest], whole: pa.Table, owner_M: Ids, first_M: Ids, differs_M: dict[str, Ids]
 ) -> None:
-    """MismatchError where one row number is of two images: both samples are wanted, and only one could stay."""
+    """Raise MismatchError if a row number stands for two images: both are wanted, and only one could be kept."""
     rows = np.setdiff1d(differs_M["content"], differs_M["problem"])
     if not len(rows):
         return
     row = int(rows[0])
     one, other = manifests[owner_M[first_M[row]]], manifests[owner_M[row]]
     raise MismatchError(
-        f"{one.where} and {other.where} are of different data: their keys are row numbers, and {len(rows):,} of them "
-        f"are of another image in each; the first: {whole.column('key')[row].as_py()}",
-        hint="index the folder of all files as one data set, and `prune split` it or score it with several processes "
+        f"{one.where} and {other.where} have different data: their keys are row numbers, and {len(rows):,} of these "
+        f"stand for different images; the first: {whole.column('key')[row].as_py()}",
+        hint="index the folder of all files as one data set, then `prune split` it or score it with several processes "
         "(--rank, --world-size)",
     )
 

@@ -1,8 +1,8 @@
-"""Which tables a manifest made of rows of others has, and where the columns of each come from. Torch-free.
+"""Plan which tables a manifest made of rows of others has, and where their columns come from. Torch-free.
 
-A table is carried over where it covers every readable sample of the result, scores column by column. A score of all
-samples together (Moderate's distance, influence, dynamics of a training) is another number in a shard than in the
-whole, so that it is carried over from a manifest that has all samples, or from the pieces of one.
+A table is carried over if it covers every readable sample of the result; scores are, column by column. A score that
+depends on all samples together (Moderate's distance, influence, training dynamics) differs between a shard and the
+whole; it is carried over only from a manifest that has all samples, or from the pieces of one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,18 @@ SAMPLES = "samples"
 CARRIED = ("logits", "features", "scores", "thumbnails")
 """Kinds of tables that can be carried over; a row of each belongs to one readable sample."""
 TOGETHER = ("features", "dynamics")
-"""Sets of scores that are of all samples together, but for these."""
+"""Sets of scores that depend on all samples together, with the exceptions below."""
 ROW_BY_ROW = frozenset({"grand"})
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableOrigin:
-    """Where some columns of a table come from: of rows that several shares have, from the first."""
+    """Where some columns of a table come from; a row that several shares have comes from the first."""
 
     shares: tuple[Share, ...]
     columns: tuple[str, ...] | None = None
-    """None: all there are."""
+    """None: all columns."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class TablePlan:
     sources: tuple[TableOrigin, ...]
 
     def as_it_is(self, count: int) -> Share | None:
-        """The share whose table is that of the result to the last row and column; None where there is none."""
+        """Return the share whose table equals that of the result; None if there is none."""
         if len(self.sources) != 1:
             return None
         share, columns = self.sources[0].shares[0], self.sources[0].columns
@@ -53,10 +53,10 @@ class TablePlan:
 
 
 def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple[list[TablePlan], list[str]]:
-    """The tables of the result but `samples`, and what is left out with the reason; shares in order of precedence.
+    """Plan the tables of the result except `samples`, from shares in order of precedence.
 
-    MismatchError where scores of one name are different scores, InputError for a share without its logits, or of which
-    a table was not pulled.
+    Returns the plans, and a line with the reason for each table that is left out. Raises MismatchError if scores of one
+    name are different scores; InputError for a share whose logits are missing, or of which a table was not pulled.
     """
     plans: list[TablePlan] = []
     left_out: list[str] = []
@@ -75,7 +75,7 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
             for share in shares:
                 header = share.manifest.header
                 if header.teacher is not None and not share.manifest.has(name) and kind not in (header.left_out or ()):
-                    raise InputError(f"{share.manifest.where} holds no {name}", hint=_AGAIN)
+                    raise InputError(f"{share.manifest.where} has no {name}", hint=_AGAIN)
         for share in dict.fromkeys(share for source in sources for share in source.shares):
             share.manifest.require(name)
         if sources:
@@ -86,7 +86,7 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
 def _score_sources(
     shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], left_out: list[str]
 ) -> Iterator[TableOrigin]:
-    """Columns of one set of scores by where they come from; what is left out is added to a list."""
+    """Yield the columns of one set of scores by their origin; add the columns left out to `left_out`."""
     specs = [_specs(share.manifest.header, set_name) for share in shares]
     together: dict[tuple[int, ...], list[str]] = {}
     for name in dict.fromkeys(name for of_share in specs for name in of_share):
@@ -96,7 +96,7 @@ def _score_sources(
         origins = {origin(shares[number].manifest.header) for number in having}
         if set_name in TOGETHER and name not in ROW_BY_ROW and len(origins) > 1:
             having = [number for number in having if shares[number].is_whole(len(readable_N))]
-            reason = "which is of all samples of a shard together"
+            reason = "which depends on all samples of a shard together"
         if having and _covers([shares[number] for number in having], readable_N):
             together.setdefault(tuple(having), []).append(name)
         else:
@@ -106,7 +106,7 @@ def _score_sources(
 
 
 def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> list[ScoreSpec]:
-    """What the header says of the scores that are carried over."""
+    """Return the header entries of the scores that are carried over."""
     carried = {
         (plan.name, column)
         for plan in plans
@@ -122,7 +122,7 @@ def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> l
 def write_table_part(
     out: Path, plan: TablePlan, tables: Sequence[SharedTable], part: int, readable_N: NDArray[np.bool_], digest: str
 ) -> None:
-    """Write one part of a table; InputError unless it has one row of every readable sample."""
+    """Write one part of a table; InputError unless it has one row per readable sample."""
     span = part_rows(part, len(readable_N))
     expected_n = span.start + np.flatnonzero(readable_N[span.start : span.stop])
     fields: dict[str, pa.Field] = {}
@@ -137,12 +137,12 @@ def write_table_part(
 
 
 def opened(plan: TablePlan, count: int) -> list[SharedTable]:
-    """The tables that a table of the result, of so many samples, is read from, a part of each in memory."""
+    """Open the tables from which a table of `count` samples is put together, with a part of each in memory."""
     return [SharedTable(source.shares, plan.name, count, source.columns) for source in plan.sources]
 
 
 def origin(header: Header) -> str:
-    """The id of the manifest whose samples were scored together: what `prune split` made is a piece of another."""
+    """Return the id of the manifest whose samples were scored together: for a piece of a split, the whole."""
     whole = header.config.get("whole") if header.config.get("command") == "split" else None
     return whole if isinstance(whole, str) else header.id
 
@@ -152,7 +152,7 @@ def _check_rows(found: pa.Table, expected_n: Ids, table: SharedTable) -> None:
     if not np.array_equal(id_n, expected_n):
         wheres = ", ".join(share.manifest.where for share in table.shares)
         raise InputError(
-            f"{table.table} of {wheres} holds {len(id_n):,} rows where {len(expected_n):,} samples are readable",
+            f"{table.table} of {wheres} has {len(id_n):,} rows for {len(expected_n):,} readable samples",
             hint=_AGAIN,
         )
 
@@ -165,9 +165,9 @@ def _check_spec(shares: Sequence[Share], having: list[int], specs: list[ScoreSpe
                 raise MismatchError(
                     f"score {spec.set}/{spec.name} of {shares[having[0]].manifest.where} and "
                     f"{shares[number].manifest.where} is not the same score: {field} is {first.get(field)} and {value}",
-                    hint="import them alike, or each into a set of its own: --set NAME"
+                    hint="import them with the same options, or each into its own set: --set NAME"
                     if spec.source == "imported"
-                    else "score the shards alike",
+                    else "score the shards with the same options",
                 )
 
 
@@ -176,7 +176,7 @@ def _specs(header: Header, set_name: str) -> dict[str, ScoreSpec]:
 
 
 def _covers(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> bool:
-    """Whether every readable sample is in one of the shares."""
+    """Return whether every readable sample is in one of the shares."""
     covered_N = np.zeros(len(readable_N), np.bool_)
     for share in shares:
         covered_N[share.new_n] = True

@@ -1,4 +1,4 @@
-"""Writes a manifest made of rows of others: tables that come together part by part, the others as hard links."""
+"""Write a manifest made of rows of others: combined tables part by part, unchanged ones as hard links."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,27 +35,27 @@ from prune_toolkit.work.part_work import Outcome, PartWork
 
 LOGITS = "logits/view-000"
 _AND = " + "
-"""Between the names of data sets that were merged."""
+"""The separator of the names of merged data sets."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShareWork:
-    """A manifest of rows of others, before anything is written."""
+    """A manifest made of rows of others, before anything is written."""
 
     out: Path
     command: str
     resolved: dict[str, Any]
     parents: tuple[Manifest, ...]
-    """In an order that does not depend on how they were named."""
+    """In an order that does not depend on the command line."""
     shares: tuple[Share, ...]
     """In the order of precedence."""
     samples: pa.Table
     plans: tuple[TablePlan, ...]
     what: str
-    """What is being done, for the progress bar."""
+    """The task, for the progress bar."""
 
     def write(self) -> Manifest:
-        """Write it; what an interrupted run has done is kept. UsageError where its header could not be made."""
+        """Write the manifest; an interrupted run is resumed. Raises UsageError if its header cannot be made."""
         answers_in = self._answers_in()
         return PartWork(
             out=self.out,
@@ -70,7 +70,7 @@ class ShareWork:
 
     @property
     def _linked(self) -> dict[str, Manifest]:
-        """Tables that are those of a parent to the last row."""
+        """The tables that equal those of a parent, with that parent."""
         count = len(self.samples)
         linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
         if self.shares[0].is_whole(count):
@@ -83,7 +83,7 @@ class ShareWork:
         return [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
 
     def _make(self, parts: list[int], digest: str) -> None:
-        """Table by table, so that a part of one table of every manifest is in memory."""
+        """Write table by table, so that only a part of one table of every manifest is in memory."""
         count, made, readable_N = len(self.samples), self._made, readable(self.samples)
         rows = sum(len(part_rows(part, count)) for part in parts)
         with Progress(rows * len(made), self.what, "rows") as progress:
@@ -138,7 +138,7 @@ class ShareWork:
         )
 
     def _teacher(self, answers_in: str) -> TeacherCard:
-        """The teacher of the first, with its accuracy on all of these samples."""
+        """The card of the first parent that has a teacher, with the accuracy on all of these samples."""
         cards = [parent.header.teacher for parent in self.parents if parent.header.teacher is not None]
         calibration = Calibration()
         for confidence_n, correct_n in self._answers(answers_in):
@@ -154,7 +154,10 @@ class ShareWork:
         )
 
     def _answers_in(self) -> str | None:
-        """The table that tells how often the teacher is right, None where there is no teacher; UsageError."""
+        """Return the table from which the teacher's accuracy is computed, None if there is no teacher.
+
+        Raises UsageError if there is no such table.
+        """
         if all(parent.header.teacher is None for parent in self.parents):
             return None
         specs = joined_score_specs(self.shares, self.plans)
@@ -165,13 +168,16 @@ class ShareWork:
             return SCORE_TABLE
         wheres = ", ".join(parent.where for parent in self.parents)
         raise UsageError(
-            f"{wheres}: how often the teacher is right on these samples cannot be told without its logits, or its "
-            "scores of view 0",
-            hint="push or pull them too: --only logits, --only scores",
+            f"{wheres}: the teacher's accuracy on these samples cannot be computed without its logits, or its scores "
+            "of view 0",
+            hint="push or pull them as well: --only logits, --only scores",
         )
 
     def _answers(self, table_name: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """confidence and correct of view 0, part by part, from logits or scores; InputError for what is neither."""
+        """Yield confidence and correct of view 0, part by part, from logits or scores.
+
+        Raises InputError for values that cannot be confidence and correct, and for logits that are not finite.
+        """
         label_N, where = self.samples.column("label").to_numpy(), ", ".join(parent.where for parent in self.parents)
         for part in range(part_count(len(self.samples))):
             table = read_part(self.out / part_path(table_name, part))
@@ -188,7 +194,7 @@ class ShareWork:
             yield scores["confidence"], scores["correct"]
 
     def _local(self) -> dict[str, Any] | None:
-        """Where the images are, if all manifests have them from one place; a beton of one is none of the result."""
+        """Where the images are, if that is the same for all manifests; a beton of one does not hold all samples."""
         places = [
             {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
             for parent in self.parents
@@ -199,20 +205,20 @@ class ShareWork:
 def _check_answers(
     confidence_n: NDArray[np.float32], correct_n: NDArray[np.float32], keys_n: Sequence[str], where: str
 ) -> None:
-    """InputError for the first sample whose confidence is no probability, or which is neither right nor wrong."""
+    """Raise InputError for the first sample whose confidence is not a probability, or correct neither 0 nor 1."""
     sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
     if sound_n.all():
         return
     row = int(np.argmin(sound_n))
     raise InputError(
-        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct {correct_n[row]:g}: a "
-        "probability, and 0 or 1, are expected",
+        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct is {correct_n[row]:g}; "
+        "expected a probability, and 0 or 1",
         hint="score with this teacher again",
     )
 
 
 def _runs(headers: Sequence[Header]) -> dict[str, Any]:
-    """The runs behind a run, each once: pieces of one manifest took its scoring together, and so did what it became."""
+    """The parent runs, each once: pieces of one manifest share its scoring run, and so do later manifests of it."""
     whole = {origin(header): header.run for header in headers}
     runs = [_before_split(run) for run in whole.values()]
     older = [ancestor for run in runs for ancestor in _ancestors(run)]
@@ -229,7 +235,7 @@ def _before_split(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _once(run: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """A run without the runs behind it that are known already, which the others are from now on."""
+    """Return a run without those of its parents that were seen already, and mark the others as seen."""
     parents = [parent for parent in _parents(run) if parent not in seen]
     if len(parents) == len(_parents(run)):
         seen += parents

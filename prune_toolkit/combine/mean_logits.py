@@ -1,4 +1,4 @@
-"""Logits of an ensemble from those of its members: two means, each a function on arrays."""
+"""Compute the logits of an ensemble from those of its members: two kinds of mean, each a function on arrays."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def mean_logits(logits_MnC: Sequence[Floats]) -> Floats:
-    """Mean over M teachers of logits (n, C): the geometric mean of their probabilities, at every temperature alike."""
+    """Mean over M teachers of logits (n, C): the geometric mean of their probabilities, at every temperature."""
     total_nC = np.zeros_like(logits_MnC[0])
     for logits_nC in logits_MnC:
         total_nC += logits_nC
@@ -35,9 +35,9 @@ AVERAGES: dict[str, Callable[[Sequence[Floats]], Floats]] = {
 
 
 def average(kind: str, logits_MnC: Sequence[NDArray[np.float16]], keys_n: Sequence[str]) -> NDArray[np.float16]:
-    """Logits (n, C) of an ensemble of M teachers, computed in float64; `keys_n` are the keys of the samples.
+    """Compute the logits (n, C) of an ensemble of M teachers, in float64; `keys_n` are the keys of the samples.
 
-    InputError naming the sample of which a logit does not fit float16.
+    Raises InputError naming the first sample with a logit that does not fit float16.
     """
     merged_nC: NDArray[np.float16] = np.empty_like(logits_MnC[0])
     for block in row_blocks(len(merged_nC), merged_nC.shape[1]):
@@ -48,7 +48,7 @@ def average(kind: str, logits_MnC: Sequence[NDArray[np.float16]], keys_n: Sequen
         keys_n,
         where="the average",
         what="does not fit float16",
-        hint="the teachers' logits lie too far apart to be told from each other: is one of the checkpoints damaged?",
+        hint="the teachers' logits are too far apart: check whether one of the checkpoints is damaged",
     )
     return merged_nC
 
@@ -56,7 +56,10 @@ def average(kind: str, logits_MnC: Sequence[NDArray[np.float16]], keys_n: Sequen
 def check_logits(
     logits_nC: NDArray[np.floating[Any]], keys_n: Sequence[str], *, where: str, what: str, hint: str
 ) -> None:
-    """InputError for the first sample with a logit that is inf or nan: `where` it is, its key, `what` is wrong."""
+    """Raise InputError for the first sample with a logit that is inf or nan.
+
+    The message names the place (`where`), the key and the logit, and says `what` is wrong.
+    """
     finite_nC = np.isfinite(logits_nC)
     if finite_nC.all():
         return

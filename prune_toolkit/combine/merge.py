@@ -1,7 +1,7 @@
-"""`prune merge` of shards and of further score sets: what several manifests know of the samples of one data set.
+"""`prune merge`: join shards of a data set, or score sets of the same samples, into one manifest.
 
-The result is what one manifest of all these samples would have held: their keys in order with new sample_ids, logits as
-they are, the teacher's accuracy computed anew. Torch-free, a part of each manifest in memory.
+The result equals a manifest made of all these samples at once: their keys in order with new sample_ids, logits
+unchanged, the teacher's accuracy computed again. Torch-free, with a part of each manifest in memory.
 """
 
 from collections.abc import Sequence
@@ -29,29 +29,29 @@ FIRST, LAST = "first", "last"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsConfig:
-    """What `prune merge` without --average was asked to do."""
+    """The options of `prune merge` without --average."""
 
     out: Path
     prefer: str | None = None
-    """Whose values count where manifests disagree: one of them, `first` or `last`; None: disagreeing is an error."""
+    """The manifest that counts where several disagree: its path, `first` or `last`; None: raise an error."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shards:
-    """Manifests that can be put together, in the order of precedence."""
+    """Manifests that can be merged, in the order of precedence."""
 
     config: ShardsConfig
     parents: tuple[Manifest, ...]
     preferred: int
-    """So many of them, from the first, count where they disagree with another."""
+    """The number of manifests, from the first, that take precedence over others."""
     joined: JoinedSamples
     plans: tuple[TablePlan, ...]
     left_out: tuple[str, ...]
-    """Tables, and samples, that are not taken over, with the reason."""
+    """Tables and samples that are not carried over, with the reason."""
 
     @classmethod
     def of(cls, config: ShardsConfig, manifests: Sequence[Manifest]) -> "Shards":
-        """Check that manifests go together and plan the result; UsageError, MismatchError or InputError."""
+        """Check that manifests fit together and plan the result; UsageError, MismatchError or InputError if not."""
         check_same_kind(manifests)
         parents, preferred = _by_precedence(config.prefer, manifests)
         check_alike(sorted(parents, key=lambda manifest: manifest.id))
@@ -61,7 +61,7 @@ class Shards:
         for share in joined.shares:
             if dropped := share.manifest.header.data.count - len(share.old_n):
                 where = share.manifest.where
-                left_out.append(f"{dropped:,} samples of {where}, which the preferred manifest describes otherwise")
+                left_out.append(f"{dropped:,} samples of {where}, which the preferred manifest describes differently")
         shards = cls(
             config=config,
             parents=parents,
@@ -75,11 +75,11 @@ class Shards:
 
     @property
     def count(self) -> int:
-        """Samples of the result."""
+        """Number of samples of the result."""
         return len(self.joined.samples)
 
     def resolved(self) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         return {
             "command": "merge",
             "parents": sorted(parent.id for parent in self.parents),
@@ -87,14 +87,14 @@ class Shards:
         }
 
     def check_values(self) -> None:
-        """MismatchError where manifests hold unequal values of a sample, and none of them is preferred."""
+        """Raise MismatchError if manifests have different values for a sample, and none of them is preferred."""
         shared_N = self.joined.shared_N
         for share in self.joined.shares[: self.preferred]:
             shared_N[share.new_n] = False
         if not shared_N.any():
             return
         parts = part_count(self.count)
-        with Progress(len(self.plans) * parts, "comparing what several manifests have", "parts") as progress:
+        with Progress(len(self.plans) * parts, "comparing samples that several manifests have", "parts") as progress:
             for plan in self.plans:
                 self._check_table(plan, shared_N, progress)
 
@@ -115,11 +115,11 @@ class Shards:
 
 
 def write_shards(shards: Shards) -> Manifest:
-    """Write the manifest of all samples; what an interrupted run has done is kept."""
+    """Write the manifest of all samples; an interrupted run is resumed."""
     for what in shards.left_out:
         note(f"left out: {what}")
     if any(parent.header.file(BETON_NAME) for parent in shards.parents):
-        note("betons are not joined: `prune select --data DATA` cuts a new one from the images")
+        note("betons are not merged: `prune select --data DATA` cuts a new one from the images")
     return ShareWork(
         out=shards.config.out,
         command="merge",
@@ -133,7 +133,7 @@ def write_shards(shards: Shards) -> Manifest:
 
 
 def _by_precedence(prefer: str | None, manifests: Sequence[Manifest]) -> tuple[tuple[Manifest, ...], int]:
-    """The manifests with those that are preferred first, and how many these are."""
+    """Return the manifests, preferred ones first, and the number of preferred ones."""
     if prefer == FIRST:
         return tuple(manifests), len(manifests)
     if prefer == LAST:
@@ -145,5 +145,7 @@ def _by_precedence(prefer: str | None, manifests: Sequence[Manifest]) -> tuple[t
     named = [manifest for manifest in manifests if normpath(manifest.where) == normpath(where)]
     if len(named) != 1:
         wheres = ", ".join(manifest.where for manifest in manifests)
-        raise UsageError(f"--prefer {where} is none of the manifests: {wheres}", hint="one of them, first or last")
+        raise UsageError(
+            f"--prefer {where} is not one of the manifests: {wheres}", hint="name one of them, or first or last"
+        )
     return (named[0], *(manifest for manifest in by_id if manifest is not named[0])), 1

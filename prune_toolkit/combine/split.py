@@ -1,7 +1,7 @@
-"""`prune split`: the rows of some classes, or of keys that begin alike, as a manifest of their own; and the rest.
+"""`prune split`: write the samples of some classes, or of keys with a prefix, as one manifest, and the rest as another.
 
-Class names stay whole, so that labels and logits keep their meaning and `prune merge` puts the pieces together again.
-Torch-free, a part in memory.
+The pieces keep all class names, so that labels and logits keep their meaning and `prune merge` can join the pieces.
+Torch-free, with one part in memory.
 """
 
 from collections.abc import Sequence
@@ -29,29 +29,29 @@ from prune_toolkit.work.part_work import finished
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """What `prune split` was asked to do."""
+    """The options of `prune split`."""
 
     out: Path
     rest: Path | None = None
     classes: tuple[str, ...] = ()
-    """Names, or several of them with commas between."""
+    """Class names, one or several separated by commas in each text."""
     prefixes: tuple[str, ...] = ()
-    """Beginnings of keys, such as train/n01."""
+    """Prefixes of keys, such as train/n01."""
 
     def __post_init__(self) -> None:
         if bool(self.classes) == bool(self.prefixes):
             raise UsageError(
-                "split by classes or by the beginning of keys: one of them", hint="--classes a,b or --prefix train/n01"
+                "give either classes or prefixes of keys to split by", hint="--classes a,b or --prefix train/n01"
             )
         if "" in self.prefixes:
-            raise UsageError("--prefix '' is how every key begins", hint="--prefix train/n01")
+            raise UsageError("--prefix '' matches every key", hint="give the beginning of keys: --prefix train/n01")
         if self.rest is not None and self.rest.resolve() == self.out.resolve():
-            raise UsageError(f"--out and --rest are both {self.out}", hint="name two folders")
+            raise UsageError(f"--out and --rest are both {self.out}", hint="name two different folders")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """A manifest, and which of its samples go where."""
+    """A manifest, and the piece that each of its samples belongs to."""
 
     config: SplitConfig
     parent: Manifest
@@ -60,7 +60,7 @@ class Split:
 
     @classmethod
     def of(cls, config: SplitConfig, parent: Manifest) -> "Split":
-        """Find the samples; UsageError for a class there is not, a prefix of no key, or a piece without an image."""
+        """Find the samples; UsageError for an unknown class, a prefix that no key has, or a piece without an image."""
         check_divisible(parent)
         samples = checked_samples(parent)
         if config.classes:
@@ -74,7 +74,7 @@ class Split:
                 if not begins_N.any():
                     raise UsageError(
                         f"no key of {parent.where} begins with {prefix}",
-                        hint=f"keys are such as {samples.column('key')[0].as_py()}",
+                        hint=f"its first key is {samples.column('key')[0].as_py()}",
                     )
                 chosen_N |= begins_N
         split = cls(config=config, parent=parent, samples=samples, chosen_N=chosen_N)
@@ -84,12 +84,12 @@ class Split:
         return split
 
     def pieces(self) -> list[tuple[Path, NDArray[np.bool_]]]:
-        """Folder of each piece and its samples (N,)."""
+        """Return the folder of each piece and the flags (N,) of its samples."""
         rest = [] if self.config.rest is None else [(self.config.rest, ~self.chosen_N)]
         return [(self.config.out, self.chosen_N), *rest]
 
     def resolved(self, *, rest: bool) -> dict[str, Any]:
-        """What a piece depends on, without paths."""
+        """Return everything a piece depends on, without paths."""
         config = self.config
         by = {"classes": sorted(class_list(config.classes, self.parent.class_names))} if config.classes else {}
         return {
@@ -102,21 +102,21 @@ class Split:
 
 
 def class_list(asked: Sequence[str], known: Sequence[str]) -> set[str]:
-    """Class names out of texts that hold one or, with commas between, several; UsageError for one there is not."""
+    """Parse texts of one class name or several separated by commas; UsageError for an unknown class."""
     names: set[str] = set()
     for text in asked:
         names |= {text} if text in known else {name.strip() for name in text.split(",") if name.strip()}
     for name in sorted(names):
         if name not in known:
             close = get_close_matches(name, known, n=3) or list(known[:3])
-            raise UsageError(f"there is no class {name}", hint=f"there are {len(known):,}, such as {', '.join(close)}")
+            raise UsageError(f"unknown class {name}", hint=f"there are {len(known):,}, such as {', '.join(close)}")
     if not names:
-        raise UsageError("--classes names none", hint="--classes a,b")
+        raise UsageError("--classes is empty", hint="name the classes: --classes a,b")
     return names
 
 
 def write_split(split: Split) -> list[Manifest]:
-    """Write the pieces, one or two; what an interrupted run has done is kept. UsageError where one has no place."""
+    """Write the pieces, one or two; an interrupted run is resumed. Raises UsageError if a folder is taken."""
     for number, (out, _) in enumerate(split.pieces()):
         finished(out, split.resolved(rest=number == 1))
     if split.parent.header.file(BETON_NAME):

@@ -1,1 +1,1 @@
-"""A selection in, files for other tools out."""
+"""Selections in, files for other tools out."""

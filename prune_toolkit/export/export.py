@@ -1,4 +1,4 @@
-"""What a selection keeps, for other tools: row numbers, a list of files, or the images in class folders. Torch-free."""
+"""Export the kept samples for other tools: row numbers, a list of files, or images in class folders. Torch-free."""
 
 import io
 import os
@@ -36,30 +36,30 @@ _MAGIC = {
 
 
 def kept_samples(manifest: Manifest) -> pa.Table:
-    """The rows of `samples` that a selection keeps, in canonical order; UsageError for another kind of manifest."""
+    """Return the rows of `samples` that a selection keeps, in canonical order; UsageError for other manifests."""
     if manifest.kind != "selection":
         raise UsageError(
-            f"{manifest.where} is of kind {manifest.kind}: only a selection says what is kept",
+            f"{manifest.where} is of kind {manifest.kind}: only a selection can be exported",
             hint="make one: prune select --keep 0.5",
         )
     refuse_hidden(manifest.header, manifest.where)
     samples, selection = manifest.samples(), manifest.selection()
     if not samples.column("sample_id").equals(selection.column("sample_id")):
-        raise InputError(f"{manifest.where}: samples and selection are not of the same rows")
+        raise InputError(f"{manifest.where}: samples and selection do not have the same rows")
     return samples.filter(selection.column("keep"))
 
 
 def refuse_existing(path: Path, *, folder: bool = False) -> None:
-    """UsageError when something is there already; where a folder is wanted, an empty one is nothing."""
+    """Raise UsageError if the path exists; folder: an empty folder is allowed."""
     is_empty_folder = folder and path.is_dir() and not any(path.iterdir())
     if path.is_symlink() or (path.exists() and not is_empty_folder):
-        raise UsageError(f"{path} is there already", hint="exports are never changed: name another, or delete this one")
+        raise UsageError(f"{path} already exists", hint="exports are never changed: name another, or delete this one")
 
 
 def write_indices(path: Path, samples: pa.Table) -> None:
-    """Write the sample_ids of some samples: .npy as int64 (n,), .txt one a line; UsageError for another suffix."""
+    """Write sample_ids: .npy as int64 (n,), .txt with one per line; UsageError for another suffix."""
     if path.suffix not in (".npy", ".txt"):
-        raise UsageError(f"--indices {path}: expected a name that ends in .npy or .txt")
+        raise UsageError(f"--indices {path}: the name must end in .npy or .txt")
     refuse_existing(path)
     id_n = samples.column("sample_id").to_numpy().astype(np.int64)
     with atomic_file(path) as stream:
@@ -70,10 +70,10 @@ def write_indices(path: Path, samples: pa.Table) -> None:
 
 
 def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
-    """Whether torchvision's ImageFolder lists these files in the order of their keys.
+    """Return whether torchvision's ImageFolder lists these files in the order of their keys.
 
-    keys are CLASS/.../NAME, below SPLIT/ when `split` is given. ImageFolder goes through sorted class folders, in each
-    through sorted folders, in each of these through sorted names; a .gif it leaves out.
+    keys are CLASS/.../NAME, below SPLIT/ if `split` is given. ImageFolder walks sorted class folders, in each of them
+    sorted folders, and in each of these sorted names; it skips .gif files.
     """
     start = 0 if split is None else len(split) + 1
 
@@ -86,11 +86,14 @@ def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
 
 
 def write_file_list(path: Path | None, samples: pa.Table) -> bytes:
-    """The keys of some samples, one a line, UTF-8; written to `path` unless None. InputError for a key of two lines."""
+    """Return the keys of samples, one per line, UTF-8, and write them to `path` unless it is None.
+
+    Raises InputError for a key with a line break.
+    """
     keys = samples.column("key").to_pylist()
     for key in keys:
         if "\n" in key or "\r" in key:
-            raise InputError(f"the key {key!r} holds a line break: it cannot stand in a list", hint="rename the file")
+            raise InputError(f"the key {key!r} has a line break, which a list cannot hold", hint="rename the file")
     content = "".join(f"{key}\n" for key in keys).encode()
     if path is not None:
         refuse_existing(path)
@@ -99,21 +102,22 @@ def write_file_list(path: Path | None, samples: pa.Table) -> bytes:
 
 
 def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str]) -> list[str]:
-    """Where each image goes: FOLDER/NAME, below its class folder as it was; row sources without a suffix.
+    """Return the path of each image: FOLDER/NAME, below its class folder as in the source; rows without a suffix.
 
-    UsageError when the folder of a class that occurs is no safe name, InputError when a key leads out of its folder.
+    Raises UsageError if the name of a class that occurs is not a safe folder name, InputError if a key leads out of
+    its folder.
     """
     label_n = samples.column("label").to_numpy()
     for label in np.unique(label_n).tolist():
         _check_folder_name(folder_names[label])
     data = manifest.header.data
-    # Below SPLIT/CLASS/ or CLASS/ of a folder of images; a row's number is all of its key that matters.
+    # In a folder of images, the part below SPLIT/CLASS/ or CLASS/; for rows, only the number.
     above = None if data.source != "folder" else 1 if data.split is None else 2
     paths = []
     for label, key in zip(label_n.tolist(), samples.column("key").to_pylist(), strict=True):
         below = key.split("/")[-1:] if above is None else key.split("/")[above:]
         if not below or not all(part not in ("", ".", "..") and "\0" not in part for part in below):
-            raise InputError(f"{manifest.where}: {key!r} is no path of an image in a class folder")
+            raise InputError(f"{manifest.where}: {key!r} is not the path of an image in a class folder")
         paths.append("/".join((folder_names[label], *below)))
     return paths
 
@@ -122,21 +126,21 @@ def _check_folder_name(name: str) -> None:
     is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name == name.strip()
     if not is_plain or name.startswith(".") or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
         raise UsageError(
-            f"the class name {name!r} is no safe name of a folder",
-            hint="give other names, one a class in label order, with --classes FILE",
+            f"the class name {name!r} is not a safe folder name",
+            hint="give other names, one per class in label order, with --classes FILE",
         )
 
 
 @dataclass(kw_only=True)
 class Tree:
-    """What was written."""
+    """Counts of what was written."""
 
     linked: int = 0
-    """Hard links into the source."""
+    """Hard links to files of the source."""
     written: int = 0
-    """Files with bytes of their own."""
+    """New files."""
     bytes: int = 0
-    """Size of these."""
+    """Size of the new files."""
 
 
 def write_tree(
@@ -144,8 +148,8 @@ def write_tree(
 ) -> Tree:
     """Write each image at its path below `out`, all or nothing; files of a folder as hard links unless `copy`.
 
-    Encoded images keep their bytes, pixels become PNG; a suffix is added where the path has none that says so.
-    MismatchError at the first image, in the order given, that is not what was indexed.
+    Encoded images keep their bytes, pixels become PNG; a suffix is added if the path does not have the right one.
+    Raises MismatchError for the first image, in the given order, that differs from the indexed one.
     """
     source, rows, tree = images.source, images.rows(samples).tolist(), Tree()
     keys, hashes = (samples.column(name).to_pylist() for name in ("key", "content_hash"))
@@ -153,7 +157,7 @@ def write_tree(
     files = source.root
 
     def write(row: int, image: RawImage | ImageProblem) -> str | int:
-        """What is wrong with the image, else how many bytes were written: 0 for a link."""
+        """Return a message if something is wrong with the image, else the number of bytes written: 0 for a link."""
         position = place[row]
         if isinstance(image, ImageProblem):
             return f"cannot be read any more ({image})"
@@ -174,7 +178,7 @@ def write_tree(
         with closing(results):
             for key, result in zip(keys, results, strict=True):
                 if isinstance(result, str):
-                    raise MismatchError(f"{key} {result}", hint="name the images as they were with --data")
+                    raise MismatchError(f"{key} {result}", hint="name a copy of the original images with --data")
                 tree.linked += result == 0
                 tree.written += result > 0
                 tree.bytes += result
@@ -192,11 +196,11 @@ def write_kept(
     copy: bool,
     workers: int,
 ) -> Tree:
-    """`write_tree` of the images in `data`, else where local.json says they are, else in the selection's own beton.
+    """Run `write_tree` on the images in `data`, else where local.json says they are, else in the selection's own beton.
 
-    Where a selection was cut from a copy that has other bytes or paths than were scored, its beton is taken, too.
-    MismatchError when some are not there, InputError when there is nothing to read, the beton was altered, or two of
-    its images would get one name.
+    If the selection was cut from a copy with other bytes or paths than the scored images, its beton is used as well.
+    Raises MismatchError if some are missing, InputError if there is nothing to read, the beton was altered, or two of
+    its images would get the same name.
     """
     beton = None if data is not None else manifest.beton_path
     write = partial(write_tree, out, paths, samples, copy=copy, workers=workers)
@@ -229,7 +233,7 @@ def _how_to_bring(manifest: Manifest) -> str:
 
 
 def _check_names(paths: Sequence[str], keys: Sequence[str], beton: Beton) -> None:
-    """Refuse a.webp beside a.webp.png: a beton holds pixels, which get a suffix, under the names of files."""
+    """Refuse a.webp beside a.webp.png: a beton has pixels, which get a new suffix, under the names of files."""
     key_of: dict[Path, str] = {}
     for path, key, is_jpeg in zip(paths, keys, (beton.modes_N == MODE_JPEG).tolist(), strict=True):
         name = _with_suffix(Path(path), "jpg" if is_jpeg else "png")
@@ -242,9 +246,9 @@ def _check_names(paths: Sequence[str], keys: Sequence[str], beton: Beton) -> Non
 
 
 def _linked(file: Path, target: Path) -> bool:
-    """Whether a hard link could be made; not where the file system cannot, or is another."""
+    """Try to make a hard link, and return whether that worked: not across file systems, nor on all of them."""
     try:
-        # Of the file itself: a hard link to a relative symbolic link would lead nowhere.
+        # The file itself: a hard link to a relative symbolic link would be broken.
         os.link(os.path.realpath(file), target)
     except OSError:
         return False
@@ -252,7 +256,7 @@ def _linked(file: Path, target: Path) -> bool:
 
 
 def _encoded(image: RawImage) -> tuple[bytes, str]:
-    """The bytes of a file and the suffix that says what they are."""
+    """Return the bytes of an image file and the suffix of their format."""
     if isinstance(image, Encoded):
         return image.data, next((suffix for magic, suffix in _MAGIC.items() if image.data.startswith(magic)), "img")
     from PIL import Image
@@ -264,14 +268,14 @@ def _encoded(image: RawImage) -> tuple[bytes, str]:
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:
-    said = path.suffix.lower().removeprefix(".")
+    present = path.suffix.lower().removeprefix(".")
     alike = {"jpeg": "jpg", "tiff": "tif"}
-    return path if alike.get(said, said) == suffix else path.with_name(f"{path.name}.{suffix}")
+    return path if alike.get(present, present) == suffix else path.with_name(f"{path.name}.{suffix}")
 
 
 @contextmanager
 def _renamed_when_done(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all went well, and is removed when not."""
+    """Yield a folder beside `out` that is renamed to `out` on success, and removed on failure."""
     refuse_existing(out, folder=True)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links
     out.parent.mkdir(parents=True, exist_ok=True)

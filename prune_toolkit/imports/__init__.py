@@ -1,1 +1,1 @@
-"""What others made outside of this toolkit, joined to a manifest: scores, subsets, logits. Torch-free."""
+"""Files made outside of this toolkit, joined to a manifest: scores, subsets, logits. Torch-free."""

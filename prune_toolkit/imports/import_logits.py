@@ -1,4 +1,4 @@
-"""`prune import FILE --logits`: what a teacher said elsewhere becomes a scored manifest, part by part."""
+"""`prune import FILE --logits`: make a scored manifest of logits computed elsewhere, part by part."""
 
 import re
 import tempfile
@@ -37,34 +37,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsImport:
-    """What `prune import --logits` was asked to do."""
+    """The options of `prune import --logits`."""
 
     file: Path
     out: Path
     teacher: str
-    """What the teacher is called."""
+    """Name of the teacher."""
     preprocessing: Preprocessing
-    """Which pixels it saw."""
+    """How its images were prepared."""
     tensor: str | None = None
     """The tensor of a safetensors file, or the column of a Parquet file."""
     key: str = "key"
-    """The column of keys of a Parquet file."""
+    """The column of keys in a Parquet file."""
     parameters: int = 0
-    """Of the teacher; 0 is not stated."""
+    """Number of parameters of the teacher; 0: not stated."""
     class_names: tuple[str, ...] | None = None
-    """Classes of the columns; None: those of the manifest, in its order."""
+    """Class names of the columns; None: those of the manifest, in its order."""
     licence: str | None = None
-    """Of the teacher."""
+    """Licence of the teacher."""
     weights_sha256: str | None = None
-    """Of the teacher's weights, hexadecimal; None: they are told apart by the file of logits."""
+    """SHA-256 of the teacher's weights, hexadecimal; None: that of the file of logits stands for it."""
     listing: Path | None = None
+    """File for the list of keys that match no sample."""
 
     def __post_init__(self) -> None:
         if self.weights_sha256 is not None and not _SHA256.fullmatch(self.weights_sha256):
-            raise UsageError(f"--weights-sha256 {self.weights_sha256}: 64 hexadecimal digits are expected")
+            raise UsageError(f"--weights-sha256 {self.weights_sha256}: expected 64 lower-case hexadecimal digits")
 
     def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         outside = outside_scores(TEACHER)
         return {
             "command": "import",
@@ -83,17 +84,17 @@ class LogitsImport:
 
 
 def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
-    """Write the scored manifest; what an interrupted run has done is kept.
+    """Write the scored manifest; an interrupted run is resumed.
 
-    UsageError for a manifest that has logits; MismatchError for another number of samples or classes; InputError for
-    logits that are not finite or do not fit float16.
+    Raises UsageError for a manifest that is scored already; MismatchError if the number of samples or classes differs;
+    InputError for logits that are not finite or do not fit float16.
     """
     if not config.file.is_file():
         raise InputError(f"cannot read {config.file}: no such file")
     if parent.header.views is not None or parent.header.teacher is not None or parent.kind == "selection":
         raise UsageError(
             f"{parent.where} (a manifest of kind {parent.kind}) is scored already",
-            hint="a manifest has one teacher: import into its index",
+            hint="a manifest has one teacher: import into the index instead",
         )
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix = open_matrix(config.file, config.tensor, config.key)
@@ -158,13 +159,16 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
 
 def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
-    """Column of the file for each class, by name; None where the order is the same. MismatchError for other classes."""
+    """Return the file's column of each class, by name; None if the order is the same.
+
+    Raises MismatchError if the classes are not the same.
+    """
     if theirs is None or list(theirs) == ours:
         return None
     place = {name: column for column, name in enumerate(theirs)}
     if len(place) != len(theirs) or (missing := [name for name in ours if name not in place]):
-        first = "two columns have one name" if len(place) != len(theirs) else f"there is no {missing[0]!r}"
-        raise MismatchError(f"--outputs names other classes than the manifest: {first}")
+        first = "two columns have the same name" if len(place) != len(theirs) else f"{missing[0]!r} is missing"
+        raise MismatchError(f"--outputs does not name the classes of the manifest: {first}")
     return [place[name] for name in ours]
 
 
@@ -174,15 +178,15 @@ def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> No
         names, where = list(config.class_names), "--outputs names"
     if matrix.columns != len(names):
         raise MismatchError(
-            f"{config.file} holds logits of {matrix.columns:,} classes, {where} {len(names):,}",
-            hint="columns are classes in label order, or in that of --outputs FILE",
+            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
+            hint="columns must be the classes in label order, or in the order of --outputs FILE",
         )
 
 
 def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:
-    """(N,) row of the file that holds each readable sample's logits, -1 for unreadable ones; further rows of samples.
+    """Find the rows of the file: (N,) the row of each readable sample, -1 for unreadable ones; and repeated rows.
 
-    These are (m,) rows, and the sample_id of each.
+    The latter are (m,) rows and (m,) sample_ids. Raises MismatchError if samples are missing in the file.
     """
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     count, readable = len(samples), int(readable_N.sum())
@@ -199,32 +203,32 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
         if (lacking := readable_N & (row_N < 0)).any():
             first = samples.column("key")[int(np.argmax(lacking))]
             raise MismatchError(
-                f"{config.file} has no logits of {lacking.sum():,} of {count:,} samples; the first: {first}"
+                f"{config.file} has no logits for {lacking.sum():,} of {count:,} samples; the first: {first}"
             )
     elif matrix.rows in (count, readable):
         row_N[readable_N] = np.flatnonzero(readable_N) if matrix.rows == count else np.arange(readable)
     else:
         raise MismatchError(
-            f"{config.file} holds logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
+            f"{config.file} has logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
             f"{readable:,} are readable",
-            hint="rows are samples in the order of their keys; in a .parquet file with a column of keys, in any order",
+            hint="rows must be in the order of the samples' keys; a .parquet file with a key column may have any order",
         )
     return row_N, again
 
 
 def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
-    """InputError where two rows of one sample differ."""
+    """Raise InputError if two rows of one sample differ."""
     for start in range(0, len(again[0]), BLOCK_ROWS):
         row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
         differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
         if differs_m.any():
             key = keys_N[int(id_m[np.argmax(differs_m)])]
-            raise InputError(f"{file} holds two unequal rows of {key}", hint="keep one row a sample")
+            raise InputError(f"{file} has two different rows for {key}", hint="keep one row per sample")
 
 
 @contextmanager
 def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
-    """A function from rows (n,) to logits (n, C): straight from the file, or by way of a copy asked by row."""
+    """Yield a function from rows (n,) to logits (n, C): directly from the file, or from a copy with random access."""
     if matrix.keys is None:
         yield lambda row_n: _gather(matrix, row_n)
         return
@@ -234,7 +238,7 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
 
 
 def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows that ascend, read as one block."""
+    """Read ascending rows as one block."""
     if not len(row_n):
         return np.empty((0, matrix.columns), np.float32)
     block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
@@ -242,7 +246,7 @@ def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
-    """The whole matrix on disk, in float32, which tells what does not fit float16."""
+    """Copy the whole matrix to disk, in float32, so that values which do not fit float16 are still found."""
     values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
     for start in range(0, matrix.rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, matrix.rows)
@@ -252,5 +256,5 @@ def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
 
 
 def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
-    check_float16(logits_nC, keys_n, hint="are these raw outputs, without softmax?")
+    check_float16(logits_nC, keys_n, hint="check that these are raw outputs, without softmax")
     return logits_nC.astype(np.float16)

@@ -1,4 +1,4 @@
-"""`prune import FILE --key COL --score COL`: a column of somebody else's numbers becomes a score of a manifest."""
+"""`prune import FILE --key COL --score COL`: add columns of a file as scores of a manifest."""
 
 import re
 import time
@@ -26,7 +26,7 @@ _SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedScore:
-    """A column of a file, and what it is called in the manifest."""
+    """A column of a file, and its name in the manifest."""
 
     column: str
     name: str
@@ -35,7 +35,7 @@ class ImportedScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresImport:
-    """What `prune import` was asked to do with a table of scores."""
+    """The options of `prune import` for a table of scores."""
 
     file: Path
     out: Path
@@ -43,15 +43,15 @@ class ScoresImport:
     scores: Sequence[ImportedScore]
     set: str = IMPORTED
     missing: str | None = None
-    """What samples get that the file has no value for: mean, hardest, easiest or a number; None refuses them."""
+    """The value of samples that have none in the file: mean, hardest, easiest or a number; None: raise an error."""
     listing: Path | None = None
-    """Where keys that match nothing are listed."""
+    """File for the list of keys that match no sample."""
 
     def __post_init__(self) -> None:
         if self.set in OWN_SETS or not _SET_NAME.fullmatch(self.set):
             raise UsageError(
-                f"--set {self.set}: a name of a-z, 0-9, _ and -, and none of {', '.join(OWN_SETS)}",
-                hint="those sets are this toolkit's own",
+                f"--set {self.set}: expected a name of a-z, 0-9, _ and - that is not one of {', '.join(OWN_SETS)}",
+                hint="those names are reserved for sets that this toolkit computes",
             )
         names = [score.name for score in self.scores]
         for name in names:
@@ -62,12 +62,12 @@ class ScoresImport:
                 or name == "sample_id"
                 or names.count(name) > 1
             ):
-                raise UsageError(f"--name {name!r}: scores need names of their own, without /")
+                raise UsageError(f"--name {name!r}: expected a different printable name for each score, without /")
         if self.missing is not None and self.missing not in ("mean", "hardest", "easiest"):
             _number(self.missing)
 
     def resolved(self, parent: Manifest) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         return {
             "command": "import",
             "parent": parent.id,
@@ -82,8 +82,8 @@ class ScoresImport:
 def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     """Write the manifest with one more set of scores.
 
-    UsageError for a set that is there already; MismatchError when no key matches or a sample has no value;
-    InputError for a value that is not finite, and for two values of one sample.
+    Raises UsageError if the set exists already; MismatchError if no key matches or a sample has no value; InputError
+    for a value that is not finite, and for two values of one sample.
     """
     start = time.monotonic()
     if not config.file.is_file():
@@ -91,7 +91,7 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     if parent.kind == "selection":
         raise UsageError(f"{parent.where} is a selection", hint="import scores into the manifest it was made from")
     if parent.has(f"scores/{config.set}"):
-        raise UsageError(f"{parent.where} has scores of set {config.set} already", hint="name another: --set NAME")
+        raise UsageError(f"{parent.where} already has scores of set {config.set}", hint="name another: --set NAME")
     ids, columns = score_columns(config, parent)
     specs = [
         ScoreSpec(
@@ -104,7 +104,7 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
 
 
 def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
-    """sample_id (n,) of the readable samples, and a value of each score for each of them, (n,) float32."""
+    """Return sample_id (n,) of the readable samples, and the values (n,) float32 of each score."""
     keys, found = read_columns(config.file, config.key, [score.column for score in config.scores])
     samples = parent.samples(["sample_id", "key", "problem"])
     matched = match_keys(keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
@@ -126,14 +126,16 @@ def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.in
 def _spread(
     value_F: NDArray[np.float64], row_F: NDArray[np.int64], keys_N: pa.ChunkedArray, where: str
 ) -> NDArray[np.float64]:
-    """(N,) the value of each sample, nan where the file has none; InputError for two that differ."""
+    """(N,) value of each sample, nan if the file has none; InputError for two that differ."""
     has_F = (row_F >= 0) & ~np.isnan(value_F)
     row_f, value_f = row_F[has_F], value_F[has_F]
     with np.errstate(over="ignore"):
         wrong = ~np.isfinite(value_f.astype(np.float32))
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise InputError(f"{where} of {keys_N[int(row_f[at])]} is {value_f[at]:g}: scores are finite float32 numbers")
+        raise InputError(
+            f"{where} of {keys_N[int(row_f[at])]} is {value_f[at]:g}: scores must be finite float32 numbers"
+        )
     value_N = np.full(len(keys_N), np.nan)
     value_N[row_f] = value_f
     differs = value_N[row_f] != value_f
@@ -142,7 +144,7 @@ def _spread(
         raise InputError(
             f"{where} names {keys_N[int(row_f[at])]} twice, as {value_f[at]:g} and {value_N[row_f[at]]:g} "
             f"({differs.sum():,} such rows)",
-            hint="keep one value a sample",
+            hint="keep one value per sample",
         )
     return value_N
 
@@ -154,17 +156,17 @@ def _fill(
     lacking_N: NDArray[np.bool_],
     keys_N: pa.ChunkedArray,
 ) -> float:
-    """What samples without a value get; MismatchError when nobody said."""
+    """Return the value for samples that have none; MismatchError unless --missing was given."""
     if config.missing is None:
         raise MismatchError(
-            f"{config.file} has no {score.column} of {lacking_N.sum():,} of {len(lacking_N):,} samples; the first: "
+            f"{config.file} has no {score.column} for {lacking_N.sum():,} of {len(lacking_N):,} samples; the first: "
             f"{keys_N[int(np.argmax(lacking_N))]}",
-            hint="--missing mean, hardest, easiest or a number gives them one",
+            hint="to fill them in: --missing mean, hardest, easiest or a number",
         )
     if config.missing not in ("mean", "hardest", "easiest"):
         return _number(config.missing)
     if not len(known_n):
-        raise MismatchError(f"{config.file} has no {score.column} of any readable sample")
+        raise MismatchError(f"{config.file} has no {score.column} for any readable sample")
     if config.missing == "mean":
         return float(known_n.mean())
     return float(known_n.max() if (config.missing == "hardest") == (score.harder == "high") else known_n.min())
@@ -178,5 +180,5 @@ def _number(text: str) -> float:
     with np.errstate(over="ignore"):
         fits = np.isfinite(np.float32(value))
     if not fits:
-        raise UsageError(f"--missing {text}: mean, hardest, easiest or a number")
+        raise UsageError(f"--missing {text}: expected mean, hardest, easiest or a number")
     return value

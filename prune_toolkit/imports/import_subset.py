@@ -1,4 +1,4 @@
-"""`prune import FILE --indices`: a subset that somebody published becomes a selection, with a beton and raw targets."""
+"""`prune import FILE --indices`: make a selection of a published subset, with a beton and raw targets."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -27,9 +27,10 @@ ORDERS = ("keys", "imagefolder")
 def plan_subset(
     file: Path, config: SelectConfig, parent: Manifest, *, order: str | None = None, listing: Path | None = None
 ) -> tuple[SelectConfig, SelectionPlan]:
-    """The plan that keeps what a file names, rows of the data set in its `order` or keys, and what asks for that share.
+    """Plan to keep the samples that a file names, by rows of the data set in `order` or by keys.
 
-    MismatchError for a row beyond the data set, for keys that match nothing, and where no readable sample is left.
+    Returns also the configuration with that fraction. Raises MismatchError for a row beyond the data set, for keys that
+    match nothing, and if no readable sample is left.
     """
     if not file.is_file():
         raise InputError(f"cannot read {file}: no such file")
@@ -43,7 +44,7 @@ def plan_subset(
         rows = _rows(named, file, parent, samples, order)
     else:
         keys, are_rows = samples.column("key"), parent.header.data.source != "folder"
-        # A key may begin or end with a space; who typed one there did not mean it.
+        # A key may begin or end with a space; elsewhere such a space is a typing error.
         is_key = pc.is_in(named, value_set=keys.combine_chunks())
         named = pc.if_else(is_key, named, pc.utf8_trim(named, characters=" \t"))
         matched = match_keys(pa.chunked_array([named]), keys, are_rows=are_rows)
@@ -52,7 +53,7 @@ def plan_subset(
     named_N = np.zeros(len(samples), np.bool_)
     named_N[rows] = True
     if (twice := len(rows) - int(named_N.sum())) > 0:
-        note(f"{file.name} names {twice:,} samples more than once: they are kept once")
+        note(f"{file.name} names {twice:,} samples more than once: each is kept once")
     keep_N = named_N & readable_N
     if (broken := int((named_N & ~readable_N).sum())) > 0:
         note(f"{broken:,} of the samples that {file.name} names cannot be read: they are left out")
@@ -89,13 +90,13 @@ def plan_subset(
 def _rows(
     named: NDArray[np.int64] | NDArray[np.bool_], file: Path, parent: Manifest, samples: pa.Table, order: str | None
 ) -> NDArray[np.int64]:
-    """sample_ids of rows, or of a flag for each, that are counted in the order of whoever published them."""
+    """Return the sample_ids of row numbers, or of flags of all rows, that count in the order of the published file."""
     count = len(samples)
     is_mask = named.dtype == np.bool_
     if is_mask and len(named) != count:
         raise MismatchError(
             f"{file} has {len(named):,} flags, {parent.where} has {count:,} samples",
-            hint="it is a subset of another data set or split",
+            hint="name the manifest of the data set and split that the file was made for",
         )
     index_n = np.flatnonzero(named) if is_mask else named.astype(np.int64)
     if len(index_n) and (index_n.min() < 0 or index_n.max() >= count):
@@ -103,21 +104,21 @@ def _rows(
         raise MismatchError(
             f"{file} names row {wrong[0]}, {parent.where} has {count:,} samples, counted from 0 "
             f"({len(wrong):,} such rows)",
-            hint="it is a subset of another data set or split",
+            hint="name the manifest of the data set and split that the file was made for",
         )
     if parent.header.data.source != "folder" or order == "keys":
         return index_n
     walked_N = imagefolder_order(samples.column("key").to_pylist(), parent.header.data.split)
     if order is None and not np.array_equal(walked_N, np.arange(count)):
         raise UsageError(
-            f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files otherwise",
-            hint="say which one the file counts in: --order imagefolder or --order keys",
+            f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files in another order",
+            hint="say in which order the file counts: --order imagefolder or --order keys",
         )
     return walked_N[index_n]
 
 
 def imagefolder_order(keys: list[str], split: str | None) -> NDArray[np.int64]:
-    """(N,) sample_id of every row of torchvision's ImageFolder: class by class, folder by folder, name by name."""
+    """(N,) sample_ids in the order of torchvision's ImageFolder: class by class, folder by folder, name by name."""
     first = 1 if split is not None and all(key.startswith(f"{split}/") for key in keys) else 0
 
     def place(row: int) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Which sample of a manifest a key of somebody else's file means: the key as it is, else a file name that is unique."""
+"""Match the keys of an imported file with samples of a manifest: by the whole key, else by a unique file name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +21,22 @@ _FOLDERS = r"(?s)^.*[/\\]"
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """Rows of a file, and the sample that each means."""
+    """The rows of a file, and the sample that each stands for."""
 
     row_F: NDArray[np.int64]
     """(F,) sample_id, -1 for a row that matches nothing."""
     by_name: int
-    """Rows that were matched by file name."""
+    """Number of rows that were matched by file name."""
     unmatched: pa.Array
-    """Keys of the others."""
+    """Keys of the rows that match nothing."""
 
 
 def match_keys(keys_F: pa.ChunkedArray, keys_N: pa.ChunkedArray, *, are_rows: bool = False) -> Matched:
     """Match keys of a file with those of a manifest, both columns of strings; nulls match nothing.
 
-    What is left is matched by file name where it is unique among what is left on either side, unless its folders say
-    that it is another image: of another split, or below a folder that the manifest has elsewhere. are_rows: the
-    manifest's keys are row numbers, which are no names.
+    The rest is matched by file name if that is unique among the rest on either side, unless the folders show that it is
+    another image: of another split, or below a folder that the manifest has elsewhere. are_rows: the manifest's keys
+    are row numbers, not file names.
     """
     row_F = places(keys_F, keys_N)
     if are_rows:
@@ -56,9 +56,9 @@ def match_keys(keys_F: pa.ChunkedArray, keys_N: pa.ChunkedArray, *, are_rows: bo
 
 
 def tell_unmatched(matched: Matched, what: str, where: str, listing: Path | None) -> None:
-    """Say how many rows of a file match nothing, and which are the first; all of them go into `listing`.
+    """Report the rows of a file that match nothing: their number and the first ones; write them all to `listing`.
 
-    MismatchError when no row matches.
+    Raises MismatchError if no row matches.
     """
     count, total = len(matched.unmatched), len(matched.row_F)
     if listing is not None:
@@ -68,10 +68,10 @@ def tell_unmatched(matched: Matched, what: str, where: str, listing: Path | None
     if not count:
         return
     first = ", ".join(map(_one_line, matched.unmatched[:SHOWN].to_pylist()))
-    told = f"{count:,} of {total:,} rows of {what} match no sample of {where}; the first: {first}"
+    message = f"{count:,} of {total:,} rows of {what} match no sample of {where}; the first: {first}"
     if count == total:
-        raise MismatchError(told, hint="are its keys those of this data? prune show --json names the data set")
-    note(told if listing is None else f"{told}; all of them: {listing}")
+        raise MismatchError(message, hint="check that its keys are of this data set: prune show --json names it")
+    note(message if listing is None else f"{message}; all of them: {listing}")
 
 
 def _one_line(key: str | None) -> str:
@@ -83,12 +83,12 @@ def _names(keys: pa.Array) -> pa.Array:
 
 
 def _folders(keys: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """What is before the name, with slashes; "" where nothing is."""
+    """Return the part of each key before the file name, with slashes; "" if there is none."""
     return pc.replace_substring_regex(pc.replace_substring(keys, "\\", "/"), "[^/]*$", "")
 
 
 def _may_be_same(theirs_n: pa.Array, ours_n: pa.Array, keys_N: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(n,) whether the folders of a key allow it to be a sample; every pair of folders is looked at once."""
+    """(n,) flags of the keys whose folders allow the match; every pair of folders is checked once."""
     known = {folder for folders in pc.unique(_folders(keys_N)).to_pylist() for folder in folders.split("/")}
     pairs = pc.binary_join_element_wise(_folders(theirs_n), _folders(ours_n), "\0").dictionary_encode()
     may_be = np.array([_allow(pair, known) for pair in pairs.dictionary.to_pylist()], np.bool_)
@@ -97,9 +97,9 @@ def _may_be_same(theirs_n: pa.Array, ours_n: pa.Array, keys_N: pa.ChunkedArray) 
 
 
 def _allow(pair: str, known: set[str]) -> bool:
-    """Whether their folders and ours are of one split, and none of theirs is one that only other samples lie in.
+    """Return whether their folders and ours are of one split, and none of theirs contains only other samples of ours.
 
-    Of theirs the last count, as many as ours has: those above say where the data lies.
+    Only the last of their folders count, as many as ours has: those above belong to the path of the data.
     """
     theirs, _, ours = pair.rpartition("\0")
     last = theirs.removesuffix("/").split("/")[-max(1, ours.count("/")) :]

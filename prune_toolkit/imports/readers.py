@@ -1,4 +1,4 @@
-"""Files that others made: columns of CSV and Parquet, indices, and matrices of logits, one block of rows at a time."""
+"""Read imported files: columns of CSV and Parquet, indices, and matrices of logits, one block of rows at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,34 +21,34 @@ class Matrix(NamedTuple):
     rows: int
     columns: int
     read: Callable[[int, int], NDArray[Any]]
-    """Rows from, to: (n, columns) of any float type."""
+    """Read rows from start to stop: (n, columns) of any float type."""
     keys: pa.ChunkedArray | None = None
-    """Of each row, where the file has them."""
+    """Key of each row, if the file has keys."""
 
 
 def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArray, dict[str, pa.ChunkedArray]]:
-    """Columns of a CSV or Parquet file: `key` as strings, the others by their names as float64.
+    """Read columns of a CSV or Parquet file: `key` as strings, the others by their names as float64.
 
-    UsageError for another kind of file and for a column that is not there; InputError for one that is there twice, and
-    for what is no such file or no number.
+    Raises UsageError for another kind of file and for a missing column; InputError for two columns of one name, a
+    damaged file, and values that are not numbers.
     """
     wanted, suffix = list(dict.fromkeys([key, *scores])), path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
-        raise UsageError(f"{path}: scores are read from .csv, .tsv and .parquet files")
+        raise UsageError(f"{path}: scores can be read from .csv, .tsv and .parquet files")
     with _reading(path):
         table = _parquet(path, wanted) if suffix == ".parquet" else _csv(path, key, wanted)
         return table.column(key).cast(pa.string()), {name: table.column(name).cast(pa.float64()) for name in scores}
 
 
 def read_indices(path: Path) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
-    """(n,) rows or keys that a published subset names, or whether it names each of (N,) rows.
+    """Read the (n,) rows or keys of a published subset, or its flags of (N,) rows.
 
-    .npy of numbers, of text, or of true and false; .txt, a number or key a line. InputError for anything else.
+    From .npy of numbers, texts or flags; or .txt with a number or key per line. Raises InputError for anything else.
     """
     with _reading(path):
         if path.suffix.lower() == ".npy":
             return _indices(path, _npy(path))
-        # Not splitlines(): a key may hold what Unicode takes for the end of a line.
+        # Not splitlines(): a key may contain other characters that Unicode counts as line breaks.
         lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
         lines = [line for line in lines if line.strip()]
     numbers = [line.strip() for line in lines]
@@ -58,7 +58,7 @@ def read_indices(path: Path) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array
 
 
 def open_matrix(path: Path, tensor: str | None, key: str) -> Matrix:
-    """Logits (N, C) in a .npy, .safetensors or .parquet file; UsageError for a tensor or column it does not have."""
+    """Open logits (N, C) in a .npy, .safetensors or .parquet file; UsageError for a missing tensor or column."""
     suffix = path.suffix.lower()
     with _reading(path):
         if suffix == ".npy":
@@ -67,12 +67,12 @@ def open_matrix(path: Path, tensor: str | None, key: str) -> Matrix:
             return _of_safetensors(path, tensor)
         if suffix == ".parquet":
             return _of_parquet(path, tensor, key)
-    raise UsageError(f"{path}: logits are read from .npy, .safetensors and .parquet files")
+    raise UsageError(f"{path}: logits can be read from .npy, .safetensors and .parquet files")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """InputError for what a library cannot read."""
+    """Raise InputError for files that a library cannot read."""
     try:
         yield
     except OSError as error:
@@ -102,29 +102,29 @@ def _parquet(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
-    """UsageError for a column that is not there, InputError for one that is there twice."""
+    """Raise UsageError for a missing column, InputError for two columns of one name."""
     for name in wanted:
         if name not in known:
             hint = f"it has: {', '.join(known[:20])}{_split_at(known)}"
             raise UsageError(f"{path} has no column {name!r}", hint=hint)
         if known.count(name) > 1:
-            raise InputError(f"{path} has {known.count(name)} columns of the name {name!r}", hint="rename all but one")
+            raise InputError(f"{path} has {known.count(name)} columns named {name!r}", hint="rename all but one")
 
 
 def _split_at(known: list[str]) -> str:
-    """What a header of one column may be split at, in words."""
+    """Return a hint about the separator if a header of one column looks like several; else ""."""
     signs = {";": "semicolons", "\t": "tabs", ",": "commas"}
     found = [word for sign, word in signs.items() if len(known) == 1 and sign in known[0]]
-    return f"\n  are its columns split at {found[0]}? a .csv file has commas, a .tsv file tabs" if found else ""
+    return f"\n  its columns seem to be separated by {found[0]}: use commas in .csv, tabs in .tsv" if found else ""
 
 
 def _npy(path: Path) -> NDArray[Any]:
-    """The array of a .npy file, not in memory; InputError for an archive of several."""
+    """Memory-map the array of a .npy file; InputError for an archive of several."""
     found = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(found, np.ndarray):
         return found
     found.close()
-    raise InputError(f"{path} is an archive of arrays, as .npz files are", hint="save the array alone: numpy.save")
+    raise InputError(f"{path} is an archive of arrays, like .npz files", hint="save one array: numpy.save")
 
 
 def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
@@ -134,7 +134,9 @@ def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | NDArray[np.
         return array.astype(np.int64)
     if array.ndim == 1 and array.dtype.kind in "US":
         return pa.array(array.astype(str).tolist(), pa.string())
-    raise InputError(f"{path} holds {array.dtype} of shape {array.shape}: a subset is a row of numbers, flags or keys")
+    raise InputError(
+        f"{path} holds {array.dtype} of shape {array.shape}: a subset is a 1-D array of row numbers, flags or keys"
+    )
 
 
 def _of_array(path: Path, array: NDArray[Any]) -> Matrix:
@@ -151,7 +153,8 @@ def _of_safetensors(path: Path, tensor: str | None) -> Matrix:
         file: Any = safe_open(path, framework="numpy")
         names = sorted(file.keys())
         if (tensor is None and len(names) != 1) or (tensor is not None and tensor not in names):
-            raise UsageError(f"{path} holds {len(names)} tensors: which?", hint=f"--tensor {' or '.join(names[:10])}")
+            what = f"{path} has {len(names)} tensors" if tensor is None else f"{path} has no tensor {tensor!r}"
+            raise UsageError(what, hint=f"name the logits: --tensor {' or '.join(names[:10])}")
         piece = file.get_slice(tensor or names[0])
         shape, kind = piece.get_shape(), piece.get_dtype()
     except SafetensorError as error:
@@ -165,7 +168,7 @@ def _of_safetensors(path: Path, tensor: str | None) -> Matrix:
 
 
 def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
-    """A key and a column of lists; rows are read in turn, as they stand."""
+    """Open a key column and a column of lists; rows are read from first to last, in the order of the file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -173,7 +176,9 @@ def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
         lists = [field.name for field in schema if _is_list(field.type)]
         name = column or (lists[0] if len(lists) == 1 else None)
         if name not in lists:
-            raise UsageError(f"{path}: which column holds the logits?", hint=f"--tensor {' or '.join(lists) or 'NAME'}")
+            raise UsageError(
+                f"{path}: name the column of lists with the logits", hint=f"--tensor {' or '.join(lists) or 'NAME'}"
+            )
         _check_columns(path, (key, str(name)), schema.names)
         keys = file.read([key]).column(key).cast(pa.string())
         first = next(file.iter_batches(1, columns=[name]), None)
@@ -188,14 +193,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 class _Rows:
-    """A column of lists of one width, read from the first row to the last."""
+    """A column of lists of equal width, read from the first row to the last."""
 
     def __init__(self, path: Path, column: str, width: int) -> None:
         self._path, self._width = path, width
         self._blocks = self._stream(column)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """The next rows, whichever are asked for: BLOCK_ROWS of them, fewer at the end."""
+        """Return the next BLOCK_ROWS rows, fewer at the end; start and stop must follow on from the last call."""
         with _reading(self._path):
             return next(self._blocks)[: stop - start]
 
@@ -208,7 +213,7 @@ class _Rows:
                 values = batch.column(0)
                 lengths = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [self._width]
                 if values.null_count or (np.asarray(lengths) != self._width).any():
-                    raise InputError(f"{self._path}: rows of {column} are not all of {self._width} values")
+                    raise InputError(f"{self._path}: rows of {column} do not all have {self._width} values")
                 held.append(values.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._width))
                 while sum(map(len, held)) >= BLOCK_ROWS:
                     whole = np.concatenate(held)

@@ -1,4 +1,4 @@
-"""`prune index`: read every image once and write down which samples there are.
+"""`prune index`: read every image once and list the samples.
 
 No model is needed. Images that cannot be decoded become rows with a `problem`; they are never selected.
 """
@@ -35,7 +35,7 @@ from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, WorkS
 
 
 def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
-    """The `samples` rows of some images; InputError for a name that no reader of a manifest accepts."""
+    """Return the `samples` rows of some images; InputError for a name that readers of a manifest would refuse."""
     keys = pa.array([source.keys[row] for row in rows], pa.string())
     check_keys(keys, source.name, hint="rename the file or its folder")
     hashes = [fact.content_hash for fact in facts]
@@ -55,7 +55,7 @@ def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFac
 
 
 def thumbnails_of(rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
-    """The `thumbnails` rows of those images that have one."""
+    """Return the `thumbnails` rows of the images that have one."""
     ids = [row for row, fact in zip(rows, facts, strict=True) if fact.thumbnail is not None]
     pixels = np.frombuffer(b"".join(fact.thumbnail or b"" for fact in facts), np.uint8)
     return thumbnails_table(np.array(ids, np.int64), pixels.reshape(-1, THUMBNAIL_BYTES))
@@ -64,13 +64,13 @@ def thumbnails_of(rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table
 def data_block(
     source: Source, samples: pa.Table, *, name: str | None, licence: str | None, redistributable: bool | None = None
 ) -> DataSet:
-    """The header's account of the data set; InputError when not one image is readable."""
+    """Return the header block of the data set; InputError if no image is readable."""
     problems = samples.column("problem")
     readable = problems.null_count
     if readable == 0:
         first = problems[0].as_py()
         raise InputError(
-            f"not one of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
+            f"none of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
         )
     names = np.array(source.class_names, object)[samples.column("label").to_numpy()]
     return DataSet(
@@ -89,14 +89,14 @@ def data_block(
 
 
 def read_samples(folder: Path, count: int) -> pa.Table:
-    """The samples of a manifest in the making, from its parts."""
+    """Read the samples of an unfinished manifest, from its parts."""
     parts = [read_part(folder / part_path("samples", part)) for part in range(part_count(count))]
     return pa.concat_tables(parts).replace_schema_metadata(None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What `prune index` was asked to do."""
+    """The options of `prune index`."""
 
     data: DataSpec
     out: Path
@@ -104,27 +104,27 @@ class IndexConfig:
     max_side: int | None = None
     check: Check = "decode"
     thumbnails: bool = False
-    """Store eight by eight pixels of each image, by which copies of other encodings are compared."""
+    """Store 8 x 8 pixels of each image, to compare copies with another encoding."""
     workers: int = 1
     ranks: WorkShare = ALONE
     name: str | None = None
     licence: str | None = None
     redistributable: bool | None = None
-    """Whether the images may be passed on; None: not said."""
+    """True if the images may be redistributed; None: not stated."""
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
-            raise UsageError(f"--max-side {self.max_side}: images must keep at least 8 pixels a side")
+            raise UsageError(f"--max-side {self.max_side}: at least 8 pixels")
         if self.thumbnails and self.check != "decode":
             raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
 
     @property
     def tables(self) -> list[str]:
-        """Tables that are made part by part, the samples last: with them a part is done."""
+        """The tables that are made part by part; the samples are last and complete the part."""
         return [*([THUMBNAILS] if self.thumbnails else []), "samples"]
 
     def resolved(self, source: Source) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         return {
             "command": "index",
             "kind": source.kind,
@@ -135,14 +135,14 @@ class IndexConfig:
             "max_side": self.max_side,
             "name": self.name or source.name,
             "licence": self.licence,
-            # Nothing where nothing is said, so that such an index is what it was before there were any.
+            # Left out if not given, so that such an index keeps the id it had before these options existed.
             **({"thumbnails": True} if self.thumbnails else {}),
             **({} if self.redistributable is None else {"redistributable": self.redistributable}),
         }
 
 
 def build_index(config: IndexConfig) -> Manifest | None:
-    """Write an index manifest; None when other ranks still work on their parts."""
+    """Write an index manifest; return None if other ranks have not finished their parts."""
     config.data.refuse_out(config.out)
     source = config.data.open()
     count, rate = len(source.keys), 0.0
@@ -203,7 +203,7 @@ def _index_part(config: IndexConfig, source: Source, part: int, digest: str, pro
 
 
 def warn_problems(samples: pa.Table) -> None:
-    """Tell how many images are unreadable, and which is the first."""
+    """Report the number of unreadable images, and the first one."""
     broken = samples.filter(samples.column("problem").is_valid())
     if len(broken):
         first = broken.slice(0, 1).to_pylist()[0]

@@ -1,1 +1,1 @@
-"""A selection and a teacher in, a selection with labels of many views out."""
+"""Selections and a teacher in, selections with labels of many views out."""

@@ -1,4 +1,4 @@
-"""What `prune label` was asked to do, and whether selection, teacher and images go together."""
+"""The configuration of `prune label`, and checks that selection, teacher and images fit together."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ from trainer.models.teacher import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """What `prune label` was asked to do, the teacher and the selection apart."""
+    """The options of `prune label`, without the teacher and the selection."""
 
     out: Path
     recipe: ViewRecipe
@@ -37,7 +37,7 @@ class LabelConfig:
     labels: str
     other_teacher: bool = False
     teacher_licence: str | None = None
-    """Of another teacher; that of the first one is in the selection."""
+    """Licence of another teacher; that of the selection's own teacher is in the selection."""
     beton: bool = True
     data: DataSpec | None = None
     batch_size: int = 256
@@ -51,14 +51,14 @@ class LabelConfig:
             raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
     def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
-        """What the header says of the labelled views."""
+        """Return the header block of the labelled views."""
         image_px = teacher.preprocessing.image_px
         return views_block(self.recipe, self.targets.views, image_px, None, images.drawn_max_side)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling:
-    """A labelling that can be done: the selection, its teacher, its images, and how logits become targets."""
+    """A checked labelling: the selection, the teacher, the images, and the transform from logits to targets."""
 
     config: LabelConfig
     teacher: Teacher
@@ -66,18 +66,18 @@ class Labelling:
     images: ImagesAtHand
     transform: LabelTransform
     is_other: bool
-    """Whether another teacher than the one that scored gives the labels."""
+    """True if the labels are from another teacher than the scores."""
 
     @classmethod
     def of(cls, config: LabelConfig, teacher: Teacher, selection: Manifest) -> "Labelling":
-        """Check that they go together; UsageError, MismatchError or InputError where they do not."""
+        """Check that they fit together; UsageError, MismatchError or InputError if they do not."""
         if selection.header.selection is not None and not selection.header.selection.count:
-            raise InputError(f"{selection.where} keeps no sample: nothing to label", hint="select with a larger --keep")
+            raise InputError(f"{selection.where} keeps no samples to label", hint="select with a larger --keep")
         difference = _difference(teacher, selection)
         if difference is not None and not config.other_teacher:
             raise MismatchError(
-                f"{selection.where} was scored otherwise: {difference}",
-                hint="name the teacher that scored with --teacher and --checkpoint; or take this one: --other-teacher",
+                f"{selection.where} was scored {difference}",
+                hint="give the teacher that scored, with --teacher and --checkpoint; or add --other-teacher",
             )
         is_other = difference is not None
         return cls(
@@ -90,9 +90,9 @@ class Labelling:
         )
 
     def resolved(self) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         config, teacher, targets = self.config, self.teacher, self.config.targets
-        # Without these, a labelling is configured as it was before there were any.
+        # Left out if not given, so that such a labelling keeps the id it had before these options existed.
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
@@ -116,23 +116,23 @@ class Labelling:
 
     @cached_property
     def keep_N(self) -> NDArray[np.bool_]:
-        """(N,) whether a sample of the data set is kept."""
+        """(N,) flags of the samples that are kept."""
         keep_N: NDArray[np.bool_] = self.selection.selection().column("keep").to_numpy(zero_copy_only=False)
         return keep_N
 
     @property
     def tables(self) -> list[str]:
-        """Tables that are made part by part; another teacher's scores of the kept samples tell how good it is."""
+        """The tables that are made part by part; scores of another teacher are stored too, for its accuracy."""
         return [*self.config.targets.tables, *([SCORE_TABLE] if self.is_other else [])]
 
     def kept(self, part: int) -> NDArray[np.int64]:
-        """Kept samples of one part."""
+        """Return the kept samples of one part."""
         rows = part_rows(part, len(self.keep_N))
         ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
         return ids
 
     def open_images(self) -> ImageReader:
-        """A reader of all views."""
+        """Open a reader of all views."""
         return self.images.open(
             self.teacher.preprocessing,
             device=self.teacher.device,
@@ -143,7 +143,7 @@ class Labelling:
         )
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
-        """Logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
+        """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
         views, classes = self.config.targets.read_views, len(self.images.class_names)
         if not len(ids):
             return np.empty((0, views, classes), np.float16)
@@ -153,13 +153,16 @@ class Labelling:
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
             raise InputError(
                 f"{key} cannot be read any more ({len(missing):,} such samples here)",
-                hint="restore the images, or name a whole copy of them with --data",
+                hint="restore the images, or name a complete copy of them with --data",
             )
         return logits_nVC
 
 
 def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> LabelTransform:
-    """The label transform as it was fitted to all scored samples; UsageError when it was not, or to another teacher."""
+    """Return the label transform as fitted to all scored samples.
+
+    Raises UsageError if it was not fitted, or was fitted to another teacher.
+    """
     method = LABELS[labels]
     transform = method.make(len(selection.class_names))
     if not method.needs_fit:
@@ -168,30 +171,30 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
     block = selection.header.labels
     if is_other:
         raise UsageError(
-            f"--labels {labels} with another teacher: what it needs was measured on all samples, with the first one",
-            hint="take --labels raw; or score with the other teacher and select again",
+            f"--labels {labels} was fitted to the teacher that scored; it cannot be used with another teacher",
+            hint="use --labels raw; or score with the other teacher and select again",
         )
     if block is None or block.class_std is None or block.transform != labels:
         raise UsageError(
-            f"{selection.where} was selected without --labels {labels}: what it needs was measured on no sample",
-            hint=f"take --labels raw, or select again with --labels {labels}",
+            f"{selection.where} was selected without --labels {labels}, which must be fitted to all scored samples",
+            hint=f"use --labels raw, or select again with --labels {labels}",
         )
     class_std_C = np.array(block.class_std, np.float64)
     if len(class_std_C) != len(selection.class_names) or not (np.isfinite(class_std_C) & (class_std_C >= 0)).all():
         raise InputError(
-            f"{selection.where}: labels.class_std is not one number of 0 or more for each of the "
+            f"{selection.where}: labels.class_std must have a number of 0 or more for each of the "
             f"{len(selection.class_names)} classes",
-            hint="select again, or take --labels raw",
+            hint="select again, or use --labels raw",
         )
     transform.restore(class_std_C)
     return transform
 
 
 def _difference(teacher: Teacher, selection: Manifest) -> str | None:
-    """How this teacher, or what it is shown, differs from the selection's; None when it does not."""
+    """Describe how this teacher or its preprocessing differs from the selection's; None if they are equal."""
     card = selection.header.teacher
     if card is None:
-        return "by no teacher that is known"
+        return "by a teacher that it does not name"
     if card.weights_sha256 != teacher.weights_sha256:
         return (
             f"by {card.spec} with weights {card.weights_sha256[:12]}; "
@@ -199,4 +202,4 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
         )
     now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
     differing = next((name for name in now if now[name] != then.get(name)), None)
-    return None if differing is None else f"with {differing} {then.get(differing)}; it is {now[differing]} now"
+    return None if differing is None else f"with {differing} {then.get(differing)}; now it is {now[differing]}"

@@ -1,4 +1,4 @@
-"""What `prune label` does unless someone says otherwise: as the selection was scored, in eight views."""
+"""The defaults of `prune label`: eight views, drawn as the selection was scored."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,7 +16,7 @@ VIEWS = 8
 
 
 def check_selection(selection: Manifest) -> None:
-    """UsageError for a manifest that keeps nothing to label, or of which no key tells where its images are."""
+    """Raise UsageError for a manifest that is not a selection, or whose keys are hidden."""
     if selection.kind != "selection":
         do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
         raise UsageError(
@@ -27,31 +27,31 @@ def check_selection(selection: Manifest) -> None:
 
 
 def check_licence(teacher_licence: str | None, *, is_other: bool) -> None:
-    """UsageError for the licence of a teacher that the selection has one of."""
+    """Raise UsageError for a teacher licence unless the labels are from another teacher than the scores."""
     if teacher_licence is not None and not is_other:
         raise UsageError(
-            "--teacher-licence: the selection has its teacher's licence",
-            hint="give it to prune score; here it goes with --other-teacher",
+            "--teacher-licence needs --other-teacher: the selection records the licence of its own teacher",
+            hint="give the licence to prune score instead",
         )
 
 
 def default_labels(selection: Manifest, *, is_other: bool) -> str:
-    """The selection's transform; raw for another teacher, with whom nothing was fitted."""
+    """Return the selection's label transform; raw for another teacher, to which no transform was fitted."""
     block = selection.header.labels
     return "raw" if is_other or block is None else block.transform
 
 
 def planned_targets(selection: Manifest, policy: str | None, views: int | None, top_k: int | None) -> TargetPlan:
-    """What is stored of how many views; `views` is None where nobody said."""
+    """Return the plan of the stored targets; `views` is None for the default number."""
     if policy == "single":
         if views is not None and views > 1:
-            raise UsageError("--policy single labels view 0 alone", hint=f"leave out --views {views}, or --policy")
+            raise UsageError("--policy single labels only view 0", hint=f"leave out --views {views}, or --policy")
         views = 1
     return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
 
 
 def planned_recipe(selection: Manifest, asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
-    """The recipe asked for; what was not `typed` is as the selection's views are drawn, where it says how."""
+    """Return the recipe `asked` for; what was not `typed` is taken from the selection's views, if it has any."""
     views, known = selection.header.views, dict[str, Any]()
     if views is not None and views.recipe != "eval":
         recipe = scored_recipe(views)

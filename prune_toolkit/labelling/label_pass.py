@@ -1,6 +1,6 @@
-"""`prune label`: the teacher looks at many views of the kept samples only, part by part, into a selection of its own.
+"""`prune label`: run the teacher over many views of the kept samples only, part by part, into a new selection.
 
-Parts are those of the canonical order, as in scoring, so a killed run loses one part at most and ranks need no contact.
+Parts follow the canonical order, as in scoring: a killed run loses at most one part, and ranks do not communicate.
 """
 
 import time
@@ -35,7 +35,7 @@ __all__ = ["LabelConfig", "Labelling", "label_preview", "write_labels"]
 
 
 def write_labels(work: Labelling) -> Manifest | None:
-    """Write a labelled selection; None when other ranks still work on their parts."""
+    """Write a labelled selection; return None if other ranks have not finished their parts."""
     config, views = work.config, work.config.targets.read_views
 
     def make(parts: list[int], digest: str) -> None:
@@ -73,13 +73,13 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
     labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
-    # Before the tables that make the part valid: a part that is done has its time.
+    # Before the tables that make the part valid: so every finished part has its time.
     note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_targets(out, targets, part, ids, labels, digest)
 
 
 def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
-    """Write train.beton and tell what is new: teacher and labels."""
+    """Write train.beton and return the new blocks: views, labels, and another teacher."""
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
     views = config.views(work.teacher, work.images)
@@ -124,14 +124,14 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
 
 
 def _run_block(work: Labelling, parts: Totals, start: float, finish_start: float) -> dict[str, Any]:
-    """As of scoring; seconds are those of writing train.beton, too."""
+    """The run block as of scoring; seconds include writing train.beton."""
     facts = run_facts(parts, int(work.keep_N.sum()), work.config.targets.read_views, start)
     facts["seconds"] = round(parts.seconds + time.monotonic() - finish_start, 3)
     return {"command": "label", **facts, "parent_run": work.selection.header.run}
 
 
 def _card(work: Labelling) -> TeacherCard:
-    """The card of a teacher that did not score: top-1 and calibration are of view 0 of the kept samples."""
+    """The card of a teacher that did not score; top-1 and calibration are computed on view 0 of the kept samples."""
     calibration = Calibration()
     for part in ALONE.parts(work.selection.header.data.count):
         table = read_part(work.config.out / part_path(SCORE_TABLE, part))
@@ -141,7 +141,7 @@ def _card(work: Labelling) -> TeacherCard:
 
 
 def label_preview(work: Labelling) -> dict[str, Any]:
-    """What `--dry-run` tells, after labelling a few samples spread over the kept ones; writes nothing."""
+    """Return the estimate of `--dry-run`, after labelling a few samples spread over the kept ones; writes nothing."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
     rate = trial_rate(work.teacher, work.open_images(), np.flatnonzero(work.keep_N), work.config.batch_size)
     return {
@@ -153,7 +153,7 @@ def label_preview(work: Labelling) -> dict[str, Any]:
 
 
 def _bytes_on_disk(work: Labelling) -> int:
-    """About the size of what is new: tables of targets, train.beton, and the scores of another teacher."""
+    """Estimate the size of the new files: tables of targets, train.beton, and the scores of another teacher."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
     size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
     if work.is_other:

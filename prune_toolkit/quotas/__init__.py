@@ -1,1 +1,1 @@
-"""What scoring and selection share: the registry of scores, quotas, the keep fraction."""
+"""Shared by scoring and selection: quotas and the keep fraction."""

@@ -1,4 +1,4 @@
-"""The fraction of the samples to keep, as an exact number."""
+"""Parse the fraction of the samples to keep, as an exact number."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ _MAX_TEXT = 64
 
 
 def parse_fraction(text: str) -> Fraction | None:
-    """The exact value of "0.29", "1/3", "50%" or "1e-2"; None for anything else."""
+    """Return the exact value of "0.29", "1/3", "50%" or "1e-2"; None for anything else."""
     match = _KEEP.fullmatch(text) if len(text) <= _MAX_TEXT else None
     if match is None:
         return None
@@ -26,19 +26,19 @@ def parse_fraction(text: str) -> Fraction | None:
 
 @dataclass(frozen=True, order=True)
 class Keep:
-    """A fraction to keep, exactly, and the text it was typed as; equal fractions are equal, whatever their text."""
+    """An exact fraction to keep and the text it was typed as; equal fractions are equal, whatever their text."""
 
     text: str = field(compare=False)
     fraction: Fraction
 
     @classmethod
     def parse(cls, text: str) -> "Keep":
-        """From "0.29", "1/3", "50%" or "1e-2"; UsageError unless 0 < keep <= 1."""
+        """Parse "0.29", "1/3", "50%" or "1e-2"; UsageError unless 0 < keep <= 1."""
         fraction = parse_fraction(text)
         if fraction is None or not 0 < fraction <= 1:
             raise UsageError(
                 f"keep is {text!r}: it must be a fraction above 0 and at most 1",
-                hint="half of the samples is 0.5, 1/2 or 50%",
+                hint="for half of the samples, write 0.5, 1/2 or 50%",
             )
         return cls(text, fraction)
 
@@ -47,7 +47,7 @@ class Keep:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is left out."""
+        """True if nothing is left out."""
         return self.fraction == 1
 
 

@@ -1,7 +1,7 @@
-"""How many samples of each class to keep: exact whole numbers from a fraction, no floating point.
+"""Quotas: the number of samples to keep of each class, exact integers from a fraction, no floating point.
 
-N counts readable samples. `proportional` and `equal` give exactly floor(r * N + 1/2) samples, `published`
-what its formula gives, `none` ranks all classes together. Keep = 1 keeps every sample under every quota.
+N counts readable samples. `proportional` and `equal` give exactly floor(r * N + 1/2) samples, `published` follows its
+formula, `none` ranks all classes together. Keep = 1 keeps every sample under every quota.
 """
 
 import heapq
@@ -20,7 +20,7 @@ Counts = NDArray[np.int64]
 
 
 def total_count(keep: Fraction, samples: int) -> int:
-    """Samples to keep of `samples`: floor(keep * samples + 1/2), exact."""
+    """Return the number of samples to keep: floor(keep * samples + 1/2), exact."""
     return (2 * keep.numerator * samples + keep.denominator) // (2 * keep.denominator)
 
 
@@ -35,10 +35,10 @@ class Quota:
     formula: str
     source: str
     function: QuotaFunction | None
-    """None: no quota a class, one ranking over all samples."""
+    """None: no quota per class, one ranking over all samples."""
 
     def __call__(self, class_sizes_C: NDArray[np.integer[Any]], keep: Fraction) -> Counts | None:
-        """Samples to keep of each class, int64 (C,), at most its size; None for one global ranking.
+        """Return the samples to keep of each class, int64 (C,), at most its size; None for one global ranking.
 
         `class_sizes_C` counts the readable samples of each class, 0 allowed; 0 < keep <= 1.
         """
@@ -54,10 +54,10 @@ QUOTAS: Registry[Quota] = Registry("quota")
 
 
 def with_minimum(quota: str, class_sizes_C: NDArray[np.integer[Any]], keep_C: Counts, minimum: int) -> Counts:
-    """Counts (C,) of the same total in which every class keeps at least `minimum`, or all it has.
+    """Return counts (C,) of the same total in which every class keeps at least `minimum`, or all it has.
 
-    Classes that fall short get their minimum, and the quota shares what is left among the others, until all have it.
-    The total must be enough for all minima.
+    Classes that fall short get their minimum, and the quota divides the rest among the others, until all have it. The
+    total must be enough for all minima.
     """
     least_C = np.minimum(minimum, class_sizes_C).astype(np.int64)
     total, fixed_C, counts_C = int(keep_C.sum()), np.zeros(len(keep_C), np.bool_), keep_C
@@ -87,7 +87,7 @@ def quota(name: str, *, formula: str, source: str) -> Callable[[QuotaFunction], 
     source="Webster / Sainte-Lague apportionment, the lower class index first among equals",
 )
 def proportional(sizes: list[int], keep: Fraction) -> list[int]:
-    """Each class keeps its share of the total, rounded so that the total is exact.
+    """Keep the same share of each class, rounded so that the total is exact.
 
     A full class never gets a seat: its quotient n / (2n + 1) is below 1/2, and while the total is at most N
     some other class still offers at least n / (2n - 1), above 1/2.
@@ -108,7 +108,7 @@ def proportional(sizes: list[int], keep: Fraction) -> list[int]:
 
 
 def _quotient(sizes: list[int], counts: list[int], c: int, step: int) -> Fraction:
-    """Heap order of giving (+1) or taking back (-1) a seat of class c: the smallest comes first."""
+    """Return the heap key for giving (+1) or taking back (-1) a seat of class c: the smallest comes first."""
     if step > 0:
         return Fraction(-sizes[c], 2 * counts[c] + 1)
     return Fraction(sizes[c], 2 * counts[c] - 1) if counts[c] else Fraction(max(sizes) + 1)
@@ -120,7 +120,7 @@ def _quotient(sizes: list[int], counts: list[int], c: int, step: int) -> Fractio
     source="water-filling; the lower class index first",
 )
 def equal(sizes: list[int], keep: Fraction) -> list[int]:
-    """Every class keeps the same number, small classes all they have; the total is exact."""
+    """Keep the same number of every class, small classes whole; the total is exact."""
     seats = total_count(keep, sum(sizes))
     ascending = sorted(sizes)
     level = seats
@@ -145,7 +145,7 @@ def equal(sizes: list[int], keep: Fraction) -> list[int]:
     source="MDSLR, ICLR 2025 (code chenyd7/MDSLR), equal on balanced data; ours: keep = 1 keeps everything",
 )
 def published(sizes: list[int], keep: Fraction) -> list[int]:
-    """The same absolute number of every class, capped at its size; C counts empty classes too."""
+    """Keep the same absolute number of every class, capped at its size; C includes empty classes."""
     number = keep.numerator * sum(sizes) // (keep.denominator * len(sizes))
     return [min(size, number) for size in sizes]
 

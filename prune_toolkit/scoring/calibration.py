@@ -1,4 +1,4 @@
-"""How often stored logits are right, and how sure they are of it, part by part."""
+"""Accuracy and calibration of stored logits, part by part."""
 
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from prune_toolkit.scoring.logit_scores import Calibration, compute_scores
 
 
 def calibration_of(folder: Path, table: str, label_N: NDArray[np.int64], class_count: int) -> Calibration:
-    """Of one table of logits of samples with labels (N,), or of what its K largest stand for; one part in memory."""
+    """Compute the calibration of a table of logits, all or the K largest, of samples with labels (N,).
+
+    One part is in memory at a time.
+    """
     calibration = Calibration()
     for part in range(part_count(len(label_N))):
         ids, stored = soft_labels_of(read_part(folder / part_path(table, part)), "logits", class_count)

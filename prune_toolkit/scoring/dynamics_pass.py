@@ -1,6 +1,6 @@
-"""`prune score --dynamics`: a scored manifest and the records of training runs in, the manifest with their scores out.
+"""`prune score --dynamics`: add scores of the training dynamics that runs recorded to a scored manifest.
 
-Nobody looks at an image: all tables of the manifest are linked, one is added. Torch-free.
+No image is read: all tables of the manifest are linked, and one is added. Torch-free.
 """
 
 import json
@@ -23,39 +23,40 @@ from prune_toolkit.work.score_set import add_score_set
 
 DYNAMICS_TABLE = f"scores/{DYNAMICS}"
 EARLY = 10
-"""Early scores are taken after one of so many epochs."""
+"""Early scores are taken after one tenth of the epochs."""
 MOSTLY_STEPPED = 0.9
-"""A run whose steps showed less of it is told: what a dynamic arm leaves out is recorded in evaluation mode."""
+"""A note is printed if the steps showed a smaller share: samples that a dynamic method skips are recorded differently,
+in evaluation mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicsPlan:
-    """Runs that go with a manifest, and what of them becomes scores."""
+    """Runs that fit a manifest, and the scores to compute from them."""
 
     out: Path
     parent: Manifest
     runs: list[Dynamics]
     early_epochs: list[int]
-    """Of each run, counted from 1."""
+    """The early epoch of each run, counted from 1."""
     scores: list[DynamicsScore]
 
     @classmethod
     def of(cls, out: Path, parent: Manifest, runs: Sequence[Path], early_epoch: int | None = None) -> "DynamicsPlan":
-        """Read what the runs recorded and compare it with the manifest.
+        """Read the records of the runs and check them against the manifest.
 
-        UsageError for a manifest that is not scored or has such scores, for a run that is named twice, and for an
-        early epoch that was not recorded;
-        MismatchError for a run on other data; InputError for one that did not record every readable sample.
+        Raises UsageError for a manifest that is not scored or already has such scores, for a run that is given twice,
+        and for an early epoch that was not recorded; MismatchError for a run on other data; InputError for a run that
+        did not record every readable sample.
         """
         if parent.kind != "scores":
             raise UsageError(
-                f"{parent.path} is of kind {parent.kind}: scores of dynamics are added to a scored manifest",
+                f"{parent.path} is of kind {parent.kind}: scores of dynamics can only be added to a scored manifest",
                 hint="make one: prune score DATA --teacher TEACHER",
             )
         if parent.has(DYNAMICS_TABLE):
             raise UsageError(
-                f"{parent.path} has scores of dynamics already",
-                hint=f"start from the manifest it was made of, {parent.header.parents[0][:12]}",
+                f"{parent.path} already has scores of dynamics",
+                hint=f"start from the manifest it was made from, {parent.header.parents[0][:12]}",
             )
         records = [_checked(read_dynamics(run), parent) for run in runs]
         _refuse_twice(records)
@@ -67,11 +68,11 @@ class DynamicsPlan:
             if all(entry.can_use(_epochs(record, 0)) for record in records):
                 scores.append(entry)
             else:
-                note(f"no {entry.name}: it needs {', '.join(entry.needs)} of every run (train-student --record-grand)")
+                note(f"no {entry.name}: every run must record {', '.join(entry.needs)} (train-student --record-grand)")
         return cls(out=out, parent=parent, runs=records, early_epochs=early, scores=scores)
 
     def run_facts(self) -> list[dict[str, Any]]:
-        """The runs, as a header names them."""
+        """Return the runs, as a header names them."""
         return [
             {
                 "manifest": record.info.manifest,
@@ -112,7 +113,7 @@ def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
 
 
 def mean_over_runs(entry: DynamicsScore, plan: DynamicsPlan) -> NDArray[np.float32]:
-    """(N,) float32: the mean of what a score is in each run; InputError where it is not finite."""
+    """(N,) float32 mean of a score over the runs; InputError if it is not finite."""
     total_N = np.zeros(len(plan.runs[0].sample_id_N))
     for record, early in zip(plan.runs, plan.early_epochs, strict=True):
         value_N = np.asarray(entry.function(_epochs(record, early - 1)), np.float64)
@@ -143,7 +144,7 @@ def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
         raise MismatchError(
             f"{record.path} was trained on other data than {parent.path}: "
             f"fingerprint {record.info.fingerprint[:16]}, not {data.fingerprint[:16]}",
-            hint="name a run that learned from a selection of this manifest",
+            hint="name a run that was trained on a selection of this manifest",
         )
     samples = parent.samples(["sample_id", "key", "problem"])
     readable = samples.filter(samples.column("problem").is_null())
@@ -153,19 +154,19 @@ def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
         first = samples.column("key")[int(missing[0])].as_py()
         raise InputError(
             f"{record.path} recorded {len(ids) - len(missing):,} of {len(ids):,} readable samples; "
-            f"the first it lacks: {first}",
+            f"the first missing: {first}",
             hint="train on all of them: prune select --keep 1, then train-student --record-dynamics",
         )
     if len(record.sample_id_N) > len(ids):
         raise InputError(
-            f"{record.path} recorded {len(record.sample_id_N) - len(ids):,} samples that {parent.path} cannot read",
+            f"{record.path} recorded {len(record.sample_id_N) - len(ids):,} samples unreadable in {parent.path}",
             hint="train on a selection of this manifest",
         )
     return record
 
 
 def _early(record: Dynamics, asked: int | None) -> int:
-    """The epoch of early scores, counted from 1: a tenth of those recorded, rounded down, unless asked for."""
+    """Return the epoch of early scores, counted from 1: the requested one, else a tenth of all, rounded down."""
     recorded = record.info.epochs_recorded
     if asked is not None and not 1 <= asked <= recorded:
         raise UsageError(f"--early-epoch {asked}: {record.path} recorded epochs 1 to {recorded}")
@@ -173,27 +174,28 @@ def _early(record: Dynamics, asked: int | None) -> int:
 
 
 def _refuse_twice(records: Sequence[Dynamics]) -> None:
-    """UsageError for two records of one run: in the mean it would count twice."""
+    """Raise UsageError for two records of one run, which would count twice in the mean."""
     seen: dict[str, Dynamics] = {}
     for record in records:
         for mark in (record.info.run, record.content_digest):
             if (other := seen.setdefault(mark, record)) is not record:
                 raise UsageError(
-                    f"{other.path} and {record.path} are the same run", hint="name each once; other runs, other --seed"
+                    f"{other.path} and {record.path} are the same run",
+                    hint="name each run once; for different runs, train with different --seed",
                 )
 
 
 def _tell(record: Dynamics) -> None:
-    """Note what makes a record say less than one might think."""
+    """Print notes about limits of a record."""
     recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
     if whole is None or recorded < whole["recorded"]["epochs"]:
         note(f"{record.path} is not finished: its scores are of the first {_epochs_text(recorded)}")
     if recorded == 1:
-        note(f"{record.path} recorded one epoch: forgetting tells no more than right or wrong")
+        note(f"{record.path} recorded one epoch: forgetting only separates right from wrong samples")
     if share is not None and share < MOSTLY_STEPPED:
         note(
-            f"{record.path}: its steps showed {100 * share:.0f} % of the samples, epoch by epoch; the others were "
-            "recorded after the steps, in evaluation mode (it was trained with --dynamic, or its batches are large)"
+            f"{record.path}: its steps showed {100 * share:.0f} % of the samples per epoch; the others were recorded "
+            "after the steps, in evaluation mode (it was trained with --dynamic, or its batches are large)"
         )
 
 
@@ -202,7 +204,7 @@ def _epochs_text(count: int) -> str:
 
 
 def _run_json(record: Dynamics) -> dict[str, Any] | None:
-    """What the finished run says of itself; None where it is not finished, or the file is of another run."""
+    """Return run.json of the finished run; None if it is not finished, or the file is of another run."""
     try:
         content: dict[str, Any] = json.loads((record.path / "run.json").read_bytes())
         return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else None
@@ -211,9 +213,9 @@ def _run_json(record: Dynamics) -> dict[str, Any] | None:
 
 
 def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
-    """Seconds of all processes of the runs together, their records in them: scores of dynamics cost that, too.
+    """Return the total seconds of all processes of the runs, including recording: the cost of these scores.
 
-    None where a run does not say.
+    None if a run does not report it.
     """
     seconds = []
     for record in runs:

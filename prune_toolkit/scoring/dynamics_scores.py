@@ -1,7 +1,7 @@
-"""Scores of training dynamics: what a run recorded of every sample, epoch by epoch.
+"""Scores of training dynamics: computed from a run's records of every sample, epoch by epoch.
 
 A score of dynamics is a function of `Epochs`, which reads one epoch at a time; computed in float64, returned as
-float32. Of several runs the score is the mean of theirs.
+float32. Scores of several runs are averaged.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from prune_toolkit.scoring.logit_scores import Floats
 from prune_toolkit.scoring.score import Score
 
 DYNAMICS = "dynamics"
-"""The set of these scores."""
+"""Name of the set of these scores."""
 GRAND = "grand"
 
 
@@ -26,7 +26,7 @@ class Epochs:
 
     count: int
     read: Callable[[int], dict[str, NDArray[Any]]]
-    """Columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n, in the first `grand_count` also grand."""
+    """Read the columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n; at first also grand."""
     early: int
     """The epoch at which early scores are taken, counted from 0."""
     grand_count: int = 0
@@ -46,16 +46,16 @@ class DynamicsScore(Score):
     family = DYNAMICS
 
     def __call__(self, epochs: Epochs) -> NDArray[np.float32]:
-        """(N,) float32 of the samples of a run."""
+        """Compute the score, (N,) float32, of the samples of a run."""
         return np.asarray(self.function(epochs)).astype(np.float32)
 
     def can_use(self, epochs: Epochs) -> bool:
-        """Whether the run recorded what it needs."""
+        """Return whether the run recorded the columns that the score needs."""
         return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0
 
 
 dynamics_score = partial(DynamicsScore.adding, needs=("dynamics",))
-"""Registers a function of `Epochs` that returns one float64 a sample."""
+"""Register a function of `Epochs` that returns one float64 per sample."""
 
 
 @dynamics_score(
@@ -66,7 +66,7 @@ dynamics_score = partial(DynamicsScore.adding, needs=("dynamics",))
     cost="one training run",
 )
 def forgetting(epochs: Epochs) -> Floats:
-    """Transitions from right to wrong; a sample that was never right counts above all others."""
+    """Count transitions from right to wrong; a sample that was never right ranks above all others."""
     first = epochs.read(0)["correct"].astype(np.bool_)
     count_N, before_N, ever_N = np.zeros(len(first)), first, first.copy()
     for epoch in range(1, epochs.count):

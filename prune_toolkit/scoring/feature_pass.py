@@ -1,4 +1,4 @@
-"""From stored features to the table `scores/features`; the work of whoever finds that all parts are there."""
+"""Compute the table `scores/features` from stored features, in the process that finds all parts complete."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def write_feature_scores(
     held_out: ImagesAtHand | None,
     digest: str,
 ) -> None:
-    """Write the scores of features of all readable samples, part by part, from the parts of logits and features."""
+    """Write the feature scores of all readable samples, part by part, from the parts of logits and features."""
     readable = samples.filter(samples.column("problem").is_null())
     ids = readable.column("sample_id").to_numpy()
     label_N = readable.column("label").to_numpy().astype(np.int64)
@@ -87,11 +87,16 @@ def write_feature_scores(
 
 def _check_column(name: str, value_N: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
     if value_N.shape != ids.shape:
-        raise InputError(f"score {name}: {value_N.shape} values for {len(ids):,} samples", hint="see its plug-in")
+        raise InputError(
+            f"score {name}: its function returned shape {value_N.shape} for {len(ids):,} samples",
+            hint="correct the plug-in that registers it",
+        )
     finite_N = np.isfinite(value_N)
     if not finite_N.all():
         row = int(np.argmin(finite_N))
-        raise InputError(f"sample {ids[row]}: score {name} is {value_N[row]}", hint="is the checkpoint sound?")
+        raise InputError(
+            f"sample {ids[row]}: score {name} is {value_N[row]}", hint="check whether the checkpoint is damaged"
+        )
 
 
 def _stored(out: Path, label_N: NDArray[np.int32], class_count: int) -> Iterator[FeatureRows]:
@@ -104,12 +109,12 @@ def _stored(out: Path, label_N: NDArray[np.int32], class_count: int) -> Iterator
 def _logits_of(out: Path, part: int, ids: NDArray[np.int64], class_count: int) -> SoftLabels:
     also, logits = soft_labels_of(read_part(out / part_path(logits_table(0), part)), "logits", class_count)
     if not np.array_equal(ids, also):
-        raise InputError(f"{out}: features and logits of part {part} are of other samples", hint="score again")
+        raise InputError(f"{out}: features and logits of part {part} have different samples", hint="score again")
     return logits
 
 
 def _told(blocks: Iterator[FeatureRows], progress: Progress) -> Iterator[FeatureRows]:
-    """Blocks as they are, each told; how often a score goes through all of them nobody knows before."""
+    """Pass blocks on and report progress; the number of passes of a score is not known in advance."""
     for rows in blocks:
         yield rows
         progress.shorten(-len(rows.label_n))
@@ -117,7 +122,7 @@ def _told(blocks: Iterator[FeatureRows], progress: Progress) -> Iterator[Feature
 
 
 def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Iterator[FeatureRows]:
-    """What the teacher makes of other images, a part of them at a time."""
+    """Run the teacher over the held-out images, a part of them at a time."""
     all_ids = images.readable(np.arange(images.count))
     with (
         closing(config.open_view_0(teacher, images)) as reader,
@@ -133,7 +138,7 @@ def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Itera
 
 
 def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:
-    """Content and label of images that were shown, unreadable ones among them."""
+    """Return content hash and label of the images that were shown, including unreadable ones."""
     if images.samples is not None:
         hashes: list[bytes] = images.samples.column("content_hash").to_pylist()
         return list(zip(hashes, images.label_N.tolist(), strict=True))

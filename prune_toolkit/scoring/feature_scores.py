@@ -1,7 +1,7 @@
 """Scores of penultimate features: GraNd of the last layer, and the distance of Moderate.
 
-A score of features is a function of a `FeatureTable`, which it may go through as often as it needs; computed in float64
-from features and logits as stored, and returned as float32. influence.py is one in a file of its own.
+A feature score is a function of a `FeatureTable`, which it may read as often as it needs; computed in float64 from
+features and logits as stored, and returned as float32. The score `influence` is in influence.py.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from prune_toolkit.scoring.logit_scores import Floats
 from prune_toolkit.scoring.score import Score
 
 FEATURES = "features"
-"""The set of these scores."""
+"""Name of the set of these scores."""
 MOST_BYTES = 512 << 20
-"""Of features in memory at once, in float16."""
+"""Limit of features in memory at once, in float16."""
 FeatureFunction = Callable[[FeatureTable], Floats]
 
 
@@ -30,12 +30,12 @@ class FeatureScore(Score):
     family = FEATURES
 
     def __call__(self, table: FeatureTable) -> NDArray[np.float32]:
-        """(N,) float32 of the samples of a table."""
+        """Compute the score, (N,) float32, of the samples of a table."""
         return np.asarray(self.function(table)).astype(np.float32)
 
 
 feature_score = FeatureScore.adding
-"""Registers a function of a `FeatureTable` that returns one float64 a sample."""
+"""Register a function of a `FeatureTable` that returns one float64 per sample."""
 
 
 @feature_score(
@@ -82,7 +82,7 @@ def class_medians(table: FeatureTable) -> Floats:
 
 
 def _columns(table: FeatureTable, columns: slice) -> Logits:
-    """Some columns of all features (N, d), copied block by block: a view would hold on to all columns."""
+    """Copy some columns of all features (N, d), block by block: a view would keep all columns in memory."""
     features_Nd: Logits = np.empty((len(table.label_N), columns.stop - columns.start), np.float16)
     done = 0
     for rows in table.blocks():

@@ -1,6 +1,6 @@
-"""What scores of penultimate features are computed from: features, logits and labels, block by block, repeatedly.
+"""The input of feature scores: features, logits and labels, readable block by block, repeatedly.
 
-The features of ImageNet are 5 GB in float16, so nothing here asks for all of them at once.
+The features of ImageNet are 5 GB in float16, so nothing here loads all of them at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ BLOCK_ROWS = 2048
 """In float64, 2,048 rows of 2,048 features are 32 MiB."""
 HELD_OUT = Fraction(1, 10)
 _SALT = 0x48454C44
-"""Of the draw of the held-out split; any constant that no other draw uses."""
+"""Salt of the draw of the held-out split; any constant that no other draw uses."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """A block of samples: features (n, D), logits (n, C), or how to read them once they are asked for, labels (n,)."""
+    """A block of samples: features (n, D), logits (n, C) or a function that reads them, labels (n,)."""
 
     features_nD: Logits
     logits: Logits | Callable[[], Logits]
@@ -33,7 +33,7 @@ class FeatureRows:
 
     @cached_property
     def logits_nC(self) -> Logits:
-        """Logits as stored; a score that needs none never reads them."""
+        """Logits as stored; read only if a score needs them."""
         return self.logits() if callable(self.logits) else self.logits
 
     @cached_property
@@ -43,14 +43,14 @@ class FeatureRows:
 
     @cached_property
     def h1_nE(self) -> Floats:
-        """Features with a 1 appended, E = D + 1: what weight and bias of the last layer see."""
+        """Features with a 1 appended, E = D + 1: the input of weight and bias of the last layer."""
         return np.concatenate([self.h_nD, np.ones((len(self.h_nD), 1))], axis=1)
 
     @cached_property
     def e_nC(self) -> Floats:
         """p - y: the gradient of the cross-entropy with respect to the logits.
 
-        That of the true class is minus the sum of the others: p_y - 1 would be 0 for every confident sample.
+        The entry of the true class is minus the sum of the others: p_y - 1 would be 0 for every confident sample.
         """
         rows = LogitRows(self.logits_nC, self.label_n)
         e_nC: Floats = rows.exp_nC / (1.0 + rows.rest_n)[:, None]
@@ -61,24 +61,24 @@ class FeatureRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """N samples in canonical order, and how to go through them."""
+    """N samples in canonical order, and functions that iterate over them."""
 
     label_N: NDArray[np.int64]
     class_count: int
     width: int
-    """D, features of a sample."""
+    """D, the number of features."""
     blocks: Callable[[], Iterator[FeatureRows]]
-    """All samples, in order."""
+    """Iterate over all samples, in order."""
     held_out: Callable[[], Iterator[FeatureRows]]
-    """Samples whose loss is what counts, never those of a test set: some of these, in order, or others."""
+    """Iterate over the held-out samples: some of these, in order, or others; never those of a test set."""
     copies: Callable[[], NDArray[np.int64]]
-    """(N,) how many of the held-out samples each of these is; known once `held_out` was gone through."""
+    """(N,) number of held-out samples equal to each sample; known once `held_out` was iterated over."""
 
     @classmethod
     def of_arrays(
         cls, features_ND: Logits, logits_NC: Logits, label_N: Integers, held_out_N: NDArray[np.bool_]
     ) -> "FeatureTable":
-        """A table in memory; `held_out` says which of its samples are."""
+        """Make a table from arrays; `held_out_N` flags its held-out samples."""
 
         def blocks_of(chosen_N: NDArray[np.int64]) -> Iterator[FeatureRows]:
             for start in range(0, len(chosen_N), BLOCK_ROWS):
@@ -95,15 +95,15 @@ class FeatureTable:
         )
 
     def collect(self, function: Callable[[FeatureRows], Floats]) -> Floats:
-        """(N,) float64: a function of blocks that gives one number a sample."""
+        """Apply a function of blocks that returns one number per sample, and return (N,) float64."""
         parts = [function(rows) for rows in self.blocks()]
         return np.concatenate(parts) if parts else np.empty(0)
 
 
 def held_out_split(label_N: Integers, hash_N16: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
-    """A tenth of the samples (N,), of every class its share: those with the smallest hash(salt, content hash).
+    """Flag (N,) a tenth of the samples of each class: those with the smallest hash(salt, content hash).
 
-    Independent of the order of rows but for copies of one image. Of fewer than five samples it is all of them.
+    Independent of the order of rows except for copies of one image. If there are fewer than five samples, all of them.
     """
     count_C = np.bincount(label_N, minlength=class_count)
     take_C = QUOTAS["proportional"](count_C, HELD_OUT)

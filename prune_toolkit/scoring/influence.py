@@ -1,4 +1,4 @@
-"""Influence of a sample on the loss of a held-out split: of the last layer, its Hessian in Kronecker factors."""
+"""Influence of a sample on the loss of a held-out split: last layer only, with a Kronecker-factored Hessian."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from prune_toolkit.scoring.feature_table import FeatureTable
 from prune_toolkit.scoring.logit_scores import Floats
 
 DAMPING = 1e-3
-"""Times the mean eigenvalue of each factor, added to all of its eigenvalues."""
+"""Multiple of each factor's mean eigenvalue that is added to all of its eigenvalues."""
 
 
 @feature_score(
@@ -21,10 +21,10 @@ DAMPING = 1e-3
     cost="one teacher pass, O(D^3 + C^3 + N (D + C)^2), and a pass over --held-out images where given",
 )
 def influence(table: FeatureTable) -> Floats:
-    """By how much the held-out loss rises, to first order, when the sample's weight in training does.
+    """Increase of the held-out loss, to first order, when the sample's weight in training increases.
 
-    Its own loss does not count for a sample that is held out, nor that of a copy: the less the teacher knows of a
-    sample, the more it helps itself, and mislabelled ones would come out as the most helpful of all.
+    For a sample that is held out, its own loss and that of copies do not count: the worse the teacher knows a sample,
+    the more it helps itself, and mislabelled ones would rank as the most helpful of all.
     """
     second_EE, second_CC, held_CE, held = moments(table)
     inverse_EE, inverse_CC = inverse(second_EE), inverse(second_CC)
@@ -40,7 +40,7 @@ def influence(table: FeatureTable) -> Floats:
 
 
 def moments(table: FeatureTable) -> tuple[Floats, Floats, Floats, int]:
-    """E[hh'] (E, E), E[ee'] (C, C) over all samples; over the held-out ones sum e_v h_v' (C, E) and their number."""
+    """Return E[hh'] (E, E), E[ee'] (C, C) over all samples; sum e_v h_v' (C, E) over held-out ones, their number."""
     width, classes = table.width + 1, table.class_count
     second_EE, second_CC = np.zeros((width, width)), np.zeros((classes, classes))
     held_CE, held = np.zeros((classes, width)), 0
@@ -55,8 +55,8 @@ def moments(table: FeatureTable) -> tuple[Floats, Floats, Floats, int]:
 
 
 def inverse(second_dd: Floats, damping: float = DAMPING) -> Floats:
-    """Inverse of a second moment (d, d) whose eigenvalues are raised by `damping` times their mean."""
-    # Of a teacher without any error G is 0, and so is every e: any invertible matrix will do.
+    """Invert a second moment (d, d) after raising its eigenvalues by `damping` times their mean."""
+    # If the teacher makes no error, G is 0 and so is every e: any invertible matrix will do.
     mean = np.trace(second_dd) / len(second_dd) or 1.0
     return np.asarray(np.linalg.inv(second_dd + damping * mean * np.eye(len(second_dd))))
 

@@ -1,8 +1,8 @@
-"""Scores of a teacher's logits: how hard a sample is, each with its formula and which end of it is harder.
+"""Scores of a teacher's logits: the difficulty of a sample, each with its formula and the end that is harder.
 
-A score of logits is a function of `LogitRows`, which holds what several scores need (the softmax terms) once. All of
-them are computed in float64 from the logits as stored and returned as float32; a row's score depends on
-that row alone, bit for bit.
+A logit score is a function of `LogitRows`, which computes the terms that several scores need (softmax) once. All are
+computed in float64 from the logits as stored and returned as float32; a row's score depends on that row alone, bit for
+bit.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -41,12 +41,12 @@ class LogitRows:
         self.rest_n: Floats = self.without(self.exp_nC, self.top_n, 0.0).sum(axis=1)
 
     def pick(self, values_nC: Floats, class_n: NDArray[np.int64]) -> Floats:
-        """One value a row, in the column named by `class_n`."""
+        """Return one value per row, from the column in `class_n`."""
         value_n: Floats = values_nC[self._row_n, class_n]
         return value_n
 
     def without(self, values_nC: Floats, class_n: NDArray[np.int64], fill: float) -> Floats:
-        """A copy with one column a row replaced by `fill`."""
+        """Return a copy with one value per row, in the column in `class_n`, replaced by `fill`."""
         copy_nC = values_nC.copy()
         copy_nC[self._row_n, class_n] = fill
         return copy_nC
@@ -54,12 +54,12 @@ class LogitRows:
 
 ScoreFunction = Callable[[LogitRows], Floats]
 TEACHER = "teacher"
-"""The set of the scores that need a teacher's logits alone."""
+"""Name of the set of scores that need only a teacher's logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitScore(Score):
-    """A score of the rows of logits, one float64 a row."""
+    """A score of rows of logits, one float64 per row."""
 
     function: ScoreFunction
     family = TEACHER
@@ -70,7 +70,7 @@ class LogitScore(Score):
 
 
 score = partial(LogitScore.adding, needs=("logits",), cost="one teacher pass")
-"""Registers a function of `LogitRows` that returns one float64 a row."""
+"""Register a function of `LogitRows` that returns one float64 per row."""
 
 
 @score(
@@ -139,17 +139,17 @@ def el2n(rows: LogitRows) -> Floats:
 
 @score("correct", harder="low", formula="1 if argmax_c z_c = y else 0", source="top-1 of the teacher")
 def correct(rows: LogitRows) -> Floats:
-    """1 where the prediction is the label; the lowest class index wins among equal logits."""
+    """1 if the prediction is the label, else 0; among equal logits the lowest class index wins."""
     return np.asarray(rows.top_n == rows.label_n, np.float64)
 
 
 def compute_scores(
     logits_NC: Logits, label_N: Integers, names: Iterable[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Compute scores (all registered ones of logits when `names` is None), each (N,) float32.
+    """Compute logit scores (all registered ones if `names` is None), each (N,) float32.
 
-    Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C). ValueError on other
-    shapes, InputError on a label that is not one of the C classes, UsageError on the name of no score of logits.
+    Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C). Raises ValueError for other shapes,
+    InputError for a label that is not one of the C classes, UsageError for a name that is not a logit score.
     """
     entries = LogitScore.registered() if names is None else [_logit_score(name) for name in names]
     _check_table(logits_NC, label_N)
@@ -162,14 +162,14 @@ def compute_scores(
 
 
 def mean_scores(logits_NVC: Logits, label_N: Integers, views: range) -> dict[str, NDArray[np.float32]]:
-    """Every score, each (N,) float32, as the mean of what it is in each of some views; logits (N, V, C)."""
+    """Compute every logit score, each (N,) float32, as its mean over `views`; logits (N, V, C)."""
     per_view = [compute_scores(logits_NVC[:, view], label_N) for view in views]
     stacks = {name: np.stack([scores[name] for scores in per_view]) for name in per_view[0]}
     return {name: stack_VN.mean(axis=0, dtype=np.float64).astype(np.float32) for name, stack_VN in stacks.items()}
 
 
 def check_float16(logits_NC: Logits, keys_N: Sequence[Any] | NDArray[Any], hint: str) -> None:
-    """InputError naming the first sample (its key or sample_id) whose logits float16 cannot hold."""
+    """Raise InputError naming the sample (its key or sample_id) whose logits do not fit float16."""
     check_finite(logits_NC, keys_N)
     if np.abs(logits_NC).max(initial=0.0) > FLOAT16_MAX:
         row = int(np.abs(logits_NC).max(axis=1).argmax())
@@ -178,7 +178,7 @@ def check_float16(logits_NC: Logits, keys_N: Sequence[Any] | NDArray[Any], hint:
 
 
 def check_finite(logits_NC: Logits, keys_N: Sequence[Any] | NDArray[Any]) -> None:
-    """InputError naming the first sample (its key or sample_id) whose logits hold inf or nan."""
+    """Raise InputError naming the first sample (its key or sample_id) with a logit that is inf or nan."""
     finite_N = np.asarray(np.isfinite(logits_NC).all(axis=1))
     if finite_N.all():
         return
@@ -187,20 +187,20 @@ def check_finite(logits_NC: Logits, keys_N: Sequence[Any] | NDArray[Any]) -> Non
     raise InputError(
         f"sample {keys_N[row]}: logit {column} is {float(logits_NC[row, column])}"
         f" ({int((~finite_N).sum())} of {len(finite_N)} samples here are not finite)",
-        hint="logits are stored as float16, up to +-65504: is the checkpoint sound, the preprocessing right,"
-        " and does it run in float32?",
+        hint="logits are stored as float16, up to +-65504: check the checkpoint and the preprocessing,"
+        " and that the teacher runs in float32",
     )
 
 
 def top1(logits_NC: Logits, label_N: Integers) -> float:
-    """Fraction of samples whose largest logit (the first among equals) is the label; nan for none."""
+    """Return the fraction of samples whose largest logit (the first of equal ones) is the label's; nan for none."""
     return float(np.mean(correct(logits_NC, label_N), dtype=np.float64)) if len(logits_NC) else np.nan
 
 
 def is_near_chance(top1: float, class_count: int) -> bool:
-    """Whether a teacher is so seldom right that it is more often mismatched than bad.
+    """Return whether a teacher's top-1 is so low that a mismatch of classes or preprocessing is likely.
 
-    Under twice chance; of fewer than ten classes, where that is much, under chance and a tenth: 0.6 of two.
+    The limit is twice chance; for fewer than ten classes, where that is high, chance plus 0.1: 0.6 for two classes.
     """
     return top1 < 1 / class_count + min(1 / class_count, 0.1)
 
@@ -227,17 +227,17 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        """Samples added."""
+        """Number of samples added."""
         return int(self.count_B.sum())
 
     @property
     def top1(self) -> float:
-        """Fraction of correct samples; nan when none were added."""
+        """Fraction of correct samples; nan if none were added."""
         return float(self.correct_B.sum() / self.count) if self.count else np.nan
 
     @property
     def ece(self) -> float:
-        """Sum over bins of |accuracy - mean confidence| weighted by their share; nan when none were added."""
+        """Sum over bins of |accuracy - mean confidence| weighted by their share; nan if none were added."""
         return float(np.abs(self.correct_B - self.confidence_B).sum() / self.count) if self.count else np.nan
 
 
@@ -252,13 +252,13 @@ def expected_calibration_error(logits_NC: Logits, label_N: Integers, bins: int =
 def _logit_score(name: str) -> LogitScore:
     entry = SCORES[name]
     if not isinstance(entry, LogitScore):
-        raise UsageError(f"score {name!r} is not one of logits alone: it needs {', '.join(entry.needs)}")
+        raise UsageError(f"score {name!r} is not a logit score: it needs {', '.join(entry.needs)}")
     return entry
 
 
 def _check_table(logits_NC: Logits, label_N: Integers) -> None:
     if logits_NC.ndim != 2 or logits_NC.shape[1] < 2 or label_N.shape != logits_NC.shape[:1]:
-        raise ValueError(f"logits {logits_NC.shape} and labels {label_N.shape}: want (N, C >= 2) and (N,)")
+        raise ValueError(f"logits {logits_NC.shape} and labels {label_N.shape}: expected (N, C >= 2) and (N,)")
     outside_N = (label_N < 0) | (label_N >= logits_NC.shape[1])
     if outside_N.any():
         row = int(np.argmax(outside_N))

@@ -1,4 +1,4 @@
-"""What `prune score` would do, before it does: a taste of the scores, and the time and bytes of the whole."""
+"""The preview of `prune score`: a sample of the scores, and estimates of time and size for all data."""
 
 import time
 from contextlib import closing
@@ -19,13 +19,13 @@ from prune_toolkit.scoring.teacher_pass import score_views
 from trainer.models.teacher import Teacher
 
 SAMPLE_BYTES = 120
-"""A row of `samples`, and what Parquet adds."""
+"""Size of a row of `samples`, with the overhead of Parquet."""
 TRIAL_S, TRIAL_SAMPLES, TRIAL_CPU_IMAGES = 2.0, 4096, 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What `--limit` shows: a taste of the scores, and what the whole would take."""
+    """The result of `--limit`: a sample of the scores, and estimates for all data."""
 
     samples: int
     top1: float
@@ -33,7 +33,7 @@ class Preview:
     hardest: list[dict[str, Any]]
     preprocessing: dict[str, Any]
     images_per_second: float
-    """Images the teacher sees a second; a sample is as many of them as it has views."""
+    """Images per second; a sample counts as one image per view."""
     seconds_for_all: float
     bytes_for_all: int
 
@@ -50,7 +50,7 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
     finally:
         reader.close()
     if not len(found):
-        raise InputError("not one image of the preview could be read")
+        raise InputError("none of the images of the preview could be read")
     label_n = images.label_N[found]
     evaluation = compute_scores(logits_nVC[:, 0], label_n, ["confidence", "correct"])
     calibration = Calibration()
@@ -78,7 +78,7 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
 
 
 def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> int:
-    """About the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
+    """Estimate the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
     size_bytes = config.view_count * words * 2 + 4 * len(LogitScore.registered()) + SAMPLE_BYTES
     if config.features:
@@ -87,7 +87,7 @@ def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -
 
 
 def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, float]:
-    """What every dry run tells, with these keys; no time at all when the rate is not known."""
+    """Return the estimates that every dry run reports, under these keys; times are 0 if the rate is unknown."""
     seconds = images / images_per_second if images_per_second else 0.0
     return {
         "bytes": size_bytes,
@@ -98,9 +98,9 @@ def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, f
 
 
 def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int) -> float:
-    """Images a second of TRIAL_S seconds after a batch that warms up; 0 when not one image can be read.
+    """Measure images per second over TRIAL_S seconds, after a warm-up batch; 0 if no image can be read.
 
-    Batches on a CPU are small, so that a slow teacher does not make the trial long. Closes the reader.
+    Batches on a CPU are small, so that the trial is short even for a slow teacher. Closes the reader.
     """
     if teacher.device.type == "cpu":
         batch_size = min(batch_size, TRIAL_CPU_IMAGES)
@@ -121,6 +121,6 @@ def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], ba
 
 
 def spread(ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` of some samples, evenly over them."""
+    """Choose at most `count` samples, spread evenly over `ids`."""
     chosen: NDArray[np.int64] = ids[np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(np.int64))]
     return chosen

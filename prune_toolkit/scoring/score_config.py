@@ -1,4 +1,4 @@
-"""What `prune score` was asked to do, and where in the manifest its tables lie."""
+"""The configuration of `prune score`, and the names of its tables."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,27 +26,27 @@ FEATURE_TABLE, FEATURE_SCORE_TABLE = "features/view-000", f"scores/{FEATURES}"
 
 
 def logits_table(view: int) -> str:
-    """The table of a view's logits."""
+    """Return the name of the table of a view's logits."""
     return f"logits/view-{view:03d}"
 
 
 def check_held_out(held_out: str | None, split: str | None, *, has_features: bool) -> None:
-    """UsageError for images that are held out and that nobody looks at; a warning where they are the test set."""
+    """Raise UsageError for held-out images that would not be used; warn if they are the test set."""
     if held_out is not None and not has_features:
-        raise UsageError("--held-out goes with --features: only influence looks at held-out images")
+        raise UsageError("--held-out needs --features: only influence uses held-out images")
     if split is not None and held_out is None:
-        raise UsageError("--held-out-split goes with --held-out DATA")
+        raise UsageError("--held-out-split needs --held-out DATA")
     if split == "test":
-        note("warning: the test split is held out for influence: what is chosen by it has seen the test set")
+        note("warning: influence is computed on the test split: a selection by it has seen the test set")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """What `prune score` was asked to do, the teacher and the images apart."""
+    """The options of `prune score`, without the teacher and the images."""
 
     out: Path
     batch_size: int = 256
-    """Images a forward pass, all views of a sample in one."""
+    """Images per forward pass; all views of a sample are in one pass."""
     workers: int = 1
     loader: str = "auto"
     ranks: WorkShare = ALONE
@@ -54,19 +54,19 @@ class ScoreConfig:
     name: str | None = None
     licence: str | None = None
     redistributable: bool | None = None
-    """Whether the images may be passed on; None: what the index says."""
+    """True if the images may be redistributed; None: as in the index."""
     teacher_licence: str | None = None
     recipe: ViewRecipe = EVALUATION
-    """How views from 1 on differ from the evaluation view."""
+    """The augmentation of views 1 and above; view 0 is the evaluation view."""
     view_count: int = 1
     top_k: int | None = None
-    """Logits stored a view; None: all."""
+    """Logits stored per view; None: all."""
     score_views: str | None = None
-    """all, 0 or train: the views whose scores are averaged; None: train where there are such views."""
+    """all, 0 or train: the views whose scores are averaged; None: train if there are such views."""
     features: bool = False
     """Store penultimate features of view 0, and the scores that need them."""
     thumbnails: bool = False
-    """Store thumbnails of images that are indexed in the same read."""
+    """Store thumbnails of images that are indexed in the same pass."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -81,21 +81,21 @@ class ScoreConfig:
 
     @property
     def logits_tables(self) -> list[str]:
-        """One table a view."""
+        """The tables of logits, one per view."""
         return [logits_table(view) for view in range(self.view_count)]
 
     @property
     def part_tables(self) -> list[str]:
-        """Tables that are made part by part, the scores last: with them a part is done."""
+        """The tables that are made part by part; the scores are last and complete the part."""
         return [*self.logits_tables, *([FEATURE_TABLE] if self.features else []), SCORE_TABLE]
 
     def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
-        """What the header says of the stored views."""
+        """Return the header block of the stored views."""
         image_px = teacher.preprocessing.image_px
         return views_block(self.recipe, self.view_count, image_px, self.top_k, images.drawn_max_side)
 
     def features_block(self, teacher: Teacher) -> Features | None:
-        """What the header says of stored features; UsageError for a teacher that has none."""
+        """Return the header block of stored features, None without; UsageError for a teacher that has none."""
         layer = teacher.feature_layer if self.features else None
         return None if layer is None else Features(layer=layer.name, width=layer.width)
 
@@ -106,7 +106,7 @@ class ScoreConfig:
         val: ImagesAtHand | None,
         held_out: ImagesAtHand | None = None,
     ) -> dict[str, Any]:
-        """What the result depends on, without paths; UsageError for a top_k that fits no class count."""
+        """Return everything the result depends on, without paths; UsageError for a top_k beyond the classes."""
         if self.top_k is not None:
             check_k(self.top_k, len(images.class_names))
         views, features = self.views(teacher, images), self.features_block(teacher)
@@ -144,7 +144,7 @@ class ScoreConfig:
         }
 
     def thumbnails_tables(self, images: ImagesAtHand) -> list[str]:
-        """The table of thumbnails, where there will be one; UsageError for an index that was made without."""
+        """Return the table of thumbnails, if there will be one; UsageError for an index that was made without."""
         if images.index is None:
             return [THUMBNAILS] if self.thumbnails else []
         carried = carried_tables(images.index)
@@ -155,7 +155,7 @@ class ScoreConfig:
         return carried
 
     def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
-        """A reader of the views to store."""
+        """Open a reader of the views to store."""
         return images.open(
             teacher.preprocessing,
             device=teacher.device,
@@ -167,5 +167,5 @@ class ScoreConfig:
         )
 
     def open_view_0(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
-        """A reader of the evaluation view of other images: for validation, or held out."""
+        """Open a reader of the evaluation view of other images: validation or held-out ones."""
         return images.open(teacher.preprocessing, device=teacher.device, workers=self.workers, loader="auto")

@@ -1,8 +1,8 @@
 """`prune score`: one pass of the teacher over the data, part by part, into a scored manifest.
 
 A part is done when its samples, the logits of all its views and its scores are on disk and valid, so a killed run loses
-one part at most and ranks need no contact. Batches never cross parts: the bytes do not depend on who computed which
-part.
+at most one part, and ranks do not communicate. Batches never cross parts: the bytes do not depend on which process
+computed which part.
 """
 
 import time
@@ -42,8 +42,8 @@ from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_b
 from trainer.models.teacher import Teacher
 
 WEAK_ON_VIEWS = 0.85
-"""A teacher that keeps less of its top-1 on training views is warned about. One that kept 81 % taught worse than labels
-alone, one that kept 95 % as well as live (docs/benchmarks.md)."""
+"""A warning is printed for a teacher that keeps a smaller share of its top-1 on training views. One that kept 81 %
+taught worse than labels alone, one that kept 95 % as well as a live teacher (docs/benchmarks.md)."""
 
 
 def build_scores(
@@ -53,9 +53,9 @@ def build_scores(
     val: ImagesAtHand | None = None,
     held_out: ImagesAtHand | None = None,
 ) -> Manifest | None:
-    """Write a scored manifest; None when other ranks still work on their parts.
+    """Write a scored manifest; return None if other ranks have not finished their parts.
 
-    held_out: the images whose loss `influence` is on, in place of a tenth of those scored.
+    held_out: the images on which `influence` measures the loss, instead of a tenth of the scored ones.
     """
     if images.spec is not None:
         images.spec.refuse_out(config.out)
@@ -117,7 +117,7 @@ def _score_part(
         )
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
     score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
-    # Before the last table, which makes the part valid: a part that is done has its time.
+    # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
 
@@ -132,7 +132,7 @@ def _finish(
     parts: Totals,
     start: float,
 ) -> Outcome:
-    # Of the evaluation view, whichever views the scores are of.
+    # On the evaluation view, whichever views the scores are averaged over.
     calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
     samples = read_samples(config.out, images.count)
     blocks: Blocks = {"kind": "scores"}
@@ -173,14 +173,14 @@ def _finish(
 
 
 def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:
-    """Training views, those from 1 on, of which the largest logit is the label's; logits (n, V, C)."""
+    """Count the training views (1 and above) whose largest logit is that of the label; logits (n, V, C)."""
     return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum()) if logits_nVC.shape[1] > 1 else 0
 
 
 def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
-    """The run block: seconds of all processes together and of this one, from `start`; images are samples times views.
+    """Return the run block: seconds of all processes, and of this one since `start`; images are samples times views.
 
-    views_top1, the teacher's top-1 on the training views, tells whether it knows this augmentation.
+    views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation.
     """
     images, training_views = samples * view_count, samples * (view_count - 1)
     known = parts.hits is not None and training_views > 0
@@ -194,12 +194,12 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
 
 
 def score_specs(views: str | None = None) -> list[ScoreSpec]:
-    """What a header says of the scores of logits; `views` are those they are the mean over, where there are several."""
+    """Return the header entries of the logit scores; `views` are the views they were averaged over, if several."""
     return [score.spec(views) for score in LogitScore.registered()]
 
 
 def views_of_scores(config: ScoreConfig) -> str | None:
-    """The views that scores are the mean over, where more than one is stored."""
+    """Return the views that scores are averaged over, None if only one is stored."""
     return None if config.view_count == 1 else views_text(config.scored_views)
 
 
@@ -211,7 +211,7 @@ def teacher_card(
     val_top1: float | None = None,
     licence: str | None = None,
 ) -> TeacherCard:
-    """What a header says of a teacher that did so well on the images; warns of one near chance."""
+    """Return the header block of a teacher with this calibration; warn if it is near chance."""
     warn_about_teacher(calibration.top1, class_count)
     return TeacherCard(
         spec=teacher.info.spec,
@@ -227,7 +227,7 @@ def teacher_card(
 
 
 def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
-    """The teacher's top-1 on a validation set with the same classes."""
+    """Return the teacher's top-1 on a validation set with the same classes."""
     reader = config.open_view_0(teacher, val)
     calibration = Calibration()
     ids = val.readable(np.arange(val.count))
@@ -242,23 +242,24 @@ def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) ->
 
 
 def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
-    """The teacher's top-1 on the training views, in words; a warning where it is much lower than on view 0."""
+    """Describe the teacher's top-1 on the training views; warn if it is much lower than on view 0."""
     views_top1 = run.get("views_top1")
     if views_top1 is None:
         return ""
     if views_top1 < WEAK_ON_VIEWS * train_top1:
         note(
-            f"warning: the teacher is right on {100 * train_top1:.2f} % of the images and on {100 * views_top1:.2f} % "
-            "of their training views: it hardly knows this augmentation, and its labels of it may teach less than "
-            "that of view 0\n  take the augmentation it was trained with (--augment), or --policy single"
+            f"warning: the teacher is right on {100 * train_top1:.2f} % of the images, but on {100 * views_top1:.2f} % "
+            "of their training views: it was hardly trained with this augmentation, and labels of these views may "
+            "teach less than that of view 0\n"
+            "  use the augmentation it was trained with (--augment), or --policy single"
         )
     return f", right on {100 * views_top1:.2f} % of their training views"
 
 
 def warn_about_teacher(train_top1: float, class_count: int) -> None:
-    """A teacher near chance is more often mismatched than bad."""
+    """Warn about a teacher near chance: a mismatch is more likely than a bad teacher."""
     if is_near_chance(train_top1, class_count):
         note(
             f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
-            f"{class_count} classes: is the class order right, and the preprocessing?"
+            f"{class_count} classes: check the order of the classes and the preprocessing"
         )

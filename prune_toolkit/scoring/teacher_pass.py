@@ -1,4 +1,4 @@
-"""The teacher over some samples, batch by batch: logits of all their views, and features of view 0 where asked for."""
+"""Run the teacher over samples, batch by batch: logits of all views, and features of view 0 if requested."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from trainer.models.teacher import Teacher
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher made of n readable samples, in order."""
+    """The output of a teacher for n readable samples, in order."""
 
     ids: NDArray[np.int64]
     logits_nVC: NDArray[np.float16]
     features_nD: NDArray[np.float16] | None = None
-    """Of view 0."""
+    """Features of view 0."""
 
 
 def score_views(
@@ -29,7 +29,7 @@ def score_views(
     progress: Progress,
     view_count: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """(sample_ids (n,), logits (n, V, C) float16) of the readable ones of some samples; see `show_views`."""
+    """Return sample_ids (n,) and logits (n, V, C) float16 of the samples that can be read; see `show_views`."""
     shown = show_views(teacher, reader, ids, batch_size, progress, view_count)
     return shown.ids, shown.logits_nVC
 
@@ -44,10 +44,10 @@ def show_views(
     *,
     with_features: bool = False,
 ) -> TeacherOutput:
-    """What the teacher makes of the readable ones of some samples.
+    """Run the teacher over the samples that can be read.
 
-    The reader gives `view_count` views of each sample; progress counts images, n * V of them. InputError naming the
-    first sample whose logits or features are not finite or leave the range of float16.
+    The reader gives `view_count` views of each sample; progress counts images, n * V of them. Raises InputError naming
+    the first sample whose logits or features are not finite or do not fit float16.
     """
     done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
     width = teacher.feature_layer.width if with_features else 0
@@ -62,7 +62,7 @@ def show_views(
         check_float16(
             logits,
             np.repeat(batch_ids, view_count),
-            hint="is the checkpoint sound, and the preprocessing the teacher's own?",
+            hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
         )
         if not done:
             found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
@@ -73,13 +73,14 @@ def show_views(
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:
-    # Not "> FLOAT16_MAX": that is false of nan.
+    # Not "> FLOAT16_MAX": that is false for nan.
     fits_n = (np.abs(features_nD) <= FLOAT16_MAX).all(axis=1)
     if not fits_n.all():
         row = int(np.argmin(fits_n))
         worst = features_nD[row][int(np.argmin(np.abs(features_nD[row]) <= FLOAT16_MAX))]
         raise InputError(
             f"sample {ids[row]}: a feature of {worst:.3g} does not fit float16",
-            hint="is the checkpoint sound, and the preprocessing the teacher's own? Without --features none are stored",
+            hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own; or leave out "
+            "--features, then none are stored",
         )
     return features_nD.astype(np.float16)

@@ -1,4 +1,4 @@
-"""From the flags that ask for views to a recipe, and from a recipe to what a header says of it."""
+"""Turn the flags for views into a recipe, and a recipe into its header block."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ _PARAMETERS = {
     "pad_crop_flip": ("pad_px",),
     "resized_crop_flip": ("scale_min", "scale_max", "ratio_min", "ratio_max"),
 }
-"""What a recipe looks at beside flip: nothing else is recorded, so equal views have equal ids."""
+"""The parameters of a recipe besides flip; nothing else is recorded, so equal views have equal ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """The views that are asked for."""
+    """The view options of a command."""
 
     views: int = 1
     augment: str = "auto"
@@ -32,7 +32,7 @@ class ViewOptions:
 
 
 def scoring_recipe(asked: ViewOptions, image_px: int) -> ViewRecipe:
-    """The recipe that is asked for, for views of a size; UsageError for a padding or an area there cannot be."""
+    """Return the recipe for these options and views of this size; UsageError for an impossible padding or area."""
     name, pad_px = asked.augment, asked.pad
     if name == "auto":
         name = "pad_crop_flip" if image_px <= SMALL_PX else "resized_crop_flip"
@@ -42,17 +42,18 @@ def scoring_recipe(asked: ViewOptions, image_px: int) -> ViewRecipe:
 
 
 def check_view_count(count: int) -> None:
-    """UsageError for a number of views that cannot be stored."""
+    """Raise UsageError for a number of views that cannot be stored."""
     if not 1 <= count <= MOST_VIEWS:
         raise UsageError(
-            f"--views {count}: 1 to {MOST_VIEWS:,}", hint="view 0 is the evaluation view, those above it are augmented"
+            f"--views {count}: expected 1 to {MOST_VIEWS:,}",
+            hint="view 0 is the evaluation view, the others are augmented",
         )
 
 
 def views_to_score(which: str | None, count: int) -> range:
-    """The views whose scores are averaged: --score-views all, 0 or train; None is train where there are such views.
+    """Return the views whose scores are averaged: --score-views all, 0 or train; None: train if there are such views.
 
-    UsageError for train views when only the evaluation view is stored.
+    Raises UsageError for train if only the evaluation view is stored.
     """
     if which is None:
         which = "train" if count > 1 else "0"
@@ -62,14 +63,14 @@ def views_to_score(which: str | None, count: int) -> range:
 
 
 def views_text(views: range) -> str:
-    """Views as the header names them: 0, 1-7, 0-7."""
+    """Return views as the header names them: 0, 1-7, 0-7."""
     return str(views.start) if len(views) == 1 else f"{views.start}-{views.stop - 1}"
 
 
 def recipe_or_none(asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
-    """`scoring_recipe` for several views, or where flags that make a recipe were `typed`; else the recipe `none`.
+    """Return `scoring_recipe` for several views, or if flags of a recipe were `typed`; else the recipe `none`.
 
-    A seed asks for nothing: it is of the stored views, and view 0 has none.
+    A seed alone does not count: it only matters for the stored views other than view 0.
     """
     if asked.views == 1 and not set(RECIPE_FLAGS) & set(typed):
         return ViewRecipe()
@@ -77,7 +78,7 @@ def recipe_or_none(asked: ViewOptions, image_px: int, *, typed: Collection[str])
 
 
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:
-    """What a header says of `count` stored views, and of how views from 1 on are drawn, stored or fresh ones."""
+    """Return the header block of `count` stored views, with the augmentation of views 1 and above, stored or fresh."""
     if count == 1 and recipe.name == "none":
         return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k, max_side=max_side)
     names = (*_PARAMETERS.get(recipe.name, ()), "flip")

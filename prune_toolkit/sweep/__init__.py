@@ -1,1 +1,1 @@
-"""Many selections and students, compared: a grid in, runs, tables and plots out."""
+"""Compare many selections and students: a grid in, runs, tables and plots out."""

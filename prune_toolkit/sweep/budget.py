@@ -1,4 +1,4 @@
-"""How long each run of a sweep is: what train-student will make of its flags, before it is called."""
+"""The length of each run of a sweep: resolve its flags as train-student will, before that is called."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -14,16 +14,16 @@ from trainer.loop.recipes import resolve
 from trainer.losses.settings import under_flags
 
 EASY_SHARE = 0.65
-"""Assumed of InfoBatch: the share of samples whose loss is below the mean. A few large losses put it above a half.
+"""Assumption for InfoBatch: the share of samples whose loss is below the mean. A few large losses raise it above 0.5.
 
 Runs of 5 to 16 epochs on Fashion-MNIST had 0.61 to 0.66.
 """
 FEWEST_PRUNED = 2
-"""With fewer epochs that leave samples out InfoBatch is all the data by another name."""
+"""If fewer epochs leave samples out, InfoBatch hardly differs from training on all the data."""
 
 
 def run_config(chosen: PlannedSelection, flags: Sequence[str]) -> TrainConfig:
-    """The configuration that train-student makes of these flags; UsageError for one that no run can have."""
+    """Return the configuration that train-student makes of these flags; UsageError for an invalid one."""
     given = train_options(flags)
     names = {field.name for field in fields(TrainConfig)} - {"recipe"}
     asked = under_flags(chosen.published, {name: value for name, value in given.items() if name in names})
@@ -31,7 +31,7 @@ def run_config(chosen: PlannedSelection, flags: Sequence[str]) -> TrainConfig:
 
 
 def images_shown(config: TrainConfig, count: int) -> int:
-    """Images that a run on so many samples shows, at most."""
+    """Return the largest number of images that a run on `count` samples shows."""
     plan = epoch_batches(config, count, 1)
     return config.total_steps(plan.steps_per_epoch) * plan.batch_size
 
@@ -45,16 +45,16 @@ def budget_flags(
     selected: int,
     configure: Callable[[tuple[str, ...]], TrainConfig],
 ) -> tuple[str, ...] | None:
-    """Flags of train-student that say how long a run is and what an epoch shows; it is evaluated at its end alone.
+    """Return the flags of train-student for the length of a run and what its epochs show; evaluated only at the end.
 
-    count: samples of what it learns from; selected: of a selection at this keep. configure: the configuration of a run
-    with some further flags. Fixed epochs, E of them: a selection and RS2 take E; all the data `fewer` epochs as many
-    steps as a selection; InfoBatch the epochs whose steps are expected to come nearest to these, all E at keep 1, and
-    None where it would hardly leave anything out. Fixed steps: as many for all.
+    count: samples that the run is trained on; selected: samples of a selection at this keep. configure: returns the
+    configuration of a run with further flags. With E epochs: a selection and RS2 take E; all the data with `fewer`
+    epochs takes as many steps as a selection; InfoBatch takes the epochs whose expected steps come nearest to these,
+    all E at keep 1, and None if it would hardly leave anything out. With fixed steps: the same number for all.
     """
     dynamic = {"rs2": ("--dynamic", "rs2", "--keep", str(keep)), "infobatch": ("--dynamic", "infobatch")}.get(kind, ())
     if grid.steps is not None:
-        # An epoch has a step at least, so this evaluates the last one alone.
+        # An epoch has at least one step, so this evaluates only the last one.
         return (*dynamic, "--steps", str(grid.steps), "--eval-every", str(grid.steps))
     config = configure((*dynamic, *(() if grid.epochs is None else ("--epochs", str(grid.epochs)))))
     epochs = config.epochs
@@ -70,7 +70,7 @@ def budget_flags(
 
 
 def matching_epochs(config: TrainConfig, count: int, steps: int) -> int:
-    """The epochs of InfoBatch on so many samples whose expected steps come nearest to `steps`; the fewer of two."""
+    """Return the epochs of InfoBatch on `count` samples whose expected steps come nearest to `steps`; ties: fewer."""
     epochs = 1
     while expected_steps(config, count, epochs) < steps:
         epochs += 1
@@ -79,7 +79,7 @@ def matching_epochs(config: TrainConfig, count: int, steps: int) -> int:
 
 
 def expected_steps(config: TrainConfig, count: int, epochs: int) -> int:
-    """Steps that so many epochs of InfoBatch are expected to take: a pruned one shows 1 - prune_ratio EASY_SHARE."""
+    """Return the expected steps of `epochs` epochs of InfoBatch: a pruned one shows 1 - prune_ratio * EASY_SHARE."""
     assert config.prune_ratio is not None
     pruned = pruned_epochs(config, epochs)
     shown = max(1, round(count * (1 - config.prune_ratio * EASY_SHARE)))
@@ -88,6 +88,6 @@ def expected_steps(config: TrainConfig, count: int, epochs: int) -> int:
 
 
 def pruned_epochs(config: TrainConfig, epochs: int) -> int:
-    """How many of so many epochs of InfoBatch leave samples out: all but the first and the last ceil(anneal epochs)."""
+    """Return how many epochs of InfoBatch leave samples out: all but the first and the last ceil(anneal * epochs)."""
     assert config.anneal is not None
     return max(0, epochs - 1 - full_epochs(epochs, config.anneal))

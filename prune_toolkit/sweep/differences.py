@@ -1,4 +1,4 @@
-"""The question of a sweep in one picture: what each arm gains on random + KD at each keep, with its interval."""
+"""The main plot of a sweep: the gain of each arm over random + KD at each keep, with its interval."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WITHIN = 4
-"""The axis ends at so many times the median reach of an interval: one collapsed arm must not flatten all others."""
+"""The axis ends at this multiple of the median reach of an interval: one collapsed arm must not flatten all others."""
 BETTER, WORSE, OPEN = "#0072b2", "#d55e00", "#6f6f6f"
 
 
 def draw_differences(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
-    """Write difference.png and .svg, a panel a keep; nothing where no row was compared."""
+    """Write difference.png and .svg, with one panel per keep; nothing if no row has a difference."""
     lines = {
         label: compared
         for label, rows in lines_of(records).items()

@@ -1,4 +1,4 @@
-"""What a sweep compares: entries as they are typed, and the arms that they and the arms pruning must beat amount to."""
+"""The grid of a sweep: entries as typed, and the arms made from them and from the baselines that pruning must beat."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ HOLDOUT = Keep.parse("0.1")
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What is asked for; every sequence is without repetitions, in the order it was typed."""
+    """The requested grid; every sequence is without repetitions, in the order it was typed."""
 
     keeps: tuple[Keep, ...]
     selects: tuple[str, ...] = (RANDOM,)
@@ -29,7 +29,7 @@ class Grid:
     """Label transforms, each with its flags."""
     losses: tuple[str, ...] = ("kd",)
     kd_weights: tuple[str, ...] = ()
-    """Empty: as the loss or the preset has it. Losses of a published weight above 1 are not tried with them."""
+    """Empty: the default of the loss or the preset. Losses with a published weight above 1 keep that weight."""
     dynamics: tuple[str, ...] = ()
     seeds: int = 5
     tune_seeds: int = 3
@@ -47,7 +47,7 @@ class Grid:
             raise UsageError("--holdout 1 leaves nothing to select from", hint="for example --holdout 0.1")
         for name in self.dynamics:
             if name not in DYNAMICS:
-                raise UsageError(f"--dynamic {name} is not known", hint=f"known: {', '.join(DYNAMICS)}")
+                raise UsageError(f"unknown --dynamic {name}", hint=f"known: {', '.join(DYNAMICS)}")
         for loss in self.losses:
             LOSSES[loss]
         for option, number in (("--seeds", self.seeds), ("--tune-seeds", self.tune_seeds)):
@@ -60,36 +60,36 @@ class Grid:
 
     @property
     def every_select(self) -> tuple[str, ...]:
-        """Words of `select_flags`."""
+        """The words of `select_flags`."""
         return tuple(words_of(self.select_flags, "--select-flags"))
 
     @property
     def every_train(self) -> tuple[str, ...]:
-        """Words of `train_flags`."""
+        """The words of `train_flags`."""
         return tuple(words_of(self.train_flags, "--train"))
 
     @property
     def is_tuned(self) -> bool:
-        """Whether there is a KD weight to choose."""
+        """True if there is a KD weight to choose."""
         return len(self.kd_weights) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to choose samples and to teach a student, at every keep."""
+    """One way to select samples and to train a student, at every keep."""
 
     name: str
     kind: Kind = "static"
     select: tuple[str, ...] = ()
-    """Flags of prune select beside --keep, --seed and those of every selection."""
+    """Flags of prune select except --keep, --seed and those of every selection."""
     train: tuple[str, ...] = ()
-    """Flags of train-student beside the budget, the seed and those of every run."""
+    """Flags of train-student except the budget, the seed and those of every run."""
     weights: tuple[str, ...] = ()
-    """KD weights to try; empty where the loss or the preset has its own."""
+    """KD weights to try; empty if the loss or the preset has its own."""
 
 
 def all_arms(grid: Grid) -> list[Arm]:
-    """Every arm of the grid, those that pruning must beat first; equal ones once, UsageError for equal names."""
+    """Return every arm of the grid once, baselines that pruning must beat first; UsageError for equal names."""
     entries = [entry for text in grid.selects for entry in _entry_arms(text, grid)]
     ours = _arm(RANDOM, ("--selector", RANDOM), (), "raw", "kd", grid)
     first = next((arm for arm in entries if _is_baseline(arm)), ours)
@@ -103,7 +103,7 @@ def all_arms(grid: Grid) -> list[Arm]:
 
 
 def baseline_of(arms: Sequence[Arm]) -> Arm:
-    """Random + KD with raw labels: what every arm is compared with."""
+    """Return the arm that every other is compared with: random + KD with raw labels."""
     return arms[0]
 
 
@@ -116,7 +116,7 @@ def _always(grid: Grid) -> Iterator[tuple[str, Kind]]:
 
 
 def _entry_arms(text: str, grid: Grid) -> Iterator[Arm]:
-    """An entry times the labels, losses and weights that it does not settle itself."""
+    """Yield the arms of an entry: one for each of the grid's labels and losses that the entry does not set itself."""
     name, select, train = split_entry(text)
     chosen, taught = select_flags(select, "--select"), train_flags(train, f"--select {text!r}: --", ())
     SELECTORS[chosen["selector"]]
@@ -127,7 +127,7 @@ def _entry_arms(text: str, grid: Grid) -> Iterator[Arm]:
 
 
 def split_entry(text: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """(name, flags of prune select, flags of train-student) of `[NAME=]SELECTOR [FLAGS] [-- FLAGS]`."""
+    """Split `[NAME=]SELECTOR [FLAGS] [-- FLAGS]` into name, flags of prune select, flags of train-student."""
     named = re.fullmatch(r"\s*(?P<name>[^=]*?)\s*=\s*(?P<rest>.*)", text, re.DOTALL)
     name = None if named is None or any(word.startswith("-") for word in named["name"].split()) else named["name"]
     words = words_of(text if name is None or named is None else named["rest"], "--select")
@@ -160,12 +160,12 @@ def _arm(
 
 
 def _is_beyond(loss: str) -> bool:
-    """Whether the published KD weight of a loss is on another scale than shares of 1."""
+    """Return whether the published KD weight of a loss is above 1, and so not on the scale of the grid's weights."""
     return bool(LOSSES[loss].published.get("kd_weight", 0) > 1)
 
 
 def unweighted_losses(grid: Grid) -> list[str]:
-    """Losses that the weights of the grid are not tried with although an arm without a weight of its own has them."""
+    """Return the losses of arms without their own weight for which the grid's weights are not tried."""
     taught = [train_flags(arm.train, "--select") for arm in all_arms(grid) if grid.kd_weights]
     losses = [flags["loss"] for flags in taught if "loss" in flags and "kd_weight" not in flags]
     return list(dict.fromkeys(loss for loss in losses if _is_beyond(loss)))
@@ -182,7 +182,7 @@ def _is_baseline(arm: Arm) -> bool:
 
 
 def _check_names(arms: Sequence[Arm]) -> None:
-    """UsageError where a name stands for two entries: their rows could not be told apart."""
+    """Raise UsageError if a name stands for two entries: their rows could not be distinguished."""
     seen: dict[tuple[str, str, str], Arm] = {}
     for arm in arms:
         key = (arm.name, labels_text(arm), " ".join(arm.train))
@@ -192,5 +192,5 @@ def _check_names(arms: Sequence[Arm]) -> None:
 
 
 def labels_text(arm: Arm) -> str:
-    """What an arm says of its labels; empty where a preset says it."""
+    """Return the labels flag of an arm; empty if a preset decides."""
     return str(select_flags(arm.select, "--select").get("labels") or "")

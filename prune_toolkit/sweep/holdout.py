@@ -1,4 +1,4 @@
-"""The samples of the training data that a sweep judges on, and those of no student that is judged on them."""
+"""The hold-out: training samples that a sweep evaluates students on, and does not train these students on."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from prune_toolkit.sweep.runs import SweepTeacher
 from prune_toolkit.sweep.work import select_by_command
 
 HOLDOUT_SEED = 1_000_003
-"""Of the samples that are held out: no seed that a run is likely to have."""
+"""Seed of the hold-out: one that a run is unlikely to have."""
 _METHOD, _QUOTA, _LABELS = "random", "proportional", "raw"
 
 
 def holdout_command(grid: Grid, teacher: SweepTeacher) -> tuple[str, ...]:
-    """Arguments of prune select that hold samples out, beside --out."""
+    """Return the arguments of prune select for the hold-out, except --out."""
     flags = ("--selector", _METHOD, "--quota", _QUOTA, "--labels", _LABELS, "--seed", str(HOLDOUT_SEED))
     return (str(teacher.manifest.path), "--keep", str(grid.holdout), *flags)
 
 
 def write_holdout(grid: Grid, teachers: Sequence[SweepTeacher], folder: Path) -> None:
-    """Hold samples out unless that is done; over one that a sweep left that never began and asked for another.
+    """Write the hold-out unless it is there; replace one that an earlier call with other options left before it began.
 
-    UsageError when the folder holds what no sweep made.
+    Raises UsageError if the folder has a manifest that is not a hold-out of a sweep.
     """
     if (folder / HEADER_NAME).is_file() and not _is_wanted(Manifest.open(folder), grid, teachers):
         shutil.rmtree(folder)
@@ -34,10 +34,10 @@ def write_holdout(grid: Grid, teachers: Sequence[SweepTeacher], folder: Path) ->
 
 
 def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[SweepTeacher]) -> bool:
-    """Whether a manifest is the hold-out that a grid asks for, by whichever of the teachers."""
+    """Return whether a manifest is the hold-out of this grid, made from the manifest of any of the teachers."""
     chosen, labels = there.header.selection, there.header.labels
     made = None if chosen is None or labels is None else (chosen.method, chosen.quota, labels.transform, chosen.seed)
     if chosen is None or made != (_METHOD, _QUOTA, _LABELS, HOLDOUT_SEED):
-        raise UsageError(f"{there.path} is no hold-out of a sweep", hint="name another folder with --out")
+        raise UsageError(f"{there.path} is not the hold-out of a sweep", hint="name another folder with --out")
     is_of_these = any(there.header.parents == [teacher.manifest.id] for teacher in teachers)
     return is_of_these and Keep.parse(chosen.keep_asked) == grid.holdout

@@ -1,4 +1,4 @@
-"""Plots of a sweep's table: accuracy over keep, over training time, over all time, over the KD weight; PNG and SVG."""
+"""Plot a sweep's table: accuracy over keep, training time, total time and KD weight; PNG and SVG."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#7f3c8d", "#5
 MARKERS = "sD^vP*X<>phd"
 STYLES = ("-", "--", ":")
 SPREAD = {"keep": 0.05, "kd_weight": 0.012}
-"""Widths over which the arms of one place are spread, so that their bars can be told apart."""
+"""Widths over which the arms at one place are spread, so that their bars can be distinguished."""
 NAMES = {
     "keep": "share of the images kept",
     "training_s": "training, seconds",
     "total_s": "scoring, labelling and training, seconds",
 }
-"""What the plots over them are called: files plots/keep.png, ..."""
+"""Axis labels of the plots, by column: files plots/keep.png, ..."""
 
 
 def lines_of(records: Sequence[Record]) -> Lines:
-    """Rows by what a line is of: the arm, and the labels, loss, teacher and KD weight where arms of one name differ."""
+    """Group rows by line: the arm, and the labels, loss, teacher and KD weight in which arms of one name differ."""
     lines: Lines = {}
     for record in records:
         lines.setdefault(_label(record, records), []).append(record)
@@ -56,7 +56,7 @@ def _label(record: Record, records: Sequence[Record]) -> str:
 
 
 def draw_plots(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
-    """Write every plot that the records allow, as PNG and SVG; returns the paths."""
+    """Write every plot that the records allow, as PNG and SVG, and return the paths."""
     lines, paths = lines_of(records), list[Path]()
     for x, name in NAMES.items():
         known = {label: [row for row in rows if row[x] is not None] for label, rows in lines.items()}
@@ -67,7 +67,7 @@ def draw_plots(records: Sequence[Record], folder: Path, title: str) -> list[Path
 
 
 def draw_weights(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
-    """Accuracy over the KD weight, a line an arm and keep; nothing where no line has two weights."""
+    """Plot accuracy over the KD weight, with a line per arm and keep; nothing if no line has two weights."""
     cells: dict[Any, list[Record]] = {}
     for record in records:
         if record["row"].weight is not None:
@@ -84,8 +84,8 @@ def draw_weights(records: Sequence[Record], folder: Path, title: str) -> list[Pa
 
 @contextmanager
 def drawn(path: Path, width_in: float, height_in: float) -> Iterator[tuple["Figure", list[Path]]]:
-    """A figure to draw on; afterwards it is written as PNG and SVG, whose paths are then in the list."""
-    # The object interface: pyplot would choose a backend, and keep the figure.
+    """Yield a figure to draw on and a list; on exit, write PNG and SVG and add their paths to the list."""
+    # The object interface: pyplot would choose a backend and keep the figure.
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -132,12 +132,12 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
 
 
 def _height(rows: Sequence[Record]) -> float:
-    """Where a line ends on the right: the legend stands in that order."""
+    """Return the height of a line's right end; the legend has that order."""
     return float(rows[-1]["mean"]) if rows else -math.inf
 
 
 def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number: int, count: int) -> None:
-    """One arm with its intervals; the first, random + KD, is the line to compare with."""
+    """Draw one arm with its intervals; the first, random + KD, is the line to compare with."""
     at = [float(row[x]) for row in rows]
     if x in SPREAD:
         at = [place + SPREAD[x] * (number / max(1, count - 1) - 0.5) for place in at]

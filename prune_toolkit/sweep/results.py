@@ -1,4 +1,4 @@
-"""From the run.json files of a sweep to its tables: one of runs, one of arms, as Parquet, CSV and Markdown."""
+"""Make tables from the run.json files of a sweep: one of runs, one of arms, as Parquet, CSV and Markdown."""
 
 import csv
 import io
@@ -69,9 +69,9 @@ RUNS = pa.schema(
 
 
 def run_records(study: Study, phase: Phase) -> list[Record]:
-    """A record a finished run of every row; runs that several rows share stand in each of them.
+    """Return a record per row and finished run; a run that several rows share has a record in each of them.
 
-    Of rows that nothing tells apart, labels under a loss that looks at none, the first alone.
+    Of rows that do not differ (in labels only, with a loss that does not use labels of the teacher), only the first.
     """
     records, trained, seen = list[Record](), phase.runs(), set[tuple[Any, ...]]()
     for row in phase.rows:
@@ -116,7 +116,7 @@ def run_records(study: Study, phase: Phase) -> list[Record]:
 
 
 def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
-    """A record a row that has a finished run; compared with random + KD at the same keep, seed by seed."""
+    """Return a record per row with a finished run, compared with random + KD at the same keep, seed by seed."""
     by_row: dict[Row, list[Record]] = {}
     for record in records:
         by_row.setdefault(record["row"], []).append(record)
@@ -138,7 +138,7 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
                 "difference_high": None if difference is None else difference.high,
             }
             | {name: _whole(statistics.fmean, runs, name) for name in ("samples", "steps")}
-            # One run that shared its machine, or was suspended, says nothing of what an arm costs.
+            # The median: a run that shared its machine, or was suspended, does not show the cost of an arm.
             | {name: _whole(statistics.median, runs, name) for name in ("training_s", "total_s")}
             | {"select": runs[0]["select"], "train": runs[0]["train"], "row": row}
         )
@@ -148,19 +148,22 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
 
 
 def _baseline_of(row: Row, rows: Iterable[Row], first: Arm) -> Row | None:
-    """The row of random + KD with this teacher and keep; where several KD weights stand side by side, with this one."""
+    """Return the row of random + KD with this teacher and keep, and with this KD weight if there are several."""
     found = [other for other in rows if other.cell == (first, row.teacher, row.keep)]
     return found[0] if len(found) == 1 else next((other for other in found if other.weight == row.weight), None)
 
 
 def _whole(average: Callable[[list[float]], float], runs: Sequence[Record], name: str) -> float | None:
-    """The average of a column over a row's runs; None unless all of them have it."""
+    """Return the average of a column over a row's runs; None unless all of them have it."""
     known = [run[name] for run in runs if run[name] is not None]
     return average(known) if len(known) == len(runs) else None
 
 
 def _pays_from(record: Record, table: Sequence[Record]) -> int | None:
-    """Students after which scoring and selecting cost less than training on all the data had; None for never."""
+    """Return the number of students from which scoring and selecting is cheaper than training on all the data.
+
+    None if it never is.
+    """
     whole = next((other for other in table if other["arm"] == ALL and other["teacher"] == record["teacher"]), None)
     if whole is None or record["total_s"] is None:
         return None
@@ -170,7 +173,7 @@ def _pays_from(record: Record, table: Sequence[Record]) -> int | None:
 
 
 def write_tables(folder: SweepFolder, name: str, records: Sequence[Record], schema: pa.Schema) -> None:
-    """NAME.parquet and NAME.csv; columns of the schema alone."""
+    """Write NAME.parquet and NAME.csv, with only the columns of the schema."""
     rows = [{column: record[column] for column in schema.names} for record in records]
     with atomic_file(folder.path / f"{name}.parquet") as stream:
         pq.write_table(pa.Table.from_pylist(rows, schema), stream)
@@ -182,7 +185,7 @@ def write_tables(folder: SweepFolder, name: str, records: Sequence[Record], sche
 
 
 def markdown(records: Sequence[Record], judged_on: str) -> str:
-    """The table for people; columns in which all rows agree stand above it, rows of one keep that share runs once."""
+    """Return the table as Markdown; columns in which all rows agree move above it, rows that share runs appear once."""
     records = _once(records)
     columns: dict[str, list[str]] = {
         "arm": [record["arm"] for record in records],
@@ -202,13 +205,13 @@ def markdown(records: Sequence[Record], judged_on: str) -> str:
         "total s": [_number(record["total_s"], ",.1f") for record in records],
         "pays from": [_number(record["pays_from"], "d") for record in records],
     }
-    said = []
+    common = []
     for name in ("labels", "loss", "teacher", "budget", "n"):
         if len(set(columns[name])) == 1:
-            said.append(f"{name} {columns.pop(name)[0]}")
+            common.append(f"{name} {columns.pop(name)[0]}")
     lines = [
         f"Top-1 of the last epoch on {judged_on}, percent, mean ± standard deviation over seeds; "
-        f"intervals are Student's t; differences are paired by seed{''.join(f'; {what}' for what in said)}.",
+        f"intervals are Student's t; differences are paired by seed{''.join(f'; {what}' for what in common)}.",
         "",
         f"| {' | '.join(columns)} |",
         "|"
@@ -219,9 +222,9 @@ def markdown(records: Sequence[Record], judged_on: str) -> str:
 
 
 def _once(records: Sequence[Record]) -> list[Record]:
-    """The first of the rows that share all their runs and what these are compared with, so keep and teacher.
+    """Return the first of the rows that share all their runs and their baseline (keep and teacher).
 
-    All the data before selections that keep all of it.
+    "All data" comes before selections that keep all of it.
     """
     first: dict[tuple[Any, ...], Record] = {}
     for record in sorted(records, key=lambda record: record["arm"] != ALL):

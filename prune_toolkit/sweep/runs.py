@@ -1,7 +1,7 @@
-"""Which runs a grid amounts to, decided before anything is written or trained.
+"""Plan the runs of a grid, before anything is written or trained.
 
-Equal runs are one: they are told apart by their flags and by their selection, of which the samples alone count where
-the loss looks at no targets.
+Equal runs are trained once: runs differ by their flags and their selection, of which only the samples count if the loss
+uses no targets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ Cell = tuple[Arm, str, Keep]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepTeacher:
-    """A scored manifest and how tables call its teacher."""
+    """A scored manifest and the name of its teacher in tables."""
 
     name: str
     manifest: Manifest
@@ -37,18 +37,18 @@ class Run:
     key: str
     selection: PlannedSelection
     flags: tuple[str, ...]
-    """Flags of train-student beside --manifest, --val and --out."""
+    """Flags of train-student except --manifest, --val and --out."""
     budget: tuple[str, ...]
-    """Those of them that say how long it is."""
+    """Those of the flags that set its length."""
     loss: str
     seed: int
     images: int
-    """Images it is shown, at most."""
+    """The largest number of images it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """An arm at a keep, with one of its KD weights and one teacher: a run a seed."""
+    """An arm at a keep, with one of its KD weights and one teacher: one run per seed."""
 
     arm: Arm
     teacher: str
@@ -58,26 +58,26 @@ class Row:
 
     @property
     def cell(self) -> Cell:
-        """What a KD weight is chosen for."""
+        """The cell for which a KD weight is chosen."""
         return self.arm, self.teacher, self.keep
 
     @property
     def run_keys(self) -> tuple[str, ...]:
-        """What its results are of: rows that share these are one experiment."""
+        """The keys of its runs: rows that share these are one experiment."""
         return tuple(run.key for run in self.runs)
 
 
 def named_teachers(folders: Sequence[Path]) -> list[SweepTeacher]:
     """Open scored manifests of one data set and name their teachers, each by its spec, else by the end of its path.
 
-    MismatchError when one is of other data; UsageError for a manifest that is named twice.
+    Raises MismatchError if one has other data; UsageError for a manifest that is given twice.
     """
     manifests = [Manifest.open(folder) for folder in folders]
     first = manifests[0]
     for other in manifests[1:]:
         if other.header.data.fingerprint != first.header.data.fingerprint:
             raise MismatchError(
-                f"{other.path} and {first.path} are scored manifests of different data",
+                f"{other.path} and {first.path} are manifests of different data",
                 hint="a sweep compares teachers of one data set: score the same index with each of them",
             )
     by_id: dict[str, Manifest] = {}
@@ -92,7 +92,7 @@ def named_teachers(folders: Sequence[Path]) -> list[SweepTeacher]:
 
 
 def _unique_names(specs: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Specs, with as much of the end of its path instead as tells one apart from the others of the same spec."""
+    """Return the specs; a spec that several share is replaced by as much of the end of its path as is unique."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         ends = [Path(*of[-length:]).as_posix() for of in parts]
@@ -108,7 +108,7 @@ def _spec(manifest: Manifest) -> str:
 
 
 class Planner:
-    """Plans the rows of a grid, with some samples held out or none; a selection is planned once."""
+    """Plans the rows of a grid, with or without a hold-out; each selection is planned once."""
 
     def __init__(self, grid: Grid, teachers: Sequence[SweepTeacher], without: Path | None = None) -> None:
         self.grid, self.teachers, self.without = grid, teachers, without
@@ -116,10 +116,10 @@ class Planner:
         self._planned: dict[tuple[str, ...], PlannedSelection] = {}
         self._first: dict[str, PlannedSelection] = {}
         self.left_out: set[Cell] = set()
-        """Where `rows` found an arm that would be too short to be one."""
+        """Cells that `rows` left out because their runs would be too short for the arm."""
 
     def rows(self, seeds: int) -> Iterator[Row]:
-        """Every arm at every keep with every KD weight, `seeds` runs each."""
+        """Yield every arm at every keep with every KD weight, `seeds` runs each."""
         for teacher in self.teachers:
             for arm in self._arms:
                 for keep in self._keeps(arm):
@@ -140,7 +140,7 @@ class Planner:
         return list(self.grid.keeps) if arm.kind == "static" else below
 
     def _run(self, teacher: SweepTeacher, arm: Arm, keep: Keep, weight: str | None, seed: int) -> Run | None:
-        """A run; None where its arm is too short to be one."""
+        """Plan a run; None if it would be too short for the arm."""
         chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else WHOLE, seed)
         flags = (
             *(() if self.grid.student is None else ("--student", self.grid.student)),
@@ -184,11 +184,11 @@ class Planner:
         )
         if command not in self._planned:
             chosen = plan_command(command, teacher.manifest)
-            # Equal selections are made by one command, the first.
+            # Equal selections are made once, by the first command.
             self._planned[command] = self._first.setdefault(chosen.key, chosen)
         return self._planned[command]
 
 
 def data_identity(spec: str) -> str:
-    """What stands for validation data: the id of a manifest, else how it was named."""
+    """Return what identifies validation data: the id of a manifest, else the text of the option."""
     return Manifest.open(spec).id if (Path(spec) / HEADER_NAME).is_file() else spec

@@ -1,4 +1,4 @@
-"""Planned selections, told apart by the samples they keep and by the targets of these: equal ones are one."""
+"""Planned selections, identified by the samples they keep and the targets of these: equal ones are made once."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _CHOSEN_BY = {
     *("command", "parent", "keep", "selector", "parameters", "score", "quota", "per_class_min", "without"),
     *("seed", "preset", "distill_fraction", "distill_by"),
 }
-"""Keys of a resolved selection whose whole effect is which samples are kept, and which of these are distilled."""
+"""Keys of a resolved selection that only affect which samples are kept, and which of these are distilled."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,25 +27,25 @@ class PlannedSelection:
     """A planned selection."""
 
     key: str
-    """Of the kept samples and their targets: the name of its folder."""
+    """Digest of the kept samples and their targets; the name of its folder."""
     samples_key: str
-    """Of the kept samples and how they are shown, whatever is taught."""
+    """Digest of the kept samples and their views, without the targets."""
     command: tuple[str, ...]
-    """Arguments of prune select beside --out."""
+    """Arguments of prune select except --out."""
     stored: StoredLabels
-    """What a student finds in it."""
+    """The labels and views stored in it, for a student."""
     published: Mapping[str, Any]
-    """What its preset and its labels say of the loss."""
+    """Settings of the loss from its preset and its labels."""
     labels: str
 
     @property
     def count(self) -> int:
-        """Samples kept."""
+        """Number of samples kept."""
         return self.stored.count
 
 
 def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelection:
-    """Plan a selection given as arguments of prune select; raises what that command would."""
+    """Plan a selection given as arguments of prune select; raises the same errors as that command."""
     context = select_command.make_context("select", [*command, "--out", "selection"])
     plan = plan_selection(made(select_config, context.params), manifest)
     samples_key = short_digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
@@ -62,7 +62,7 @@ def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelecti
 
 
 def short_digest(content: object) -> str:
-    """Twelve hexadecimal digits that stand for plain values."""
+    """Return a digest of plain values: twelve hexadecimal digits."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -72,7 +72,7 @@ def _sha256(values_N: NDArray[Any]) -> str:
 
 
 def _shown(plan: SelectionPlan) -> dict[str, Any]:
-    """What the pixels depend on that a student is shown, and the loss that a preset brings."""
+    """Return what determines the pixels shown to a student, and the loss of a preset."""
     header = plan.parent.header
     counted = {"count", "top_k"}
     return {
@@ -85,7 +85,7 @@ def _shown(plan: SelectionPlan) -> dict[str, Any]:
 
 
 def _stored(plan: SelectionPlan) -> StoredLabels:
-    """What a task will find in the selection."""
+    """Return what a training task will find in the selection."""
     views, card = plan.parent.header.views, plan.parent.header.teacher
     return StoredLabels(
         count=plan.count,

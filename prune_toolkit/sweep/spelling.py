@@ -1,10 +1,10 @@
-"""One spelling of each number, so that a sweep knows what it has by the text of its flags."""
+"""One spelling per number, so that a sweep recognises finished work by the text of its flags."""
 
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 
 
 def spelled_keep(text: str) -> Keep:
-    """0.1 for 0.10, .1, 10% and 1/10: the shortest decimal that is it, else a fraction; UsageError unless in (0, 1]."""
+    """Return 0.1 for 0.10, .1, 10% and 1/10: the shortest exact decimal, else a fraction; UsageError outside (0, 1]."""
     keep = Keep.parse(text)
     spellings = (spelled_number(float(keep.fraction)), str(keep.fraction))
     found = (spelling for spelling in spellings if parse_fraction(spelling) == keep.fraction)
@@ -12,5 +12,5 @@ def spelled_keep(text: str) -> Keep:
 
 
 def spelled_number(number: float) -> str:
-    """All the digits that a number has and no more, 1 for 1.0."""
+    """Return the shortest text of a number with all its digits, 1 for 1.0."""
     return repr(number + 0.0).removesuffix(".0")

@@ -1,4 +1,4 @@
-"""Means, deviations and 95 % intervals (Student's t) of few numbers, alone and paired by seed."""
+"""Means, deviations and 95 % intervals (Student's t) of a few numbers, alone and paired by seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ LEVEL = 0.95
 
 
 class Summary(NamedTuple):
-    """Of n numbers; deviation and interval are None where one number has none."""
+    """Statistics of n numbers; deviation and interval are None for a single number."""
 
     n: int
     mean: float
@@ -18,7 +18,7 @@ class Summary(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean, sample standard deviation and t interval of the mean of one number or more."""
+    """Return mean, sample standard deviation and t interval of the mean of one or more numbers."""
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
@@ -29,13 +29,13 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def t_quantile(degrees: int) -> float:
-    """The quantile of Student's t that leaves half of 1 - LEVEL above it."""
+    """Return the quantile of Student's t with half of 1 - LEVEL above it."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.5 + LEVEL / 2))
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Summary | None:
-    """Summary of value - baseline over the seeds that both have; None without any."""
+    """Summarise value - baseline over the seeds that both have; None if there are none."""
     seeds = sorted(values.keys() & baseline.keys())
     return summarise([values[seed] - baseline[seed] for seed in seeds]) if seeds else None

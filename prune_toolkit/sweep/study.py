@@ -1,4 +1,4 @@
-"""From a grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
+"""Run a sweep from grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
 
 import tempfile
 import time
@@ -25,12 +25,12 @@ from trainer.losses import LOSSES
 
 HOLDOUT = "hold-out"
 SAME_FAILURES = 4
-"""When so many runs fail in the same way before one succeeds, the others would too."""
+"""The sweep stops if its first runs, this many, fail in the same way: the others would too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """What `prune sweep` was asked to do."""
+    """The options of `prune sweep`."""
 
     grid: Grid
     manifests: tuple[Path, ...]
@@ -42,15 +42,15 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Rows whose runs are judged on the same images."""
+    """Rows whose runs are evaluated on the same images."""
 
     rows: tuple[Row, ...]
     val: str
-    """What --val of its runs is."""
+    """The --val of its runs."""
     judged_on: str
 
     def runs(self) -> dict[str, tuple[Row, Run]]:
-        """Every run once, seed by seed, with the first row it belongs to."""
+        """Return every run once, seed by seed, with the first row it belongs to."""
         found = [(row, run) for row in self.rows for run in row.runs]
         runs: dict[str, tuple[Row, Run]] = {}
         for row, run in sorted(found, key=lambda pair: pair[1].seed):
@@ -60,22 +60,22 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A planned sweep: with KD weights to choose there are two phases."""
+    """A planned sweep, in two phases if there are KD weights to choose."""
 
     config: SweepConfig
     teachers: tuple[SweepTeacher, ...]
     tuning: Phase | None
     final: Phase
-    """With every KD weight; `chosen` leaves those that tuning found."""
+    """With every KD weight; `final_phase` keeps those that tuning chose."""
 
     @property
     def folder(self) -> SweepFolder:
-        """Where it lies."""
+        """The folder of the sweep."""
         return SweepFolder(self.config.out)
 
 
 def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(what may never change in a folder, what may be added to)."""
+    """Return the options that may never change in a folder, and those that may be extended."""
     grid = config.grid
     fixed = {
         "student": grid.student,
@@ -100,17 +100,17 @@ def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dic
 
 
 def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: Path | None) -> Study:
-    """Plan every selection and run; the errors of all of them surface here."""
+    """Plan every selection and run; errors of any of them are raised here."""
     grid = config.grid
     if config.val is not None:
         _check_validation(config.val, grid, teachers[0])
     if grid.steps is not None and "infobatch" in grid.dynamics:
-        note("InfoBatch is left out: its number of steps is an outcome, and --steps sets it")
+        note("InfoBatch is left out: its number of steps cannot be set, as --steps requires")
     for loss in unweighted_losses(grid):
         weight = LOSSES[loss].published["kd_weight"]
         note(
             f"--kd-weight is left out for {loss}, which keeps its published {weight:g}; "
-            f'for another give an entry its own: --select "random -- --loss {loss} --kd-weight ..."'
+            f'to set another, add it to an entry: --select "random -- --loss {loss} --kd-weight ..."'
         )
     held = str(config.out / "holdout")
     last = Planner(grid, teachers, holdout if config.val is None else None)
@@ -118,7 +118,7 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
     if config.val is not None and holdout is not None:
         before = Planner(grid, teachers, holdout)
         tuned = tuple(row for row in before.rows(grid.tune_seeds) if row.weight is not None)
-        # A weight is tuned for what is trained, and the other way round.
+        # A cell that one phase leaves out is left out of the other as well.
         left_out = left_out | before.left_out
         tuning = Phase(rows=_without(tuned, left_out), val=held, judged_on=HOLDOUT)
     if left_out:
@@ -136,7 +136,7 @@ def _without(rows: Iterable[Row], cells: Set[Cell]) -> tuple[Row, ...]:
 
 
 def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
-    """Open the test images as train-student will: what is wrong with them is to be known before anything is trained."""
+    """Open the test images as train-student will, so that errors are found before anything is trained."""
     given = train_flags(grid.every_train, "--train")
     open_validation(
         val,
@@ -149,12 +149,12 @@ def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
 
 
 def needs_holdout(config: SweepConfig) -> bool:
-    """Whether anything is judged on samples of the training data."""
+    """Return whether any run is evaluated on samples of the training data."""
     return config.val is None or config.grid.is_tuned
 
 
 def dry_study(config: SweepConfig) -> Study:
-    """The plan of a sweep, without anything written that stays."""
+    """Plan a sweep without leaving any files."""
     teachers = named_teachers(config.manifests)
     SweepFolder(config.out).check(*describe(config, teachers))
     if not needs_holdout(config):
@@ -167,9 +167,9 @@ def dry_study(config: SweepConfig) -> Study:
 
 
 def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]], None]) -> list[str]:
-    """Do a sweep; returns what failed, a line each.
+    """Run a sweep; return a line for each run that failed.
 
-    report: called with the study and the chosen KD weights when all runs ended.
+    report: called with the study and the chosen KD weights when all runs have ended.
     """
     teachers = named_teachers(config.manifests)
     fixed, asked = describe(config, teachers)
@@ -194,7 +194,7 @@ def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]],
 
 
 def final_phase(study: Study, chosen: Mapping[Cell, str]) -> Phase:
-    """The final rows: all of them, or with the chosen KD weights alone."""
+    """Return the final rows: all of them, or only those with the chosen KD weights."""
     if study.tuning is None:
         return study.final
     rows = [row for row in study.final.rows if row.weight is None or chosen.get(row.cell) == row.weight]
@@ -202,7 +202,7 @@ def final_phase(study: Study, chosen: Mapping[Cell, str]) -> Phase:
 
 
 def one_weight(phase: Phase) -> Phase:
-    """A phase with the first KD weight of every cell: as long as one with any other."""
+    """Return a phase with the first KD weight of every cell; it takes as long as with any other."""
     first: dict[Cell, Row] = {}
     for row in phase.rows:
         first.setdefault(row.cell, row)
@@ -210,7 +210,10 @@ def one_weight(phase: Phase) -> Phase:
 
 
 def chosen_weights(tuning: Phase, folder: SweepFolder) -> dict[Cell, str]:
-    """The KD weight of the highest mean top-1 on the hold-out, the first of equals; none where a run is missing."""
+    """Return the KD weight with the highest mean top-1 on the hold-out, by cell; no entry if a run is missing.
+
+    Among equal ones, the first.
+    """
     best: dict[Cell, tuple[float, str]] = {}
     incomplete = set()
     for row in tuning.rows:
@@ -226,7 +229,7 @@ def chosen_weights(tuning: Phase, folder: SweepFolder) -> dict[Cell, str]:
 
 
 def title_of(row: Row, run: Run) -> str:
-    """A run for people: what it is of, its keep and its seed."""
+    """Return the title of a run: arm, labels, loss, KD weight, keep and seed."""
     weight = "" if row.weight is None else f"weight {row.weight}"
     keep = "" if row.arm.name == ALL else f"keep {row.keep}"
     parts = (row.arm.name, run.selection.labels, run.loss, weight, keep, f"seed {run.seed}")
@@ -234,7 +237,7 @@ def title_of(row: Row, run: Run) -> str:
 
 
 def job_of(study: Study, phase: Phase, row: Row, run: Run) -> Job:
-    """A run as two commands."""
+    """Return a run as two commands."""
     folder, title = study.folder, title_of(row, run)
     at = folder.run(run.key, f"{'tune ' if phase is study.tuning else ''}{title}")
     workers = () if "workers" in train_options(run.flags) else ("--workers", str(max(1, cores() // study.config.jobs)))
@@ -253,7 +256,7 @@ def job_of(study: Study, phase: Phase, row: Row, run: Run) -> Job:
 class TimeLeft:
     """Seconds left, from the images still to be shown and the measured rate.
 
-    Each worker's first run starts it up, so the rate is that of the runs after these, once there are any.
+    The first run of each worker includes its start-up, so the rate is measured after these, once there are later runs.
     """
 
     def __init__(self, workers: int, images: int, now: float) -> None:
@@ -262,7 +265,7 @@ class TimeLeft:
         self._since = now
 
     def after(self, images: int, now: float) -> float:
-        """Seconds left once a run of so many images has ended."""
+        """Return the seconds left after a run of `images` images has ended."""
         self._runs, self._left, self._shown = self._runs + 1, self._left - images, self._shown + images
         seconds = self._left * (now - self._since) / max(1, self._shown)
         if self._runs == self._workers:
@@ -271,7 +274,7 @@ class TimeLeft:
 
 
 def _run_phase(study: Study, phase: Phase, *, later: int) -> list[str]:
-    """Train what is not finished; `later` images are shown after this phase. Returns what failed, a line each."""
+    """Train unfinished runs; return a line for each that failed. `later`: images to be shown after this phase."""
     runs = phase.runs()
     jobs = [job_of(study, phase, row, run) for row, run in runs.values() if study.folder.report(run.key) is None]
     needed = Counter(job.selection for job in jobs)
@@ -296,5 +299,7 @@ def _run_phase(study: Study, phase: Phase, *, later: int) -> list[str]:
             seconds = left.after(job.images, time.monotonic())
             note(f"{done}/{len(jobs)} {job.title}: {result}; {format_seconds(seconds)} left")
             if len(failures) == done == SAME_FAILURES and len({why for _, why in failures}) == 1:
-                raise IncompleteError(f"the first {done} runs failed alike: {failures[0][1]}", hint=f"a log: {job.log}")
+                raise IncompleteError(
+                    f"the first {done} runs failed in the same way: {failures[0][1]}", hint=f"see the log: {job.log}"
+                )
     return [f"{job.title}: {problem} ({job.log})" for job, problem in failures]

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what it was asked, the lock of who works on it, and where selections and runs lie."""
+"""The folder of a sweep: its options, its lock, and the paths of selections and runs."""
 
 import json
 import re
@@ -18,23 +18,23 @@ FORMAT = 1
 
 
 class SweepFolder:
-    """Paths of a sweep, and what is finished in it."""
+    """Paths of a sweep, and the reports of its finished runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.holdout = path / "holdout"
 
     def selection(self, key: str) -> Path:
-        """Folder of a selection."""
+        """Return the folder of a selection."""
         return self.path / "selections" / key
 
     def run(self, key: str, title: str) -> Path:
-        """Folder of a run: where it was begun, else one that is named by its title."""
+        """Return the folder of a run: the one where it was started, else one named after its title."""
         begun = sorted((self.path / "runs").glob(f"*-{key}"))
         return begun[0] if begun else self.path / "runs" / f"{slug(title)}-{key}"
 
     def report(self, key: str) -> dict[str, Any] | None:
-        """What run.json of a finished run says; None before. InputError when it cannot be read."""
+        """Return run.json of a finished run, None if it is not finished; InputError if it cannot be read."""
         for path in (self.path / "runs").glob(f"*-{key}/{RUN_NAME}"):
             try:
                 content: dict[str, Any] = json.loads(path.read_bytes())
@@ -45,9 +45,9 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Work on the sweep alone; UsageError while another process does."""
+        """Lock the sweep; UsageError if another process holds the lock."""
         if (self.path / HEADER_NAME).exists():
-            raise UsageError(f"{self.path} is a manifest", hint="give the sweep a folder of its own with --out")
+            raise UsageError(f"{self.path} is a manifest", hint="give the sweep its own folder with --out")
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
         is_new = not self.path.exists()
@@ -56,25 +56,25 @@ class SweepFolder:
             lock = FileLock(self.path / LOCK_NAME).acquire(blocking=False)
         except Timeout:
             hint = "wait for it, or name another folder with --out"
-            raise UsageError(f"another process works on the sweep in {self.path}", hint=hint) from None
+            raise UsageError(f"another process is working on the sweep in {self.path}", hint=hint) from None
         with lock:
             try:
                 remove_temporaries(self.path)
                 yield
             finally:
                 if is_new and [entry.name for entry in self.path.iterdir()] == [LOCK_NAME]:
-                    # Refused before anything was written.
+                    # The call was refused before anything was written.
                     (self.path / LOCK_NAME).unlink()
                     self.path.rmdir()
 
     def begin(self, fixed: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
-        """Write down what is asked; UsageError when the folder holds a sweep that this one does not extend."""
+        """Write the options; UsageError if the folder has a sweep that this one does not extend."""
         asked = json.loads(json.dumps({"format": FORMAT, "fixed": fixed, "grid": grid}))
         self.check(asked["fixed"], asked["grid"])
         write_atomic(self.path / SWEEP_NAME, (json.dumps(asked, indent=1, ensure_ascii=False) + "\n").encode())
 
     def check(self, fixed: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
-        """UsageError when the folder holds a sweep that this one does not extend."""
+        """Raise UsageError if the folder has a sweep that this one does not extend."""
         path = self.path / SWEEP_NAME
         if not path.is_file():
             return
@@ -88,8 +88,8 @@ class SweepFolder:
             raise InputError(f"{path} is not the description of a sweep", hint="name another folder with --out")
         if differences:
             raise UsageError(
-                f"{self.path} holds another sweep: {'; '.join(differences)}",
-                hint="a sweep can be given further entries of its grid; for anything else name another --out",
+                f"{self.path} has a sweep with other options: {'; '.join(differences)}",
+                hint="only further entries can be added to the grid of a sweep; for other changes name another --out",
             )
 
 
@@ -100,7 +100,7 @@ def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]
 
 
 def _removed(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """What is no more in a grid; numbers may only grow."""
+    """Describe what is missing from a grid; numbers may only grow."""
     for name, entries in there.items():
         now = here.get(name)
         if isinstance(entries, int):
@@ -118,5 +118,5 @@ def _shown(value: object) -> str:
 
 
 def slug(title: str) -> str:
-    """A title as part of a file name."""
+    """Return a title as part of a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:80] or "run"

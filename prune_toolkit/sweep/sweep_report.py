@@ -1,4 +1,4 @@
-"""Everything a sweep leaves beside its runs: tables and plots; and what a dry run tells."""
+"""The report of a sweep: tables and plots; and the facts that a dry run prints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from prune_toolkit.sweep.study import Phase, Study, final_phase, one_weight
 
 
 def write_report(study: Study, chosen: Mapping[Cell, str]) -> dict[str, Any]:
-    """Write tables and plots of what is finished.
+    """Write tables and plots of the finished runs.
 
     Returns the rows of the table, the files (relative names) and the table as Markdown.
     """
@@ -39,7 +39,7 @@ def write_report(study: Study, chosen: Mapping[Cell, str]) -> dict[str, Any]:
         plots += draw_weights(tuned or table, folder.path / "plots", _title(study, study.tuning or phase))
         files += [path.relative_to(folder.path).as_posix() for path in plots]
     else:
-        note("no run is finished: there is nothing to draw")
+        note("no run is finished: there is nothing to plot")
     rows = [{name: record[name] for name in TABLE.names} for record in table]
     return {"rows": rows, "files": files, "markdown": text}
 
@@ -54,7 +54,7 @@ def _title(study: Study, phase: Phase) -> str:
 
 
 def plan_facts(study: Study) -> dict[str, Any]:
-    """What a sweep would do, as plain values."""
+    """Return the plan of a sweep as plain values."""
     phases = [study.final] if study.tuning is None else [study.tuning, one_weight(study.final)]
     return {
         "rows": [

@@ -1,4 +1,4 @@
-"""What a worker does for one run: its selection, if nobody made it yet, then train-student; both as commands."""
+"""The work for one run: prune select, unless its selection is there already, then train-student."""
 
 import os
 import shlex
@@ -17,22 +17,22 @@ from manifests.base.layout import BETON_NAME, HEADER_NAME
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as two commands."""
+    """A run as two commands."""
 
     key: str
     title: str
     select: tuple[str, ...]
-    """Arguments of prune select beside --out."""
+    """Arguments of prune select except --out."""
     selection: Path
     train: tuple[str, ...]
-    """Arguments of train-student beside --manifest and --out."""
+    """Arguments of train-student except --manifest and --out."""
     folder: Path
     log: Path
     images: int
 
 
 def perform(job: Job) -> None:
-    """Make the selection and train the student; whatever they print goes into the log."""
+    """Make the selection and train the student; their output goes to the log."""
     from trainer.cli.train_student import train_student
 
     with printing_to(job.log):
@@ -47,7 +47,7 @@ def perform(job: Job) -> None:
 
 
 def select_by_command(arguments: Sequence[str], folder: Path) -> None:
-    """Write a selection unless it is there with its images; one process at a time does."""
+    """Write a selection unless it is there with its images; a lock lets one process at a time do it."""
     from prune_toolkit.cli.select_command import command
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -55,13 +55,13 @@ def select_by_command(arguments: Sequence[str], folder: Path) -> None:
         if (folder / HEADER_NAME).is_file():
             if (folder / BETON_NAME).is_file():
                 return
-            # Its images were removed after its last run: the same bytes are written again.
+            # Its beton was removed after its last run: the same bytes are written again.
             shutil.rmtree(folder)
         _call(command, "prune select", [*arguments, "--workers", "1", "--out", str(folder)])
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a finished run leaves that its last weights and its report make unnecessary."""
+    """Remove files of a finished run that are not needed beside its last weights and its report."""
     for name in ("checkpoint.pt", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
 
@@ -76,7 +76,7 @@ def _call(command: click.Command, name: str, arguments: list[str]) -> None:
 
 @contextmanager
 def printing_to(log: Path) -> Iterator[None]:
-    """Let stdout and stderr of this process, of libraries too, go to the end of a file."""
+    """Append stdout and stderr of this process, including those of libraries, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", buffering=1) as stream, redirect_stdout(stream), redirect_stderr(stream):
         kept = [os.dup(1), os.dup(2)]

@@ -1,8 +1,8 @@
-"""Jobs in processes that live for many of them; one that dies or fails costs its own job and no other.
+"""Run jobs in worker processes, many jobs in each; a worker that dies or fails costs only its own job.
 
-A worker is a fresh interpreter, which loads torch and compiled kernels once: 5 CPU seconds, 10 with FFCV, where a small
-run takes one or two. It does another job only after one that went well: an error of CUDA, for one, stays. What it
-starts, as loaders do, is its process group, which is killed as one when it ends, or the process that started it.
+A worker is a new interpreter, which loads torch and compiled kernels once: 5 CPU seconds, 10 with FFCV, while a small
+run takes one or two. It gets another job only after a success: a CUDA error, for one, persists. With all processes that
+it starts, such as loaders, it forms a process group, which is killed when the worker or its parent ends.
 """
 
 import os
@@ -22,7 +22,7 @@ from manifests.errors import PruneError
 
 T = TypeVar("T")
 LOOK_S = 1.0
-"""A worker may die without its end of the link being closed, which its children can hold: so often it is looked at."""
+"""Interval in seconds for checking workers: one may die while its children keep its end of the link open."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -35,15 +35,15 @@ class _Worker:
 def run_each(
     work: Callable[[T], None], jobs: Sequence[T], processes: int
 ) -> Generator[tuple[T, str | None], None, None]:
-    """Do the jobs, begun in their order, in at most so many workers; yields each as it ends, and why it failed or None.
+    """Run jobs, started in their order, in at most `processes` workers; yield each as it ends, with its error or None.
 
-    `work` is a function of a module, called in the workers. Closing the generator kills them.
+    `work` is a function at the top level of a module, called in the workers. Closing the generator kills them.
     """
     left, busy = deque(jobs), dict[_Worker, T]()
 
     def begin(worker: _Worker) -> None:
         busy[worker] = left.popleft()
-        # One that is dead already is found below.
+        # A worker that has died is found below.
         with suppress(ConnectionError):
             worker.link.send((work, busy[worker]))
 
@@ -65,18 +65,18 @@ def run_each(
 
 
 def thread_variables(processes: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """How many threads each of so many processes takes: its share of the cores, unless somebody said it already."""
+    """Return the variables for the threads of each process: its share of the cores, unless they are set already."""
     threads = str(max(1, cores() // processes))
     return {name: environment.get(name, threads) for name in THREAD_VARIABLES}
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(processes: int) -> _Worker:
-    """Start a worker that finds the modules this process finds; Ctrl-C does not reach its group."""
+    """Start a worker with the module path of this process; Ctrl-C does not reach its group."""
     environment = {**os.environ, **thread_variables(processes), "PYTHONPATH": os.pathsep.join(sys.path)}
     ours, theirs = Pipe()
     with theirs:
@@ -85,16 +85,14 @@ def _start(processes: int) -> _Worker:
 
 
 def _answer(worker: _Worker) -> str | None:
-    """Why the job of a worker that was heard of, or died, failed; None when it did not."""
+    """Return the error of the job of a worker that has answered or died; None if the job succeeded."""
     if worker.process.poll() is not None:
-        # So that what it started does not hold its end of the link.
+        # So that processes it started do not keep its end of the link open.
         _kill_group(worker)
     with suppress(EOFError, ConnectionError):
         return worker.link.recv()
     code = worker.process.wait()
-    return (
-        f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
-    )
+    return f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
 
 
 def _kill_group(worker: _Worker) -> None:
@@ -109,7 +107,7 @@ def _end(worker: _Worker) -> None:
 
 
 def _serve() -> None:
-    """Life of a worker, whose standard input is its link."""
+    """Do jobs in a worker, whose standard input is the link to its parent."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     link = Connection(0)
     with suppress(EOFError):
@@ -119,7 +117,7 @@ def _serve() -> None:
 
 
 def _leave_with_parent() -> None:
-    """Wait until the other end of the link is closed: the process that started this one is gone."""
+    """Kill this process group when the other end of the link is closed: the parent process has ended."""
     link = select.poll()
     link.register(0, 0)
     link.poll()
@@ -130,10 +128,10 @@ def _problem_of(work: Callable[[T], None], job: T) -> str | None:
     try:
         work(job)
     except Exception as error:
-        said = str(error) if isinstance(error, PruneError) else f"{type(error).__name__}: {error}"
-        return said.splitlines()[0] if said else type(error).__name__
-    except SystemExit as left:
-        return f"left with code {left.code}"
+        message = str(error) if isinstance(error, PruneError) else f"{type(error).__name__}: {error}"
+        return message.splitlines()[0] if message else type(error).__name__
+    except SystemExit as ended:
+        return f"exited with code {ended.code}"
     return None
 
 

@@ -1,7 +1,7 @@
-"""How every command makes a manifest: who does which parts, what is done already, who writes the header.
+"""Make a manifest part by part: share parts among processes, skip finished ones, commit the header.
 
-Processes need no contact: rank r takes parts r, r + W, ...; whoever finds every part valid commits. Several may: their
-headers differ in `run` alone, and the first one stays.
+Processes do not communicate: rank r takes parts r, r + W, ...; any process that finds every part valid commits. Several
+may: their headers differ in `run` only, and the first one stays.
 """
 
 import json
@@ -28,7 +28,7 @@ TIMES = ".times"
 
 @dataclass(frozen=True, kw_only=True)
 class WorkShare:
-    """This process among those that share the work."""
+    """The rank of this process among those that share the work."""
 
     rank: int = 0
     world_size: int = 1
@@ -44,7 +44,7 @@ class WorkShare:
     def resolve(
         cls, rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ
     ) -> "WorkShare":
-        """From flags, torchrun's RANK and WORLD_SIZE, or a Slurm array's task numbers; else alone."""
+        """Take ranks from flags, torchrun's RANK and WORLD_SIZE, or a Slurm array's task numbers; default: alone."""
         if rank is not None or world_size is not None:
             return cls(rank=rank or 0, world_size=1 if world_size is None else world_size)
         if "RANK" in environment and "WORLD_SIZE" in environment:
@@ -56,7 +56,7 @@ class WorkShare:
         return cls()
 
     def parts(self, rows: int) -> range:
-        """The parts this process makes."""
+        """Return the parts this process makes."""
         return range(self.rank, part_count(rows), self.world_size)
 
 
@@ -67,47 +67,47 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     try:
         return int(environment[name])
     except ValueError:
-        raise UsageError(f"the environment says {name}={environment[name]!r}: not a number") from None
+        raise UsageError(f"environment variable {name}={environment[name]!r} is not a number") from None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is left to say of a manifest when all its parts are there."""
+    """The rest of a manifest, known once all its parts are there."""
 
     blocks: Blocks
-    """Of the header, made anew: all but parents, tool, config and files."""
+    """New blocks of the header: all except parents, tool, config and files."""
     local: Mapping[str, Any] | None = None
-    """Where its images are on this machine; None where nothing is known."""
+    """Where its images are on this machine; None if that is unknown."""
     tables: Sequence[str] = ()
-    """Tables that were written beside those made part by part."""
+    """Tables that were written in addition to those made part by part."""
     files: Sequence[FileEntry] = ()
-    """Files that are of no table, such as a beton."""
+    """Files that do not belong to a table, such as a beton."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartWork:
-    """A manifest to be made: linked tables, those made part by part, what finishes it, its header."""
+    """A manifest to be made: linked tables, tables made part by part, the function that finishes it, its header."""
 
     out: Path
     config: Mapping[str, Any]
-    """What the result depends on, without paths."""
+    """Everything the result depends on, without paths."""
     count: int
-    """Samples of the data set."""
+    """Number of samples of the data set."""
     finish: Callable[["Totals", float], Outcome]
-    """Writes what is not of a part and tells the rest: totals of the parts, when this process began (monotonic)."""
+    """Write the rest and return the outcome, given the totals of the parts and this process's start (monotonic)."""
     making: Making = Making.DERIVED
     parents: Sequence[Manifest] = ()
     linked: Mapping[str, Manifest] = field(default_factory=dict)
-    """Tables taken as they are, and from which manifest."""
+    """Tables that are linked unchanged, and the manifest of each."""
     tables: Sequence[str] = ()
-    """Tables a part is made of; it is done when it has them all. None where all is written by `finish`."""
+    """The tables of a part, which is done when it has them all; empty if `finish` writes everything."""
     make: Callable[[list[int], str], None] | None = None
-    """Writes some parts with a digest of the configuration, and may `note_time` each before its last table."""
+    """Write some parts with the digest of the configuration; may call `note_time` before a part's last table."""
     ranks: WorkShare = ALONE
     finish_only: bool = False
 
     def run(self) -> Manifest | None:
-        """Do this process's share, and commit when all is there; None when other ranks still work on their parts."""
+        """Do this process's share and commit if all parts are there; None if other ranks have not finished theirs."""
         if done := finished(self.out, self.config):
             note(f"{self.out} is finished already")
             return done
@@ -121,8 +121,8 @@ class PartWork:
         if left := list(self._missing(everything, digest)):
             note(f"{len(left)} of {len(everything)} parts are not there yet")
             return None
-        # Another rank may find all parts there too. Who commits clears the times, so they are read before looking
-        # whether somebody has: either they are whole, or the header is there.
+        # Another rank may find all parts there too. The one that commits clears the times, so they are read before
+        # checking for its header: either the times are complete, or the header is there.
         parts = totals(self.out, len(everything))
         if done := finished(self.out, self.config):
             return done
@@ -138,7 +138,7 @@ class PartWork:
         return manifest
 
     def run_alone(self) -> Manifest:
-        """As `run`, of work that is not shared."""
+        """Run work that is not shared."""
         done = self.run()
         assert done is not None, "one process makes all parts"
         return done
@@ -157,20 +157,20 @@ class PartWork:
         return child_header(self.making, *(parent.header for parent in self.parents), **made)
 
     def _missing(self, parts: range, digest: str) -> Iterator[int]:
-        """Those of some parts of which a table is not there or does not hold."""
+        """Yield the parts of which a table is missing or invalid."""
         for part in parts:
             if not all(part_is_valid(self.out / part_path(table, part), digest) for table in self.tables):
                 yield part
 
 
 def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
-    """The manifest at `out` when this very configuration made it, None when there is none.
+    """Return the manifest at `out` if it was made with this configuration, None if there is none.
 
-    UsageError when `out` holds another manifest: manifests are never changed.
+    Raises UsageError if another manifest is there: manifests are never changed.
     """
     if not (out / HEADER_NAME).is_file():
         if out.exists() and not out.is_dir():
-            raise UsageError(f"{out} is a file; the manifest needs a folder", hint="name another with --out")
+            raise UsageError(f"{out} is a file; the manifest needs a folder", hint="name a folder with --out")
         return None
     manifest = Manifest.open(out)
     if manifest.header.config != dict(config):
@@ -180,28 +180,28 @@ def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
             if manifest.header.config.get(key) != config.get(key)
         )
         raise UsageError(
-            f"{out} holds a finished manifest made otherwise ({one_line(', '.join(changed))} differ)",
+            f"{out} is a finished manifest made with other options ({one_line(', '.join(changed))} differ)",
             hint="manifests are never changed: name another folder with --out, or delete this one",
         )
     return manifest
 
 
 class Totals(NamedTuple):
-    """Of all parts, whichever process made them."""
+    """Totals over all parts, whichever process made them."""
 
     seconds: float
     hits: int | None
-    """Training views of which the teacher's largest logit is the label's; None where not every part tells."""
+    """Training views whose largest teacher logit is that of the label; None if some parts do not record it."""
 
 
 def note_time(out: Path, part: int, seconds: float, hits: int = 0) -> None:
-    """Keep how long a part took, and what the teacher got right, beside the parts until the header sums them up."""
+    """Store a part's time and the teacher's hits beside the parts, until the header has their sums."""
     content = {"seconds": round(seconds, 3), "hits": hits}
     write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps(content).encode())
 
 
 def totals(out: Path, parts: int) -> Totals:
-    """What `note_time` kept of so many parts, summed up; what cannot be read takes no time."""
+    """Sum up what `note_time` stored for `parts` parts; unreadable files count as no time."""
     seconds, hits = 0.0, []
     for path in (out / TIMES).glob("part-*.json"):
         try:
@@ -214,18 +214,18 @@ def totals(out: Path, parts: int) -> Totals:
 
 
 def clear_times(out: Path) -> None:
-    """Remove what `note_time` kept: it is no part of a manifest."""
+    """Remove what `note_time` stored: it does not belong to a manifest."""
     shutil.rmtree(out / TIMES, ignore_errors=True)
 
 
 def local_with_beton(parent: Manifest) -> dict[str, Any]:
-    """What local.json keeps of where a parent's images are: its own beton, too."""
+    """Return the place of a parent's images for local.json, including its beton."""
     beton = {} if parent.beton_path is None else {"beton": os.path.realpath(parent.beton_path)}
     return {**parent.local, **beton}
 
 
 def tool() -> Tool:
-    """What writes these manifests."""
+    """Return the name and version of this toolkit, for the header."""
     from importlib.metadata import version
 
     return Tool(name="prune-toolkit", version=version("prune-toolkit"))

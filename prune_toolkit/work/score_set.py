@@ -1,4 +1,4 @@
-"""Sets of scores: as a table of a manifest in the making, and beside all that a finished one holds."""
+"""Write sets of scores: as a table of an unfinished manifest, or added to a finished one."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def write_score_set(
     count: int,
     digest: str,
 ) -> None:
-    """Write the scores (n,) of ascending samples, of `count` in all, part by part."""
+    """Write the scores (n,) of samples with ascending sample_ids, out of `count` in all, part by part."""
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         within = slice(*np.searchsorted(sample_id_n, [rows.start, rows.stop]).tolist())
@@ -44,7 +44,7 @@ def add_score_set(
     start: float,
     facts: Mapping[str, Any],
 ) -> Manifest:
-    """Write the manifest that holds all of its parent and one set of scores more; `facts` are of its run block."""
+    """Write a manifest with everything of its parent and one more set of scores; `facts` go into its run block."""
     old, table = parent.header, f"scores/{scores[0][0].set}"
 
     def finish(_parts: Totals, _start: float) -> Outcome:

@@ -191,13 +191,13 @@ def test_an_entry_of_a_class_of_ours_is_the_plug_ins_all_the_same(plugin):
             "from prune_toolkit.scoring.score import SCORES, Score\n"
             "SCORES.add('own', Score(name='own', set='teacher', harder='high', formula='', source='', needs=(),\n"
             "                        cost='', function=len))\n",
-            "ValueError: score 'own' is a Score of set teacher, but none is computed from it",
+            "ValueError: score 'own' is a Score of set teacher, but that class is never computed",
         ),
         (
             "from prune_toolkit.scoring.logit_scores import LogitScore, SCORES\n"
             "SCORES.add('own', LogitScore(name='own', set='features', harder='high', formula='', source='', needs=(),\n"
             "                             cost='', function=len))\n",
-            "ValueError: score 'own' is a LogitScore of set features, but one of those is of set teacher",
+            "ValueError: score 'own' is a LogitScore of set features, but that class is of set teacher",
         ),
     ],
 )

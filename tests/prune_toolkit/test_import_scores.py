@@ -119,7 +119,7 @@ def test_samples_without_a_value_are_refused_or_get_what_was_asked(
     out = tmp_path / "out"
     if missing is None:
         refused = prune("import", path, INDEX, *FLAGS, "-o", out, code=4).stderr
-        assert f"no hard of 6 of 13 samples; the first: {READABLE[6]}" in refused
+        assert f"no hard for 6 of 13 samples; the first: {READABLE[6]}" in refused
         assert not out.exists()
         return
     prune("import", path, INDEX, *FLAGS, "--missing", missing, "-o", out)
@@ -143,11 +143,11 @@ def test_rows_that_match_nothing_are_counted_and_listed(prune: Run, tmp_path: Pa
         ([("x.jpg", 1)], (), 4, "1 of 1 rows of s.csv match no sample"),
         ([(READABLE[0], 1), (READABLE[0], 2)], (), 3, f"names {READABLE[0]} twice, as 1 and 2"),
         ([(READABLE[0], "inf")], (), 3, f"of {READABLE[0]} is inf"),
-        ([(READABLE[0], 1e39)], (), 3, "scores are finite float32 numbers"),
+        ([(READABLE[0], 1e39)], (), 3, "scores must be finite float32 numbers"),
         ([(READABLE[0], "high")], (), 3, "cannot be read"),
         ([], (), 3, ""),
         ([(READABLE[0], 1)], ("--score", "other"), 2, "has no column 'other'"),
-        ([(READABLE[0], 1)], ("--set", "teacher"), 2, "none of teacher"),
+        ([(READABLE[0], 1)], ("--set", "teacher"), 2, "not one of teacher"),
         ([(READABLE[0], 1)], ("--set", "../up"), 2, "--set ../up"),
         ([(READABLE[0], 1)], ("--name", "a/b"), 2, "--name 'a/b'"),
         ([(READABLE[0], 1)], ("--missing", "worst"), 2, "--missing worst"),
@@ -167,7 +167,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(
 def test_another_kind_of_file_is_told_which_kinds_are_read(prune: Run, tmp_path: Path) -> None:
     path = table(tmp_path / "s.json", [(READABLE[0], 1)])
     told = prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", code=2).stderr
-    assert "s.json: scores are read from .csv, .tsv and .parquet files" in told
+    assert "s.json: scores can be read from .csv, .tsv and .parquet files" in told
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -179,7 +179,7 @@ def test_a_column_that_is_there_twice_is_refused(prune: Run, tmp_path: Path, suf
         else:
             pq.write_table(pa.table([[READABLE[0]], [1.0], [2.0]], names=names), path)
         told = prune("import", path, INDEX, "--key", "file", "--score", "hard", "--harder", "high", code=3).stderr
-        assert "has 2 columns of the name" in told
+        assert "has 2 columns named" in told
 
 
 def test_one_column_may_be_two_scores_and_be_called_key(prune: Run, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_the_next_command_can_be_typed_as_it_stands(prune: Run, tmp_path: Path) 
 def test_a_table_with_other_signs_between_its_columns_is_told(prune: Run, tmp_path: Path, sign: str, name: str) -> None:
     (tmp_path / "s.csv").write_text(f"file{sign}hard\n{READABLE[0]}{sign}1\n")
     told = prune("import", tmp_path / "s.csv", INDEX, *FLAGS, "-o", tmp_path / "out", code=2).stderr
-    assert f"are its columns split at {name}? a .csv file has commas, a .tsv file tabs" in told
+    assert f"its columns seem to be separated by {name}: use commas in .csv, tabs in .tsv" in told
 
 
 def test_equal_rows_and_a_finished_import_are_no_fault(prune: Run, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_equal_rows_and_a_finished_import_are_no_fault(prune: Run, tmp_path: Pat
     again = json.loads(prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", "--json").stdout)
     assert first["id"] == again["id"]
     refused = prune("import", path, tmp_path / "out", *FLAGS, "-o", tmp_path / "twice", code=2).stderr
-    assert "has scores of set imported already" in refused
+    assert "already has scores of set imported" in refused
     prune("import", path, INDEX, *FLAGS, "--missing", "0", "-o", tmp_path / "out", code=2)
 
 
@@ -299,13 +299,13 @@ def test_row_numbers_are_no_names(prune: Run, tmp_path: Path) -> None:
     path = table(tmp_path / "s.csv", [("train/00000000", 1), ("test/00000007", 99)])
     refused = prune("import", path, tmp_path / "index", *FLAGS, "-o", tmp_path / "out", code=4).stderr
     assert "1 of 2 rows of s.csv match no sample" in refused
-    assert "no hard of 1 of 2 samples; the first: train/00000007" in refused
+    assert "no hard for 1 of 2 samples; the first: train/00000007" in refused
     (tmp_path / "s.txt").write_text("train/00000000\n00000007\n")
     told = prune("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o", tmp_path / "chosen")
     assert "1 samples kept" in told.stdout
     pq.write_table(pa.table({"key": ["train/00000000", "00000007"], "z": [[1.0, 2, 3]] * 2}), tmp_path / "l.parquet")
     words = ("import", tmp_path / "l.parquet", tmp_path / "index", "--logits", "--teacher-name", "x", "--image-size", 8)
-    assert "no logits of 1 of 2 samples" in prune(*words, "-o", tmp_path / "scored", code=4).stderr
+    assert "no logits for 1 of 2 samples" in prune(*words, "-o", tmp_path / "scored", code=4).stderr
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

@@ -106,7 +106,7 @@ def test_images_of_no_use_at_all_are_an_error(tmp_path: Path, prune) -> None:
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "x.jpg").write_bytes(b"no image")
     result = prune("index", tmp_path / "data", "-o", tmp_path / "index", code=3)
-    assert "not one of 2 images could be read" in result.stderr
+    assert "none of 2 images could be read" in result.stderr
     assert not (tmp_path / "index" / "manifest.json").exists()
 
 

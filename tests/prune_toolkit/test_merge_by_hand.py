@@ -223,7 +223,7 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path, prune: Run) -> None:
         (("a", "a"), 2, "are the same manifest"),
         (("a", "a", "--average", "median"), 2, "median"),
         (("a", "a", "--average", "logits", "--score-views", "train"), 2, "training views"),
-        (("a", "a", "--average", "logits", "-o", "a"), 2, "a holds a finished manifest"),
+        (("a", "a", "--average", "logits", "-o", "a"), 2, "a is a finished manifest"),
     ):
         assert says in prune("merge", *words, cwd=tmp_path, code=code).stderr
     assert verify(tmp_path / "a").ok

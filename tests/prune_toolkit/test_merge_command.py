@@ -179,7 +179,7 @@ def test_an_ensemble_is_a_teacher_of_an_ensemble(digits: Path, tmp_path: Path, p
 
 def test_a_teacher_named_twice_counts_twice_and_is_noted(digits: Path, tmp_path: Path, prune: Run) -> None:
     result = prune("merge", "large", "small", "large", "--average", "logits", "-o", tmp_path / "m", cwd=digits)
-    assert "merge_teachers:large is named 2 times, with equal weights: it counts 2 times" in result.stderr
+    assert "merge_teachers:large is given 2 times with the same weights: it counts 2 times" in result.stderr
     mean = (2 * logits_of(digits / "large") + logits_of(digits / "small")) / 3
     np.testing.assert_allclose(logits_of(tmp_path / "m"), mean, rtol=1e-3, atol=1e-6)
     # It was scored once.

@@ -115,7 +115,7 @@ def test_without_the_package_its_scores_are_unknown_and_its_parts_do_not_count(w
     names = {entry["name"] for entry in json.loads(prune("list", "scores", "--json").stdout)}
     assert not names & {"gap", "length"}
     other = prune("score", "demo:digits", *teacher, "-o", tmp_path / "with", code=2)
-    assert "made otherwise (scores differ)" in other.stderr
+    assert "made with other options (scores differ)" in other.stderr
     (tmp_path / "with" / "manifest.json").unlink()
     prune("score", "demo:digits", *teacher, "-o", tmp_path / "with")
     prune("score", "demo:digits", *teacher, "-o", tmp_path / "without")

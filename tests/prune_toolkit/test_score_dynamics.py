@@ -128,7 +128,7 @@ def test_a_run_that_was_recorded_again_is_another_one(scored, tmp_path, prune):
     prune(*arguments)
     # The same configuration, on another machine: the digest of the run stays.
     record(run, manifest, draw=1)
-    assert "made otherwise (dynamics differ)" in prune(*arguments, code=2).stderr
+    assert "made with other options (dynamics differ)" in prune(*arguments, code=2).stderr
     record(run, manifest)
     assert "finished already" in prune(*arguments).stderr
 
@@ -184,7 +184,7 @@ def test_without_full_gradients_in_every_run_their_score_is_left_out(scored, tmp
     record(tmp_path / "b", parent, seed=4, grand_epochs=0)
     arguments = ("--dynamics", tmp_path / "a", "--dynamics", tmp_path / "b")
     result = prune("score", scored / "manifest", *arguments, "-o", tmp_path / "out")
-    assert "no grand_full: it needs dynamics: grand of every run" in result.stderr
+    assert "no grand_full: every run must record dynamics: grand" in result.stderr
     assert Manifest.open(tmp_path / "out").scores("dynamics").column_names == [
         "sample_id", "forgetting", "aum", "el2n_early",
     ]  # fmt: skip
@@ -203,7 +203,7 @@ def test_bare_names_and_a_second_time(scored, tmp_path, prune):
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["id"] == first["id"] == Manifest.open(tmp_path / "manifest-dynamics").id
     other = prune("score", "--dynamics", "run", "--early-epoch", 2, cwd=tmp_path, code=2)
-    assert "made otherwise (dynamics differ)" in other.stderr
+    assert "made with other options (dynamics differ)" in other.stderr
     shown = prune("show", "manifest-dynamics", cwd=tmp_path).stdout
     assert "12 epochs of resnet8, seed 3, early scores at epoch 1" in shown
     assert "dynamics/aum" in shown
@@ -230,7 +230,7 @@ def test_what_was_added_can_be_selected_by(scored, tmp_path, prune):
     ("changes", "code", "says"),
     [
         ({"fingerprint": "e" * 64}, 4, "was trained on other data"),
-        ({"ids": np.arange(0, SAMPLES, 2)}, 3, "recorded 30 of 59 readable samples; the first it lacks: class0/03.png"),
+        ({"ids": np.arange(0, SAMPLES, 2)}, 3, "recorded 30 of 59 readable samples; the first missing: class0/03.png"),
         ({"ids": np.arange(SAMPLES)}, 3, "recorded 1 samples that"),
     ],
 )
@@ -271,7 +271,7 @@ def test_flags_that_make_no_sense_together_are_named(scored, tmp_path, prune):
     assert "--early-epoch goes with --dynamics" in prune("score", "x", "--early-epoch", 1, code=2).stderr
     prune("score", manifest.path, *run, *out)
     second = prune("score", tmp_path / "out", *run, "-o", tmp_path / "twice", code=2)
-    assert "has scores of dynamics already" in second.stderr
+    assert "already has scores of dynamics" in second.stderr
     prune("index", scored / "images", "-o", tmp_path / "index")
     assert "is of kind index" in prune("score", tmp_path / "index", *run, "-o", tmp_path / "no", code=2).stderr
 

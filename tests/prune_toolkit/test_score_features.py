@@ -362,9 +362,9 @@ def test_a_teacher_without_usable_features_is_named(small_set, tmp_path, prune, 
 
 def test_flags_of_features_alone_are_refused_without_them(small_set, prune):
     images = small_set / "images"
-    assert "--held-out goes with --features" in prune("score", images, "--held-out", "x", *TEACHER, code=2).stderr
+    assert "--held-out needs --features" in prune("score", images, "--held-out", "x", *TEACHER, code=2).stderr
     lonely = ("--features", "--held-out-split", "val")
-    assert "goes with --held-out" in prune("score", images, *lonely, *TEACHER, code=2).stderr
+    assert "needs --held-out" in prune("score", images, *lonely, *TEACHER, code=2).stderr
 
 
 def test_held_out_images_of_other_classes_are_refused(small_set, tmp_path, prune):

@@ -318,8 +318,8 @@ def test_a_preview_counts_all_views(digits: Path, tmp_path: Path, prune: Run) ->
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--views", 0), "--views 0: 1 to"),
-        (("--views", 1001), "--views 1001: 1 to 1,000"),
+        (("--views", 0), "--views 0: expected 1 to"),
+        (("--views", 1001), "--views 1001: expected 1 to 1,000"),
         (("--top-k", 0), "--top-k 0: of 10 classes, 1 to 9"),
         (("--top-k", 10), "--top-k 10: of 10 classes, 1 to 9"),
         (("--views", 2, "--pad", -1), "0 px or more, not -1"),
@@ -410,4 +410,4 @@ def test_a_teacher_that_does_not_know_the_augmentation_is_warned_about(
 ) -> None:
     assert views_text_of({}, 0.57) == ""
     assert f"{100 * views_top1:.2f} %" in views_text_of({"views_top1": views_top1}, 0.57)
-    assert ("hardly knows this augmentation" in capsys.readouterr().err) == warned
+    assert ("hardly trained with this augmentation" in capsys.readouterr().err) == warned

@@ -71,7 +71,7 @@ def test_another_copy_is_another_selection(scored: Path, tmp_path: Path, prune: 
     assert (copy["check"], copy["left_out"], copy["content"]) == (level, {}, sha(half, kept))
     before = (tmp_path / "s" / "train.beton").read_bytes()
     refused = prune(*base, write_tree(tmp_path / "third", third), code=2).stderr
-    assert "holds a finished manifest made otherwise (copy differ)" in refused
+    assert "is a finished manifest made with other options (copy differ)" in refused
     assert (tmp_path / "s" / "train.beton").read_bytes() == before
     assert "is finished already" in prune(*base, tmp_path / "half").stderr
     # What is not cut is of no matter.

@@ -146,7 +146,7 @@ def test_scores_of_all_samples_together_are_left_out_of_shards_and_noted(tmp_pat
         make(tmp_path / name, keys, [0, 1], some_logits(0, 1, 2, 3), sets={"features": values}, features=[[1], [2]])
     result = prune("merge", "x", "y", "-o", "m", cwd=tmp_path)
     for name in ("moderate", "influence"):
-        assert f"left out: scores/features {name}, which is of all samples of a shard together" in result.stderr
+        assert f"left out: scores/features {name}, which depends on all samples of a shard together" in result.stderr
     merged = Manifest.open(tmp_path / "m")
     assert merged.scores("features").to_pydict() == {"sample_id": [0, 1, 2, 3], "grand": [1, 1, 2, 2]}
     assert [spec.name for spec in merged.header.scores if spec.set == "features"] == ["grand"]
@@ -159,7 +159,7 @@ def test_dynamics_of_two_networks_are_left_out_and_noted(tmp_path: Path, prune: 
     for name, keys in (("x", ["a", "c"]), ("y", ["b", "d"])):
         make(tmp_path / name, keys, [0, 1], some_logits(0, 1, 2, 3), sets=sets)
     told = prune("merge", "x", "y", "-o", "m", cwd=tmp_path).stderr
-    assert "left out: scores/dynamics aum, which is of all samples of a shard together" in told
+    assert "left out: scores/dynamics aum, which depends on all samples of a shard together" in told
     assert not Manifest.open(tmp_path / "m").has("scores/dynamics")
     prune("split", "x", "--classes", "cat", "-o", "one", "--rest", "two", cwd=tmp_path)
     prune("merge", "one", "two", "-o", "n", cwd=tmp_path)
@@ -228,7 +228,7 @@ def test_scores_imported_from_files_of_different_names_are_one_score(tmp_path: P
     prune("import", "scores-y.csv", "index-y", *flags, "low", "-o", "z", cwd=tmp_path)
     told = prune("merge", "x", "z", "-o", "n", cwd=tmp_path, code=4).stderr
     assert "score imported/hard" in told
-    assert "import them alike, or each into a set of its own: --set NAME" in told
+    assert "import them with the same options, or each into its own set: --set NAME" in told
 
 
 def test_index_shards_become_an_index(tmp_path: Path, prune: Run) -> None:
@@ -249,12 +249,12 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path, prune: Run) -> None:
         ((), 2, "at least two"),
         (("x",), 2, "at least two"),
         (("x", "x"), 2, "the same manifest"),
-        (("x", "i"), 2, "the teacher has not scored 1 samples that are in i (of kind index) alone; the first: b"),
+        (("x", "i"), 2, "the teacher has not scored 1 samples that are only in i (of kind index); the first: b"),
         (("x", "nowhere"), 3, "no such folder"),
-        (("x", "y", "--prefer", "z"), 2, "--prefer z is none of the manifests"),
+        (("x", "y", "--prefer", "z"), 2, "--prefer z is not one of the manifests"),
         (("x", "y", "--score-views", "0"), 2, "--score-views goes with --average"),
         (("x", "y", "--average", "logits", "--prefer", "x"), 2, "--prefer goes with no --average"),
-        (("x", "y", "-o", "x"), 2, "x holds a finished manifest"),
+        (("x", "y", "-o", "x"), 2, "x is a finished manifest"),
     ):
         assert says in prune("merge", *words, cwd=tmp_path, code=code).stderr
     assert verify(tmp_path / "x").ok
@@ -287,7 +287,7 @@ def test_what_was_pushed_without_logits_is_merged_without(tmp_path: Path, prune:
     prune("split", "m", "--prefix", "a", "-o", "part", cwd=tmp_path)
     assert Manifest.open(tmp_path / "part").header.left_out == ["features", "logits"]
     told = prune("merge", "x-features", "y-features", "-o", "none", cwd=tmp_path, code=2)
-    assert "cannot be told without its logits" in told.stderr
+    assert "cannot be computed without its logits" in told.stderr
     assert not (tmp_path / "none").exists()
     one_without = prune("merge", "x", "y-scores", "-o", "n", cwd=tmp_path)
     assert "left out: logits/view-000, which not every manifest has" in one_without.stderr

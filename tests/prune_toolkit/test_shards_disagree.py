@@ -130,7 +130,7 @@ def test_what_the_preferred_one_describes_otherwise_is_counted(tmp_path: Path, p
     """Of q, r and s, q is another image in y."""
     disagreeing(tmp_path, "content")
     told = prune("merge", "x", "y", "--prefer", "x", "-o", "m", cwd=tmp_path).stderr
-    assert told == "left out: 1 samples of y, which the preferred manifest describes otherwise\n"
+    assert told == "left out: 1 samples of y, which the preferred manifest describes differently\n"
     plan = json.loads(prune("merge", "x", "y", "--prefer", "x", "--dry-run", "--json", cwd=tmp_path).stdout)
     assert plan["left_out"] == [told.removeprefix("left out: ").strip()]
     assert plan["shares"] == {"x": 3, "y": 2}
@@ -151,7 +151,7 @@ def test_row_numbers_of_two_files_are_no_keys_in_common(tmp_path: Path, prune: R
     rows(tmp_path / "x", 0)
     rows(tmp_path / "y", 2)
     told = prune("merge", "x", "y", *flags, "-o", "m", cwd=tmp_path, code=4).stderr
-    assert "row numbers, and 3 of them are of another image in each; the first: train/00000000" in told
+    assert "row numbers, and 3 of these stand for different images; the first: train/00000000" in told
     assert "prune split" in told
     assert "--prefer" not in told
     assert not (tmp_path / "m").exists()

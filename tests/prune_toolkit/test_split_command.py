@@ -113,12 +113,12 @@ def test_an_index_and_the_largest_logits_can_be_split(tmp_path: Path, prune: Run
 
 def test_wrong_calls_say_what_to_type(whole: Manifest, tmp_path: Path, prune: Run) -> None:
     for words, says in (
-        ((), "one of them"),
-        (("--classes", "cat", "--prefix", "t"), "one of them"),
-        (("--classes", "cot"), "there is no class cot\n  there are 3, such as cat"),
-        (("--classes", ","), "names none"),
-        (("--prefix", "nowhere/"), "begins with nowhere/\n  keys are such as test/a"),
-        (("--prefix", ""), "--prefix '' is how every key begins"),
+        ((), "give either classes or prefixes"),
+        (("--classes", "cat", "--prefix", "t"), "give either classes or prefixes"),
+        (("--classes", "cot"), "unknown class cot\n  there are 3, such as cat"),
+        (("--classes", ","), "--classes is empty"),
+        (("--prefix", "nowhere/"), "begins with nowhere/\n  its first key is test/a"),
+        (("--prefix", ""), "--prefix '' matches every key"),
         (("--prefix", "train/b"), "out would have no readable image"),
         (("--classes", "cat,dog,eel", "--rest", "rest"), "rest would have no readable image"),
         (("--prefix", "t", "--rest", "./out"), "are both"),
@@ -131,7 +131,7 @@ def test_wrong_calls_say_what_to_type(whole: Manifest, tmp_path: Path, prune: Ru
 def test_both_folders_are_looked_at_before_anything_is_written(whole: Manifest, tmp_path: Path, prune: Run) -> None:
     (tmp_path / "file").touch()
     words = ("split", "whole", "--prefix", "t", "-o", "out", "--rest")
-    for rest, says in (("whole", "whole holds a finished manifest"), ("file", "file is a file")):
+    for rest, says in (("whole", "whole is a finished manifest"), ("file", "file is a file")):
         assert says in prune(*words, rest, cwd=tmp_path, code=2).stderr
         assert not (tmp_path / "out").exists()
 

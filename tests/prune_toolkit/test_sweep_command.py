@@ -173,7 +173,7 @@ def test_a_selection_that_somebody_made_is_not_taken_for_a_hold_out(prune, score
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--no-beton",
           "--out", tmp_path / "sweep" / "holdout")  # fmt: skip
     told = prune("sweep", scored, "--epochs", 1, cwd=tmp_path, code=2)
-    assert "is no hold-out of a sweep" in told.stderr
+    assert "is not the hold-out of a sweep" in told.stderr
     assert (tmp_path / "sweep" / "holdout" / "manifest.json").is_file()
 
 
@@ -228,7 +228,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(prune, scored, tmp_path) 
     # When nothing can succeed, that is said at once.
     common = (*common[:-4], "--student", "nothing:there", "--train", "--loader torch", "--out", "hopeless")
     hopeless = prune("sweep", *common, "--select", "easy=window --position 0", cwd=tmp_path, code=5)
-    assert "the first 4 runs failed alike" in hopeless.stderr
+    assert "the first 4 runs failed in the same way" in hopeless.stderr
 
 
 @pytest.mark.parametrize(

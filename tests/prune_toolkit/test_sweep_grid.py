@@ -164,7 +164,7 @@ def test_infobatch_is_there_when_asked_for_and_steps_leave_it_out() -> None:
         (("RS2=random --quota equal -- --loss kd",), {}, "two entries are called 'RS2'"),
         (("medium",), {"losses": ("kld",)}, "unknown loss 'kld'"),
         (("medium",), {"labels": ("raw --out x",)}, "cannot set out"),
-        (("medium",), {"dynamics": ("infobach",)}, "--dynamic infobach is not known"),
+        (("medium",), {"dynamics": ("infobach",)}, "unknown --dynamic infobach"),
         (("medium",), {"train_flags": "--student resnet8"}, "cannot set student"),
         (("medium",), {"train_flags": "--eval-every 1"}, "cannot set eval-every"),
         (("medium",), {"train_flags": "--schedule 'x"}, "No closing quotation"),

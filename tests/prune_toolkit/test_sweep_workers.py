@@ -28,7 +28,7 @@ def test_jobs_that_fail_or_die_are_told_and_the_others_are_done(
         **dict.fromkeys("abcd"),
         "fail": "ValueError: fail on purpose",
         "die": "its process was killed by SIGKILL",
-        "leave": "left with code 7",
+        "leave": "exited with code 7",
     }
     told = [json.loads((tmp_path / name).read_text()) for name in "abcd"]
     assert {one["threads"] for one in told} == {thread_variables(2, {})["OMP_NUM_THREADS"]}
