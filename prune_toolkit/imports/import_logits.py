@@ -122,6 +122,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
     def finish(parts: Totals, start: float) -> Outcome:
         calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+        wall = round(time.monotonic() - start, 3)
         blocks: Blocks = {
             "kind": "scores",
             "teacher": TeacherCard(
@@ -136,12 +137,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             ),
             "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
             "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
-            "run": {
-                "command": "import",
-                "seconds": parts.seconds,
-                "wall": round(time.monotonic() - start, 3),
-                "parent_run": old.run,
-            },
+            "run": {"command": "import", "seconds": parts.seconds, "wall": wall, "parent_run": old.run},
         }
         return Outcome(blocks=blocks, local=local_with_beton(parent))
 

@@ -1,9 +1,9 @@
 """`prune import FILE --key COL --score COL`: add columns of a file as scores of a manifest."""
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from manifests.format.header import Harder, ScoreSpec
 from manifests.manifest import Manifest
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
 from prune_toolkit.imports.readers import read_columns
-from prune_toolkit.work.score_set import add_score_set
+from prune_toolkit.work.score_set import Scores, add_score_set
 
 IMPORTED = "imported"
 OWN_SETS = ("teacher", "features", "dynamics")
@@ -85,22 +85,29 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     Raises UsageError if the set exists already; MismatchError if no key matches or a sample has no value; InputError
     for a value that is not finite, and for two values of one sample.
     """
-    start = time.monotonic()
     if not config.file.is_file():
         raise InputError(f"cannot read {config.file}: no such file")
     if parent.kind == "selection":
         raise UsageError(f"{parent.where} is a selection", hint="import scores into the manifest it was made from")
     if parent.has(f"scores/{config.set}"):
         raise UsageError(f"{parent.where} already has scores of set {config.set}", hint="name another: --set NAME")
-    ids, columns = score_columns(config, parent)
     specs = [
         ScoreSpec(
             set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
         )
         for score in config.scores
     ]
-    scores = [(spec, columns[spec.name]) for spec in specs]
-    return add_score_set(parent, config.out, ids, scores, config=config.resolved(parent), start=start, facts={})
+
+    @cache
+    def scores() -> Scores:
+        ids, columns = score_columns(config, parent)
+        return ids, [(spec, columns[spec.name]) for spec in specs]
+
+    done = add_score_set(parent, config.out, scores, config=config.resolved(parent), facts={})
+    if config.listing is not None:
+        # Keys that match nothing are listed of an import that was finished already, too.
+        scores()
+    return done
 
 
 def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:

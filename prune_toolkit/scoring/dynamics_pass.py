@@ -4,7 +4,6 @@ No image is read: all tables of the manifest are linked, and one is added. Torch
 """
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +99,11 @@ class DynamicsPlan:
 
 def write_dynamics_scores(plan: DynamicsPlan) -> Manifest:
     """Write the manifest with one more set of scores."""
-    start = time.monotonic()
     return add_score_set(
         plan.parent,
         plan.out,
-        plan.runs[0].sample_id_N,
-        [(entry.spec(), mean_over_runs(entry, plan)) for entry in plan.scores],
+        lambda: (plan.runs[0].sample_id_N, [(entry.spec(), mean_over_runs(entry, plan)) for entry in plan.scores]),
         config=plan.resolved(),
-        start=start,
         facts={"training_seconds": _training_seconds(plan.runs)},
     )
 

@@ -44,10 +44,9 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         if images is not None:
             kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
             files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
-        views = None if header.views is None else carried_views(header.views, max(1, plan.targets.views))
         blocks: Blocks = {
             "kind": "selection",
-            "views": views,
+            "views": None if header.views is None else carried_views(header.views, max(1, plan.targets.views)),
             "selection": Selection(
                 method=decisions.selector,
                 parameters=plan.parameters,
@@ -71,10 +70,8 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 "parent_run": header.run,
             },
         }
-        tables = ["selection", *plan.targets.tables]
-        return Outcome(
-            blocks=blocks, local=parent.local if images is None else images.local, tables=tables, files=files
-        )
+        local = parent.local if images is None else images.local
+        return Outcome(blocks, local, ["selection", *plan.targets.tables], files)
 
     return PartWork(
         out=out,

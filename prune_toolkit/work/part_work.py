@@ -103,6 +103,8 @@ class PartWork:
     """The tables of a part, which is done when it has them all; empty if `finish` writes everything."""
     make: Callable[[list[int], str], None] | None = None
     """Write some parts with the digest of the configuration; may call `note_time` before a part's last table."""
+    before: Callable[[], object] | None = None
+    """May refuse the input, before anything is written."""
     ranks: WorkShare = ALONE
     finish_only: bool = False
 
@@ -112,6 +114,8 @@ class PartWork:
             note(f"{self.out} is finished already")
             return done
         start, digest, everything = time.monotonic(), config_digest(self.config), ALONE.parts(self.count)
+        if self.before is not None:
+            self.before()
         self.out.mkdir(parents=True, exist_ok=True)
         for table, parent in self.linked.items():
             parent.link_table(table, self.out)
@@ -144,14 +148,12 @@ class PartWork:
         return done
 
     def _header(self, outcome: Outcome) -> Header:
+        tables = [*self.linked, *self.tables, *outcome.tables]
         made: Blocks = {
             "parents": [parent.id for parent in self.parents],
             "tool": tool(),
             "config": dict(self.config),
-            "files": [
-                *part_entries(self.out, [*self.linked, *self.tables, *outcome.tables], self.count),
-                *outcome.files,
-            ],
+            "files": [*part_entries(self.out, tables, self.count), *outcome.files],
             **outcome.blocks,
         }
         return child_header(self.making, *(parent.header for parent in self.parents), **made)

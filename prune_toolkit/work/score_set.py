@@ -1,7 +1,8 @@
 """Write sets of scores: as a table of an unfinished manifest, or added to a finished one."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from manifests.format.header import ScoreSpec
 from manifests.format.parts import config_digest, part_count, part_path, part_rows, write_part
 from manifests.manifest import Manifest
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton
+
+Scores = tuple[NDArray[np.int64], Sequence[tuple[ScoreSpec, NDArray[np.float32]]]]
+"""sample_id (n,) of ascending samples, and scores (n,) of one set."""
 
 
 def write_score_set(
@@ -35,30 +39,25 @@ def write_score_set(
 
 
 def add_score_set(
-    parent: Manifest,
-    out: Path,
-    sample_id_n: NDArray[np.int64],
-    scores: Sequence[tuple[ScoreSpec, NDArray[np.float32]]],
-    *,
-    config: Mapping[str, Any],
-    start: float,
-    facts: Mapping[str, Any],
+    parent: Manifest, out: Path, scores: Callable[[], Scores], *, config: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Manifest:
     """Write a manifest with everything of its parent and one more set of scores; `facts` go into its run block."""
-    old, table = parent.header, f"scores/{scores[0][0].set}"
+    old, known = parent.header, cache(scores)
 
-    def finish(_parts: Totals, _start: float) -> Outcome:
-        columns = {spec.name: values for spec, values in scores}
-        write_score_set(out, table, sample_id_n, columns, count=old.data.count, digest=config_digest(config))
+    def finish(_parts: Totals, start: float) -> Outcome:
+        ids, values = known()
+        table, columns = f"scores/{values[0][0].set}", {spec.name: value_n for spec, value_n in values}
+        write_score_set(out, table, ids, columns, count=old.data.count, digest=config_digest(config))
         seconds = round(time.monotonic() - start, 3)
         run = {"command": config["command"], "seconds": seconds, **facts, "parent_run": old.run}
-        specs = [*old.scores, *(spec for spec, _ in scores)]
+        specs = [*old.scores, *(spec for spec, _ in values)]
         return Outcome({"kind": "scores", "scores": specs, "run": run}, local_with_beton(parent), tables=[table])
 
     return PartWork(
         out=out,
         config=config,
         count=old.data.count,
+        before=known,
         finish=finish,
         making=Making.EXTENDED,
         parents=[parent],
