@@ -243,7 +243,7 @@ def test_a_module_is_left_as_it_was(at_work, tmp_path):
 def test_a_module_that_does_not_fit_is_refused_with_what_helps(at_work, tmp_path):
     with pytest.raises(UsageError, match="does not say how it wants its images"):
         pt.score("photos", teacher=Counting(), out=tmp_path / "m")
-    with pytest.raises(InputError, match="teacher has 7 outputs, data set has 10 classes"):
+    with pytest.raises(InputError, match="teacher has 7 outputs, the data set has 10 classes"):
         pt.score("photos", teacher=Counting(7), preprocessing=PREPROCESSING, out=tmp_path / "m")
     larger = PREPROCESSING.model_copy(update={"image_px": 16, "resize_px": 16})
     with pytest.raises(InputError, match="does not take 3x16x16 images"):
@@ -327,7 +327,7 @@ def test_registering_again_replaces_and_another_name_of_ours_is_refused():
     SCORES.forget("tried")
     with pytest.raises(ValueError, match="'loss' is registered already"):
         pt.register("score", "loss", harder="low")(tried)
-    with pytest.raises(UsageError, match="unknown kind of method 'scores'"):
+    with pytest.raises(UsageError, match="unknown kind of method: 'scores'"):
         pt.register("scores", "x", harder="low")
 
 
