@@ -327,7 +327,7 @@ def test_registering_again_replaces_and_another_name_of_ours_is_refused():
     SCORES.forget("tried")
     with pytest.raises(ValueError, match="'loss' is registered already"):
         pt.register("score", "loss", harder="low")(tried)
-    with pytest.raises(UsageError, match="unknown kind of method 'scores'"):
+    with pytest.raises(UsageError, match="unknown kind of method: 'scores'"):
         pt.register("scores", "x", harder="low")
 
 

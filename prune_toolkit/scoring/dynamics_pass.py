@@ -155,7 +155,8 @@ def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
         )
     if len(record.sample_id_N) > len(ids):
         raise InputError(
-            f"{record.path} recorded {len(record.sample_id_N) - len(ids):,} samples unreadable in {parent.path}",
+            f"{record.path} recorded {len(record.sample_id_N) - len(ids):,} samples that are not readable in "
+            f"{parent.path}",
             hint="train on a selection of this manifest",
         )
     return record
