@@ -1,4 +1,4 @@
-"""A manifest as Python sees it: a header, and tables read part by part with their digests checked.
+"""A manifest in Python: a header, and tables that are read part by part, checking their digests.
 
 manifest = Manifest.open("manifest")  # or Manifest.open("s3://bucket/manifest")
 table = manifest.to_pandas()
@@ -51,9 +51,9 @@ class Manifest:
 
     @classmethod
     def open(cls, where: str | Path) -> "Manifest":
-        """Read the header of a manifest at a path or URL; InputError when there is none or it cannot be read.
+        """Read the header of a manifest at a path or URL; raises InputError if it is missing or unreadable.
 
-        Of a manifest at a URL, each part is read into memory when it is asked for, and nothing is kept on this disk.
+        Parts of a manifest at a URL are read into memory on request, and nothing is cached on disk.
         """
         store = store_of(where)
         return cls(store, read_header(store))
@@ -69,22 +69,22 @@ class Manifest:
 
     @property
     def where(self) -> str:
-        """Its path or URL, for messages."""
+        """The path or URL, for messages."""
         return self.store.where
 
     @property
     def folder(self) -> Path:
-        """Its folder on this machine; UsageError for a manifest at a URL."""
+        """The folder on this machine; raises UsageError for a manifest at a URL."""
         return self.store.folder
 
     @property
     def path(self) -> Path:
-        """As `folder`."""
+        """Same as `folder`."""
         return self.store.folder
 
     @cached_property
     def id(self) -> str:
-        """Hexadecimal sha256: equal ids are equal manifests."""
+        """Hexadecimal sha256: equal ids mean equal manifests."""
         return self.header.id
 
     @property
@@ -98,34 +98,34 @@ class Manifest:
         return self.header.data.class_names
 
     def files(self, table: str) -> list[FileEntry]:
-        """The parts of one table, such as `samples` or `logits/view-000`, in row order."""
+        """Return the parts of one table, such as `samples` or `logits/view-000`, in row order."""
         return sorted(
             (entry for entry in self.header.files if entry.path.rpartition("/")[0] == table),
             key=lambda entry: entry.path,
         )
 
     def has(self, table: str) -> bool:
-        """Whether the manifest holds a table."""
+        """Return whether the manifest holds a table."""
         return bool(self.files(table))
 
     def samples(self, columns: list[str] | None = None) -> pa.Table:
-        """One row a sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
+        """Return one row per sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
         return self._whole("samples", columns)
 
     def scores(self, name: str = "teacher") -> pa.Table:
-        """sample_id and one float32 column a score, readable samples only."""
+        """Return sample_id and one float32 column per score, readable samples only."""
         return self._table(f"scores/{name}", None)
 
     def selection(self) -> pa.Table:
-        """sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
+        """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
         return self._whole("selection", None)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """All there is to know of each sample, in one table indexed by sample_id.
+        """Return the facts about each sample in one table, indexed by sample_id.
 
-        key, label and class_name; every score, by its name or, where several sets have one of that name, those outside
-        `teacher` as SET/NAME; keep and reason in a selection. What is not there has no column, nor has what was not
-        pulled.
+        key, label and class_name; every score by its name or, if several sets have one of that name, those outside
+        `teacher` as SET/NAME; keep and reason in a selection. Tables that are missing or were not pulled have no
+        columns.
         """
         samples = self.samples(["sample_id", "key", "label"])
         table: pd.DataFrame = samples.to_pandas().set_index("sample_id")
@@ -144,19 +144,19 @@ class Manifest:
     def images(
         self, sample_ids: Sequence[int], *, data: str | Path | None = None, split: str | None = None
     ) -> "list[Image]":
-        """The images of some samples, in their order, as PIL images.
+        """Return the images of some samples, in order, as PIL images.
 
-        They come from `data`, by their keys; else from where they were indexed, if this machine knows; else from
-        this manifest's train.beton. InputError when no images are known here or one cannot be read, MismatchError when
-        one is not there or was altered.
+        They come from `data`, by their keys; else from where they were indexed, if known on this machine; else from
+        this manifest's train.beton. Raises InputError if no images are known here or one cannot be read, MismatchError
+        if one is missing or was altered.
         """
         from PIL import Image
 
         id_n = np.asarray(sample_ids)
         if len(id_n) and (id_n.dtype.kind not in "iu" or id_n.min() < 0 or id_n.max() >= self.header.data.count):
             raise UsageError(
-                f"sample_ids are whole numbers from 0 to {self.header.data.count - 1:,}",
-                hint="such as the index of a part of to_pandas()",
+                f"sample_ids must be whole numbers from 0 to {self.header.data.count - 1:,}",
+                hint="for example the index of some rows of to_pandas()",
             )
         return [Image.fromarray(pixels) for pixels in self._pixels(id_n.astype(np.int64), data, split)]
 
@@ -179,7 +179,7 @@ class Manifest:
         return pictures_of_beton(Path(beton), id_n.tolist())
 
     def _source(self, data: str, split: str | None) -> Source:
-        """The split that is named, else the one that was indexed, else all of data that has no splits."""
+        """Open the named split, else the one that was indexed, else all the data if it has no splits."""
         try:
             return open_source(data, split=split or self.header.data.split)
         except NoSplitsError:
@@ -188,7 +188,7 @@ class Manifest:
     def logits(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
 
-        Where the K largest are stored: those, and for all other classes the value that makes softmax right at T = 1.
+        If only the K largest are stored, all other classes get the value that makes softmax correct at T = 1.
         """
         return _dense(self.soft_labels("logits", view))
 
@@ -198,24 +198,24 @@ class Manifest:
         return (vectors_of(self.part(entry), "features") for entry in entries)
 
     def targets(self, view: int = 0) -> Vectors:
-        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, as `logits` does."""
+        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`."""
         return _dense(self.soft_labels("targets", view))
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
-        """Stream (sample_id (n,), logits or targets (n,) as they are stored), one part at a time."""
+        """Stream (sample_id (n,), logits or targets (n,) as stored), one part at a time."""
         entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
         return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
 
     def part(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
-        """One part of a table; InputError when it is missing, unreadable or altered."""
+        """Read one part of a table; raises InputError if it is missing, unreadable or altered."""
         name = self.store.name(entry.path)
         part = parse_part(self.file_bytes(entry), name, entry.sha256, columns)
         check_part(part, entry, self.header, name, whole=columns is None)
         return part
 
     def file_bytes(self, entry: FileEntry) -> bytes:
-        """A part as it lies there, of the size that the header says; its sha256 is not checked."""
+        """Read the bytes of a part and check their number against the header; the sha256 is not checked."""
         name = self.store.name(entry.path)
         if entry.bytes > MAX_PART_BYTES:
             raise InputError(f"{name} is larger than any part can be ({entry.bytes:,} bytes)")
@@ -233,7 +233,7 @@ class Manifest:
 
     @property
     def beton_path(self) -> Path | None:
-        """This manifest's own beton, None when it has none here or it was not sent along; its size is checked."""
+        """This manifest's own beton, None if it has none here or it was not sent along; its size is checked."""
         entry = self.header.file(BETON_NAME)
         if entry is None or not self.store.is_local:
             return None
@@ -249,24 +249,24 @@ class Manifest:
 
     @cached_property
     def local(self) -> dict[str, Any]:
-        """Where the images are on this machine: data, split, classes, beton; empty when unknown."""
+        """The place of the images on this machine: data, split, classes, beton; empty if unknown."""
         return {name: value for name, value in self._beside.items() if name not in (PULLED_FROM, NOT_PULLED)}
 
     @property
     def pulled_from(self) -> str | None:
-        """Where `prune pull` brought it from, None where it was made here."""
+        """The URL from which `prune pull` copied it, None if it was made here."""
         found = self._beside.get(PULLED_FROM)
         return None if found is None else str(found)
 
     @property
     def not_pulled(self) -> frozenset[str]:
-        """Kinds of tables, such as logits, that `prune pull --only` left where they were."""
+        """Kinds of tables, such as logits, that `prune pull --only` did not copy."""
         kinds = self._beside.get(NOT_PULLED, [])
         return frozenset(map(str, kinds)) if isinstance(kinds, list) else frozenset()
 
     @cached_property
     def _beside(self) -> dict[str, Any]:
-        """What local.json says."""
+        """The content of local.json."""
         if not self.store.is_local:
             return {}
         try:
@@ -281,7 +281,7 @@ class Manifest:
         return content
 
     def _whole(self, table: str, columns: list[str] | None) -> pa.Table:
-        """A table with a row for every sample."""
+        """Return a table with one row per sample."""
         found = self._table(table, columns)
         check_whole(found, self.header.data.count, f"{self.where}: {table}")
         return found
@@ -294,7 +294,7 @@ class Manifest:
             raise InputError(f"{self.where}: the parts of {table} have different columns") from None
 
     def require(self, table: str) -> list[FileEntry]:
-        """The parts of a table as `files` has them; InputError where it was left out, was not pulled or is none."""
+        """Return the parts of a table like `files`; raises InputError if it was left out, not pulled or is missing."""
         entries, kind = self.files(table), table.partition("/")[0]
         if entries and kind in self.not_pulled:
             raise InputError(
@@ -304,7 +304,7 @@ class Manifest:
         if not entries and kind in (self.header.left_out or ()):
             raise InputError(
                 f"{self.where}: its {kind} were left out when it was pushed",
-                hint=f"ask who pushed it for manifest {', '.join(id[:12] for id in self.header.parents)}",
+                hint=f"ask whoever pushed it for manifest {', '.join(id[:12] for id in self.header.parents)}",
             )
         if not entries:
             raise InputError(
@@ -315,9 +315,9 @@ class Manifest:
         return entries
 
     def link_table(self, table: str, target: Path) -> None:
-        """Give another manifest folder this table's parts, by hard link where possible.
+        """Put this table's parts into another manifest folder, by hard link if possible.
 
-        InputError when a part is missing here or was altered: it would be written into the other's header as it is.
+        Raises InputError if a part is missing here or was altered, because the other header would list it as it is.
         """
         for entry in self.require(table):
             path = target / entry.path
@@ -333,7 +333,7 @@ class Manifest:
 
 
 def _is_gone(data: str) -> bool:
-    """Whether a folder or file was named, and is not there any more."""
+    """Return whether a named folder or file no longer exists."""
     return ":" not in data and not Path(data).exists()
 
 
@@ -353,7 +353,7 @@ def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
 
 
 def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
-    """Describe the parts of some tables over `rows` samples, in path order; other files are nobody's business."""
+    """Describe the parts of some tables over `rows` samples, in path order; other files are ignored."""
     paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
     return [file_entry(folder, path, _rows(folder / path)) for path in paths]
 
@@ -361,18 +361,18 @@ def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
 def _rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
-    # pyarrow would take the path of a folder such as s3:x for a URL.
+    # pyarrow would interpret the path of a folder such as s3:x as a URL.
     with path.open("rb") as stream:
         return int(pq.read_metadata(stream).num_rows)
 
 
 def write_local(folder: Path, local: Mapping[str, Any]) -> None:
-    """Remember where the images are on this machine; in no id and in no push."""
+    """Record where the images are on this machine; this is not part of any id or push."""
     write_atomic(folder / LOCAL_NAME, (json.dumps(local, indent=1, sort_keys=True) + "\n").encode())
 
 
 def commit(folder: Path, header: Header) -> Manifest:
-    """Make a manifest of a folder of parts: clear what killed writers left, then write the header."""
+    """Make a manifest from a folder of parts: remove files left by killed writers, then write the header."""
     remove_temporaries(folder)
     write_header(folder, header)
     return Manifest(folder, header)

@@ -1,4 +1,4 @@
-"""What the header of a manifest takes over from the manifests it is made of: the one place that says so."""
+"""The rules for what the header of a manifest carries over from the manifests it is made from."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -25,21 +25,22 @@ from manifests.format.header import (
 
 
 class Making(Enum):
-    """How a manifest comes from others; the value is its column below."""
+    """The way a manifest is made from others; the value is its column below."""
 
     EXTENDED = 0
-    """It holds all that the other holds, and more: import of scores or logits, score --dynamics."""
+    """It holds everything from the other, and more: import of scores or logits, score --dynamics."""
     DERIVED = 1
     """It holds other tables of the samples of one or several: score, select, cut, label, merge, split."""
     SENT = 2
-    """It holds some tables of the other, for somebody else: push --only or --secret."""
+    """It holds some tables of the other, for another person: push --only or --secret."""
 
 
 Fate = Literal["carried", "with table", "dropped", "anew"]
-"""What becomes of a block that nobody makes anew; `with table`: carried where the table it describes is."""
+"""The rule for a block that the caller does not make; `with table`: carried if the table it describes is;
+`anew`: the caller must make it."""
 FATES: Mapping[str, tuple[Fate, Fate, Fate]] = {
     #                  EXTENDED   DERIVED       SENT
-    # With the fields that a later version added.
+    # Includes the fields that a later version added.
     "schema_version": ("carried", "dropped",    "carried"),
     "kind":           ("anew",    "anew",       "carried"),
     "data":           ("carried", "carried",    "carried"),
@@ -60,11 +61,11 @@ FATES: Mapping[str, tuple[Fate, Fate, Fate]] = {
     "run":            ("anew",    "anew",       "carried"),
 }  # fmt: skip
 _TABLE_OF = {"labels": "targets"}
-"""Kind of table that a block describes, where it has another name."""
+"""Kind of table that a block describes, if its name differs."""
 
 
 class Blocks(TypedDict, total=False):
-    """Blocks of a header that are made anew."""
+    """Blocks of a header that the caller makes."""
 
     kind: Kind
     data: DataSet
@@ -86,10 +87,10 @@ class Blocks(TypedDict, total=False):
 
 
 def child_header(making: Making, *originals: Header, **made: Unpack[Blocks]) -> Header:
-    """The header of a manifest made of others: the blocks `made` anew, and those that FATES carries over.
+    """Return the header of a manifest made from others: the `made` blocks, and those that FATES carries over.
 
-    Of several originals, a block is that of the first that has it. KeyError where a block is missing that is always
-    made anew.
+    A carried block comes from the first original that has it. Raises KeyError if a block is missing that the caller
+    must make.
     """
     fields: dict[str, Any] = {**made}
     kinds = {entry.path.partition("/")[0] for entry in made["files"]}

@@ -1,4 +1,4 @@
-"""The logits of some samples as they are stored: all C of each, or the K largest. Callers need not know which."""
+"""The stored logits of some samples: all C of each, or the K largest, behind one interface."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ class SoftLabels(Protocol):
 
     @property
     def top_k(self) -> int | None:
-        """How many of the largest logits are stored of each vector; None where all are."""
+        """Number of largest logits stored per vector; None if all are stored."""
 
     def __len__(self) -> int:
         """n."""
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> "SoftLabels":
-        """Some rows: a slice, or an index or boolean array."""
+        """Return some rows: a slice, or an index or boolean array."""
 
     def logits(self, temperature: float = 1.0) -> Logits:
-        """All C logits (n, C), those that are not stored replaced for a softmax at this temperature."""
+        """Return all C logits (n, C); those not stored are filled in for a softmax at this temperature."""
 
     def logits_with(self, label_n: NDArray[np.integer[Any]]) -> Logits:
-        """All C logits (n, C) for a softmax at T = 1, that of the label (n,) exact whether it is among the K or not."""
+        """Return all C logits (n, C) for a softmax at T = 1; that of the label (n,) is exact, even outside the K."""
 
     @property
     def top1_n(self) -> NDArray[np.integer[Any]]:
@@ -46,16 +46,16 @@ class SoftLabels(Protocol):
 
     @property
     def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) whether all stored logits of a vector are finite."""
+        """(n,) True if all stored logits of a vector are finite."""
 
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> "SoftLabels":
-        """scale * z for scale (n,) > 0, rounded to float16: inf where it does not fit."""
+        """Return scale * z for scale (n,) > 0, rounded to float16: inf if it does not fit."""
 
     def columns(self, name: str) -> dict[str, NDArray[Any]]:
-        """Columns of a part, (n,) or (n, width) by name; `name` is that of a column of all C logits."""
+        """Return the columns of a part, (n,) or (n, width), by name; `name` is that of a column of all C logits."""
 
     def words(self) -> Words:
-        """(n, words) of 16 bits, as a beton stores them."""
+        """Return (n, words) of 16 bits, as a beton stores them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +77,11 @@ class FullLogits:
         return FullLogits(self.logits_nC[rows])
 
     def logits(self, temperature: float = 1.0) -> NDArray[np.float16]:
-        """The stored array itself, at every temperature."""
+        """Return the stored array itself, at every temperature."""
         return self.logits_nC
 
     def logits_with(self, label_n: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
-        """The stored array itself."""
+        """Return the stored array itself."""
         return self.logits_nC
 
     @property
@@ -96,30 +96,30 @@ class FullLogits:
 
     @property
     def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) whether all logits are finite."""
+        """(n,) True if all logits are finite."""
         return np.asarray(np.isfinite(self.logits_nC).all(axis=1))
 
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> "FullLogits":
-        """scale * z for scale (n,), rounded to float16: inf where it does not fit."""
+        """Return scale * z for scale (n,), rounded to float16: inf if it does not fit."""
         return FullLogits(scaled_rows(self.logits_nC, scale_n, np.dtype(np.float16)))
 
     def columns(self, name: str) -> dict[str, NDArray[Any]]:
-        """All C logits in one column."""
+        """Return all C logits in one column."""
         return {name: np.asarray(self.logits_nC, np.float16)}
 
     def words(self) -> NDArray[np.float16]:
-        """(n, C): the logits themselves."""
+        """Return the logits (n, C) themselves."""
         return self.logits_nC
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of rows that hold about BLOCK_VALUES values each."""
+    """Return slices of rows with about BLOCK_VALUES values each."""
     step = max(1, BLOCK_VALUES // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def row_std(logits_nC: Logits) -> NDArray[np.float64]:
-    """Unbiased standard deviation (division by C - 1) of each row, (n,) float64, exactly 0 for a constant row."""
+    """Return the unbiased standard deviation (division by C - 1) per row, (n,) float64, exactly 0 if constant."""
     std_n = np.empty(len(logits_nC), np.float64)
     for block in row_blocks(*logits_nC.shape):
         std_n[block] = np.array(logits_nC[block], np.float64, order="C").std(axis=1, ddof=1)
@@ -127,7 +127,7 @@ def row_std(logits_nC: Logits) -> NDArray[np.float64]:
 
 
 def scaled_rows(logits_nC: Logits, scale_n: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """scale * z (n, C), computed in float64 and rounded to the dtype once; inf where it does not fit."""
+    """Return scale * z (n, C), computed in float64 and rounded to the dtype once; inf if it does not fit."""
     scaled_nC: NDArray[Any] = np.empty(logits_nC.shape, dtype)
     with np.errstate(over="ignore"):
         for block in row_blocks(*logits_nC.shape):

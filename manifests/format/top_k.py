@@ -1,8 +1,8 @@
-"""The K largest of C logits, and beside them what is needed for them to mean what all C meant.
+"""The K largest of C logits, with the statistics needed to recover probabilities over all C classes.
 
 Probabilities of the kept classes need the sum over all classes at the temperature of the softmax. One remainder, spread
 at T = 1, mis-scales them at any other (C = 1000, K = 10, T = 2: a .26 becomes .22), so the tail's log-sum-exp is kept
-at several temperatures. Class ids are uint16: as float16 those above 2048 would be rounded.
+at several temperatures. Class ids are uint16: float16 would round those above 2048.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manifests.format.soft_labels import SoftLabels, row_blocks
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 MAX_CLASSES = 1 << 16
 KNOWN_BETAS = (0.0, *(1 / temperature for temperature in TEMPERATURES))
-"""1 / T at which the tail is known; at 0 it is the log of the number of classes not kept."""
+"""Values of 1 / T at which the tail is known; at 0 it is the log of the number of classes not kept."""
 _PIECES = ((0, 4, 3, 2), (4, 3, 2, 1), (3, 2, 1), (2, 1))
 _PIECE_ENDS = (0.5, 1.0, 2.0)
 _LOGIT_BITS, _CLASS_BITS = np.uint32(0xFFFF), np.uint32(16)
@@ -33,25 +33,25 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "mean": ("mean_n", np.float32),
     "std": ("std_n", np.float32),
 }
-"""Columns of a part that keeps the K largest logits, as fields of TopK: vectors, and numbers where it ends in _n."""
+"""Columns of a part with the K largest logits, as fields of TopK: vectors, or numbers if the name ends in _n."""
 
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """n vectors of C logits of which the K largest are kept; ValueError for arrays that do not fit together."""
+    """n vectors of C logits of which the K largest are kept; raises ValueError for arrays that do not match."""
 
     class_count: int
     class_nK: NDArray[np.uint16]
-    """By falling logit, ties by lowest class."""
+    """In descending order of logit, ties by lowest class."""
     logit_nK: NDArray[np.float16]
     tail_n4: NDArray[np.float32]
     """log sum of exp(z / T) over the classes not kept, T in TEMPERATURES."""
     label_logit_n: NDArray[np.float16]
     """The logit of the sample's own class, kept or not."""
     mean_n: NDArray[np.float32]
-    """Of all C logits."""
+    """Mean of all C logits."""
     std_n: NDArray[np.float32]
-    """Of all C logits, unbiased."""
+    """Unbiased standard deviation of all C logits."""
 
     def __post_init__(self) -> None:
         count, k = self.class_nK.shape
@@ -62,18 +62,18 @@ class TopK:
         if not 1 <= k < self.class_count <= MAX_CLASSES:
             raise ValueError(f"{k} of {self.class_count} classes cannot be kept")
         if (self.class_nK >= self.class_count).any():
-            raise ValueError(f"class {self.class_nK.max()} is none of {self.class_count}")
+            raise ValueError(f"class {self.class_nK.max()} is outside the {self.class_count} classes")
 
     @property
     def top_k(self) -> int:
-        """K, the logits kept of each vector."""
+        """K, the number of logits kept per vector."""
         return int(self.class_nK.shape[1])
 
     def __len__(self) -> int:
         return len(self.class_nK)
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> TopK:
-        """Some rows: a slice, or an index or boolean array."""
+        """Return some rows: a slice, or an index or boolean array."""
         return TopK(
             self.class_count,
             self.class_nK[rows],
@@ -85,7 +85,7 @@ class TopK:
         )
 
     def words(self) -> NDArray[np.int16]:
-        """All of it as (n, 2K + 13) int16, bit by bit: class, logit, tail, label_logit, mean, std."""
+        """Return all fields as (n, 2K + 13) int16, bit by bit: class, logit, tail, label_logit, mean, std."""
         columns = (
             self.class_nK,
             self.logit_nK,
@@ -97,9 +97,9 @@ class TopK:
         return np.concatenate([np.ascontiguousarray(values).view(np.int16) for values in columns], axis=1)
 
     def logits(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """All C logits (n, C): kept ones as they are, the others T * (tail(T) - log(C - K)).
+        """Return all C logits (n, C): kept ones unchanged, the others T * (tail(T) - log(C - K)).
 
-        softmax(logits / T) has the probabilities of the full vector for the kept classes, at T in TEMPERATURES to the
+        softmax(logits / T) gives the kept classes the probabilities of the full vector, at T in TEMPERATURES to the
         accuracy of float32, at others to that of `tail_at`.
         """
         tail_classes = self.class_count - self.top_k
@@ -109,15 +109,15 @@ class TopK:
         return logits_nC
 
     def logits_with(self, label_n: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """All C logits (n, C): the K largest and that of the label (n,) are known, the others are even.
+        """Return all C logits (n, C): the K largest and that of the label (n,) are known, the others are equal.
 
-        softmax has at T = 1 the probabilities of the full vector for the known ones.
+        At T = 1, softmax gives the known ones the probabilities of the full vector.
         """
         logits_nC = self.logits().astype(np.float64)
         unknown = self.class_count - self.top_k - 1
         lost_n = ~(self.class_nK == label_n[:, None]).any(axis=1)
         if unknown and lost_n.any():
-            # What the tail holds beside the label; float16 may leave the label more than all of it.
+            # The tail without the label; through float16 rounding the label may exceed the whole tail.
             gap_n = np.minimum(self.label_logit_n[lost_n].astype(np.float64) - self.tail_n4[lost_n, 1], -1e-6)
             even_n = self.tail_n4[lost_n, 1] + np.log(-np.expm1(gap_n)) - np.log(unknown)
             kept_nC = np.zeros(logits_nC.shape, np.bool_)
@@ -133,19 +133,19 @@ class TopK:
 
     @property
     def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) whether the K largest logits and that of the label are finite."""
+        """(n,) True if the K largest logits and that of the label are finite."""
         return np.asarray(np.isfinite(self.logit_nK).all(axis=1) & np.isfinite(self.label_logit_n))
 
     def columns(self, name: str) -> dict[str, NDArray[Any]]:
-        """COLUMNS, whatever the name of a column of all logits is."""
+        """Return COLUMNS; the `name` of a column of all logits is not used."""
         return {column: getattr(self, field) for column, (field, _) in COLUMNS.items()}
 
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> TopK:
-        """The same of scale * z, with scale (n,) > 0; inf for a logit that does not fit float16.
+        """Return the K largest of scale * z, with scale (n,) > 0; inf for a logit that does not fit float16.
 
         The tail of scale * z at T is that of z at T / scale, which `tail_at` interpolates. Measured for random normal
         and heavy-tailed logits of deviation 1 to 4, C of 100 and 1000, K of 5 to 32, scales .6 to 1.6: at T = 1 and
-        T = 4 probabilities of kept classes are within 8 % of themselves, half of them within 1 %.
+        T = 4 probabilities of kept classes have a relative error up to 8 %, half of them up to 1 %.
         """
         scale_n = np.asarray(scale_n, np.float64)
         if not (scale_n > 0).all():
@@ -169,8 +169,8 @@ class TopK:
 def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]], k: int) -> TopK:
     """Keep the k largest of C logits, rounded to float16 first; labels (n,) in [0, C).
 
-    UsageError unless 1 <= k < C, ValueError for other shapes or more than 65,536 classes, InputError for logits that
-    are not finite in float16.
+    Raises UsageError unless 1 <= k < C, ValueError for other shapes or more than 65,536 classes, InputError for logits
+    that are not finite in float16.
     """
     count, classes = logits_nC.shape
     check_k(k, classes)
@@ -197,28 +197,31 @@ def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]
 
 
 def keep_largest(labels: SoftLabels, label_n: NDArray[np.integer[Any]], k: int | None) -> SoftLabels:
-    """The k largest of all C logits; the labels as they are where k is None, or they are just that already."""
+    """Return the k largest of all C logits; the labels unchanged if k is None or they already hold the k largest."""
     return labels if k in (None, labels.top_k) else top_k(labels.logits(), label_n, k)
 
 
 def check_k(k: int, class_count: int) -> None:
-    """UsageError unless k of these classes can be kept: at least one, and at least one must be left out."""
+    """Raise UsageError unless k of these classes can be kept: at least one, and at least one must be left out."""
     if not 1 <= k < class_count:
         raise UsageError(
             f"--top-k {k}: of {class_count} classes, 1 to {class_count - 1} logits can be kept",
-            hint="leave --top-k out to store all of them",
+            hint="leave out --top-k to store all of them",
         )
 
 
 def words_count(k: int) -> int:
-    """int16 words a vector takes."""
+    """Return the number of int16 words per vector."""
     return 2 * k + _FIXED_WORDS
 
 
 def from_words(words_nW: NDArray[np.int16] | NDArray[np.float16], k: int, class_count: int) -> TopK:
-    """What `TopK.words` gave, also as the float16 that a beton's reader takes it for; ValueError for other shapes."""
+    """Decode the output of `TopK.words`, also as the float16 that a beton's reader returns.
+
+    Raises ValueError for other shapes.
+    """
     if words_nW.ndim != 2 or words_nW.shape[1] != words_count(k):
-        raise ValueError(f"{words_count(k)} words a row expected for {k} classes, not an array of {words_nW.shape}")
+        raise ValueError(f"{words_count(k)} words per row expected for {k} classes, not an array of {words_nW.shape}")
     words_nW = np.ascontiguousarray(words_nW).view(np.int16)
     ends = np.cumsum([k, k, 2 * len(TEMPERATURES), 1, 2]).tolist()
     class_nK, logit_nK, tail, label, mean, std = (
@@ -233,11 +236,11 @@ def from_words(words_nW: NDArray[np.int16] | NDArray[np.float16], k: int, class_
 
 
 def tail_weights(temperature: ArrayLike) -> NDArray[np.float64]:
-    """Weights (..., 5) of log(C - K) and the four stored tails in the tail at a temperature.
+    """Return weights (..., 5) of log(C - K) and the four stored tails in the tail at a temperature.
 
-    The rule: the tail is a convex function of beta = 1 / T, known at KNOWN_BETAS. For beta up to .5 it is taken from
-    the cubic through the four smallest of them, up to 1 from the cubic through the four largest, up to 2 from the
-    parabola through the three largest, and beyond from the line through the two largest.
+    The tail is a convex function of beta = 1 / T, known at KNOWN_BETAS. For beta up to .5 it is interpolated by the
+    cubic through the four smallest of them, up to 1 by the cubic through the four largest, up to 2 by the parabola
+    through the three largest, and extrapolated beyond by the line through the two largest.
     """
     beta = 1.0 / np.asarray(temperature, np.float64)
     piece = np.searchsorted(_PIECE_ENDS, beta)
@@ -252,7 +255,7 @@ def tail_weights(temperature: ArrayLike) -> NDArray[np.float64]:
 
 
 def tail_at(tail_n4: NDArray[np.float32], temperature: ArrayLike, tail_classes: int) -> NDArray[np.float64]:
-    """log sum of exp(z / T) (n,) over the `tail_classes` not kept; one temperature > 0 for all, or (n,).
+    """Return log sum of exp(z / T) (n,) over the `tail_classes` not kept; one temperature > 0 for all, or (n,).
 
     Exact at TEMPERATURES, elsewhere interpolated by `tail_weights`.
     """
@@ -262,11 +265,12 @@ def tail_at(tail_n4: NDArray[np.float32], temperature: ArrayLike, tail_classes: 
 
 
 def _largest(logits_nC: NDArray[np.float16], k: int) -> NDArray[np.int64]:
-    """Classes (n, k) of the largest logits, ties by lowest class: the smallest of integers that no two classes share.
+    """Return classes (n, k) of the largest logits, ties by lowest class.
 
-    Three times as fast as a stable sort of all classes at C = 1000.
+    Each logit and class become one unique integer, and the smallest are taken: three times as fast as a stable sort of
+    all classes at C = 1000.
     """
-    # Plus zero: -0 and 0 are a tie.
+    # Adding zero makes -0 and 0 a tie.
     bits_nC = (logits_nC + np.float16(0)).view(np.uint16).astype(np.uint32)
     rising_nC = np.where(bits_nC >> np.uint32(15), _LOGIT_BITS - bits_nC, bits_nC | np.uint32(0x8000))
     order_nC = ((_LOGIT_BITS - rising_nC) << _CLASS_BITS) | np.arange(logits_nC.shape[1], dtype=np.uint32)
@@ -279,5 +283,5 @@ def _as_float16(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
         rounded = values.astype(np.float16)
     if not np.isfinite(rounded).all():
         row = int(np.argmin(np.isfinite(rounded.reshape(len(rounded), -1)).all(axis=1)))
-        raise InputError(f"row {row}: a logit does not fit float16", hint="logits are stored as up to +-65504")
+        raise InputError(f"row {row}: a logit does not fit float16", hint="stored logits range from -65504 to 65504")
     return rounded

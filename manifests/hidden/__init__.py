@@ -1,1 +1,1 @@
-"""Manifests whose keys and hashes are HMACs."""
+"""Hidden manifests: keys and hashes are HMACs."""

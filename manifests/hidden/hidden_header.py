@@ -1,6 +1,6 @@
-"""What the header of a hidden manifest still says: fields that are known to name no sample; of a few others an HMAC.
+"""The header of a hidden manifest: fields known not to identify samples are kept, and a few others as HMACs.
 
-Everything else is dropped, such as what a later version added: nobody can say that it tells nothing.
+Everything else is dropped, such as fields added by a later version, because they might identify samples.
 """
 
 import json
@@ -17,22 +17,22 @@ OPEN = frozenset({
     "rest", "revise_scope", "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student",
     "teacher", "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
 })  # fmt: skip
-"""Fields of `config` and `run` that stay; ids in them are hidden."""
+"""Fields of `config` and `run` that are kept; ids in them are hidden."""
 SEALED = frozenset({
     "content", "data", "file_sha256", "held_out", "index", "listing", "manifest", "parent", "parents", "prefer",
     "prefixes", "run", "val", "weights_sha256", "whole", "without",
 })  # fmt: skip
-"""Fields of which an HMAC stays: equal ones can be told."""
+"""Fields that are replaced by an HMAC, so that equal values can be recognised."""
 NESTED = frozenset({"copy", "dynamics", "parent_run", "parent_runs"})
-"""Fields that hold such fields, or lists of them."""
+"""Fields that contain such fields, or lists of them."""
 RECIPE = ("pad_px", "scale_min", "scale_max", "ratio_min", "ratio_max", "flip")
-"""Parameters of views, beside the fields that all recipes have."""
+"""Parameters of views, besides the fields that all recipes have."""
 
 
 def hide_header(secret: bytes, header: Header) -> Header:
-    """The header without fields that are not known; `config` and `run` by the lists above, ids in `selection` hidden.
+    """Return the header without unknown fields, with `config` and `run` filtered as above, ids in `selection` hidden.
 
-    What depends on the tables (`files`, `parents`, the fingerprint) is left as it is.
+    Fields that depend on the tables (`files`, `parents`, the fingerprint) are unchanged.
     """
     known = cast(Header, _known(header))
     changes: dict[str, Any] = {"config": _allowed(secret, header.config), "run": _allowed(secret, header.run)}
@@ -46,7 +46,7 @@ def hide_header(secret: bytes, header: Header) -> Header:
 
 
 def _known(value: Any) -> Any:
-    """A block of the header, and the blocks in it, without what a later minor version added."""
+    """Return a block of the header, including nested blocks, without fields added by a later minor version."""
     if isinstance(value, list):
         return [_known(each) for each in value]
     if not isinstance(value, Block):

@@ -1,7 +1,7 @@
-"""A manifest whose keys and hashes are HMACs: what `prune push --secret` sends.
+"""Hide a manifest: replace keys and hashes by HMACs, for `prune push --secret`.
 
-Its samples are in the order of the hidden keys: in the order of the images, classes and positions alone would tell
-which listing they are of. So every table is written anew, in two passes, with a few parts in memory.
+The samples are in the order of the hidden keys: in the order of the images, classes and positions alone would reveal
+the listing. So every table is rewritten, in two passes, with a few parts in memory.
 """
 
 from pathlib import Path
@@ -26,17 +26,17 @@ from manifests.manifest import Manifest, commit, part_entries
 from manifests.tables.scattering import ScatteredRows
 
 NEVER = ("samples", "thumbnails")
-"""Tables that are not taken over: samples are made anew, thumbnails show the images."""
+"""Tables that are not copied: samples are rewritten, thumbnails show the images."""
 
 
 def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
-    """Write a manifest into `folder` in which those without the secret cannot look up a name or a file.
+    """Write a manifest into `folder` in which no name or file can be looked up without the secret.
 
     Keys, content hashes, view_ids and ids are hidden (manifests/hidden/secret.py), sizes are 0, thumbnails and betons
-    left out. The same source and secret give the same bytes. UsageError for a manifest that is hidden already.
+    left out. The same source and secret give the same bytes. Raises UsageError if the manifest is already hidden.
     """
     if source.header.hidden is not None:
-        raise UsageError(f"{source.where} is hidden already", hint="push it without --secret")
+        raise UsageError(f"{source.where} is already hidden", hint="push it without --secret")
     samples = source.samples()
     keys = hide_keys(secret, samples.column("key"))
     order_N = np.argsort(np.array(keys.to_pylist(), "S64"), kind="stable")
@@ -57,7 +57,7 @@ def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
 
 
 def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Table:
-    """The rows of `samples`, hidden, in the order they had."""
+    """Return the hidden rows of `samples`, in their original order."""
     hashes = np.frombuffer(b"".join(samples.column("content_hash").to_pylist()), np.uint8).reshape(-1, 16)
     view_ids = samples.column("view_id").to_numpy()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
@@ -73,7 +73,7 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
         "view_id": pa.array(hide_view_ids(secret, keys, view_ids)),
         "width": pa.array(nothing_N.astype(np.int32)),
         "height": pa.array(nothing_N.astype(np.int32)),
-        # What was wrong with a file may name it.
+        # A description of a problem may contain the name of the file.
         "problem": pc.if_else(pa.array(readable_N), pa.scalar(None, pa.string()), "unreadable"),
     }
     return pa.table(columns, schema=SAMPLES_SCHEMA)
@@ -82,7 +82,7 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
 def _reorder(
     source: Manifest, table: str, new_id_N: NDArray[np.int64], folder: Path, digest: str, progress: Progress
 ) -> None:
-    """Write one table by the new sample_ids."""
+    """Write one table in the order of the new sample_ids."""
     with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
         known = {column.name for column in columns_of(table, source.header)}
         parts = (_only(source.part(entry), known) for entry in source.files(table))
@@ -93,12 +93,12 @@ def _reorder(
 
 
 def _only(rows: pa.Table, known: set[str]) -> pa.Table:
-    """Without the columns that a later version added: they may tell anything."""
+    """Return the rows without columns added by a later version, which might identify samples."""
     return rows.select([name for name in rows.column_names if name in known])
 
 
 def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:
-    """The header of the hidden manifest."""
+    """Return the header of the hidden manifest."""
     header = hide_header(secret, source.header)
     names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
     keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()

@@ -1,7 +1,7 @@
-"""Images as they lie in a data set: encoded bytes or pixels, decoded completely or reported as a problem.
+"""Images as stored in a data set: encoded bytes or pixels, decoded completely or reported as a problem.
 
-Everything here may be called from many threads at once: no state of Pillow is changed, and the size of an image
-is checked by hand before its pixels are allocated.
+Everything here is thread-safe: no state of Pillow is changed, and the size of an image is checked here before its
+pixels are allocated.
 """
 
 import io
@@ -60,7 +60,7 @@ RawImage = Encoded | Pixels
 
 
 class ImageProblem(Exception):  # noqa: N818 - a fact about a sample, recorded in its row; not a failure of the run
-    """Why an image cannot be used, in one line without paths or addresses."""
+    """The reason why an image cannot be used, in one line without paths or addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +75,10 @@ class BetonImage:
 
 
 def decode_rgb(image: RawImage) -> NDArray[np.uint8]:
-    """Decode to a fresh contiguous (H, W, 3) uint8 array, upright by its EXIF orientation.
+    """Decode to a new contiguous (H, W, 3) uint8 array, turned upright by its EXIF orientation.
 
-    Grey, palette, CMYK and alpha become RGB as Pillow's convert("RGB") makes them, 16-bit grey keeps its upper 8
-    bits, of an animation the first frame is taken. ImageProblem when it cannot be decoded completely, or has
+    Grey, palette, CMYK and alpha are converted to RGB like Pillow's convert("RGB"), 16-bit grey keeps its upper 8
+    bits, an animation yields its first frame. Raises ImageProblem if the image cannot be decoded completely, or has
     more than MAX_PIXELS (WebP and tiled TIFF: more than Pillow's own limit of 179 million).
     """
     if isinstance(image, Pixels):
@@ -94,11 +94,11 @@ def decode_rgb(image: RawImage) -> NDArray[np.uint8]:
 
 
 def beton_form(image: RawImage, max_side: int | None = None) -> BetonImage:
-    """The form of an image in a beton: JPEG bytes where a beton's decoder reads them as they are, else raw pixels.
+    """Return an image in its beton form: JPEG bytes if a beton's decoder reads them unchanged, else raw pixels.
 
-    A JPEG is copied byte for byte when it is whole, 8-bit SOF0/1/2, has 1 or 3 components in usual sampling, needs no
-    EXIF rotation and no side is longer than `max_side` px. Anything else is decoded, shrunk to `max_side`
-    (Lanczos) when larger, and raw. ImageProblem when it cannot be decoded.
+    A JPEG is copied byte for byte if it is whole, 8-bit SOF0/1/2, has 1 or 3 components in usual sampling, needs no
+    EXIF rotation and no side is longer than `max_side` px. Any other image is decoded, shrunk to `max_side`
+    (Lanczos) if larger, and stored raw. Raises ImageProblem if it cannot be decoded.
     """
     info = jpeg_info(image.data) if isinstance(image, Encoded) else None
     if isinstance(image, Encoded) and info is not None:
@@ -146,7 +146,7 @@ def _to_rgb(picture: "Image") -> NDArray[np.uint8]:
 
 
 def _in_bands(picture: "Image") -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of an image, converted band by band: as one piece it costs two further copies of a large one."""
+    """Return pixels (H, W, 3), converted in bands: converting a large image at once needs two more copies of it."""
     width, height = picture.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _BAND_BYTES // (3 * max(width, 1)))
@@ -164,7 +164,7 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def shrunk_sizes(size_n2: ArrayLike, max_side: int) -> NDArray[np.int64]:
-    """(n, 2) width and height of images of (n, 2) once no side is longer than `max_side`; those that fit stay."""
+    """Return (n, 2) widths and heights, shrunk so that no side is longer than `max_side`; those that fit stay."""
     size_n2 = np.asarray(size_n2, np.int64)
     longer_n1 = np.maximum(size_n2.max(axis=1, keepdims=True, initial=0), 1)
     return np.where(longer_n1 > max_side, np.maximum(np.rint(size_n2 * (max_side / longer_n1)), 1), size_n2).astype(int)
@@ -191,7 +191,7 @@ def _check_size(width: int, height: int) -> None:
 
 @cache
 def _formats() -> tuple[tuple[Callable[[bytes], bool], Callable[[io.BytesIO], Any]], ...]:
-    """Recognisers and openers; not Image.open, which warns or fails by a process-wide size limit."""
+    """Return recognisers and openers; Image.open is not used because it enforces a process-wide size limit."""
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,

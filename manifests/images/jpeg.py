@@ -1,4 +1,4 @@
-"""What a JPEG says about itself, read from its markers without decoding a pixel."""
+"""Facts about a JPEG, read from its markers without decoding pixels."""
 
 import re
 import struct
@@ -17,26 +17,26 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JpegInfo:
-    """The frame header and what else decides how a JPEG has to be read."""
+    """The frame header and other facts that determine how a JPEG has to be read."""
 
     width: int
-    """As in the frame header, before any rotation."""
+    """Width in the frame header, before any rotation."""
     height: int
     sof: int
     """Second byte of the frame marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, others rare."""
     precision: int
-    """Bits a channel."""
+    """Bits per channel."""
     components: int
     sampling: tuple[tuple[int, int], ...]
-    """(horizontal, vertical) sampling factors, one pair a component."""
+    """(horizontal, vertical) sampling factors, one pair per component."""
     exif_orientation: int
     """1..8; 1 when absent or out of range."""
     whole: bool
-    """All segments follow each other without gaps, one frame, at least one scan, and the end marker is there."""
+    """True if the segments have no gaps, with one frame, at least one scan, and the end marker."""
 
 
 def jpeg_info(data: bytes) -> JpegInfo | None:
-    """Read the markers of a JPEG; None when it is not one, or ends before its frame header."""
+    """Read the markers of a JPEG; None if it is not one, or ends before its frame header."""
     if data[:2] != b"\xff\xd8":
         return None
     frame: bytes | None = None

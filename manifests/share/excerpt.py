@@ -1,4 +1,4 @@
-"""A part of a manifest as a manifest of its own: what `prune push --only` sends."""
+"""Excerpts: a part of a manifest as a separate manifest, which `prune push --only` sends."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,8 +13,8 @@ from manifests.share.transfer import check_table_kinds, kind_of
 def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
     """Write a manifest of samples, selection and the kinds of tables in `only` into `folder`.
 
-    It names the source as its parent and in `left_out` what it lacks. Without beton: that of a selection holds targets.
-    UsageError for a kind of table that the source has not.
+    It names the source as its parent and the missing kinds in `left_out`. It has no beton, because that of a selection
+    holds targets. Raises UsageError for a kind of table that the source lacks.
     """
     kinds = check_table_kinds(source, only)
     header = source.header

@@ -1,7 +1,7 @@
-"""Where the files of a manifest are: in a local folder, or at any URL that fsspec reads.
+"""The storage of a manifest's files: a local folder, or any URL that fsspec reads.
 
-A store hands out whole files by their path inside the manifest. It follows no link in a local folder, so that a
-manifest that somebody sent cannot name files of this machine.
+A store returns whole files by their path inside the manifest. It does not follow links in a local folder, so that a
+manifest from another person cannot name files of this machine.
 """
 
 import errno
@@ -21,15 +21,15 @@ from manifests.errors import InputError, PruneError, UnreachableError, UsageErro
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 _WEB = ("http", "https")
 UNKNOWN_SIZE = -1
-"""Size of a file at a URL, where the server does not tell it."""
+"""Size of a file at a URL if the server does not report it."""
 TIMEOUT_S = 60
-"""How long a web server may say nothing."""
+"""Time a web server may take to respond."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
-"""Extra of this package that brings a file system, by the scheme of its URLs."""
+"""Extra of this package that installs a file system, by the scheme of its URLs."""
 
 
 class LocalStore:
-    """A manifest's files in a folder; the folder may be a link, nothing inside it may."""
+    """A manifest's files in a folder; the folder may be a link, but nothing inside it."""
 
     is_local: Literal[True] = True
 
@@ -38,11 +38,11 @@ class LocalStore:
         self.where = str(folder)
 
     def name(self, path: str) -> str:
-        """A file for messages."""
+        """Return the name of a file for messages."""
         return str(self.folder / path)
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file, None when there is none; InputError for a link or what is no file."""
+        """Return the bytes of a file, None if it is missing; raises InputError for a link or other non-file."""
         try:
             with self.open(path) as stream:
                 return os.fstat(stream.fileno()).st_size
@@ -50,36 +50,36 @@ class LocalStore:
             return None
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """A file, at most one byte more of it than asked for; OSError when it cannot be read."""
+        """Read a file, at most one byte more than `most_bytes`; raises OSError if it cannot be read."""
         with self.open(path) as stream:
             return stream.read(min(most_bytes, os.fstat(stream.fileno()).st_size) + 1)
 
     def open(self, path: str) -> BufferedReader:
-        """A file to read from; OSError when it cannot be read, InputError for a link or what is no file."""
+        """Open a file for reading; raises OSError if it cannot be read, InputError for a link or other non-file."""
         *folders, name = levels(path)
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for folder in folders:
                 descriptor = self._step(descriptor, folder, os.O_DIRECTORY, path)
-            # Without O_NONBLOCK a named pipe would be waited for.
+            # Without O_NONBLOCK, opening a named pipe would block.
             descriptor = self._step(descriptor, name, os.O_NONBLOCK, path)
             mode = os.fstat(descriptor).st_mode
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.name(path))
             if not stat.S_ISREG(mode):
-                raise InputError(f"{self.name(path)} is no file", hint=_AGAIN)
+                raise InputError(f"{self.name(path)} is not a file", hint=_AGAIN)
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
             raise
 
     def sha256(self, path: str) -> str:
-        """Hexadecimal sha256 of a file; OSError when it cannot be read."""
+        """Return the hexadecimal sha256 of a file; raises OSError if it cannot be read."""
         with self.open(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _step(self, descriptor: int, name: str, flags: int, path: str) -> int:
-        """Open one level further down and close this one, following no link."""
+        """Open the next level and close this one, without following links."""
         try:
             found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=descriptor)
         except OSError as error:
@@ -102,7 +102,7 @@ def _is_link(name: str, descriptor: int) -> bool:
 
 
 class RemoteStore:
-    """A manifest's files at a URL; nothing is kept on this disk."""
+    """A manifest's files at a URL; nothing is cached on disk."""
 
     is_local: Literal[False] = False
 
@@ -113,19 +113,19 @@ class RemoteStore:
 
     @property
     def folder(self) -> Path:
-        """UsageError: there is no folder."""
+        """Raises UsageError: there is no folder."""
         raise UsageError(f"{self.where} is not on this machine", hint=f"pull it first: prune pull {self.where} DIR")
 
     def name(self, path: str) -> str:
-        """A file for messages."""
+        """Return the name of a file for messages."""
         return f"{self.where}/{path}"
 
     def full(self, path: str) -> str:
-        """A file as the file system calls it."""
+        """Return the path of a file in the file system."""
         return "/".join([self.root, *levels(path)])
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file or UNTOLD, None when there is none; InputError when the other side refuses or is silent."""
+        """Return the bytes of a file or UNKNOWN_SIZE, None if it is missing; raises the errors of `answering`."""
         try:
             with answering(self.name(path)):
                 return self._told_bytes(path)
@@ -133,7 +133,7 @@ class RemoteStore:
             return None
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """A file, at most one byte more of it than asked for; FileNotFoundError, or InputError as of `size`."""
+        """Read a file, at most one byte more than `most_bytes`; raises the errors of `answering`."""
         with answering(self.name(path)):
             # A web server may send more than it announced.
             if not self._is_http and 0 <= self._told_bytes(path) <= most_bytes:
@@ -142,15 +142,15 @@ class RemoteStore:
                 return _read_up_to(stream, most_bytes + 1)
 
     def open(self, path: str) -> IO[bytes]:
-        """A file to read from, in blocks: wrap the reading in `answering`."""
+        """Open a file for reading in blocks; wrap the reading in `answering`."""
         with answering(self.name(path)):
-            # Few web servers send ranges: of those the file comes in one stream.
+            # Few web servers send ranges, so the file is read as one stream.
             block_bytes = 0 if self._is_http else 8 << 20
             stream: IO[bytes] = self.filesystem.open(self.full(path), "rb", block_size=block_bytes)
             return stream
 
     def sha256(self, path: str) -> str:
-        """Hexadecimal sha256 of a file, read as a stream; errors as of `read`."""
+        """Return the hexadecimal sha256 of a file, read as a stream; raises the same errors as `read`."""
         digest = hashlib.sha256()
         with answering(self.name(path)), self.open(path) as stream:
             while chunk := stream.read(CHUNK_BYTES):
@@ -170,10 +170,10 @@ Store = LocalStore | RemoteStore
 
 
 def levels(path: str) -> list[str]:
-    """Folders and name of a file inside a manifest; InputError for a path that leads out of it."""
+    """Return the folders and name of a file inside a manifest; raises InputError for a path that leads out of it."""
     names = path.split("/")
     if {"", ".", ".."}.intersection(names) or "\0" in path:
-        raise InputError(f"a manifest names a file outside of it: {path!r}", hint=_AGAIN)
+        raise InputError(f"a manifest names a file outside its folder: {path!r}", hint=_AGAIN)
     return names
 
 
@@ -186,12 +186,12 @@ def _read_up_to(stream: IO[bytes], most_bytes: int) -> bytes:
 
 
 def is_url(text: str) -> bool:
-    """Whether it names a place by URL, and not by a path on this machine."""
+    """Return whether the text is a URL, not a path on this machine."""
     return "://" in text
 
 
 def store_of(where: str | Path) -> Store:
-    """The store at a path or URL, which may be empty or not there yet; UsageError for a URL of unknown kind."""
+    """Return the store at a path or URL, which may be empty or missing; raises UsageError for an unknown URL scheme."""
     text = str(where)
     if isinstance(where, Path) or not is_url(text):
         return LocalStore(Path(where))
@@ -206,17 +206,17 @@ def _remote_store(url: str) -> RemoteStore:
 
     scheme, shown = url.partition("://")[0], without_password(url)
     if "?" in url:
-        # A signed address is a password, and holds for one file only.
+        # A signed address is a password, and is valid for one file only.
         raise UsageError(
-            f"{shown.partition('?')[0]}: the address has a query", hint="name the folder, without what follows the ?"
+            f"{shown.partition('?')[0]}: the address has a query", hint="name the folder, without the ? and the rest"
         )
-    # A file system is shared by all that name it alike, with what it once listed, unless told otherwise.
+    # By default, fsspec shares file systems between callers, together with cached listings.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:
         if scheme in _WEB:
             from aiohttp import ClientTimeout
 
-            # By default a file that takes over five minutes is given up.
+            # By default aiohttp aborts a file that takes over five minutes.
             timeout = ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
             options["client_kwargs"] = {"timeout": timeout}
         filesystem, root = url_to_fs(url, **options)
@@ -227,41 +227,41 @@ def _remote_store(url: str) -> RemoteStore:
             hint=f"pip install '{install}'" if scheme in _EXTRAS else f"install {install}",
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
-        known = "known are s3://, gs://, hf://, http(s)://, file://"
+        known = "known schemes: s3://, gs://, hf://, http(s)://, file://"
         raise UsageError(f"{shown}: {without_password(str(error))}", hint=known) from None
     except Exception as error:
-        # Some look at the other side while they are made, each with errors of its own.
+        # Some file systems connect on creation, and each raises its own errors.
         try:
             _tell(shown, error)
         except FileNotFoundError:
-            raise InputError(f"{shown}: there is no such place", hint="check the address") from None
+            raise InputError(f"{shown}: not found", hint="check the address") from None
     return RemoteStore(url, filesystem, root)
 
 
 def without_password(url: str) -> str:
-    """A URL, or text with one in it, for messages: without user and password, which may hold an @ itself."""
+    """Return a URL, or text with one in it, for messages: without user and password, which may contain an @."""
     return re.sub(r"(?<=://)[^/]*@", "", url)
 
 
 @contextmanager
 def answering(where: str) -> Iterator[None]:
-    """Turn what a remote file system raises into errors of ours; FileNotFoundError stays what it is.
+    """Turn errors of a remote file system into ours, except FileNotFoundError.
 
-    UnreachableError when the other side did not answer to the end, InputError when it refuses.
+    Raises UnreachableError if the server did not answer completely, InputError if it denies access.
     """
     try:
         yield
     except (PruneError, AttributeError, NameError):
         raise
     except Exception as error:
-        # Every file system has exceptions of its own, of packages that need not be installed.
+        # Every file system has its own exceptions, from packages that may not be installed.
         _tell(where, error)
 
 
 def _tell(where: str, error: Exception) -> NoReturn:
     cause: BaseException = error
     if isinstance(error, FileNotFoundError) and _is_of_http(error.__cause__):
-        # HTTP calls whatever goes wrong a missing file, and keeps the reason as its cause.
+        # The HTTP file system reports every failure as a missing file, with the reason as its cause.
         cause = error.__cause__ or error
     status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, FileNotFoundError) or status in (404, 410):

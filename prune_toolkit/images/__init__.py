@@ -1,1 +1,1 @@
-"""Where a manifest's images are, and the beton that is cut from them."""
+"""Find the images of a manifest, and cut a beton from them."""

@@ -1,4 +1,4 @@
-"""Which images are scored: an index, the index of the data that is named, or the data itself."""
+"""Choose the images to score: an index, the index of the named data, or the data itself."""
 
 from pathlib import Path
 
@@ -11,14 +11,17 @@ from prune_toolkit.images.readers import ImagesAtHand
 
 
 def images_to_score(data: DataSpec | None, index_path: Path) -> ImagesAtHand:
-    """The manifest or the images that `data` names; those of the index at `index_path` where it is of this data.
+    """Return the manifest or images that `data` names; those of the index at `index_path` if it is of this data.
 
-    UsageError when neither is there.
+    Raises UsageError if there is neither.
     """
     index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
     if data is None:
         if index is None:
-            raise UsageError("which data?", hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index')
+            raise UsageError(
+                "DATA is missing: name the images to score",
+                hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index',
+            )
         return ImagesAtHand.of_index(index)
     if _is_manifest(data) or index is None or not index.local:
         return _opened(data)
@@ -29,14 +32,14 @@ def images_to_score(data: DataSpec | None, index_path: Path) -> ImagesAtHand:
 
 
 def images_of_same_classes(data: DataSpec | None, images: ImagesAtHand) -> ImagesAtHand | None:
-    """Further images, to validate on or to hold out; MismatchError unless their classes are those of `images`."""
+    """Open further images, to validate on or to hold out; raises MismatchError unless their classes match `images`."""
     if data is None:
         return None
     found = _opened(data)
     if found.class_names != images.class_names:
         raise MismatchError(
             f"{data.data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
-            hint="name them alike and in the same order, with --classes if need be",
+            hint="give both the same class names in the same order, if necessary with --classes",
         )
     return found
 

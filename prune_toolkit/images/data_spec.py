@@ -1,4 +1,4 @@
-"""Where the images are and how to read them."""
+"""The place of the images and the options to read them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from manifests.sources.base import Source
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Where the images are and how to read them."""
+    """The place of the images and the options to read them."""
 
     data: str
     split: str | None = None
@@ -24,21 +24,21 @@ class DataSpec:
     """Without a split: take the test or validation split, not train."""
 
     def open(self) -> Source:
-        """The source; InputError when it is not one."""
+        """Open the source; raises InputError if it is not one."""
         opener = open_held_out if self.held_out else open_source
         return opener(self.data, split=self.split, classes=self.classes, label=self.label)
 
     def refuse_out(self, out: Path) -> None:
-        """UsageError where a manifest would be written among the images: they could not be read any more."""
+        """Raise UsageError if a manifest would be written inside the images, which would make them unreadable."""
         images = Path(self.data).expanduser()
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise UsageError(
-                f"{out} lies in the images of {self.data}: a manifest there would be taken for one of its classes",
-                hint="name a folder beside it with --out",
+                f"{out} is inside the images of {self.data}: a manifest there would be taken for one of the classes",
+                hint="name a folder outside it with --out",
             )
 
     def local(self) -> dict[str, Any]:
-        """What local.json keeps of it: absolute paths, valid on this machine only."""
+        """Return the entries for local.json: absolute paths, valid on this machine only."""
         path = Path(self.data)
         local = {"data": str(path.resolve()) if path.exists() else self.data}
         if self.split is not None:
@@ -51,7 +51,7 @@ class DataSpec:
 
     @classmethod
     def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
-        """What an earlier command wrote into local.json; None when it says nothing."""
+        """Read what an earlier command wrote into local.json; None if it names no data."""
         if "data" not in local:
             return None
         classes = local.get("classes")
@@ -64,7 +64,7 @@ class DataSpec:
 
 
 def listing_digest(source: Source) -> str:
-    """sha256 over class names, keys and labels: ties unfinished parts to the data they were made of."""
+    """Return the sha256 over class names, keys and labels: ties unfinished parts to the data they were made from."""
     digest = hashlib.sha256("\0".join(source.class_names).encode())
     digest.update("\0".join(source.keys).encode())
     digest.update(np.ascontiguousarray(source.labels_N, "<i4").tobytes())

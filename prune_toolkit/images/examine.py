@@ -1,4 +1,4 @@
-"""Facts of one image: its size, content hash, dimensions, thumbnail, or why it cannot be read."""
+"""Facts about one image: its size, content hash, dimensions, thumbnail, or why it cannot be read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ Check = Literal["decode", "header"]
 
 @dataclass(frozen=True, kw_only=True)
 class SampleFacts:
-    """What a row of `samples` says of one image."""
+    """The facts about one image in its row of `samples`."""
 
     size_bytes: int
     content_hash: bytes
@@ -23,13 +23,13 @@ class SampleFacts:
     height: int
     problem: str | None = None
     thumbnail: bytes | None = None
-    """Where it was asked for, and the image could be decoded."""
+    """None unless it was requested and the image could be decoded."""
 
 
 def examine(
     image: RawImage | ImageProblem, check: Check = "decode", *, with_thumbnail: bool = False
 ) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
-    """Facts of one image, and its RGB pixels (H, W, 3) when `check` decoded it and it could be."""
+    """Return facts about one image, and its RGB pixels (H, W, 3) if `check` decoded it successfully."""
     if isinstance(image, ImageProblem):
         facts = SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), width=0, height=0, problem=str(image))
         return facts, None

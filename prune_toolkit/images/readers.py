@@ -1,4 +1,4 @@
-"""The images of one scoring run: from an index's beton, or read from the source and indexed in passing."""
+"""The images of one scoring run: from an index's beton, or read from the source and indexed in the same pass."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ Batches = Generator[tuple[NDArray[np.int64], torch.Tensor], None, None]
 
 @dataclass(kw_only=True)
 class ImagesAtHand:
-    """Where pixels come from; `index` is None when the data is indexed in the same read."""
+    """The images available to a run; `index` is None if the data is indexed in the same pass."""
 
     class_names: list[str]
     label_N: NDArray[np.int64]
@@ -40,15 +40,15 @@ class ImagesAtHand:
     spec: DataSpec | None = None
     beton_path: str | None = None
     max_side: int | None = None
-    """Longer side to which images of the source are shrunk, where the beton they stand in for holds them so."""
+    """Longer side in px to which images of the source are shrunk, if the beton they replace stores them shrunk."""
     scored_max_side: int | None = None
-    """That to which they had been shrunk when they were scored."""
+    """Longer side in px to which they were shrunk for scoring."""
     facts: dict[int, SampleFacts] = field(default_factory=dict)
-    """What reading a source without an index found out about each image, by sample_id."""
+    """Facts about each image found while reading a source without an index, by sample_id."""
 
     @classmethod
     def of_index(cls, index: Manifest, data: DataSpec | None = None) -> "ImagesAtHand":
-        """The images of an index (or of any manifest): `data`, or its beton, or the source named in its local.json."""
+        """Return the images of an index (or any manifest): `data`, its beton, or the source named in its local.json."""
         refuse_hidden(index.header, index.where)
         place = place_of(index, data)
         if not place.is_known:
@@ -71,7 +71,7 @@ class ImagesAtHand:
 
     @classmethod
     def of_source(cls, spec: DataSpec) -> "ImagesAtHand":
-        """The images of a source that has no index."""
+        """Return the images of a source without an index."""
         source = spec.open()
         images = cls(class_names=list(source.class_names), label_N=source.labels_N.astype(np.int64), spec=spec)
         images.source = source
@@ -79,23 +79,23 @@ class ImagesAtHand:
 
     @cached_property
     def source(self) -> Source:
-        """The source, opened when first needed."""
+        """The source, opened on first use."""
         assert self.spec is not None
         return self.spec.open()
 
     @cached_property
     def samples(self) -> pa.Table | None:
-        """The index's samples; None when there is no index yet."""
+        """The samples of the index; None if there is no index yet."""
         return None if self.index is None else self.index.samples()
 
     @property
     def count(self) -> int:
-        """All samples, unreadable ones included."""
+        """Number of samples, including unreadable ones."""
         return len(self.label_N)
 
     @cached_property
     def drawn_max_side(self) -> int | None:
-        """Longer side of the images by whose sizes views are drawn; None where they are whole."""
+        """Longer side of the images whose sizes determine the views; None if they are not shrunk."""
         if self.samples is None:
             return None
         whole_N2 = np.stack([self.samples.column(side).to_numpy() for side in ("width", "height")], axis=1)
@@ -106,18 +106,18 @@ class ImagesAtHand:
             return self.scored_max_side
         held_n2, id_n = beton.drawn_sizes(np.arange(beton.count)), beton.columns.get("sample_id", np.array([-1]))
         if id_n.min() < 0 or id_n.max() >= len(whole_N2):
-            # It is no beton of this manifest, which is told when it is read.
+            # Not a beton of this manifest: reading it raises the error.
             return self.max_side
         is_shrunk_n = (held_n2 != whole_N2[id_n]).any(axis=1)
         return int(held_n2[is_shrunk_n].max()) if is_shrunk_n.any() else None
 
     @property
     def identity(self) -> str:
-        """What ties unfinished parts to these images."""
+        """The digest that ties unfinished parts to these images."""
         return listing_digest(self.source) if self.index is None else self.index.id
 
     def readable(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of some samples that can be read, as far as is known."""
+        """Return the ids that are not known to be unreadable."""
         if self.samples is None:
             return ids
         problem = self.samples.column("problem").is_valid().to_numpy()
@@ -135,9 +135,9 @@ class ImagesAtHand:
         view_count: int = 1,
         with_thumbnails: bool = False,
     ) -> "ImageReader":
-        """A reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch.
+        """Open a reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch.
 
-        with_thumbnails: find out the thumbnails of images that are indexed in passing, too.
+        with_thumbnails: also make thumbnails of images that are indexed in the same pass.
         """
         if self.beton_path is not None:
             beton = Beton.open(self.beton_path)
@@ -164,22 +164,22 @@ class ImageReader:
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
 
-        b is as many samples as have all their views among `batch_size` images, one at least. Unreadable samples are
-        left out; only the last batch is not full. Each image is decoded once.
+        b is the number of samples whose views all fit into `batch_size` images, at least one. Unreadable samples are
+        left out; only the last batch may be smaller. Each image is decoded once.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give threads and files back."""
+        """Release threads and files."""
 
 
 def samples_a_batch(batch_size: int, view_count: int) -> int:
-    """Samples whose views make up a forward pass of `batch_size` images."""
+    """Return the number of samples whose views make up a forward pass of `batch_size` images."""
     return max(1, batch_size // view_count)
 
 
 class BetonReader(ImageReader):
-    """Through the training loaders, from a beton."""
+    """Reads from a beton through the training loaders."""
 
     def __init__(self, beton: Beton, samples: pa.Table, loader: ViewLoader, view_count: int) -> None:
         self.beton, self.loader, self.view_count = beton, loader, view_count
@@ -187,7 +187,7 @@ class BetonReader(ImageReader):
         self.name = loader.kind
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Every sample must be in the beton, with the view_id that the samples table has; MismatchError."""
+        """Read batches; raises MismatchError unless the beton has every sample with the view_id of its table row."""
         rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_a_batch(batch_size, self.view_count)
@@ -202,7 +202,7 @@ class BetonReader(ImageReader):
 
 
 class SourceReader(ImageReader):
-    """From the source through a thread pool; finds out the facts of every image on the way."""
+    """Reads from the source through a thread pool and collects the facts about every image."""
 
     name = "source"
 
@@ -238,7 +238,7 @@ class SourceReader(ImageReader):
             pixels = _as_stored(image, pixels, self.images.max_side)
             return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, self.view_count)
 
-        # As many views wait in blocks as images do when there is one view of each.
+        # With several views per image, blocks hold as many views as they hold images with one.
         block_rows = max(1, BLOCK_ROWS // self.view_count)
         read = map_images(source, rows, work, self.workers, block_rows)
         step = samples_a_batch(batch_size, self.view_count)
@@ -262,7 +262,7 @@ class SourceReader(ImageReader):
 
 
 def _as_stored(image: RawImage | ImageProblem, pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
-    """Pixels of a readable image as a beton of this --max-side holds them."""
+    """Return the pixels of a readable image as a beton with this --max-side stores them."""
     if max_side is None or max(pixels.shape[:2]) <= max_side or isinstance(image, ImageProblem):
         return pixels
     stored = beton_form(image, max_side)

@@ -1,4 +1,4 @@
-"""The images of a manifest's samples, wherever they lie: in a beton, in the source that was scored, or in a copy."""
+"""The images of a manifest's samples, wherever they are: in a beton, in the scored source, or in a copy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,64 +21,64 @@ Sizes = NDArray[np.int64]
 
 
 class SampleImages(Protocol):
-    """Where the images of samples are read; `samples` are rows of that table of a manifest."""
+    """A place to read the images of samples from; `samples` are rows of a manifest's table of that name."""
 
     @property
     def source(self) -> Source | None:
-        """What is compared with the manifest before it is used; None for a beton, which holds what was scored."""
+        """The source to compare with the manifest before use; None for a beton, which holds the scored images."""
 
     @property
     def local(self) -> dict[str, Any]:
-        """What local.json keeps of where they are."""
+        """The entries for local.json that name the place of the images."""
 
     def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """(n, 2) sizes of the images that were scored in these views; None where `stored` gives the same sizes."""
+        """Return (n, 2) sizes of the images that were scored in these views; None if `stored` gives the same sizes."""
 
     def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Each image as a beton stores it, in order.
+        """Yield each image as a beton stores it, in order.
 
-        MismatchError when one is missing, or is not what it was when it was indexed.
+        Raises MismatchError if one is missing or was altered since it was indexed.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetonImages:
-    """Images of a manifest's beton, copied as they are: `max_side` shrinks nothing."""
+    """Images of a manifest's beton, copied unchanged: `max_side` has no effect."""
 
     beton: Beton
     local: dict[str, Any]
     source: None = None
 
     def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """(n, 2) sizes of the images that were scored, as far as the beton holds others."""
+        """Return (n, 2) sizes of the scored images; None if the beton holds images of the same sizes."""
         known_N2 = self.beton.scored_size_N2
         return None if known_N2 is None else known_N2[beton_rows(self.beton, samples)]
 
     def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Stored regions as they are; errors as of `beton_rows`."""
+        """Return the stored images unchanged; raises the same errors as `beton_rows`."""
         return map(self.beton.image, beton_rows(self.beton, samples).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImages:
-    """Images of a source: the one a manifest was made of, or a copy that was compared with it."""
+    """Images of a source: the one a manifest was made from, or a copy that was compared with it."""
 
     source: Source
     local: dict[str, Any]
     row_N: NDArray[np.int64] | None = None
-    """Row of the source that holds each sample; where it is None they are found by key."""
+    """Row of the source that holds each sample; None to find them by key."""
     hash_of: Callable[[RawImage], bytes] | None = content_hash
-    """What must be that of the samples table; None where the images may be encoded otherwise."""
+    """The hash that must match the samples table; None if the images may be encoded differently."""
 
     def rows(self, samples: pa.Table) -> NDArray[np.int64]:
-        """(n,) rows of the source that hold these samples; MismatchError as of `rows_by_key`."""
+        """(n,) rows of the source that hold these samples; raises MismatchError like `rows_by_key`."""
         if self.row_N is None:
             return rows_by_key(self.source, samples.column("key"))
         row_n: NDArray[np.int64] = self.row_N[samples.column("sample_id").to_numpy()]
         return row_n
 
     def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """(n, 2) sizes of the images that were scored; None where those that are written have the same."""
+        """Return (n, 2) sizes of the scored images; None if the written images have the same sizes."""
         if views is None:
             return None
         size_n2 = np.stack([samples.column(side).to_numpy().astype(np.int64) for side in ("width", "height")], axis=1)
@@ -89,7 +89,7 @@ class SourceImages:
         return None if views.max_side is None or np.array_equal(written_n2, scored_n2) else scored_n2
 
     def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Images read again and, where they must be the same, compared with the hashes of the samples table."""
+        """Read the images again and, unless encodings may differ, check their hashes against the samples table."""
         rows = self.rows(samples).tolist()
         hash_of_row = dict(zip(rows, samples.column("content_hash").to_pylist(), strict=True))
 
@@ -105,7 +105,7 @@ class SourceImages:
 
         hint = "restore the image"
         if self.hash_of is not None:
-            hint += ", or leave out what differs: prune select --data DATA --check hashes, or prune cut"
+            hint += ", or leave out altered ones: prune select --data DATA --check hashes, or prune cut"
 
         def read() -> Iterator[BetonImage]:
             for row, result in zip(rows, map_images(self.source, rows, form, workers), strict=True):
@@ -117,13 +117,13 @@ class SourceImages:
 
 
 def rows_by_key(source: Source, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-    """(n,) rows of a source that hold the samples of these keys; MismatchError when one is not there any more."""
+    """(n,) rows of a source that hold the samples with these keys; raises MismatchError if one is missing."""
     row_n = places(keys, pa.array(source.keys, pa.string()))
     missing_n = np.flatnonzero(row_n < 0)
     if len(missing_n):
         raise MismatchError(
             f"{len(missing_n):,} of {len(keys):,} samples are not in {source.name}; the first: {keys[missing_n[0]]}",
-            hint="name the folder the manifest was made of with --data and --split",
+            hint="name the folder the manifest was made from with --data and --split",
         )
     return row_n
 
@@ -131,10 +131,10 @@ def rows_by_key(source: Source, keys: pa.ChunkedArray) -> NDArray[np.int64]:
 def beton_rows(beton: Beton, samples: pa.Table) -> NDArray[np.int64]:
     """(n,) rows of a beton that hold these samples, found by sample_id.
 
-    MismatchError when one is missing, or is another image by its view_id; InputError for a beton without these fields.
+    Raises MismatchError if one is missing or, by its view_id, another image; InputError if the fields are missing.
     """
     if not {"sample_id", "view_id"} <= beton.columns.keys():
-        raise InputError(f"{beton.path} has no sample_id and view_id fields: it is not a beton of an index")
+        raise InputError(f"{beton.path} lacks the fields sample_id and view_id: it is not the beton of an index")
     ids_N = beton.columns["sample_id"]
     order_N = np.argsort(ids_N, kind="stable")
     wanted_n = samples.column("sample_id").to_numpy()

@@ -1,4 +1,4 @@
-"""Thumbnails of the images that were scored, which a copy of them is compared with."""
+"""Thumbnails of the scored images, to compare a copy with them."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -25,10 +25,10 @@ from prune_toolkit.images.where import IS_COPY
 def thumbnails_at_hand(
     manifest: Manifest, workers: int, wanted_N: NDArray[np.bool_] | None = None
 ) -> ThumbnailsOf | None:
-    """Thumbnails of a manifest's readable samples, or the `wanted_N` ones; None where they cannot be had here.
+    """Return thumbnails of a manifest's readable samples, or the `wanted_N` ones; None if unavailable here.
 
-    Stored ones, else made of a beton that has all these samples, else of the source; only of what was scored, for a
-    copy is not to be compared with itself.
+    They are stored, else made from a beton with all these samples, else from the source; always from the scored
+    images, so that a copy is not compared with itself.
     """
     if carried_tables(manifest):
         return partial(stored_thumbnails, manifest)
@@ -44,10 +44,10 @@ def thumbnails_at_hand(
 
 
 def _scored_betons(manifest: Manifest) -> Iterator[Path]:
-    """Betons of the images that were scored: a manifest's own, and the one that local.json remembers."""
+    """Yield betons of the scored images: a manifest's own, and the one that local.json names."""
     copy = manifest.header.config.get("copy")
     if copy is None:
-        # What was labelled after it was cut from a copy says so here alone.
+        # A selection that was cut from a copy and then labelled records the copy only here.
         is_scored = not manifest.local.get(IS_COPY)
     else:
         is_scored = isinstance(copy, dict) and copy.get("check") in EXACT
@@ -73,7 +73,7 @@ def _of_source(samples: pa.Table, spec: DataSpec, workers: int, sample_id_n: NDA
 def _thumbnails(
     source: Source, row_n: NDArray[np.int64], samples: pa.Table, workers: int, *, check: bool = False
 ) -> NDArray[np.uint8]:
-    """(n, 192) of some samples; InputError naming the first whose image is not what it was, or cannot be decoded."""
+    """(n, 192) thumbnails of some samples; raises InputError naming the first altered or undecodable image."""
     facts, wrong_n = SourceFacts(source, workers), row_n < 0
     if check and not wrong_n.any():
         wrong_n = (facts.hashes(row_n) != hash_matrix(samples.column("content_hash"))).any(axis=1)
@@ -81,8 +81,8 @@ def _thumbnails(
     if wrong_n.any() or None in found:
         row = int(np.argmax(wrong_n)) if wrong_n.any() else found.index(None)
         raise InputError(
-            f"{samples.column('key')[row].as_py()} is not what it was when it was indexed: it is to be compared with",
-            hint="restore the images that were scored, or compare less: --check hashes",
+            f"{samples.column('key')[row].as_py()} was altered since it was indexed: a copy cannot be compared with it",
+            hint="restore the scored images, or compare less: --check hashes",
         )
     return np.frombuffer(b"".join(seen.thumbnail for seen in found if seen is not None), np.uint8).reshape(
         -1, THUMBNAIL_BYTES

@@ -1,4 +1,4 @@
-"""Write the beton of some samples, wherever their images are."""
+"""Write a beton of some samples, wherever their images are."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from manifests.images.decode import BetonImage
 from prune_toolkit.images.sample_images import SampleImages
 
 ROW_BYTES = 120
-"""What a beton holds of a sample beside its image and its target."""
+"""Bytes a beton stores per sample besides its image and target."""
 
 
 def write_train_beton(
@@ -31,10 +31,10 @@ def write_train_beton(
     targets: Iterable[Target] | None = None,
     target_shape: tuple[int, int] | None = None,
 ) -> int:
-    """Write the readable rows of `samples` as a beton, in their order; returns how many.
+    """Write the readable rows of `samples` as a beton, in order; return their number.
 
-    `views` are those that were scored: crops of images of other sizes are to be drawn as if they had theirs.
-    MismatchError when an image is missing from, or differs in, the source or beton at hand.
+    `views` are the scored ones: crops of images of other sizes are drawn as if they had the scored sizes.
+    Raises MismatchError if an image is missing from the source or beton, or differs there.
     """
     samples = samples.filter(samples.column("problem").is_null())
     count = len(samples)
@@ -54,7 +54,7 @@ def write_train_beton(
 
 
 def beton_bytes(samples: pa.Table, beton: Beton | None, target_shape: tuple[int, int]) -> int:
-    """About how large a train.beton of `samples` will be: from the beton that is copied, or from their source."""
+    """Estimate the bytes of a train.beton of `samples`: from the beton that is copied, or from their source."""
     if beton is None:
         images = int(samples.column("size_bytes").to_numpy().sum())
     else:

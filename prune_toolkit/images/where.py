@@ -1,4 +1,4 @@
-"""Find a manifest's images on this machine: where the caller says, in its beton, or where local.json remembers them."""
+"""Find a manifest's images on this machine: where the caller says, in its beton, or where local.json says."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,24 +19,24 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
 
 IS_COPY = "is_copy"
-"""In local.json: the images are not those that were scored, but a copy that was compared with them."""
+"""In local.json: true if the images are not the scored ones, but a copy that was compared with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where images can be read: in a beton, which comes first, or in a source; nowhere where both are None."""
+    """The place to read images from: a beton, which takes precedence, or a source; none if both are None."""
 
     beton: Path | None
     spec: DataSpec | None
 
     @property
     def is_known(self) -> bool:
-        """Whether there is anything to read."""
+        """True if there is a place to read from."""
         return self.beton is not None or self.spec is not None
 
 
 def place_of(manifest: Manifest, data: DataSpec | None = None) -> Place:
-    """`data` alone where it is given; else a beton, its own or the one in local.json, and the source in local.json."""
+    """Return `data` alone if given; else a beton, the manifest's or local.json's, and the source in local.json."""
     if data is not None:
         return Place(beton=None, spec=data)
     path = manifest.beton_path or manifest.local.get("beton")
@@ -45,25 +45,25 @@ def place_of(manifest: Manifest, data: DataSpec | None = None) -> Place:
 
 
 def not_known(manifest: Manifest, hint: str) -> InputError:
-    """The error for a manifest without a known place; `hint` says how to name its images."""
+    """Return the error for a manifest whose images are not known; `hint` says how to name them."""
     return InputError(f"{manifest.where} does not know where its images are on this machine", hint=hint)
 
 
 def find_images(manifest: Manifest, data: DataSpec | None = None) -> SampleImages:
-    """The images in `data`, else in the manifest's beton, else in its source; InputError where none is known."""
+    """Return the images in `data`, else in the manifest's beton, else in its source; InputError if none is known."""
     beton = place_of(manifest, data).beton
     if beton is not None:
         return BetonImages(beton=Beton.open(beton), local=manifest.local)
     images = source_images(manifest, data)
     if images is None:
-        raise not_known(manifest, "name them with --data DIR, or write the selection alone with --no-beton")
+        raise not_known(manifest, "name them with --data DIR, or write the selection without images with --no-beton")
     return images
 
 
 def source_images(manifest: Manifest, data: DataSpec | None = None) -> SourceImages | None:
-    """The images in `data`, else in the source that local.json names; None where it names none.
+    """Return the images in `data`, else in the source that local.json names; None if it names none.
 
-    They are found by key, and must be those that were scored.
+    They are found by key, and must be the scored ones.
     """
     spec = data or DataSpec.from_local(manifest.local)
     if spec is None:
@@ -74,7 +74,7 @@ def source_images(manifest: Manifest, data: DataSpec | None = None) -> SourceIma
 
 
 def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
-    """The images that `spec` names; of data with splits, unless it names one, the split the manifest is of."""
+    """Open the images that `spec` names; if it names no split and the data has splits, use the manifest's."""
     split = manifest.header.data.split
     if spec.split is not None or split is None or manifest.header.data.source == "beton":
         return spec.open()
@@ -85,9 +85,9 @@ def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
 
 
 def own_beton(manifest: Manifest, path: Path, samples: pa.Table) -> SourceImages:
-    """The kept `samples` of a selection in its own beton, as a source; its images may be encoded otherwise.
+    """Return the kept `samples` of a selection in its own beton, as a source; its images may be encoded differently.
 
-    InputError when it was altered, MismatchError when it holds others.
+    Raises InputError if the beton was altered, MismatchError if it holds other samples.
     """
     entry = manifest.header.file(BETON_NAME)
     if entry is None or sha256_file(path) != entry.sha256:

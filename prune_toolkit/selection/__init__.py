@@ -1,1 +1,1 @@
-"""Scores and logits in; which samples to keep, why, and their targets out."""
+"""Choose the samples to keep from scores and logits, with reasons and targets."""

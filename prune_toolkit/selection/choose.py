@@ -1,4 +1,4 @@
-"""From a pool, a keep fraction, a quota and a selector to a choice of exactly so many samples."""
+"""Choose an exact number of samples from a pool, given a keep fraction, a quota and a selector."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -22,12 +22,12 @@ def choose(
     parameters: Mapping[str, str] | None = None,
     per_class_min: int = 0,
 ) -> Choice:
-    """Choose samples of a pool by a registered selector under a registered quota.
+    """Choose samples from a pool with a registered selector under a registered quota.
 
-    Every class keeps at least `per_class_min` samples, or all it has; the total stays what it is without.
+    Every class keeps at least `per_class_min` samples, or all it has; the minimum does not change the total.
 
-    UsageError on unknown names, bad parameters, when `keep` amounts to no sample at all or to fewer than the minimum
-    takes; InputError on a missing or nan score; ValueError on a label outside the classes.
+    Raises UsageError for unknown names, for bad parameters, and if `keep` amounts to no sample or to fewer than the
+    minimum requires; InputError for a missing or nan score; ValueError for a label outside the classes.
     """
     entry = SELECTORS[method]
     values = entry.resolve(parameters or {})
@@ -35,7 +35,7 @@ def choose(
     choice = entry.choose(pool, groups, seed, values)
     if not per_class_min or QUOTAS[quota].function is not None:
         return choice
-    # Under quota none the outcome says which classes fall short: these are ranked on their own, and the rest again.
+    # Under quota none the outcome shows which classes fall short: rank these separately, and the rest again.
     minimum_C = np.minimum(per_class_min, _class_sizes(pool))
     alone_C = np.zeros(pool.class_count, np.bool_)
     while True:
@@ -54,15 +54,15 @@ def make_groups(pool: Pool, quota: str, keep: Fraction, per_class_min: int = 0) 
     total = total_count(keep, samples) if keep_C is None else int(keep_C.sum())
     if not total:
         raise UsageError(
-            f"keep {keep} of {samples} samples under quota {quota!r} is no sample at all",
-            hint="keep more, or take another quota: prune list",
+            f"keep {keep} of {samples} samples under quota {quota!r} leaves no samples",
+            hint="keep more, or choose another quota: prune list",
         )
     least = int(np.minimum(per_class_min, size_C).sum())
     if least > total:
         raise UsageError(
-            f"--per-class-min {per_class_min} takes {least:,} samples of {int((size_C > 0).sum()):,} classes,"
+            f"--per-class-min {per_class_min} requires {least:,} samples in {int((size_C > 0).sum()):,} classes,"
             f" but keep {keep} under quota {quota!r} is {total:,}",
-            hint="keep more, or ask for fewer of each class",
+            hint="keep more, or lower --per-class-min",
         )
     if keep_C is None:
         return _groups_alone(pool, quota, keep, np.zeros(pool.class_count, np.bool_), size_C)
@@ -78,7 +78,7 @@ def _class_sizes(pool: Pool) -> Counts:
 
 
 def _groups_alone(pool: Pool, quota: str, keep: Fraction, alone_C: NDArray[np.bool_], minimum_C: Counts) -> Groups:
-    """One group of all classes but the `alone` ones, which are groups of their own and keep their minimum."""
+    """Put all classes into one group, except the `alone` ones: each is its own group and keeps its minimum."""
     group_C = np.where(alone_C, np.cumsum(alone_C), 0)
     group_N = group_C[pool.label_N]
     keep_G = np.concatenate([[0], minimum_C[alone_C]])

@@ -1,4 +1,4 @@
-"""Which samples to keep and why, decided before anything is written."""
+"""Decide which samples to keep and why, before anything is written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,47 +25,47 @@ from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
 FEATURES = "features/view-000"
-SHRINKS_NOTHING = "--max-side shrinks nothing here: images of a beton are copied as they are"
+SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which samples to cut and how, before anything is written."""
+    """The samples to cut and how to cut them, before anything is written."""
 
     parent: Manifest
     resolved: dict[str, Any]
-    """What the header will say of it all, to be written and not to be read."""
+    """The configuration for the header: written, never read back."""
     max_side: int | None
-    """Longer side to which larger images are shrunk."""
+    """Longer side in px to which larger images are shrunk."""
     targets: TargetPlan
     samples: pa.Table
     readable_N: NDArray[np.bool_]
     pool_N: NDArray[np.bool_]
-    """Samples there were to choose from: the readable ones but those held out."""
+    """Samples to choose from: the readable ones except those held out."""
     keep_N: NDArray[np.bool_]
     reason_N: NDArray[np.object_]
     distilled_N: NDArray[np.bool_]
-    """Samples whose kd_weight is 1: all, unless only a share of the kept ones is distilled."""
+    """Samples with kd_weight 1: all, unless only a share of the kept ones is distilled."""
     distill: dict[str, Any] | None = None
-    """fraction, by and count of the distilled ones; None where all are."""
+    """fraction, by and count of the distilled samples; None if all are distilled."""
 
     @property
     def count(self) -> int:
-        """Samples kept."""
+        """Number of samples kept."""
         return int(self.keep_N.sum())
 
     @property
     def held_out(self) -> int:
-        """Readable samples that were left out beforehand."""
+        """Number of readable samples that were held out."""
         return int(self.readable_N.sum()) - int(self.pool_N.sum())
 
     @property
     def keep_got(self) -> float:
-        """Kept share of the samples there were to choose from."""
+        """Kept share of the samples to choose from."""
         return self.count / int(self.pool_N.sum())
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Samples there were to choose from, kept and, where not all of them are, distilled ones of every class."""
+        """Count the samples to choose from, the kept and, unless all are, the distilled ones, per class."""
         counted = {"samples": self.pool_N, "kept": self.keep_N}
         if self.distill is not None:
             counted["distilled"] = self.keep_N & self.distilled_N
@@ -78,7 +78,7 @@ class Plan:
         ]
 
     def beton_bytes(self, beton: Beton | None) -> int:
-        """About how large train.beton will be, in bytes."""
+        """Estimate the size of train.beton in bytes."""
         return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
 
 
@@ -88,18 +88,18 @@ class SelectionPlan(Plan):
 
     decisions: Decisions
     found: dict[str, str] = field(default_factory=dict)
-    """Parameters that the selector found by itself."""
+    """Parameters that the selector determined itself."""
     chosen_by: frozenset[str] = frozenset()
-    """What was looked at to choose: sets of scores, features, logits."""
+    """Tables that were read to choose: sets of scores, features, logits."""
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Parameters of the selector, what it found by itself in place of what it was asked to find."""
+        """Parameters of the selector; those it determined itself replace the requested ones."""
         return {**self.decisions.parameters, **self.found}
 
 
 def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
-    """Decide what to keep; UsageError for a manifest without what the selector needs."""
+    """Decide which samples to keep; raises UsageError if the manifest lacks what the selector needs."""
     if parent.kind != "scores":
         raise UsageError(
             f"{parent.where} is of kind {parent.kind}: selecting needs a scored manifest",
@@ -110,10 +110,10 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
-        raise InputError(f"{parent.where} has no readable sample to select from")
+        raise InputError(f"{parent.where} has no readable samples to select from")
     pool_N = readable_N & ~_held_out(config, parent)
     if not pool_N.any():
-        raise UsageError(f"--without {config.without} leaves no sample to select from", hint="leave fewer out")
+        raise UsageError(f"--without {config.without} leaves no samples to select from", hint="leave fewer out")
     looked_at: set[str] = set()
     pool = _pool(config, parent, samples.filter(pa.array(pool_N)), decisions.score, looked_at)
     choice = choose(
@@ -164,7 +164,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
 
 
 def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
-    """(N,) samples that `without` keeps."""
+    """(N,) mask of the samples that `without` keeps."""
     other = config.left_out(parent)
     if other is None:
         return np.zeros(parent.header.data.count, np.bool_)
@@ -173,7 +173,7 @@ def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
 
 
 def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
-    """What there is to choose from; `looked_at` gets the sets of scores, and features or logits once they are read."""
+    """Return the pool to choose from; add the sets of scores, and features or logits once read, to `looked_at`."""
     ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
     column = None if score is None else score_column(parent, score, ids)
     method = config.method
@@ -204,9 +204,9 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
 
 
 def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None = None) -> None:
-    """UsageError where labels of views would go with fewer pixels than the teacher saw; `max_side` is what shrinks.
+    """Raise UsageError if `max_side` would combine labels of views with fewer pixels than the teacher saw.
 
-    `kept`: width and height of the images that are cut. `views` tell whether the teacher saw them shrunk.
+    `kept`: width and height of the images that are cut. `views` records whether the teacher saw them shrunk.
     """
     if max_side is None:
         return
@@ -222,4 +222,4 @@ def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table,
             f"{shrunk}, so the {targets.views} scored views would show other pixels than the teacher labelled",
             hint="leave it out; or shrink before scoring: prune index --beton --max-side; or select --policy single",
         )
-    note(f"{shrunk}; the teacher saw them whole")
+    note(f"{shrunk}; the teacher saw them at full size")

@@ -1,7 +1,7 @@
-"""From which images a chosen selection is cut, and what of it these images do not have.
+"""Find the images from which a selection is cut, and the samples that these images lack.
 
-The choice is made from the manifest alone, so that all who have the manifest choose the same. A copy of the images that
-is not what was scored is compared with it first, and only what matches is cut.
+The choice depends on the manifest alone, so everyone with the manifest chooses the same samples. A copy that differs
+from the scored images is first compared with the manifest, and only matching samples are cut.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ P = TypeVar("P", bound=Plan)
 
 
 def planned_cut(config: SelectConfig, plan: SelectionPlan) -> SelectionPlan:
-    """The plan as `cut_from` has it; as it is where no images are at hand, or none are wanted."""
+    """Return the plan as `cut_from` returns it; unchanged if no images are available or requested."""
     return cut_from(config, plan)[0] if config.beton and place_of(plan.parent, config.data).is_known else plan
 
 
 def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
-    """The images to cut a plan from, and the plan without those they do not have.
+    """Return the plan without the samples that the images lack, and the images to cut it from.
 
-    Nothing changes where the images are those that were scored: the same listing and sizes, and where other encodings
-    would pass, or hashes are asked for, the same bytes. MismatchError where nothing is left.
+    The plan does not change if the images are the scored ones: the same listing and sizes and, if other encodings
+    would pass or hashes are requested, the same bytes. Raises MismatchError if no samples are left.
     """
     images = find_images(plan.parent, config.data)
     if (source := images.source) is None:
@@ -53,10 +53,10 @@ def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
     check_secret(plan.parent.header, config.check.secret, plan.parent.where)
     check, facts, is_scored = config.check, SourceFacts(source, config.check.workers), False
     if _is_listed(source, plan):
-        # Sizes in a table are known by reading it, and what is cut is hashed anyway.
+        # Reading a table gives the sizes, and cut images are hashed anyway.
         if config.data is None and check.level == "sizes" and source.root is None:
             return plan, images
-        # Each in its own place: of equal images in rows, contents would find any.
+        # Match each sample by path: by content, equal images would be interchangeable.
         level = check.level if check.level in EXACT else "hashes"
         report = _compared(replace(check, level=level, stages=("path",)), plan, facts)
         is_scored = not report.unmatched
@@ -64,7 +64,7 @@ def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
         report = _compared(check, plan, facts)
         plan = _without(plan, report)
     header = plan.parent.header
-    # What a selection was shrunk to before was judged then.
+    # The size to which a selection was shrunk earlier was checked then.
     if config.judges_copy and config.max_side != header.config.get("max_side"):
         width_n, height_n = report.side_N2[plan.keep_N].T
         cut = pa.table({"width": width_n, "height": height_n})
@@ -77,22 +77,22 @@ def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
 
 
 def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
-    """UsageError where views were drawn by sizes that a hidden manifest does not tell, and the images have others."""
+    """Raise UsageError if views depend on image sizes that a hidden manifest omits, and the images may differ."""
     header, asked = plan.parent.header, plan.max_side
     if header.hidden is None or plan.targets.policy != "replay":
         return
     scored = None if header.views is None else header.views.max_side
-    where = f"{plan.parent.where} is hidden and does not tell the sizes of images"
+    where = f"{plan.parent.where} is hidden and does not store image sizes"
     if check.level not in EXACT:
-        raise UsageError(f"{where}: crops of a copy of other sizes could be others", hint="take --check hashes")
+        raise UsageError(f"{where}: crops of a copy with other sizes could differ", hint="use --check hashes")
     if asked != scored and scored is not None:
-        raise UsageError(f"{where}: it was scored on images shrunk to {scored} px", hint=f"take --max-side {scored}")
+        raise UsageError(f"{where}: it was scored on images shrunk to {scored} px", hint=f"use --max-side {scored}")
     if asked != scored:
         raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
 
 
 def shown_samples(samples: pa.Table, images: SampleImages, secret: bytes | None) -> pa.Table:
-    """Rows of `samples` with the view_ids that fix their crops, which a hidden manifest hides."""
+    """Return `samples` with the view_ids that determine their crops, which a hidden manifest hides."""
     if secret is None or images.source is None:
         return samples
     view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
@@ -108,7 +108,7 @@ def write_cut(
     weight_N: NDArray[np.float32] | None = None,
     kd_weight_N: NDArray[np.float32] | None = None,
 ) -> FileEntry:
-    """Write train.beton of what `cut_from` gave, once its targets are written; weights are 1 unless said otherwise."""
+    """Write train.beton from the result of `cut_from`, once its targets are written; weights are 1 by default."""
     keep_N, count = plan.keep_N, len(plan.samples)
     rows = write_train_beton(
         config.out / BETON_NAME,
@@ -126,7 +126,7 @@ def write_cut(
 
 
 def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
-    """What an image must have in common with its row of `samples`, as `SourceImages` has it."""
+    """Return the hash by which an image must match its row of `samples`, for `SourceImages`."""
     secret = check.secret
     if check.level not in EXACT:
         return None
@@ -136,7 +136,7 @@ def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
 
 
 def _is_listed(source: Source, plan: Plan) -> bool:
-    """Whether a source lists the samples of the manifest: classes, keys and labels, in their order."""
+    """Return whether a source lists the samples of the manifest: the same classes, keys and labels in order."""
     samples = plan.samples
     return (
         list(source.class_names) == plan.parent.class_names
@@ -152,16 +152,16 @@ def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:
 
 
 def _looser(plan: Plan, report: DataReport) -> str:
-    """Which level lets copies pass that were encoded again, where this one does not."""
+    """Return a hint naming the level at which re-encoded copies pass, if they fail at this one."""
     if report.level not in EXACT:
         return ""
     if thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None:
-        return "; a copy encoded again passes with --check pixels"
-    return "; a copy encoded again passes with --check names: there are no thumbnails to compare it with"
+        return "; a re-encoded copy passes with --check pixels"
+    return "; a re-encoded copy passes with --check names: there are no thumbnails to compare it with"
 
 
 def _without(plan: P, report: DataReport) -> P:
-    """The plan without the samples that do not match, each with its reason; told once."""
+    """Return the plan without the samples that do not match, with the reason of each; print one note."""
     gone_N = report.what_N >= 0
     keep_N = plan.keep_N & ~gone_N
     counts = {kind: count for kind, count in report.counts.items() if count}
@@ -169,7 +169,7 @@ def _without(plan: P, report: DataReport) -> P:
     if not keep_N.any():
         raise MismatchError(
             f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
-            hint=f"prune verify MANIFEST --data DATA says more{_looser(plan, report)}",
+            hint=f"see the details: prune verify MANIFEST --data DATA{_looser(plan, report)}",
         )
     if counts:
         note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")

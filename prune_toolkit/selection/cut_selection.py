@@ -1,6 +1,6 @@
-"""`prune cut`: a selection that came without images gets its beton, cut from another copy of them. Torch-free.
+"""`prune cut`: cut the beton of a selection that came without images from another copy of them. Torch-free.
 
-Nothing is chosen anew: samples, targets and weights stay those of the selection, but for samples that the copy has not.
+Nothing is chosen again: samples, targets and weights stay those of the selection, except samples the copy lacks.
 """
 
 import time
@@ -36,7 +36,7 @@ from prune_toolkit.selection.select_config import CutConfig
 from prune_toolkit.selection.targets import TargetPlan, read_targets
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
-_AGAIN = "the manifest is damaged, or was never whole: fetch or make it again"
+_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 _INSTEAD = {
     "scores": "choose from it: prune select --data DATA",
     "index": "prune index DATA --beton writes all of them",
@@ -44,20 +44,20 @@ _INSTEAD = {
 
 
 def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
-    """What a selection keeps, before any image is looked at.
+    """Return what a selection keeps, before any image is read.
 
-    UsageError for what is no selection or has its beton, InputError for one without its targets and where no images
-    are known.
+    Raises UsageError if the manifest is not a selection or already has its beton, InputError if its targets are
+    missing or no images are known.
     """
     if parent.kind != "selection":
         raise UsageError(
-            f"{parent.where} is of kind {parent.kind}: only what was selected can be cut", hint=_INSTEAD[parent.kind]
+            f"{parent.where} is of kind {parent.kind}: only a selection can be cut", hint=_INSTEAD[parent.kind]
         )
     chosen, targets = parent.header.selection, _targets(parent)
     if chosen is None:
-        raise InputError(f"{parent.where}: its header does not say how it was selected", hint=_AGAIN)
+        raise InputError(f"{parent.where}: its header has no block on how it was selected", hint=_AGAIN)
     if config.data is None and parent.beton_path is not None:
-        raise UsageError(f"{parent.where} has its train.beton already", hint="name other images to cut: --data DATA")
+        raise UsageError(f"{parent.where} already has its train.beton", hint="name other images to cut: --data DATA")
     if not place_of(parent, config.data).is_known:
         raise not_known(parent, "name a copy of them: --data DATA")
     config.check_out(parent)
@@ -65,9 +65,9 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     keep_N = table.column("keep").to_numpy(zero_copy_only=False)
     if not keep_N.any():
-        raise InputError(f"{parent.where} keeps no sample: nothing to cut", hint="select with a larger --keep")
+        raise InputError(f"{parent.where} keeps no samples: nothing to cut", hint="select with a larger --keep")
     if (keep_N & ~readable_N).any():
-        raise InputError(f"{parent.where} keeps samples that could not be read", hint=_AGAIN)
+        raise InputError(f"{parent.where} keeps samples that are marked unreadable", hint=_AGAIN)
     reasons = table.column("reason").combine_chunks().dictionary_encode()
     reason_N = np.array(reasons.dictionary.to_pylist(), object)[reasons.indices.to_numpy()]
     max_side = _max_side(config, parent, targets, samples.filter(pa.array(keep_N)))
@@ -87,7 +87,7 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
 
 
 def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
-    """Write the selection of what the images at hand have, with its beton, then the header; see `cut_from`."""
+    """Write the selection of the samples that the images have, with its beton, then the header; see `cut_from`."""
     start = time.monotonic()
     before_N, parent, out = plan.keep_N, plan.parent, config.out
     plan, images = cut_from(config, plan)
@@ -111,7 +111,7 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
 
 
 def _targets(parent: Manifest) -> TargetPlan:
-    """What is stored of the labels; InputError where that was left out, or is not here."""
+    """Return the stored targets of a selection; raises InputError if they were left out or not pulled."""
     labels, classes = parent.header.labels, len(parent.class_names)
     if labels is None or labels.views == 0:
         return TargetPlan.nothing(classes)
@@ -122,7 +122,7 @@ def _targets(parent: Manifest) -> TargetPlan:
 
 
 def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:
-    """Longer side to which images are shrunk: the one asked for, else that of the selection as it was made."""
+    """Return the longer side to which images are shrunk: the requested one, else that of the original selection."""
     made = parent.header.config
     own = made.get("max_side")
     own = own if isinstance(own, int) and own > 0 else None
@@ -138,9 +138,9 @@ def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa
 
 
 def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Write those parts anew that hold samples which fell out; weights and kd_weights (N,) of all samples.
+    """Rewrite the parts with samples that were dropped; return weights and kd_weights (N,) of all samples.
 
-    InputError for a part that does not hold the targets of just the samples that were kept.
+    Raises InputError for a part whose targets are not those of exactly the kept samples.
     """
     digest, count = config_digest(plan.resolved), len(plan.samples)
     weights, kd_weights = [], []
@@ -167,14 +167,14 @@ def _leave_out_targets(
 ) -> None:
     ids = read_part(path, columns=["sample_id"]).column("sample_id").to_numpy()
     if not np.array_equal(ids, kept_n):
-        raise InputError(f"{path} does not hold the targets of the samples that are kept", hint=_AGAIN)
+        raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
     if not stay_n.all():
         _, labels = soft_labels_of(read_part(path), "target", class_count)
         write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
 
 
 def _counted_again(out: Path, plan: Plan) -> Blocks:
-    """What the header says of a selection and its labels, of the samples that are left."""
+    """Return the header blocks of a selection and its labels, counted over the remaining samples."""
     parent, label_N, count = plan.parent.header, plan.samples.column("label").to_numpy(), len(plan.samples)
     assert parent.selection is not None
     fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}

@@ -1,4 +1,4 @@
-"""What was decided for a selection, by what is typed, a preset and the manifest taken together."""
+"""The decisions behind a selection, made from the flags, a preset and the manifest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from prune_toolkit.selection.targets import TargetPlan
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """Every choice made for a selection."""
+    """All decisions behind a selection."""
 
     command: str = "select"
     parent: str
-    """id of the manifest it is made of."""
+    """id of the manifest it is made from."""
     keep: Keep
     selector: str
     parameters: Mapping[str, str]
@@ -34,14 +34,14 @@ class Decisions:
     """id of the selection whose samples are left out."""
     revision: Revision | None
     distill: tuple[Fraction, str] | None
-    """Share of the kept samples that is distilled, and by which score or "random"; None distills all of them."""
+    """Share of the kept samples that is distilled, and the score to choose them by or "random"; None distills all."""
     file_sha256: str | None = None
-    """Of the file that names the samples, where they were chosen elsewhere."""
+    """sha256 of the file that names the samples, if they were chosen elsewhere."""
 
     def as_config(self) -> dict[str, Any]:
-        """As a header holds them; of what came later only what is used, so that ids are what they were before."""
+        """Return the decisions as a header stores them; newer fields only if used, so that existing ids stay valid."""
         targets, revision, distill = self.targets, self.revision, self.distill
-        # View 0's whole label is how it was before there were more.
+        # The full label of view 0 was the only choice before there were more views.
         is_plain = targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None)
         extras = {
             "per_class_min": self.per_class_min or None,

@@ -1,7 +1,7 @@
-"""Which of the kept samples are distilled (Set II, kd_weight 1) and which learn from their label alone (Set I, 0).
+"""Split the kept samples into those distilled (Set II, kd_weight 1) and those trained on their label alone (Set I, 0).
 
-Nothing is dropped by it: it composes with dropping. Source: Lan et al., arXiv 2404.03693; that the set is cut by rank,
-a share of each class, is ours.
+This drops no samples, so it combines with dropping. Source: Lan et al., arXiv 2404.03693; cutting the set by rank, the
+same share of each class, is ours.
 """
 
 from fractions import Fraction
@@ -20,19 +20,19 @@ _STREAM = 0x5E7112
 
 
 def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: int) -> NDArray[np.bool_]:
-    """(N,) whether a sample is of Set II: the easy end of a score, the same share of every class.
+    """(N,) mask of Set II: the easy end of a score, the same share of every class.
 
-    `pool` holds the kept samples. Counts of a class are Sainte-Lague seats, their total floor(fraction * N + 1/2). Of
-    influence the easy end is the most helpful. Without a score they are drawn at random, apart from random selection.
-    UsageError when that is no sample at all, InputError for a score that is nan.
+    `pool` holds the kept samples. Counts per class are Sainte-Lague seats, their total floor(fraction * N + 1/2). The
+    easy end of influence is the most helpful. Without a score, samples are drawn at random, independently of random
+    selection. Raises UsageError if that is no sample at all, InputError for a score that is nan.
     """
     size_C = np.bincount(pool.label_N, minlength=pool.class_count)
     count_C = QUOTAS["proportional"](size_C, fraction)
     assert count_C is not None
     if not count_C.any():
         raise UsageError(
-            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples is no sample at all",
-            hint="distill more of them; none at all is train-student --loss ce",
+            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples leaves no samples to distill",
+            hint="distill more of them; to distill none, use train-student --loss ce",
         )
     if column is None:
         value_N: NDArray[np.generic] = mix64(_STREAM, seed, *hash_words(pool.content_hash_N16))
@@ -40,6 +40,6 @@ def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: 
         value_N = column.difficulty_N
         if np.isnan(column.value_N).any():
             first = int(pool.sample_id_N[np.isnan(column.value_N)].min())
-            raise InputError(f"the score of sample {first} is nan", hint="take another: --distill-by margin")
+            raise InputError(f"the score of sample {first} is nan", hint="use another score: --distill-by margin")
     label_N = pool.label_N.astype(np.int64)
     return np.asarray(rank_in_group(pool, label_N, value_N) < count_C[label_N])

@@ -1,4 +1,4 @@
-"""Scores of a manifest by name: SET/NAME, or NAME of the teacher's set, else of the only set that has it."""
+"""Find scores of a manifest by name: SET/NAME, or NAME in the teacher's set, else in the only set that has it."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from prune_toolkit.selection.pool import ScoreColumn
 
 DEFAULT_SET = "teacher"
 _MAKE = {"features": "prune score --features", "dynamics": "prune score --dynamics RUN"}
-"""What stores the scores of each further set."""
+"""The command that stores the scores of each further set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundScore:
-    """Where a score is, and how a resolved configuration calls it."""
+    """The place of a score, and its name in a resolved configuration."""
 
     set: str
     column: str
@@ -27,9 +27,9 @@ class FoundScore:
 
 
 def find_score(parent: Manifest, name: str) -> FoundScore:
-    """Find a score; UsageError when there is none, or several by that name.
+    """Find a score; raises UsageError if there is none, or several, by that name.
 
-    A bare name of the teacher's set stays as it was typed, for selections made before there were other sets.
+    A bare name in the teacher's set stays as typed, for selections made before there were other sets.
     """
     set_name, slash, column = name.rpartition("/")
     named = [spec for spec in parent.header.scores if spec.name == column]
@@ -39,7 +39,7 @@ def find_score(parent: Manifest, name: str) -> FoundScore:
         found = named
     if len(found) > 1:
         choices = ", ".join(f"{spec.set}/{spec.name}" for spec in found)
-        raise UsageError(f"{parent.where} has several scores {name!r}", hint=f"say which: {choices}")
+        raise UsageError(f"{parent.where} has several scores named {name!r}", hint=f"name one of: {choices}")
     if not found:
         known = ", ".join(f"{spec.set}/{spec.name}" for spec in parent.header.scores)
         make = _MAKE.get(SCORES[column].set) if column in SCORES else None
@@ -53,7 +53,7 @@ def find_score(parent: Manifest, name: str) -> FoundScore:
 
 
 def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreColumn:
-    """A score of the samples asked for; InputError where the table does not hold them all."""
+    """Return a score of the given samples; raises InputError if the table lacks some of them."""
     found = find_score(parent, name)
     table = parent.scores(found.set)
     scored = table.column("sample_id").to_numpy()

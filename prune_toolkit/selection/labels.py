@@ -1,8 +1,8 @@
-"""Label transforms: from a teacher's stored logits to the targets a student learns from.
+"""Label transforms: turn a teacher's stored logits into the targets a student learns from.
 
 A transform is made for a number of classes, sees all scored samples part by part in canonical order (`fit`,
-then `finish`; or `restore`, with what an earlier run found), and turns the logits of the kept ones into targets
-(`apply`). Arithmetic is float64, targets are float16 like the logits unless a mean is still to be taken of them
+then `finish`; or `restore`, with the result of an earlier run), and turns the logits of the kept ones into targets
+(`apply`). Arithmetic is float64; targets are float16 like the logits, unless they are still to be averaged
 (`exact`).
 """
 
@@ -24,38 +24,38 @@ EXACT = np.dtype(np.float64)
 
 
 class LabelTransform(Protocol):
-    """A transform at work; arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages."""
+    """A transform in use; arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages."""
 
     class_std_C: Floats | None
-    """Mean std(logits) of each class, 0 for one without samples; None before `finish` or when unused."""
+    """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
 
     def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
-        """Take in one part of one view; call for every part of every view that is to count."""
+        """Add one part of one view; call for every part of every view that counts."""
 
     def finish(self) -> None:
-        """End of fitting."""
+        """Finish fitting."""
 
     def restore(self, class_std_C: Floats) -> None:
-        """Instead of fitting: the `class_std_C` that an earlier run ended with."""
+        """Set the `class_std_C` of an earlier run instead of fitting."""
 
     def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
-        """Targets, of all C logits or the K largest as the logits are; InputError naming the sample that has none."""
+        """Return targets, all C logits or the K largest like the input; raises InputError naming a sample without."""
 
     def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
-        """A new array of target logits (n, C) before they are rounded, for a mean; errors as of `apply`."""
+        """Return a new array of target logits (n, C) before rounding, for a mean; raises the same errors as `apply`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelMethod:
-    """A label transform and what must be known to use it."""
+    """A label transform and the facts needed to use it."""
 
     name: str
     formula: str
     source: str
     needs_fit: bool
-    """Whether `fit` must see the logits of all scored samples, dropped ones included."""
+    """True if `fit` must see the logits of all scored samples, including dropped ones."""
     make: Callable[[int], LabelTransform]
-    """A fresh transform for a number of classes."""
+    """Makes a new transform for a number of classes."""
 
 
 LABELS: Registry[LabelMethod] = Registry("label transform")
@@ -90,12 +90,12 @@ class Raw:
         """Nothing to learn."""
 
     def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
-        """The same logits; InputError naming the sample whose logits are not finite."""
+        """Return the same logits; raises InputError naming a sample whose logits are not finite."""
         _check_finite(logits, sample_id_n)
         return logits
 
     def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
-        """The same logits in float64; errors as of `apply`."""
+        """Return the same logits in float64; raises the same errors as `apply`."""
         check_finite(logits_nC, sample_id_n)
         return logits_nC.astype(EXACT)
 
@@ -107,7 +107,7 @@ class Raw:
     needs_fit=False,
 )
 class Revise(Raw):
-    """The logits as stored: p depends on the temperature, which is the trainer's."""
+    """The logits as stored: p depends on the temperature, which the trainer sets."""
 
 
 @label_transform(
@@ -125,27 +125,27 @@ class Reshape:
         self._count_C = np.zeros(class_count, np.int64)
 
     def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
-        """Add one part of one view to the class means; InputError naming a sample that is not finite."""
+        """Add one part of one view to the class means; raises InputError naming a sample that is not finite."""
         _check_finite(logits, sample_id_n)
         classes = len(self._sum_C)
         self._sum_C += np.bincount(label_n, weights=logits.std_n, minlength=classes)
         self._count_C += np.bincount(label_n, minlength=classes)
 
     def finish(self) -> None:
-        """Fix the class means."""
+        """Compute the class means."""
         self.class_std_C = self._sum_C / np.maximum(self._count_C, 1)
 
     def restore(self, class_std_C: Floats) -> None:
-        """Take class means fitted earlier; a mean of 0 is of a class without samples."""
+        """Use class means fitted earlier; a mean of 0 stands for a class without samples."""
         self.class_std_C = class_std_C
         self._count_C = (class_std_C > 0).astype(np.int64)
 
     def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
-        """Reshaped logits; errors as of `reshape`, RuntimeError where `fit` saw no such class."""
+        """Return reshaped logits; raises the same errors as `reshape`, RuntimeError if `fit` saw no such class."""
         return reshape(logits, label_n, sample_id_n, self._fitted(label_n))
 
     def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
-        """Reshaped logits in float64; errors as of `apply`."""
+        """Return reshaped logits in float64; raises the same errors as `apply`."""
         check_finite(logits_nC, sample_id_n)
         scale_n = _scale(row_std(logits_nC), label_n, sample_id_n, self._fitted(label_n))
         return scaled_rows(logits_nC, scale_n, EXACT)
@@ -159,7 +159,7 @@ class Reshape:
 def reshape(logits: SoftLabels, label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> SoftLabels:
     """Rescale the logits of each sample to the standard deviation of its class.
 
-    InputError naming the sample whose logits are not finite, are all equal (std 0), or leave the range of float16.
+    Raises InputError naming a sample whose logits are not finite, are all equal (std 0), or leave the range of float16.
     The largest logit stays the largest; logits that differ by less than float16 resolves may become equal.
     """
     _check_finite(logits, sample_id_n)
@@ -185,6 +185,6 @@ def _refuse(bad_n: NDArray[np.bool_], label_n: Integers, sample_id_n: Integers, 
         row = int(np.argmax(bad_n))
         raise InputError(
             f"cannot reshape the logits of sample {int(sample_id_n[row])} (class {int(label_n[row])}): {why}"
-            f" ({int(bad_n.sum())} such samples here)",
-            hint="use the logits as they are: --labels raw; or find out why the teacher is so odd on this sample",
+            f" ({int(bad_n.sum())} such samples in this part)",
+            hint="use the logits unchanged: --labels raw; or check the teacher's output for this sample",
         )

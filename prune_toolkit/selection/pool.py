@@ -1,4 +1,4 @@
-"""What selectors choose from and what they answer: a pool of samples, groups with their quotas, and a choice."""
+"""Input and output of selectors: a pool of samples, groups with their quotas, and a choice."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,28 +21,28 @@ KEPT, TOO_EASY, TOO_HARD, NOT_DRAWN, UNREADABLE, NOT_CHOSEN, HELD_OUT = range(le
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreColumn:
-    """A score of every row of a pool, and which end of it is harder."""
+    """A score for every row of a pool, and the end of it that is harder."""
 
     value_N: NDArray[np.floating[Any]]
     harder: "Harder" = "high"
 
     @property
     def difficulty_N(self) -> NDArray[np.floating[Any]]:
-        """The score turned so that more is harder."""
+        """The score, negated if needed so that higher is harder."""
         return self.value_N if self.harder == "high" else -self.value_N
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """A vector of every readable sample, such as its features, read when it is needed."""
+    """A vector for every readable sample, such as its features, read when needed."""
 
     name: str
     width: int
     stream: Callable[[], Iterator[tuple[Ids, NDArray[np.floating[Any]]]]]
-    """(sample_id (n,), vectors (n, D)) part by part; the same each time it is called."""
+    """Yields (sample_id (n,), vectors (n, D)) part by part; the same on every call."""
 
     def of(self, sample_id_n: Integers) -> NDArray[np.float16]:
-        """Vectors (n, D) float16 of some samples, in their order; InputError naming one that has none."""
+        """Return vectors (n, D) float16 of some samples, in order; raises InputError naming a sample without one."""
         order_n = np.argsort(sample_id_n)
         wanted_n = sample_id_n[order_n]
         vector_nD = np.empty((len(wanted_n), self.width), np.float16)
@@ -76,21 +76,21 @@ class Pool:
     score_N: NDArray[np.floating[Any]] | None = None
     """The score a selector ranks by."""
     harder: "Harder" = "high"
-    """Which end of that score is harder."""
+    """The end of that score that is harder."""
     scores: Mapping[str, ScoreColumn] = field(default_factory=dict)
     """Further scores by name, for selectors that ask for them: `Selector.further_scores`."""
     features: Vectors | None = None
     logits: Vectors | None = None
-    """Of view 0."""
+    """Logits of view 0."""
 
     @property
     def difficulty_N(self) -> NDArray[np.floating[Any]]:
-        """The score turned so that more is harder."""
+        """The score, negated if needed so that higher is harder."""
         assert self.score_N is not None
         return ScoreColumn(value_N=self.score_N, harder=self.harder).difficulty_N
 
     def take(self, row_n: NDArray[Any]) -> "Pool":
-        """Some rows of it, by index or by a boolean array."""
+        """Return some rows of the pool, by index or boolean array."""
         return replace(
             self,
             sample_id_N=self.sample_id_N[row_n],
@@ -103,19 +103,19 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What a selector decided, row by row of its pool."""
+    """The decision of a selector for each row of its pool."""
 
     keep_N: NDArray[np.bool_]
     reason_N: NDArray[np.int8]
     """Index into `reasons`."""
     reasons: tuple[str, ...] = REASONS
     found: Mapping[str, str] = field(default_factory=dict)
-    """What the selector worked out by itself, by the name of the parameter it goes into the header as."""
+    """Parameters that the selector determined itself, by their names in the header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """The samples that are ranked together, and how many of them to keep."""
+    """The samples that are ranked together, and the number of them to keep."""
 
     quota: str
     group_N: NDArray[np.int64]
@@ -125,13 +125,13 @@ class Groups:
     """The fraction asked for, over all groups."""
 
     def take(self, row_n: NDArray[Any], keep_G: NDArray[np.int64]) -> "Groups":
-        """The groups of some rows of the pool, with other counts to keep."""
+        """Return the groups of some rows of the pool, with new counts to keep."""
         group_n = self.group_N[row_n]
         return replace(self, group_N=group_n, size_G=np.bincount(group_n, minlength=len(self.size_G)), keep_G=keep_G)
 
 
 def rank_in_group(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any]) -> NDArray[np.int64]:
-    """Rank 0, 1, ... of each row in its group, ascending by value, then content hash, then sample_id."""
+    """Return the rank 0, 1, ... of each row in its group, ascending by value, then content hash, then sample_id."""
     order_N = ranked_rows(pool, group_N, value_N)
     first_G = np.cumsum(np.bincount(group_N)) - np.bincount(group_N)
     rank_N = np.empty(len(group_N), np.int64)
@@ -140,9 +140,9 @@ def rank_in_group(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any])
 
 
 def ranked_rows(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any]) -> NDArray[np.int64]:
-    """Rows in the order of group, value, content hash, sample_id: the same samples in whatever order rows come."""
+    """Return rows ordered by group, value, content hash, sample_id: independent of the input order."""
     order_N = np.argsort(value_N, kind="stable")
-    # Numbers of 16 bits are sorted by radix. Hashes are looked at where values are equal only: three times as fast
+    # Numbers of 16 bits are sorted by radix. Hashes are compared only where values are equal: three times as fast
     # as sorting 1,281,167 rows by all five keys.
     few = len(group_N) == 0 or group_N.max() <= np.iinfo(np.uint16).max
     order_N = order_N[np.argsort(group_N[order_N].astype(np.uint16 if few else np.int64), kind="stable")]
@@ -153,13 +153,13 @@ def ranked_rows(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any]) -
     follows_N, leads_N = np.append(False, same_N), np.append(same_N, False)
     tied = np.flatnonzero(follows_N | leads_N)
     row_n, run_n = order_N[tied], np.cumsum(~follows_N)[tied]
-    # Big-endian halves compare as the 16 bytes do.
+    # Big-endian halves sort like the 16 bytes.
     words_n2 = np.ascontiguousarray(pool.content_hash_N16[row_n]).view(">u8").astype(np.uint64)
     order_N[tied] = row_n[np.lexsort((pool.sample_id_N[row_n], words_n2[:, 1], words_n2[:, 0], run_n))]
     return order_N
 
 
 def keep_first(pool: Pool, groups: Groups, value_N: NDArray[Any], reason: int) -> Choice:
-    """Keep the K_g rows of each group with the smallest values; `reason` is that of the others."""
+    """Keep the K_g rows of each group with the smallest values; the others get `reason`."""
     keep_N = rank_in_group(pool, groups.group_N, value_N) < groups.keep_G[groups.group_N]
     return Choice(keep_N=keep_N, reason_N=np.where(keep_N, KEPT, reason).astype(np.int8))

@@ -1,4 +1,4 @@
-"""Published combinations of selector, quota, labels and loss that have a name."""
+"""Named, published combinations of selector, quota, labels and loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,26 +12,26 @@ class Preset:
 
     selector: str
     score: str | None
-    """None for a selector that ranks by none."""
+    """None for a selector that does not rank by a score."""
     quota: str
     labels: str
     source: str
     loss: Mapping[str, float] = field(default_factory=dict)
-    """What the trainer takes from the header unless told otherwise."""
+    """Settings that the trainer takes from the header unless flags override them."""
     large_image_loss: Mapping[str, float] = field(default_factory=dict)
-    """What of it is another where the teacher sees images larger than SMALL_PX."""
+    """Settings that differ if the teacher sees images larger than SMALL_PX."""
     eta: str | None = None
     revise_scope: str | None = None
     distill_fraction: str | None = None
     distill_by: str | None = None
 
     def loss_at(self, image_px: int) -> dict[str, float]:
-        """`loss` for a teacher of this image size."""
+        """Return `loss` for a teacher of this image size."""
         return {**self.loss, **(self.large_image_loss if image_px > SMALL_PX else {})}
 
 
 FIXED = ("selector", "score", "quota", "labels")
-"""What a preset says about these cannot be changed by a flag; about the rest the flags win."""
+"""Choices of a preset that flags cannot change; for all others the flags win."""
 
 PRESETS = {
     "mdslr": Preset(

@@ -1,8 +1,8 @@
-"""Which window of difficulties teaches most, by a cheap proxy of training on it: ridge regression to one-hot labels.
+"""Find the most useful window of difficulties by a cheap proxy for training: ridge regression to one-hot labels.
 
 For each position of the grid, a ridge regression from features (or logits) to labels is fitted on the samples of that
-window and judged on a tenth of every class that no window contains. Source: BWS, ICML 2024; the hold-out, the exact
-sums below and that logits stand in for features are ours.
+window and evaluated on a tenth of every class that no window contains. Source: BWS, ICML 2024; the hold-out, the exact
+sums below and the use of logits in place of features are ours.
 """
 
 from collections.abc import Iterator
@@ -28,16 +28,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """What the proxy found."""
+    """The result of the proxy."""
 
     vectors: str
-    """From what it was fitted: features or logits."""
+    """The input of the regression: features or logits."""
     top1: tuple[float, ...]
     """Accuracy on the held-out tenth at each position of GRID."""
 
     @property
     def position(self) -> Fraction:
-        """The best position; among equals the one nearest to the middle, then the easier."""
+        """The best position; of equal ones the one nearest to the middle, then the easier."""
         best = max(self.top1)
         return min(
             (position for position, top1 in zip(GRID, self.top1, strict=True) if top1 == best),
@@ -46,17 +46,20 @@ class Proxy:
 
 
 def try_windows(pool: Pool, groups: Groups) -> Proxy:
-    """Fit and judge the proxy at every position; UsageError without features and logits, or with too few samples."""
+    """Fit and evaluate the proxy at every position.
+
+    Raises UsageError without features and logits, or with too few samples.
+    """
     vectors = pool.features or pool.logits
     if vectors is None:
         raise UsageError(
-            "position auto needs features or logits and there are neither", hint="name a position from 0 to 1"
+            "position auto needs features or logits, and the manifest has neither", hint="give a position from 0 to 1"
         )
     held_N = held_out(pool)
     first_N, last_N = memberships(pool, groups, ~held_N)
     if not held_N.any() or not (first_N <= last_N).any():
         raise UsageError(
-            f"position auto: {len(held_N)} samples are too few to hold a tenth out", hint="name a position from 0 to 1"
+            f"position auto: {len(held_N)} samples are too few to hold out a tenth", hint="give a position from 0 to 1"
         )
     weight_PDC = _fit(pool, vectors, first_N, last_N)
     hits_P = np.zeros(len(GRID), np.int64)
@@ -67,7 +70,7 @@ def try_windows(pool: Pool, groups: Groups) -> Proxy:
 
 
 def held_out(pool: Pool) -> NDArray[np.bool_]:
-    """(N,) a tenth of every class, the same for every seed."""
+    """(N,) mask of a tenth of every class, the same for every seed."""
     size_C = np.bincount(pool.label_N, minlength=pool.class_count)
     count_C = QUOTAS["proportional"](size_C, HELD_OUT)
     assert count_C is not None
@@ -77,12 +80,12 @@ def held_out(pool: Pool) -> NDArray[np.bool_]:
 
 
 def memberships(pool: Pool, groups: Groups, rest_N: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(N,) first and last position of GRID whose window over the rest has the sample; first > last where none has.
+    """(N,) first and last position of GRID whose window over the rest contains the sample; first > last if none does.
 
-    Windows move up with the position, so those that have a sample are consecutive.
+    Windows move up with the position, so those that contain a sample are consecutive.
     """
     row_n = np.flatnonzero(rest_N)
-    # The same share of each group as was asked for, at least one sample of what is there.
+    # The requested share of each group, at least one sample if there are any.
     size_G = np.bincount(groups.group_N[row_n], minlength=len(groups.size_G))
     whole_G = np.maximum(groups.size_G, 1)
     keep_G = np.minimum((2 * groups.keep_G * size_G + whole_G) // (2 * whole_G), size_G)
@@ -100,10 +103,10 @@ def memberships(pool: Pool, groups: Groups, rest_N: NDArray[np.bool_]) -> tuple[
 
 
 def _fit(pool: Pool, vectors: Vectors, first_N: NDArray[np.int64], last_N: NDArray[np.int64]) -> Floats:
-    """Ridge weights (P, D + 1, C).
+    """Return ridge weights (P, D + 1, C).
 
-    What enters a window is added to the sums of the one before it, what leaves is taken off: no sample is summed more
-    than twice.
+    The sums of a window are those of the previous one plus the samples that enter and minus those that leave: no
+    sample is summed more than twice.
     """
     width, classes = vectors.width + 1, pool.class_count
     square_PDD, cross_PDC = np.zeros((len(GRID), width, width)), np.zeros((len(GRID), width, classes))
@@ -123,7 +126,7 @@ def _fit(pool: Pool, vectors: Vectors, first_N: NDArray[np.int64], last_N: NDArr
 
 
 def _class_sums(x_mD: Floats, label_m: NDArray[np.int64], classes: int) -> Floats:
-    """Sum of the rows of each class, (C, D)."""
+    """Return the sum of the rows of each class, (C, D)."""
     order_m = np.argsort(label_m, kind="stable")
     present, start = np.unique(label_m[order_m], return_index=True)
     sum_CD = np.zeros((classes, x_mD.shape[1]))
@@ -132,7 +135,7 @@ def _class_sums(x_mD: Floats, label_m: NDArray[np.int64], classes: int) -> Float
 
 
 def _blocks(pool: Pool, vectors: Vectors, wanted_N: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """(rows (n,), vectors (n, D + 1) float64 with a 1 appended) of the rows wanted, in the order of the stream."""
+    """Yield (rows (n,), vectors (n, D + 1) float64 with a 1 appended) of the wanted rows, in stream order."""
     order_N = np.argsort(pool.sample_id_N)
     sorted_N = pool.sample_id_N[order_N]
     for ids, vector_mD in vectors.stream():

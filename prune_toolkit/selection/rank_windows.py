@@ -9,7 +9,7 @@ from prune_toolkit.selection.pool import KEPT, TOO_EASY, TOO_HARD, Choice, Group
 
 
 def window_start(position: Fraction, size_G: NDArray[np.int64], keep_G: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First rank (G,) of windows at a position: floor(p * (n_g - K_g)), exact."""
+    """Return the first rank (G,) of windows at a position: floor(p * (n_g - K_g)), exact."""
     spare_G = (size_G - keep_G).tolist()
     return np.array([position.numerator * spare // position.denominator for spare in spare_G], np.int64)
 

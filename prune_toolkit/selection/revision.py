@@ -1,8 +1,8 @@
-"""Label revision in a selection: what the trainer is told, and how many labels that changes.
+"""Label revision in a selection: the parameters for the trainer, and the number of labels it changes.
 
 p~ = b softmax(z/T) + (1 - b) y,   b = eta / (p_max - p_y + 1)
 
-T is the trainer's, so raw logits are stored and the trainer revises them (Lan et al., arXiv 2404.03693).
+The trainer sets T, so raw logits are stored and the trainer revises them (Lan et al., arXiv 2404.03693).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,26 +22,26 @@ _KEYS = ("eta", "scope", "changed", "wrong")
 
 
 class Revision(NamedTuple):
-    """How labels are revised."""
+    """Parameters of label revision."""
 
     eta: float
     scope: str
-    """Which of them: wrong or all."""
+    """The labels to revise: wrong or all."""
 
 
 def parse_eta(text: str) -> float:
-    """eta; UsageError unless 0 < eta < 1."""
+    """Parse eta; raises UsageError unless 0 < eta < 1."""
     eta = parse_fraction(text)
     if eta is None or not 0 < eta < 1:
         raise UsageError(
             f"--eta is {text!r}: it must be above 0 and below 1",
-            hint="0.8 leaves the teacher's most likely classes four fifths of a label",
+            hint="0.8 leaves four fifths of a label to the teacher's most likely classes",
         )
     return float(eta)
 
 
 def parse_scope(text: str) -> str:
-    """Which labels are revised; UsageError for anything but wrong or all."""
+    """Return the scope of revision; raises UsageError for anything but wrong or all."""
     if text not in SCOPES:
         raise UsageError(f"unknown --revise-scope {text!r}", hint=f"known: {', '.join(SCOPES)}")
     return text
@@ -50,9 +50,9 @@ def parse_scope(text: str) -> str:
 def label_parameters(
     inherited: Mapping[str, Any], transform: str, stored: Iterable[tuple[SoftLabels, NDArray[np.integer[Any]]]]
 ) -> dict[str, Any]:
-    """`labels.parameters` of a selection that is labelled anew: what is said of revision is of the new labels.
+    """Return `labels.parameters` of a selection that is labelled again, with revision counted over the new labels.
 
-    `stored` yields the new targets with the labels (n,) of their samples; it is read where labels are revised only.
+    `stored` yields the new targets with the labels (n,) of their samples; it is read only if labels are revised.
     """
     others = {name: value for name, value in inherited.items() if name not in _KEYS}
     if transform != REVISE:
@@ -65,7 +65,7 @@ def label_parameters(
 
 
 class RevisionCount:
-    """Labels that revision changes, counted while they are written."""
+    """Count of the labels that revision changes, taken while they are written."""
 
     def __init__(self, revision: Revision) -> None:
         self.revision = revision
@@ -73,18 +73,18 @@ class RevisionCount:
         self.wrong = 0
 
     def add(self, targets: list[SoftLabels], label_n: NDArray[np.integer[Any]]) -> None:
-        """Take in the stored labels of n samples, one entry a view.
+        """Add the stored labels of n samples, one entry per view.
 
-        Wrong is one whose largest logit, the first of equals, is another class's than the label's.
+        A label is wrong if its largest logit, the first of equals, is not that of the sample's class.
         """
         self.labels += sum(len(target) for target in targets)
         self.wrong += sum(int((target.top1_n != label_n).sum()) for target in targets)
 
     @property
     def changed(self) -> int:
-        """Wrong ones in the scope `wrong`, all of them in the scope `all`."""
+        """Number of wrong labels with scope `wrong`, of all labels with scope `all`."""
         return self.wrong if self.revision.scope == "wrong" else self.labels
 
     def parameters(self) -> dict[str, Any]:
-        """What goes into the header of a selection, for the trainer and for people."""
+        """Return the parameters for the header of a selection."""
         return {**self.revision._asdict(), "changed": self.changed, "wrong": self.wrong}

@@ -1,4 +1,4 @@
-"""What `prune select` is asked to do, with every choice resolved."""
+"""The configuration of `prune select` and `prune cut`, and the decisions that follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,29 +26,29 @@ from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_
 
 @dataclass(frozen=True, kw_only=True)
 class CutConfig:
-    """Where a selection goes, and from which images its beton is cut."""
+    """The output folder of a selection, and the images from which its beton is cut."""
 
     out: Path
     data: DataSpec | None = None
     check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
-    """How images that are not those scored are compared with the manifest."""
+    """How images other than the scored ones are compared with the manifest."""
     max_side: int | None = None
     workers: int = 1
 
     @property
     def judges_copy(self) -> bool:
-        """Whether --max-side is judged by the images of `data`, which may be of other sizes than were scored."""
+        """True if --max-side is checked against the images of `data`, whose sizes may differ from the scored ones."""
         return self.data is not None and self.check.level not in EXACT
 
     def check_out(self, parent: Manifest) -> None:
-        """UsageError where `out` lies among the images."""
+        """Raise UsageError if `out` lies inside the images."""
         if images := self.data or DataSpec.from_local(parent.local):
             images.refuse_out(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig(CutConfig):
-    """What `prune select` was asked to do; None takes the preset's or the selector's own choice."""
+    """The options of `prune select`; None means the preset's or the selector's own choice."""
 
     keep: Keep
     selector: str | None = None
@@ -56,7 +56,7 @@ class SelectConfig(CutConfig):
     parameters: Mapping[str, str] = field(default_factory=dict)
     quota: str | None = None
     per_class_min: int = 0
-    """Samples that every class keeps at least, or all it has."""
+    """Minimum number of samples that every class keeps, or all it has."""
     without: Path | str | None = None
     """A selection of the same data whose samples are left out."""
     labels: str | None = None
@@ -65,7 +65,7 @@ class SelectConfig(CutConfig):
     distill_fraction: str | None = None
     distill_by: str | None = None
     views: int | None = None
-    """Scored views whose labels are carried, the first ones; None is all of them."""
+    """Number of scored views whose labels are carried, from the first; None means all."""
     policy: str | None = None
     top_k: int | None = None
     preset: str | None = None
@@ -95,7 +95,7 @@ class SelectConfig(CutConfig):
             flag for flag, value in (("--eta", self.eta), ("--revise-scope", self.revise_scope)) if value is not None
         ]
         if asked and self._choice("labels", "reshape") != REVISE:
-            raise UsageError(f"{asked[0]} is of label revision", hint="add --labels revise")
+            raise UsageError(f"{asked[0]} applies to label revision only", hint="add --labels revise")
         if self.eta is not None:
             parse_eta(self.eta)
         if self.revise_scope is not None:
@@ -106,7 +106,8 @@ class SelectConfig(CutConfig):
         if fraction is None:
             if self.distill_by is not None:
                 raise UsageError(
-                    "--distill-by says which samples are distilled, not how many", hint="add --distill-fraction 0.5"
+                    "--distill-by needs --distill-fraction, the share of samples to distill",
+                    hint="add --distill-fraction 0.5",
                 )
         else:
             _parse_distilled(fraction)
@@ -116,7 +117,7 @@ class SelectConfig(CutConfig):
         return None if self.preset is None else PRESETS[self.preset]
 
     def _choice(self, name: str, default: Any) -> Any:
-        """What a flag says, else the preset, else the default."""
+        """Return the value of a flag, else of the preset, else the default."""
         asked = getattr(self, name)
         if asked is None and self._preset is not None:
             asked = getattr(self._preset, name)
@@ -129,12 +130,12 @@ class SelectConfig(CutConfig):
 
     @property
     def distill(self) -> tuple[Fraction, str] | None:
-        """Share of the kept samples to distill, and by which score or "random"; None distills all of them."""
+        """Share of the kept samples to distill, and the score to choose them by or "random"; None distills all."""
         fraction = self._choice("distill_fraction", None)
         return None if fraction is None else (_parse_distilled(fraction), self._choice("distill_by", DEFAULT_BY))
 
     def targets(self, parent: Manifest) -> TargetPlan:
-        """What of the scored views becomes targets; UsageError for more than is stored."""
+        """Return the plan that turns scored views into targets; raises UsageError for more than is stored."""
         if self.labels_of(parent) == NO_LABELS:
             self._check_no_labels()
             return TargetPlan.nothing(len(parent.class_names))
@@ -143,7 +144,7 @@ class SelectConfig(CutConfig):
         if self.views is not None and self.views > stored:
             raise UsageError(
                 f"--views {self.views}: {parent.where} holds logits of {stored} view(s)",
-                hint=f"have more views of the kept samples labelled after selecting: prune label --views {self.views}",
+                hint=f"label more views of the kept samples after selecting: prune label --views {self.views}",
             )
         top_k = stored_k if self.top_k is None else self.top_k
         views = stored if self.views is None else self.views
@@ -153,12 +154,12 @@ class SelectConfig(CutConfig):
         return plan
 
     def labels_of(self, parent: Manifest) -> str:
-        """What becomes of the logits: `none` by default where the manifest never had any."""
+        """Return the label transform: `none` by default if the manifest never had logits."""
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
 
     def _check_no_labels(self) -> None:
-        """UsageError for flags that say something of labels when there are none."""
+        """Raise UsageError for flags about labels if there are none."""
         flags = {"--views": self.views, "--policy": self.policy, "--top-k": self.top_k}
         asked = [flag for flag, value in flags.items() if value is not None]
         if self.distill is not None:
@@ -170,13 +171,13 @@ class SelectConfig(CutConfig):
             )
 
     def left_out(self, parent: Manifest) -> Manifest | None:
-        """The selection whose samples are left out; MismatchError when it is of other data."""
+        """Return the selection whose samples are left out; raises MismatchError if it is of other data."""
         if self.without is None:
             return None
         other = Manifest.open(self.without)
         if other.kind != "selection":
             raise UsageError(
-                f"--without {other.where}: it is of kind {other.kind}, only a selection says what it keeps",
+                f"--without {other.where} is of kind {other.kind}, not a selection",
                 hint="name a folder that prune select wrote",
             )
         if other.header.data.fingerprint != parent.header.data.fingerprint:
@@ -186,15 +187,15 @@ class SelectConfig(CutConfig):
                 hint="select from manifests of the same images",
             )
         if other.header.data.count != parent.header.data.count:
-            raise InputError(f"{other.where} and {parent.where} count their samples differently")
+            raise InputError(f"{other.where} and {parent.where} have different numbers of samples")
         return other
 
     def _copies_beton(self, parent: Manifest) -> bool:
-        """Whether images are copied from a beton as they are, and not read from their source."""
+        """Return whether images are copied unchanged from a beton instead of read from their source."""
         return place_of(parent, self.data).beton is not None
 
     def decide(self, parent: Manifest) -> Decisions:
-        """Every choice made, by what is typed, the preset and the manifest."""
+        """Make all decisions from the flags, the preset and the manifest."""
         preset, method, labels = self._preset, self.method, self.labels_of(parent)
         score = method.score_or(self.score or (preset.score if preset else None))
         other = self.left_out(parent)
@@ -226,7 +227,7 @@ class SelectConfig(CutConfig):
         return Revision(parse_eta(eta), parse_scope(scope))
 
     def _distilled(self, parent: Manifest) -> tuple[Fraction, str] | None:
-        """`distill`, with the score's whole name."""
+        """Return `distill` with the full name of the score."""
         if self.distill is None or self.distill[1] == RANDOM:
             return self.distill
         fraction, by = self.distill
@@ -234,17 +235,17 @@ class SelectConfig(CutConfig):
 
 
 def _parse_distilled(text: str) -> Fraction:
-    """The share of the kept samples to distill; UsageError unless 0 < share <= 1."""
+    """Parse the share of the kept samples to distill; raises UsageError unless 0 < share <= 1."""
     share = parse_fraction(text)
     if share is None or not 0 < share <= 1:
         raise UsageError(
             f"--distill-fraction is {text!r}: it must be above 0 and at most 1",
-            hint="0.5 distills half of the kept samples; none at all is train-student --loss ce",
+            hint="0.5 distills half of the kept samples; to distill none, use train-student --loss ce",
         )
     return share
 
 
 def _image_px(parent: Manifest) -> int:
-    """Side of the images the teacher saw."""
+    """Return the side of the images the teacher saw, in px; 0 without a teacher."""
     teacher = parent.header.teacher
     return 0 if teacher is None else teacher.preprocessing.image_px

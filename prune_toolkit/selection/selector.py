@@ -1,6 +1,6 @@
-"""Selectors by name: what each keeps, what it needs, which parameters it takes.
+"""Selectors by name: what each keeps, what it needs and its parameters.
 
-A selector is a file of its own in `selectors/`, or of another package, and one line that imports it:
+A selector is a separate file in `selectors/` or in another package, and one line that imports it:
 
 @selector("hardest", formula="per class the K_c hardest", source="...", score="loss")
 def hardest(pool, groups, seed, parameters):
@@ -27,31 +27,31 @@ class Parameter:
     default: str
     help: str
     parse: Callable[[str], Any]
-    """Value of a text; UsageError when it is not one."""
+    """Returns the value of a text; raises UsageError if it is invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """A selector and what must be known to use it."""
+    """A selector and the facts needed to use it."""
 
     name: str
     formula: str
     source: str
     function: SelectorFunction
     score: str | None
-    """The score it ranks by unless another is asked for; None when it needs none."""
+    """The score it ranks by unless another is requested; None if it needs no score."""
     own_score: bool = False
-    """Whether it is defined by that score, so that no other can be asked for."""
+    """True if that score defines it, so that no other can be requested."""
     needs: tuple[str, ...] = ()
-    """Of "score" and "features", what it cannot do without."""
+    """The tables it requires: "score", "features"."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     further_scores: Callable[[Mapping[str, Any]], list[str]] | None = None
     """Names of the scores it reads from `Pool.scores`, given its parameters."""
 
     def resolve(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """Parsed values of all parameters, the defaults filled in; UsageError on an unknown or bad one.
+        """Return parsed values of all parameters, including defaults; raises UsageError for an unknown or bad one.
 
-        `str(value)` is the canonical text of a value, as it goes into the header.
+        `str(value)` is the canonical text of a value, as written into the header.
         """
         for name in given:
             if name not in self.parameters:
@@ -62,25 +62,25 @@ class Selector:
         }
 
     def score_or(self, asked: str | None) -> str | None:
-        """The score to rank by; UsageError where one is asked for that it has no use for."""
+        """Return the score to rank by; raises UsageError if the selector cannot use the requested one."""
         if asked is None:
             return self.score
         if self.score is None:
-            hint = "name scores inside it: score=NAME" if self.further_scores else "leave out --score"
-            raise UsageError(f"selector {self.name} ranks by no score", hint=hint)
+            hint = "give scores to its parts: score=NAME" if self.further_scores else "leave out --score"
+            raise UsageError(f"selector {self.name} does not rank by a score", hint=hint)
         if self.own_score and asked.rpartition("/")[2] != self.score:
             raise UsageError(
                 f"selector {self.name} ranks by {self.score}, not by {asked}",
-                hint="leave out --score; the middle of another score is --selector medium",
+                hint="leave out --score; for the middle of another score use --selector medium",
             )
         return asked
 
     def choose(self, pool: Pool, groups: Groups, seed: int, values: Mapping[str, Any]) -> Choice:
-        """Choose from a pool; UsageError or InputError where it lacks what the selector needs."""
+        """Choose from a pool; raises UsageError or InputError if it lacks what the selector needs."""
         if "features" in self.needs and pool.features is None:
             raise UsageError(
-                f"selector {self.name!r} needs features and there are none",
-                hint="store them: prune score --features; or take another: prune list selectors",
+                f"selector {self.name!r} needs features, and the manifest has none",
+                hint="store them: prune score --features; or choose another selector: prune list selectors",
             )
         if self.score is not None:
             _check_score(self.name, pool)
@@ -90,8 +90,8 @@ class Selector:
             group = int(np.argmax(kept_G != groups.keep_G))
             raise UsageError(
                 f"selector {self.name!r} is broken: it kept {int(kept_G[group]):,} samples of group {group}, "
-                f"where the quota says {int(groups.keep_G[group]):,}",
-                hint="tell whoever wrote it, or take another: prune list selectors",
+                f"but the quota is {int(groups.keep_G[group]):,}",
+                hint="report it to its author, or choose another selector: prune list selectors",
             )
         return choice
 
@@ -112,7 +112,7 @@ def selector(
 ) -> Callable[[SelectorFunction], Selector]:
     """Register a function (pool, groups, seed, parameters) -> Choice that keeps exactly `groups.keep_G` of each group.
 
-    Its answer may depend on nothing but samples and seed: not on the order of rows.
+    The choice must depend only on samples and seed, not on the order of rows.
     """
 
     def register(function: SelectorFunction) -> Selector:
@@ -135,8 +135,8 @@ def selector(
 def _check_score(name: str, pool: Pool) -> None:
     if pool.score_N is None:
         raise InputError(
-            f"selector {name!r} ranks by a score and there is none",
-            hint="make the scores: prune score; or choose without: --selector random",
+            f"selector {name!r} ranks by a score, and the manifest has none",
+            hint="make the scores: prune score; or choose without scores: --selector random",
         )
     missing_N = np.isnan(pool.score_N)
     if missing_N.any():

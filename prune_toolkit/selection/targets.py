@@ -1,4 +1,4 @@
-"""From the logits of several views to the targets that are stored: one a view, one mean, or view 0's alone."""
+"""Turn the logits of several views into stored targets: one per view, their mean, or view 0 alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from prune_toolkit.selection.labels import Integers, LabelTransform
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
 NO_LABELS = "none"
-"""What a selection calls its labels when no targets are stored: students learn from the classes alone."""
+"""Name of the labels of a selection without stored targets: students learn from the classes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetPlan:
-    """What is stored of the labels of some views."""
+    """The targets to store from the labels of some views."""
 
     policy: Policy
     views: int
-    """Labelled views, the evaluation view among them; 0 where no targets are stored."""
+    """Number of labelled views, including the evaluation view; 0 if no targets are stored."""
     top_k: int | None
     class_count: int
 
     @classmethod
     def resolve(cls, policy: str | None, views: int, top_k: int | None, class_count: int) -> "TargetPlan":
-        """Check what was asked for; policy None is replay, or single where there is but one view; UsageError."""
+        """Make a plan; policy None means replay, or single with one view. Raises UsageError for invalid values."""
         check_view_count(views)
         if top_k is not None:
             check_k(top_k, class_count)
@@ -46,23 +46,23 @@ class TargetPlan:
 
     @classmethod
     def nothing(cls, class_count: int) -> "TargetPlan":
-        """No targets at all."""
+        """Return a plan without targets."""
         return cls(policy="single", views=0, top_k=None, class_count=class_count)
 
     @property
     def read_views(self) -> int:
-        """Views whose logits are needed."""
+        """Number of views whose logits are needed."""
         return min(1, self.views) if self.policy == "single" else self.views
 
     @property
     def tables(self) -> list[str]:
-        """Tables of the manifest, one a stored target."""
+        """Tables of the manifest, one per stored target."""
         stored = self.views if self.policy == "replay" else min(1, self.views)
         return [f"targets/view-{view:03d}" for view in range(stored)]
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(V, C), or (V, words) of the K largest: of a beton's target; None without targets."""
+        """Shape of a target in a beton: (V, C), or (V, words) for the K largest; None without targets."""
         words = self.class_count if self.top_k is None else words_count(self.top_k)
         return (len(self.tables), words) if self.views else None
 
@@ -75,11 +75,11 @@ def targets_of(
     policy: Policy,
     top_k: int | None,
 ) -> list[SoftLabels]:
-    """Targets of n samples from their logits in V views: one entry a stored target.
+    """Return the targets of n samples from their logits in V views: one entry per stored target.
 
     replay: V of them; mean: the mean over all V views of the transformed logits, rounded once; single: view 0's. The
-    K largest are taken last. UsageError for what the K largest do not give: a mean, or another K; InputError naming
-    the sample that has no target.
+    K largest are taken last. Raises UsageError for targets that stored K largest logits cannot give: a mean, or
+    another K; InputError naming a sample without a target.
     """
     if (stored := views[0].top_k) is not None:
         check_stored_top_k(stored, policy, len(views), top_k)
@@ -102,21 +102,21 @@ def _mean(views: Sequence[SoftLabels], label_n: Integers, sample_id_n: Ids, tran
 
 
 def check_stored_top_k(stored: int, policy: Policy, views: int, asked: int | None) -> None:
-    """UsageError for what cannot be made of views of which only the `stored` largest logits are there."""
+    """Raise UsageError for targets that cannot be made from only the `stored` largest logits of each view."""
     if asked not in (None, stored):
         raise UsageError(
-            f"--top-k {asked}: the {stored} largest logits of each view were scored, and these can be had",
-            hint=f"leave out --top-k, or have the kept samples labelled again: prune label --top-k {asked}",
+            f"--top-k {asked}: only the {stored} largest logits of each view are stored",
+            hint=f"leave out --top-k, or label the kept samples again: prune label --top-k {asked}",
         )
     if policy == "mean" and views > 1:
         raise UsageError(
-            f"--policy mean: views of which only the {stored} largest logits were stored cannot be averaged",
+            f"--policy mean: views with only the {stored} largest logits stored cannot be averaged",
             hint="select with --policy single, then label the kept samples again: prune label --policy mean",
         )
 
 
 def carried_views(views: Views, count: int) -> Views:
-    """The block of the first `count` of these views; the recipe stays, for fresh views are drawn by it too."""
+    """Return the block of the first `count` of these views; the recipe stays, because it also draws fresh views."""
     return views.model_copy(update={"count": count})
 
 
@@ -127,10 +127,10 @@ def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: lis
 
 
 def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
-    """What a beton holds of each sample with targets, in order: `plan.shape` of float16, or of the K largest's words.
+    """Yield the target of each sample as a beton stores it, in order: `plan.shape` float16, or words of the K largest.
 
-    Of all views, one part of the `count` samples of the manifest is in memory at a time. InputError for a part that
-    does not hold as many logits as planned.
+    One part of the manifest's `count` samples, in all views, is in memory at a time. Raises InputError for a part that
+    does not hold the planned number of logits.
     """
     for part in range(part_count(count)):
         views = []
@@ -140,15 +140,15 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
             found = labels.top_k or labels.class_count
             if found != (plan.top_k or plan.class_count):
                 raise InputError(
-                    f"{path} holds {found} logits a target, its header says {plan.top_k or plan.class_count}",
-                    hint="the manifest is damaged, or was never whole: fetch or make it again",
+                    f"{path} holds {found} logits per target, its header says {plan.top_k or plan.class_count}",
+                    hint="the manifest is incomplete or damaged: fetch or make it again",
                 )
             views.append(labels.words())
         yield from np.stack(views, axis=1)
 
 
 def read_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[tuple[Ids, SoftLabels]]:
-    """(sample_id (n,), targets) of every part and table that was written, one at a time."""
+    """Yield (sample_id (n,), targets) of every written part and table, one at a time."""
     for part in range(part_count(count)):
         for table in plan.tables:
             yield soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)

@@ -1,4 +1,4 @@
-"""`prune select`: which samples to keep, their targets, and the beton a student trains from. Torch-free."""
+"""`prune select`: write the samples to keep, their targets, and the beton a student trains from. Torch-free."""
 
 import time
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ __all__ = ["PRESETS", "Preset", "SelectConfig", "SelectionPlan", "plan_selection
 def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
     """Write a decided selection: tables, targets, beton, then the header.
 
-    Of images that are not those scored, what matches is cut; see `cut_from`.
+    If the images are not the scored ones, only matching samples are cut; see `cut_from`.
     """
     start = time.monotonic()
     out, parent, images = config.out, plan.parent, None
@@ -84,7 +84,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
 
 
 def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
-    """Write which samples are kept, and their targets; what the header says of these, None where there are none."""
+    """Write the table of kept samples and their targets; return the header block of the targets, None without any."""
     decisions, count, digest = plan.decisions, len(plan.samples), config_digest(plan.resolved)
     for part in range(part_count(count)):
         write_part(out / part_path("selection", part), _selection_table(plan, part_rows(part, count)), digest)
@@ -120,9 +120,9 @@ def _selection_table(plan: SelectionPlan, rows: range) -> pa.Table:
 
 
 def fitted_transform(plan: SelectionPlan) -> LabelTransform:
-    """The label transform, having seen the training views, or view 0 where there are none, of all scored samples.
+    """Return the label transform, fitted on the training views of all scored samples, or on view 0 without any.
 
-    Of those that are held out it sees nothing.
+    Held-out samples are not used for fitting.
     """
     method = LABELS[plan.decisions.labels]
     transform = method.make(len(plan.parent.class_names))
@@ -140,7 +140,7 @@ def fitted_transform(plan: SelectionPlan) -> LabelTransform:
 def _write_targets(
     out: Path, plan: SelectionPlan, transform: LabelTransform, digest: str, revised: RevisionCount | None
 ) -> None:
-    """Targets of the kept samples; of all views, one part of logits is in memory at a time."""
+    """Write targets of the kept samples; one part of logits, in all views, is in memory at a time."""
     label_N = plan.samples.column("label").to_numpy()
     targets = plan.targets
     for part, (ids, logits) in enumerate(_kept_logits(plan)):
@@ -151,13 +151,13 @@ def _write_targets(
 
 
 def _kept_logits(plan: SelectionPlan) -> Iterator[tuple[NDArray[np.int64], list[SoftLabels]]]:
-    """(sample_id (n,), logits of V views) of the kept samples, part by part."""
+    """Yield (sample_id (n,), logits of V views) of the kept samples, part by part."""
     streams = [plan.parent.soft_labels("logits", view) for view in range(plan.targets.read_views)]
     for views in zip(*streams, strict=True):
         ids = views[0][0]
         if any(not np.array_equal(ids, other) for other, _ in views):
-            raise InputError(f"{plan.parent.where}: the views of one part are of other samples")
+            raise InputError(f"{plan.parent.where}: the views of a part do not hold the same samples")
         if len({logits.top_k for _, logits in views}) > 1:
-            raise InputError(f"{plan.parent.where}: the views of one part do not hold equally many logits")
+            raise InputError(f"{plan.parent.where}: the views of a part do not hold the same number of logits")
         kept = plan.keep_N[ids]
         yield ids[kept], [logits[kept] for _, logits in views]

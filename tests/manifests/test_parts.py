@@ -285,7 +285,7 @@ def test_the_largest_logits_without_a_column_or_with_another_in_its_place_are_re
 
 def test_a_class_there_is_not_is_refused() -> None:
     table = soft_labels_table(np.arange(6), "logits", labels())
-    with pytest.raises(InputError, match=r"largest of 6 logits: class 6 is none of 6"):
+    with pytest.raises(InputError, match=r"largest of 6 logits: class 6 is outside the 6 classes"):
         soft_labels_of(table, "logits", 6)
 
 

@@ -145,7 +145,7 @@ def test_a_wrong_secret_is_told_before_anything_is_compared(manifest: Manifest, 
         check_secret(hidden.header, None, "hidden")
     with pytest.raises(UsageError, match="is not hidden"):
         check_secret(manifest.header, SECRET, "open")
-    with pytest.raises(UsageError, match="hidden already"):
+    with pytest.raises(UsageError, match="already hidden"):
         hide(hidden, SECRET, tmp_path / "again")
 
 

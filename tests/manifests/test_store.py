@@ -143,7 +143,7 @@ def test_a_missing_manifest_is_told_as_one_wherever_it_is_missing(web: Callable,
 @pytest.mark.parametrize(
     ("url", "error", "text"),
     [
-        ("zip://x::/nowhere.zip", InputError, "zip://x::/nowhere.zip: there is no such place"),
+        ("zip://x::/nowhere.zip", InputError, "zip://x::/nowhere.zip: not found"),
         ("reference://", UsageError, "reference://: .*missing 1 required"),
         ("jupyter://u:p@x", UsageError, "jupyter://x: "),
         ("dir://x", UsageError, "dir://x: "),
@@ -342,7 +342,7 @@ def test_a_named_pipe_is_not_waited_for(manifest: Manifest) -> None:
     path = manifest.folder / "samples" / "part-00000.parquet"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         manifest.samples()
 
 
@@ -352,5 +352,5 @@ def test_no_store_reads_outside_its_folder(tmp_path: Path, path: str) -> None:
     (tmp_path / "m").mkdir()
     for store in (LocalStore(tmp_path / "m"), store_of("memory://m")):
         for method in (store.open, store.size, store.sha256):
-            with pytest.raises(InputError, match="a file outside of it"):
+            with pytest.raises(InputError, match="a file outside its folder"):
                 method(path)

@@ -81,7 +81,7 @@ def test_it_is_repeated_until_every_class_has_its_minimum() -> None:
 
 def test_more_than_there_is_to_keep_is_refused_with_both_numbers() -> None:
     pool = pool_of([0] * 8 + [1] * 2, list(range(10)))
-    with pytest.raises(UsageError, match=r"--per-class-min 3 takes 5 samples of 2 classes, but keep 2/5 .* is 4"):
+    with pytest.raises(UsageError, match=r"--per-class-min 3 requires 5 samples in 2 classes, but keep 2/5 .* is 4"):
         choose("random", pool, keep=Fraction(2, 5), per_class_min=3)
     with pytest.raises(UsageError, match="--per-class-min 2"):
         choose("random", pool, keep=Fraction(1, 5), quota="published", per_class_min=2)

@@ -285,7 +285,7 @@ def test_images_are_found_where_local_json_says(tmp_path: Path, prune: Run) -> N
     check_same_beton(tmp_path / "first", tmp_path / "cut")
     assert json.loads((tmp_path / "cut" / "local.json").read_text())["data"] == str(data)
     again = prune("cut", tmp_path / "cut", "-o", tmp_path / "again", code=2)
-    assert "has its train.beton already" in again.stderr
+    assert "already has its train.beton" in again.stderr
     prune("cut", tmp_path / "cut", "--data", data, "-o", tmp_path / "again")
     check_same_beton(tmp_path / "first", tmp_path / "again")
 
@@ -349,7 +349,7 @@ def test_targets_of_other_samples_are_refused(pulled: dict[str, Path], tmp_path:
     (forged / "manifest.json").write_text(json.dumps(header))
     data = write_tree(tmp_path / "photos", photos(count=20))
     told = prune("cut", forged, "--data", data, "-o", tmp_path / "cut", code=3)
-    assert "does not hold the targets of the samples that are kept" in told.stderr
+    assert "does not hold the targets of the kept samples" in told.stderr
 
 
 def test_a_header_that_says_otherwise_than_its_targets_is_refused(
@@ -363,7 +363,7 @@ def test_a_header_that_says_otherwise_than_its_targets_is_refused(
         header["labels"]["top_k"] = top_k
         (forged / "manifest.json").write_text(json.dumps(header))
         told = prune("cut", forged, "--data", data, "-o", tmp_path / f"cut-{number}", code=3)
-        assert f"logits a target, its header says {top_k or 3}" in told.stderr
+        assert f"logits per target, its header says {top_k or 3}" in told.stderr
         assert not (tmp_path / f"cut-{number}" / "train.beton").exists()
 
 

@@ -128,9 +128,9 @@ def test_a_hidden_manifest_has_no_sizes_and_takes_no_others(
     secret = ("--secret", tmp_path / "secret.txt")
     hidden = sent(scored, prune, *secret)
     base = ("select", hidden, *SELECT, "--data", photos, *secret)
-    assert "take --max-side 40" in prune(*base, "-o", tmp_path / "none", code=2).stderr
-    assert "take --max-side 40" in prune(*base, "--max-side", 20, "-o", tmp_path / "none", code=2).stderr
-    assert "take --check hashes" in prune(*base, "--check", "names", "-o", tmp_path / "none", code=2).stderr
+    assert "use --max-side 40" in prune(*base, "-o", tmp_path / "none", code=2).stderr
+    assert "use --max-side 40" in prune(*base, "--max-side", 20, "-o", tmp_path / "none", code=2).stderr
+    assert "use --check hashes" in prune(*base, "--check", "names", "-o", tmp_path / "none", code=2).stderr
     prune(*base, "--max-side", 40, "-o", tmp_path / "theirs")
     prune("select", scored, *SELECT, "-o", tmp_path / "ours")
     assert sorted(sizes(Beton.open(tmp_path / "theirs" / "train.beton"))) == sorted(SHRUNK)

@@ -287,7 +287,7 @@ def test_wrong_names_are_answered_with_the_known_ones(scored: Path, tmp_path: Pa
     assert "between 0 and 1" in prune(*base, "--selector", "window", "--position", "2", code=2).stderr
     assert "reshape" in prune(*base, "--labels", "soft", code=2).stderr
     assert "leave out one" in prune(*base, "--preset", "mdslr", "--quota", "equal", code=2).stderr
-    assert "ranks by no score" in prune(*base, "--selector", "random", "--score", "loss", code=2).stderr
+    assert "does not rank by a score" in prune(*base, "--selector", "random", "--score", "loss", code=2).stderr
     assert "no manifest at" in prune("select", tmp_path / "none", "--keep", "0.5", code=3).stderr
 
 
@@ -324,7 +324,7 @@ def test_shrinking_after_scoring_is_refused_where_labels_are_of_the_very_pixels(
     assert not (tmp_path / "s").exists()
     assert "shrinks" not in prune(*base, "--max-side", 12, "-o", tmp_path / "fits").stderr
     single = prune(*base, "--max-side", 9, "--policy", "single", "-o", tmp_path / "single")
-    assert "the teacher saw them whole" in single.stderr
+    assert "the teacher saw them at full size" in single.stderr
     assert set(Beton.open(tmp_path / "single" / "train.beton").widths_N) == {9}
     # What was shrunk before scoring is copied as it is.
     prune("index", tmp_path / "photos", "--beton", "--max-side", 9, "-o", tmp_path / "index")

@@ -150,7 +150,7 @@ def test_a_copy_is_shrunk_by_its_own_sizes(scored: Path, tmp_path: Path, prune: 
         refused = prune(*base, twice, "--max-side", 50, "-o", tmp_path / "large", *flags, code=2).stderr
         assert "--max-side 50 shrinks 6 images, so the 3 scored views would show other pixels" in refused
     single = prune(*base, twice, "--max-side", 50, "--policy", "single", "-o", tmp_path / "large").stderr
-    assert "--max-side 50 shrinks 6 images; the teacher saw them whole" in single
+    assert "--max-side 50 shrinks 6 images; the teacher saw them at full size" in single
     assert Beton.open(tmp_path / "large" / "train.beton").widths_N.tolist() == [50] * 6
 
 
@@ -188,13 +188,13 @@ def test_nothing_is_written_among_the_images(scored: Path, tmp_path: Path, prune
     for command in commands:
         for folder in (data, tmp_path / "link"):
             refused = prune(*command, "-o", folder / inside, code=2).stderr
-            assert f"lies in the images of {data}" in refused
+            assert f"is inside the images of {data}" in refused
     assert sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg")) == sorted(photos())
     assert {path.suffix for path in data.rglob("*")} == {"", ".jpg"}
     # Beside them, and above them, is fine.
     prune("index", data, "-o", tmp_path / "photos-index")
     prune("index", data, "-o", tmp_path)
-    assert "lies in the images" in prune("select", scored, "--keep", "1", "-o", _scored_data(scored), code=2).stderr
+    assert "is inside the images" in prune("select", scored, "--keep", "1", "-o", _scored_data(scored), code=2).stderr
 
 
 def _scored_data(scored: Path) -> Path:
@@ -215,7 +215,7 @@ def test_a_selection_is_compared_with_all_that_was_scored(tmp_path: Path, prune:
     prune("select", tmp_path / "m1", "--keep", "0.5", "-o", tmp_path / "s1")
     (data / "cat" / "00.jpg").write_bytes(jpeg(picture(77)))
     assert "12 of 12 samples match" in prune("verify", tmp_path / "s1", *base).stdout
-    assert "cat/00.jpg is not what it was" in prune("verify", tmp_path / "s", *base, code=3).stderr
+    assert "cat/00.jpg was altered since it was indexed" in prune("verify", tmp_path / "s", *base, code=3).stderr
     # Where only its own beton is here, that is not enough, and where it holds all, it is.
     prune("select", tmp_path / "m1", "--keep", "1", "-o", tmp_path / "whole")
     for folder in ("s1", "whole"):

@@ -145,7 +145,7 @@ def test_the_hint_about_altered_bytes_can_be_followed_where_they_were_scored(
     (data / altered).write_bytes((data / altered).read_bytes()[:-1] + b"\x00")
     for number, place in enumerate((("--data", data), ())):
         base = ("select", tmp_path / "m", "--keep", "0.5", *place, "-o", tmp_path / f"s{number}")
-        assert "leave out what differs: prune select --data DATA --check hashes" in prune(*base, code=4).stderr
+        assert "leave out altered ones: prune select --data DATA --check hashes" in prune(*base, code=4).stderr
         assert "left out: 1 other content" in prune(*base, "--check", "hashes").stderr
         assert reasons(Manifest.open(tmp_path / f"s{number}"))[altered] == "other content"
 

@@ -141,7 +141,7 @@ def test_a_hold_out_is_left_out_and_keep_counts_the_rest(scored: Path, tmp_path:
     assert np.array_equal(keep_of(tmp_path / "rest"), ~held_N)
     prune("select", scored, "--keep", 1, "-o", tmp_path / "all", "--no-beton")
     nothing = prune("select", scored, "--keep", 1, "--without", tmp_path / "all", "-o", tmp_path / "no", code=2)
-    assert "leaves no sample" in nothing.stderr
+    assert "leaves no samples" in nothing.stderr
 
 
 def test_a_hold_out_of_other_data_or_no_selection_is_refused(
@@ -151,7 +151,7 @@ def test_a_hold_out_of_other_data_or_no_selection_is_refused(
     prune("select", tmp_path / "other", "--keep", "0.1", "--no-beton", "-o", tmp_path / "holdout")
     base = ("select", scored, "--keep", "0.5", "-o", tmp_path / "s")
     assert "selection of other data" in prune(*base, "--without", tmp_path / "holdout", code=4).stderr
-    assert "only a selection says what it keeps" in prune(*base, "--without", scored, code=2).stderr
+    assert "is of kind scores, not a selection" in prune(*base, "--without", scored, code=2).stderr
     assert "no such folder" in prune(*base, "--without", tmp_path / "none", code=3).stderr
     assert not (tmp_path / "s").exists()
 
@@ -306,7 +306,7 @@ def test_a_score_in_two_further_sets_must_be_named_whole(featured: Path, tmp_pat
     update = {"scores": [*header.scores, spec.model_copy(update={"set": "features"})]}
     commit(tmp_path / "m", header.model_copy(update=update))
     refused = prune("select", tmp_path / "m", "--keep", 1, "--score", "aum", "-o", tmp_path / "s", code=2).stderr
-    assert "say which: dynamics/aum, features/aum" in refused
+    assert "name one of: dynamics/aum, features/aum" in refused
 
 
 @pytest.mark.parametrize("selector", ["herding", "moderate"])
@@ -357,8 +357,8 @@ def test_parameters_have_flags_and_can_be_named_otherwise(scored: Path, tmp_path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--eta", "0.5"), "--eta is of label revision"),
-        (("--labels", "raw", "--revise-scope", "all"), "--revise-scope is of label revision"),
+        (("--eta", "0.5"), "--eta applies to label revision only"),
+        (("--labels", "raw", "--revise-scope", "all"), "--revise-scope applies to label revision only"),
         (("--labels", "revise", "--eta", "1"), "above 0 and below 1"),
         (("--labels", "revise", "--eta", "x"), "above 0 and below 1"),
         (("--labels", "revise", "--revise-scope", "some"), "known: wrong, all"),
@@ -366,7 +366,7 @@ def test_parameters_have_flags_and_can_be_named_otherwise(scored: Path, tmp_path
         (("--distill-fraction", "0", "--distill-by", "loss"), "above 0 and at most 1"),
         (("--distill-fraction", "2", "--distill-by", "loss"), "above 0 and at most 1"),
         (("--distill-fraction", "0.5"), "influence comes from prune score --features"),
-        (("--distill-fraction", "0.0001", "--distill-by", "random"), "is no sample at all"),
+        (("--distill-fraction", "0.0001", "--distill-by", "random"), "leaves no samples to distill"),
         (("--preset", "best"), "known: mdslr, kd-pruning, lr-ds"),
         (("--preset", "kd-pruning", "--score", "loss"), "sets score to none, not loss"),
         (("--per-class-min", "-1"), "per-class-min"),
@@ -419,5 +419,5 @@ def test_views_of_which_one_holds_all_logits_and_one_the_largest_are_refused(tmp
     tables = ["samples", "scores/teacher", "logits/view-000", "logits/view-001"]
     commit(made.folder, made.header.model_copy(update={"files": part_entries(made.folder, tables, 6)}))
     base = ("select", tmp_path / "m", "--keep", "1", "--no-beton", "--labels", "raw", "-o", tmp_path / "s")
-    assert "do not hold equally many logits" in prune(*base, code=3).stderr
+    assert "do not hold the same number of logits" in prune(*base, code=3).stderr
     prune(*base, "--policy", "single")

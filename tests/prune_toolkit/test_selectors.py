@@ -232,7 +232,7 @@ def test_every_class_keeps_its_minimum_and_the_total_stays(
     counts = expected_count(pool, quota, keep)
     total = total_count(keep, len(pool.label_N)) if counts is None else counts.sum()
     if np.minimum(sizes, least).sum() > total:
-        with pytest.raises(UsageError, match=f"--per-class-min {least} takes"):
+        with pytest.raises(UsageError, match=f"--per-class-min {least} requires"):
             choose(name, pool, keep=keep, quota=quota, parameters=parameters, per_class_min=least)
         return
     choice = choose(name, pool, keep=keep, quota=quota, parameters=parameters, per_class_min=least)
@@ -335,7 +335,7 @@ def test_every_selector_says_its_facts_and_a_name_can_be_taken_once() -> None:
 def test_a_selector_that_does_not_meet_its_quota_is_found_out() -> None:
     greedy = replace(SELECTORS["random"], name="greedy", function=lambda pool, groups, seed, values: everything(pool))
     pool = pool_of([0, 0, 1, 1], [0] * 4)
-    with pytest.raises(UsageError, match="'greedy' is broken: it kept 2 samples of group 0, where the quota says 1"):
+    with pytest.raises(UsageError, match="'greedy' is broken: it kept 2 samples of group 0, but the quota is 1"):
         greedy.choose(pool, make_groups(pool, "proportional", HALF), 0, {})
 
 

@@ -116,7 +116,7 @@ def test_a_proxy_that_sees_no_difference_says_so(capsys: pytest.CaptureFixture[s
     label_N = np.arange(100) % 2
     pool = with_features(pool_of(label_N.tolist(), list(range(100))), 10.0 * label_N - 5)
     assert choose("window", pool, keep=HALF, parameters={"position": "auto"}).found["position"] == "1/2"
-    assert "the proxy learns as much of every window; 1/2 is taken" in capsys.readouterr().err
+    assert "the proxy learns equally well in every window; using 1/2" in capsys.readouterr().err
 
 
 def test_logits_stand_in_where_there_are_no_features() -> None:

@@ -53,7 +53,7 @@ def test_class_ids_above_32767_are_no_negative_numbers():
 def test_full_logits_are_given_back_as_they_are():
     target = torch.randn(3, 5, dtype=torch.float16)
     assert dense_logits(target, None, 5, 4.0) is target
-    with pytest.raises(ValueError, match="17 words a row expected for 2 classes, not 5"):
+    with pytest.raises(ValueError, match="17 words per row expected for 2 classes, not 5"):
         dense_logits(target, 2, 5, 4.0)
 
 

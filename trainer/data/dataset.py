@@ -1,4 +1,4 @@
-"""A selection as a torch Dataset, for people with a training loop of their own.
+"""A selection as a torch Dataset, for your own training loop.
 
 train_set = PrunedDataset("selection")
 loader = DataLoader(train_set, batch_size=64, shuffle=True, num_workers=4, persistent_workers=True)
@@ -38,26 +38,27 @@ LABELS_ALONE = "none"
 
 
 class PrunedDataset(torch.utils.data.Dataset[Item]):
-    """The samples of a selection, or of any manifest with a beton, in views and with the targets that belong to them.
+    """The samples of a selection, or of any manifest with a beton, as views with their targets.
 
-    An item is (image, label, target, weight, kd_weight): image float32 (3, S, S), normalised as the teacher saw it, or
-    uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. with_ids adds
-    the sample_id, an int, and the key, a text, at its end; `sample_ids` and `keys` say them of all rows. All is as
-    `train-student` shows it for the same policy, seed and epoch, where augment, pad_px, scale_min and flip come to the
-    same there; run.json names them, and the recipe `demo` has flip=False of its own.
+    An item is (image, label, target, weight, kd_weight): image float32 (3, S, S), normalised as for the teacher, or
+    uint8 with normalise=False; label int; target float32 (C,), the teacher's logits; two float32 numbers. with_ids
+    appends the sample_id, an int, and the key, a string; `sample_ids` and `keys` give them for all rows. Items equal
+    those of `train-student` for the same policy, seed and epoch, if augment, pad_px, scale_min and flip are the same;
+    run.json records them, and the recipe `demo` sets flip=False.
 
-    image_px: the side S; None is the teacher's. policy: replay, mean or single; auto is what the stored labels are for;
-    none shows the labels alone, with targets and kd_weight 0, so that the distillation loss is the cross-entropy.
-    augment: pad_crop_flip, resized_crop_flip or none, for views that were not scored; pad_px (of pad_crop_flip),
-    scale_min (of resized_crop_flip) and flip are its parameters; None is as scored, or by image size. temperature: the
-    T of the loss, at which targets of the K largest logits are made whole (None is 1; full ones are the same at any)
-    and labels are revised, where they were selected to be: then it has to be given, unless a preset said it. Revised
-    targets are logits that a softmax at this T makes the revised label. Of the K largest the label's own logit is told
-    too, as for losses of train-student that look at it; its loss `kd` leaves a label that is not among them to the even
-    rest.
+    image_px: the side S; None means the teacher's. policy: replay, mean or single; auto means the one the stored labels
+    are made for; none gives the labels alone, with targets and kd_weight 0, so that the distillation loss is the
+    cross-entropy. augment: pad_crop_flip, resized_crop_flip or none, for views that were not scored; pad_px (for
+    pad_crop_flip), scale_min (for resized_crop_flip) and flip are its parameters; None means as scored, or by image
+    size. temperature: the T of the loss. Targets of the K largest logits are completed for this T (None means 1; full
+    targets do not depend on it), and labels are revised at it if the selection says so: then it is required, unless a
+    preset sets it. Revised targets are logits whose softmax at this T is the revised label. With the K largest, the
+    label's own logit is always the stored one, as for losses of train-student that use it; the loss `kd` treats a label
+    outside the K largest like the other remaining classes.
 
     Samplers, worker processes (forked or spawned, persistent or not) and DistributedSampler work as with any dataset.
-    UsageError for a policy that the stored labels do not serve, InputError for an image that cannot be decoded.
+    Raises UsageError for a policy that the stored labels do not support, InputError for an image that cannot be
+    decoded.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         side = task.image_px if image_px is None else image_px
         self.class_names = task.class_names
         self.preprocessing = task.preprocessing(side)
-        """What an evaluation view is, and the normalisation: for the transforms of a validation set."""
+        """The geometry of the evaluation view and the normalisation, for the transforms of a validation set."""
         self.policy = None if policy == LABELS_ALONE else _policy(task, policy, augment)
         """replay, mean or single; None without targets."""
         asked: ViewOptions = {"augment": augment, "pad_px": pad_px, "scale_min": scale_min, "flip": flip}
@@ -99,12 +100,12 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         if temperature is None and eta is not None:
             raise UsageError(
                 f"the labels of {task.manifest.path} are revised at the temperature of the loss",
-                hint="give it: PrunedDataset(..., temperature=4.0)",
+                hint="give that temperature: PrunedDataset(..., temperature=4.0)",
             )
         self._revision = None if eta is None else (float(eta), str(published["revise_scope"]))
         self._temperature = 1.0 if temperature is None else temperature
         self._top_k, self._normalise = task.stored.top_k, normalise
-        # In shared memory, where worker processes that live longer than an epoch see it change.
+        # In shared memory, so that persistent worker processes see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -117,7 +118,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
 
     @property
     def sample_ids(self) -> NDArray[np.int64]:
-        """(N,) sample_id of each row; InputError where the beton does not say it."""
+        """(N,) sample_id of each row; raises InputError if the beton does not store it."""
         if self._sample_id_N is None:
             raise InputError(f"the train.beton of {self._manifest.where} has no field sample_id")
         return self._sample_id_N
@@ -134,7 +135,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Show the views and targets of an epoch, counted from 0, in this process and in its workers."""
+        """Select the views and targets of an epoch, counted from 0, in this process and its workers."""
         if epoch < 0:
             raise ValueError(f"epoch {epoch}: epochs count from 0")
         self._epoch.fill_(epoch)
@@ -143,7 +144,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """The items of a whole batch, drawn at once: what a DataLoader asks for."""
+        """Return the items of a batch, drawn at once; DataLoader calls this."""
         rows_n = self._rows(indices)
         view_n, target_view_n = self._views.of_epoch(int(self._epoch), rows_n)
         drawn = self._drawn.__getitems__(self._columns.check(rows_n, view_n, target_view_n, self._views.recipe))
@@ -170,7 +171,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
 
     def _targets(self, stored: Tensor, label_n: Tensor) -> Tensor:
         class_count, temperature = len(self.class_names), self._temperature
-        # Which loss comes is not known here, and some look at the label's logit by itself: it is always the stored one.
+        # The loss is not known here, and some use the label's logit by itself: it is always the stored one.
         target_nC = dense_logits(stored, self._top_k, class_count, temperature, label_n)
         if self._revision is None:
             return target_nC.float()
@@ -185,12 +186,15 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
 
 
 def _policy(task: Task, asked: str, augment: str | None) -> str:
-    """The policy that is meant; UsageError where there are no targets for one."""
+    """Return the policy to use; raises UsageError if there are no targets for it."""
     if asked == "online":
-        raise UsageError("a dataset holds stored labels, a live teacher has no place in it", hint="policy: replay, ...")
+        raise UsageError(
+            "policy online needs a live teacher, and a dataset only has stored labels",
+            hint="choose policy replay, mean, single or auto",
+        )
     if not task.beton.view_count:
         raise UsageError(
             f"{task.manifest.path} (a manifest of kind {task.manifest.kind}) holds no targets",
-            hint=f'score it, then select; or learn from the labels alone: policy="{LABELS_ALONE}"',
+            hint=f'score it, then select; or train on the labels alone: policy="{LABELS_ALONE}"',
         )
     return choose_policy(task.stored, asked, augment=augment)

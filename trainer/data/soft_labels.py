@@ -1,4 +1,4 @@
-"""Stored labels on the device: top-k words become logits there, whatever brought them."""
+"""Stored labels on the device: top-k words are decoded to logits there, with any loader."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from manifests.format.top_k import TEMPERATURES, tail_weights, words_count
 
 _TAIL_WORDS = 2 * len(TEMPERATURES)
 _LEAST_SHARE = 1e-6
-"""Of the tail that is left to the others when the label's logit is nearly all of it: what float32 resolves."""
+"""Share of the tail left to the other classes if the label takes nearly all of it: the resolution of float32."""
 
 
 def dense_logits(
     target: Tensor, top_k: int | None, class_count: int, temperature: float, label: Tensor | None = None
 ) -> Tensor:
-    """All C logits (n, C) of stored labels, for a softmax at `temperature`.
+    """Return all C logits (n, C) of stored labels, for a softmax at `temperature`.
 
-    target is (n, C) logits, given back as they are, or with top_k the (n, 2K + 13) words of manifests/format/top_k.py,
-    in float16 as loaders bring them: then float32, as TopK.logits. With label (n,) the label's own logit is the one
-    that was stored, also where it is not among the K largest: the rest of the tail shares what it leaves. ValueError
-    for words of another length.
+    target is (n, C) logits, returned unchanged, or with top_k the (n, 2K + 13) words of manifests/format/top_k.py, in
+    float16 as loaders deliver them: then the result is float32, like TopK.logits. With label (n,), the label's logit
+    is the stored one even if it is not among the K largest, and the other classes share the rest of the tail. Raises
+    ValueError for words of another length.
     """
     if top_k is None:
         return target
     if target.shape[1] != words_count(top_k):
-        raise ValueError(f"{words_count(top_k)} words a row expected for {top_k} classes, not {target.shape[1]}")
+        raise ValueError(f"{words_count(top_k)} words per row expected for {top_k} classes, not {target.shape[1]}")
     words = target.view(torch.int16)
     class_nK, logit_nK = words[:, :top_k], words[:, top_k : 2 * top_k]
-    # clone, not contiguous: that leaves a single row at the stride of all words.
+    # clone, not contiguous(), which leaves a single row at the stride of all words.
     tail_n8 = words[:, 2 * top_k : 2 * top_k + _TAIL_WORDS].clone(memory_format=torch.contiguous_format)
     tail_n4 = tail_n8.view(torch.float32).double()
     tail_classes = class_count - top_k
     at_zero, *weights = _tail_weights(temperature)
-    # Numbers, not a tensor: a copy to the device would wait for it at every step.
+    # Numbers, not a tensor: copying it to the device would synchronise at every step.
     tail_n = torch.full_like(tail_n4[:, 0], (at_zero - 1) * math.log(tail_classes))
     for column, weight in enumerate(weights):
         tail_n += weight * tail_n4[:, column]
@@ -56,7 +56,7 @@ def _filled(fill_n: Tensor, class_count: int, class_nK: Tensor, kept_nK: Tensor)
 
 
 def _without(label_n: Tensor, tail_n: Tensor, tail_classes: int) -> Tensor:
-    """The logit each class of the tail has, given all of them even, when the label's is taken out of their sum."""
+    """Return the equal logit of each tail class once the label's is subtracted from their sum."""
     if tail_classes == 1:
         return tail_n
     share_n = (label_n - tail_n - math.log(tail_classes)).exp().clamp(max=1 - _LEAST_SHARE)

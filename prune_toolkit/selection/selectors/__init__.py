@@ -1,7 +1,7 @@
-"""The selectors: which samples of each class to keep, and for every sample the reason. One line imports each.
+"""The selectors: each decides which samples of each class to keep, and why. One line imports each.
 
-All of them look at the samples of a group (a class, or everything under quota `none`) and keep exactly as many as the
-quota says. Equal ranks are ordered by content hash, then by key, so the outcome depends on neither row order nor the
+Every selector ranks the samples of a group (a class, or everything under quota `none`) and keeps exactly the number
+the quota gives. Ties are broken by content hash, then by key, so the outcome depends on neither row order nor the
 order of equal scores, and duplicated images never change the count.
 """
 

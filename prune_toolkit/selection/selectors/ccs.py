@@ -21,17 +21,17 @@ _PUBLISHED_BETAS = {
     "CIFAR-100": ("0.5", "0.5", "0.4", "0.2", "0.2", "0.1", "0"),
     "ImageNet": ("0.3", "0.3", "0.2", "0.2", "0.1", "0", "0"),
 }
-"""beta at each of these keeps; the paper has those from 0.1 to 0.7, the ends are ours."""
+"""beta at each of these keep fractions; those from 0.1 to 0.7 are the paper's, the ends are ours."""
 _MAX_STRATA = 10_000
 
 
 def published_for(class_count: int) -> str:
-    """Whose table is taken: CIFAR-10 up to 10 classes, CIFAR-100 up to 100, ImageNet for more."""
+    """Return the data set whose table is used: CIFAR-10 up to 10 classes, CIFAR-100 up to 100, ImageNet for more."""
     return "CIFAR-10" if class_count <= 10 else "CIFAR-100" if class_count <= 100 else "ImageNet"
 
 
 def published_beta(keep: Fraction, class_count: int) -> Fraction:
-    """beta of the paper at a keep fraction, exact, on straight lines between the published ones."""
+    """Return the paper's beta at a keep fraction, interpolated linearly and exactly between the published ones."""
     betas = _PUBLISHED_BETAS[published_for(class_count)]
     points = list(zip(map(Fraction, _PUBLISHED_KEEPS), map(Fraction, betas), strict=True))
     for (low, at_low), (high, at_high) in pairwise(points):
@@ -41,9 +41,9 @@ def published_beta(keep: Fraction, class_count: int) -> Fraction:
 
 
 def strata_budgets(size_GS: NDArray[np.int64], keep_G: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Samples to draw of each stratum, (G, S), adding up to `keep_G`, which is at most the sum of a row.
+    """Return the number of samples to draw per stratum, (G, S); rows sum to `keep_G`, at most the sum of the sizes.
 
-    The smallest stratum first, each min(size, left / strata left); of equal strata the easier comes first.
+    The smallest stratum comes first, each gets min(size, left / strata left); of equal strata the easier comes first.
     """
     order_GS = np.argsort(size_GS, axis=1, kind="stable")
     budget_GS, left_G = np.zeros_like(size_GS), keep_G.copy()
@@ -83,20 +83,20 @@ def _parse_strata(text: str) -> int:
     parameters={
         "beta": Parameter(
             default=PUBLISHED,
-            help="share of the hardest to drop first; published: by keep and classes",
+            help="share of the hardest to drop first; published: depends on keep and the number of classes",
             parse=_parse_beta,
         ),
         "strata": Parameter(default="50", help="strata of equal width", parse=_parse_strata),
     },
 )
 def ccs(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
-    """Keep samples spread evenly over the range of difficulties, the hardest left out."""
+    """Keep samples spread evenly over the range of difficulties, without the hardest."""
     beta, strata, found = parameters["beta"], parameters["strata"], {}
     if beta == PUBLISHED:
         beta = published_beta(groups.keep, pool.class_count)
         found = {"beta": str(beta), "beta_by": f"published for {published_for(pool.class_count)}"}
     group_N, size_G, keep_G = groups.group_N, groups.size_G, groups.keep_G
-    # No more than can be spared: the count to keep wins over beta.
+    # Drop only as many as the count to keep allows: it takes precedence over beta.
     dropped_G = np.minimum(
         np.array([beta.numerator * size // beta.denominator for size in size_G.tolist()], np.int64), size_G - keep_G
     )
@@ -107,7 +107,7 @@ def ccs(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) ->
     cell_N = group_N * strata + stratum_N
     size_GS = np.bincount(cell_N[~too_hard_N], minlength=len(size_G) * strata).reshape(-1, strata)
     budget_GS = strata_budgets(size_GS, keep_G)
-    # What was dropped goes into one more cell, so that ranks in the others are of the rest alone.
+    # Dropped samples go into an extra cell, so that the ranks in the other cells do not count them.
     cell_N = np.where(too_hard_N, size_GS.size, cell_N)
     draw_N = mix64(seed, *hash_words(pool.content_hash_N16))
     keep_N = rank_in_group(pool, cell_N, draw_N) < np.append(budget_GS.ravel(), 0)[cell_N]
@@ -116,7 +116,7 @@ def ccs(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) ->
 
 
 def _finite(value_N: NDArray[Any], group_N: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
-    """Values in which infinite ones are replaced by the ends of the finite ones of their group."""
+    """Return the values, with infinite ones clipped to the range of the finite ones of their group."""
     value_N = value_N.astype(np.float64)
     finite_N = np.isfinite(value_N)
     if finite_N.all():
@@ -129,7 +129,7 @@ def _finite(value_N: NDArray[Any], group_N: NDArray[np.int64], groups: int) -> N
 def _range(
     value_N: NDArray[np.float64], group_N: NDArray[np.int64], counted_N: NDArray[np.bool_], groups: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smallest and largest counted value (G,) of each group; inf and -inf for one without any."""
+    """Return the smallest and largest counted value (G,) of each group; inf and -inf for a group without any."""
     low_G, high_G = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(low_G, group_N[counted_N], value_N[counted_N])
     np.maximum.at(high_G, group_N[counted_N], value_N[counted_N])
@@ -139,7 +139,7 @@ def _range(
 def _strata(
     value_N: NDArray[np.float64], group_N: NDArray[np.int64], counted_N: NDArray[np.bool_], groups: int, strata: int
 ) -> NDArray[np.int64]:
-    """Stratum 0 .. S-1 of each row, of equal width between the smallest and largest counted value of its group."""
+    """Return the stratum 0 .. S-1 of each row, equal in width between the ends of the counted values of its group."""
     low_G, high_G = _range(value_N, group_N, counted_N, groups)
     width_G = np.where(high_G > low_G, high_G - low_G, 1.0)
     share_N = (value_N - low_G[group_N]) / width_G[group_N]

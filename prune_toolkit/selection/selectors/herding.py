@@ -1,4 +1,4 @@
-"""Herding: a subset whose mean feature stays as near to the class mean as it can."""
+"""Herding: a subset whose mean feature stays as near to the class mean as possible."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool,
 from prune_toolkit.selection.selector import selector
 
 _GRAM_ROWS = 4096
-"""Up to here all products of a group's features are made at once, 128 MiB; above, a column for each sample chosen."""
+"""Up to this size all products of a group's features are computed at once, 128 MiB; above, one column per choice."""
 
 
 @selector(
@@ -26,7 +26,7 @@ def herding(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]
     """Keep the samples that herding takes first; a larger quota contains a smaller one."""
     assert pool.features is not None
     vector_ND = pool.features.of(pool.sample_id_N)
-    # Sums are made in one order of samples, so that their last bits do not depend on that of the rows.
+    # Sums are taken in a fixed order of samples, so that their last bits do not depend on the row order.
     row_of_group = np.split(
         ranked_rows(pool, groups.group_N, np.zeros(len(groups.group_N))), np.cumsum(groups.size_G)[:-1]
     )
@@ -40,7 +40,7 @@ def herding(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]
 
 
 def herd(vector_nD: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
-    """Rows in the order herding takes them, (count,); of equally near ones the first row."""
+    """Return rows in the order herding takes them, (count,); of equally near rows the first."""
     x_nD = vector_nD.astype(np.float64)
     mean_D = x_nD.mean(axis=0) if len(x_nD) else np.zeros(x_nD.shape[1])
     square_n, to_mean_n = np.einsum("nd,nd->n", x_nD, x_nD), x_nD @ mean_D
@@ -48,7 +48,7 @@ def herd(vector_nD: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
     to_sum_n, free_n = np.zeros(len(x_nD)), np.ones(len(x_nD), np.bool_)
     taken = np.empty(count, np.int64)
     for k in range(count):
-        # ||(k + 1) mean - sum - x||^2 without what is the same for all x.
+        # ||(k + 1) mean - sum - x||^2 without the terms that are the same for all x.
         distance_n = square_n - 2.0 * ((k + 1) * to_mean_n - to_sum_n)
         row = int(np.argmin(np.where(free_n, distance_n, np.inf)))
         taken[k], free_n[row] = row, False

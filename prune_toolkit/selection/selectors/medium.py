@@ -21,6 +21,6 @@ def medium(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any])
     """Keep the samples around the median difficulty of their class."""
     size_G, keep_G = groups.size_G, groups.keep_G
     if groups.quota == "published":
-        # One rank lower than the centre where n_c and K_c are both odd; a whole class starts at 0.
+        # One rank below the centre if n_c and K_c are both odd; a whole class starts at 0.
         return keep_ranks(pool, groups, np.maximum(size_G // 2 - (keep_G - keep_G // 2), 0))
     return keep_ranks(pool, groups, (size_G - keep_G) // 2)

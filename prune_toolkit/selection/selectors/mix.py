@@ -1,4 +1,4 @@
-"""Stated shares of several selectors, each choosing from what those before it left."""
+"""Given shares of several selectors, each choosing from the samples that the previous ones left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -43,9 +43,9 @@ class Mix:
 
 
 def parse_mix(text: str) -> Mix:
-    """Parts from "SHARE SELECTOR [NAME=VALUE ...], ..."; UsageError unless the shares add up to 1."""
+    """Parse parts from "SHARE SELECTOR [NAME=VALUE ...], ..."; raises UsageError unless the shares add up to 1."""
     if not text.strip():
-        raise UsageError("a mix of what?", hint=_EXAMPLE)
+        raise UsageError("--mix is missing: give the selectors and their shares", hint=_EXAMPLE)
     parts = tuple(_parse_part(part) for part in text.split(","))
     if (total := sum(part.share for part in parts)) != 1:
         raise UsageError(f"the shares of the mix {text!r} add up to {total}, not to 1", hint=_EXAMPLE)
@@ -56,25 +56,25 @@ def _parse_part(text: str) -> Part:
     words = text.split()
     share = parse_fraction(words[0]) if words else None
     if len(words) < 2 or share is None or not 0 < share <= 1:
-        raise UsageError(f"{text.strip()!r} is no part of a mix: SHARE SELECTOR [NAME=VALUE ...]", hint=_EXAMPLE)
+        raise UsageError(f"{text.strip()!r} in the mix is not SHARE SELECTOR [NAME=VALUE ...]", hint=_EXAMPLE)
     method = SELECTORS[words[1]]
     if method.name == NAME:
-        raise UsageError("a mix cannot be a part of a mix", hint="write its parts out")
+        raise UsageError("a mix cannot be part of a mix", hint="list its parts instead")
     given: dict[str, str] = {}
     for word in words[2:]:
         name, equals, value = word.partition("=")
         if not equals or name in given:
-            raise UsageError(f"{word!r} in the mix is no NAME=VALUE, or given twice", hint=_EXAMPLE)
+            raise UsageError(f"{word!r} in the mix is not NAME=VALUE, or is given twice", hint=_EXAMPLE)
         given[name] = value
     score = method.score_or(given.pop("score", None))
     return Part(share=share, method=method, parameters=method.resolve(given), score=score)
 
 
 def shared_counts(shares: list[Fraction], keep_G: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of each group each part takes, (P, G), adding up to keep (G,).
+    """Return how many samples of each group each part takes, (P, G), adding up to keep (G,).
 
-    A part gets its share of a group rounded down, and in some groups one more: in each the parts that are owed most so
-    far. So many groups that keep a few samples each still add up to the shares.
+    A part gets its share of a group rounded down, and in some groups one more: the parts that are owed most so far. So
+    even many groups that keep a few samples each add up to the shares.
     """
     whole = lcm(*(share.denominator for share in shares))
     weights = [int(share * whole) for share in shares]
@@ -102,7 +102,7 @@ NAME = "mix"
     further_scores=lambda values: [part.score for part in values["mix"].parts if part.score is not None],
 )
 def mix(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
-    """Keep stated shares of several selectors."""
+    """Keep given shares of several selectors."""
     parts: tuple[Part, ...] = parameters["mix"].parts
     counts_PG = shared_counts([part.share for part in parts], groups.keep_G)
     keep_N = np.zeros(len(pool.label_N), np.bool_)
@@ -117,7 +117,7 @@ def mix(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) ->
                 score_N=None if column is None else column.value_N,
                 harder="high" if column is None else column.harder,
             )
-        # Draws of their own: what one part left would otherwise decide what the next draws.
+        # A seed per part: otherwise the draws of one part would determine those of the next.
         own_seed = int(mix64(seed, number)) if number else seed
         choice = part.method.choose(rest, groups.take(row_n, count_G), own_seed, part.parameters)
         keep_N[row_n[choice.keep_N]] = True

@@ -1,4 +1,4 @@
-"""The middle of the distances from the class centre, as Moderate Coreset keeps it."""
+"""Moderate Coreset: the middle of the distances from the class centre."""
 
 from collections.abc import Mapping
 from typing import Any

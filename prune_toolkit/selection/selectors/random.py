@@ -1,4 +1,4 @@
-"""A random subset, the baseline of every other selector."""
+"""A random subset, the baseline for every other selector."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,5 +15,5 @@ from prune_toolkit.selection.selector import selector
     score=None,
 )
 def random(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
-    """Keep a random subset; with one seed the sets of growing keep fractions contain each other."""
+    """Keep a random subset; with the same seed, a larger keep fraction contains a smaller one."""
     return keep_first(pool, groups, mix64(seed, *hash_words(pool.content_hash_N16)), NOT_DRAWN)

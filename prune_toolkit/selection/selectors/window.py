@@ -1,4 +1,4 @@
-"""A window of difficulties at a given position of each class, or where a proxy learns most."""
+"""A window of difficulties at a given position in each class, or where a proxy learns most."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ def _parse_position(text: str) -> Fraction | str:
     if position is None or position > 1:
         raise UsageError(
             f"position is {text!r}: it must be between 0 and 1, or auto",
-            hint="0 keeps the easiest, 1/2 the medium, 1 the hardest samples",
+            hint="0 keeps the easiest, 1/2 the middle, 1 the hardest samples",
         )
     return position
 
@@ -37,7 +37,7 @@ def _parse_position(text: str) -> Fraction | str:
     parameters={
         "position": Parameter(
             default="1/2",
-            help="0 the easiest, 1/2 the medium, 1 the hardest samples; auto: by a proxy",
+            help="0 keeps the easiest, 1/2 the middle, 1 the hardest samples; auto: the best by a proxy",
             parse=_parse_position,
         )
     },
@@ -50,7 +50,7 @@ def window(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any])
         proxy = try_windows(pool, groups)
         position, found = proxy.position, _facts(proxy)
         if len(set(proxy.top1)) == 1:
-            note(f"position auto: from its {proxy.vectors} the proxy learns as much of every window; 1/2 is taken")
+            note(f"position auto: from {proxy.vectors} the proxy learns equally well in every window; using 1/2")
     choice = keep_ranks(pool, groups, window_start(position, groups.size_G, groups.keep_G))
     return replace(choice, found=found)
 
