@@ -138,7 +138,7 @@ class LogitsOptions:
 
         if self.teacher_name is None or self.image_size is None:
             raise UsageError(
-                "--teacher-name or --image-size is missing: name the network that gave these logits, and its image size",
+                "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
                 hint="--teacher-name NAME --image-size PX",
             )
         return LogitsImport(

@@ -32,8 +32,8 @@ MATCHING = {"features", "logits", "scores", "targets"}
     "--secret",
     type=FOLDER,
     metavar="FILE",
-    help="Replace keys and hashes by HMACs: without FILE, names and files cannot be looked up. Scores stay as they are: "
-    "with the teacher, an image can still be recognised by them.",
+    help="Replace keys and hashes by HMACs: without FILE, names and files cannot be looked up. Scores stay as they "
+    "are: with the teacher, an image can still be recognised by them.",
 )
 @click.option("--replace", is_flag=True, help="Replace a different manifest at URL.")
 @jobs_option
@@ -48,7 +48,7 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> None:
-    """Copy MANIFEST to URL: s3://, gs://, hf://datasets/, any other of fsspec, or a folder.
+    """Copy MANIFEST to URL: s3://, gs://, hf://datasets/, any other fsspec URL, or a folder.
 
     Files that are already there are not sent again: run the same command again to resume an interrupted push. The
     header is sent last: until then readers find no manifest. Paths of images on this machine are never sent.
