@@ -9,12 +9,13 @@ from prune_toolkit.cli.options import FOLDER, json_option
 
 @click.command(name="card")
 @click.argument("manifest", type=FOLDER, default="manifest")
-@click.option("--url", help="Where the manifest will be, for the commands on the card.")
+@click.option("--url", help="Where the manifest will be published, for the commands on the card.")
 @json_option
 def command(manifest: Path, url: str | None, as_json: bool) -> None:
     """Write README.md with pictures of the scores, and croissant.json, into MANIFEST.
 
-    They describe the manifest to people, to the Hugging Face hub and to Croissant readers; its id stays what it is.
+    They describe the manifest to people, to the Hugging Face hub and to Croissant readers; its id does not
+    change.
 
     \b
     prune card manifest

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PIXELS = "pixels"
 CHECKS = ("names", "sizes", "hashes", PIXELS)
 FLAGS = ("check", PIXELS, "match", "class_map", "pixel_tolerance", "secret")
-"""Names of the options below; none of them is set unless it was typed, or is in prune.toml."""
+"""Names of the options below; each is unset unless it was typed or is in prune.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CheckOptions:
     """How a copy of the images is compared with a manifest."""
 
     default: str
-    """The level where none is typed."""
+    """The level if none is given."""
     check: str | None
     pixels: bool
     match: tuple[str, ...]
@@ -34,7 +34,7 @@ class CheckOptions:
     secret: Path | None
 
     def data_check(self, workers: int) -> "DataCheck":
-        """What is asked for, what was typed before prune.toml; UsageError for a contradiction."""
+        """Return the requested check; typed options win over prune.toml, UsageError for a contradiction."""
         from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
         from manifests.copies.matching import parse_stages
 
@@ -50,40 +50,40 @@ class CheckOptions:
     def _level(self) -> str:
         from manifests.errors import UsageError
 
-        said = {name: level for name, level in (("check", self.check), (PIXELS, self.pixels and PIXELS)) if level}
-        levels = {level for name, level in said.items() if name in typed()} or set(said.values()) or {self.default}
+        given = {name: level for name, level in (("check", self.check), (PIXELS, self.pixels and PIXELS)) if level}
+        levels = {level for name, level in given.items() if name in typed()} or set(given.values()) or {self.default}
         if len(levels) > 1:
             raise UsageError(f"--pixels is short for --check pixels, not {self.check}", hint="leave out one of the two")
         return levels.pop()
 
 
 def check_options(default: str) -> Callable[[F], F]:
-    """--check, --pixels, --match, --class-map, --pixel-tolerance, --secret."""
+    """Add --check, --pixels, --match, --class-map, --pixel-tolerance and --secret to a command."""
 
     @click.option(
         "--check",
         type=click.Choice(CHECKS),
-        help="What is compared: names, also sizes, also content hashes; or names and decoded pixels "
+        help="What to compare: names; sizes as well; content hashes as well; or names and decoded pixels "
         f"[default: {default}].",
     )
-    @click.option("--pixels", is_flag=True, help="Short for --check pixels: for a copy that was encoded again.")
+    @click.option("--pixels", is_flag=True, help="Short for --check pixels, for a copy that was re-encoded.")
     @click.option(
         "--match",
         multiple=True,
         metavar="HOW",
-        help="How images are found: path, name (within the class), content [default: all, in turn].",
+        help="How to find images: path, name (within the class) or content; repeatable [default: all, in turn].",
     )
     @click.option(
         "--class-map",
         type=FOLDER,
         metavar="FILE.csv",
-        help="Classes that the data calls otherwise: a row is NAME IN THE MANIFEST,NAME IN THE DATA.",
+        help="Table of the classes that have other names in the data; each row: NAME IN MANIFEST,NAME IN DATA.",
     )
     @click.option(
         "--pixel-tolerance",
         type=float,
         metavar="LEVELS",
-        help="Mean difference, in grey levels, above which an image is another one [default: 8].",
+        help="Mean difference, in grey levels, above which two images count as different [default: 8].",
     )
     @secret_option
     def asked(**values: Any) -> CheckOptions:
@@ -93,12 +93,12 @@ def check_options(default: str) -> Callable[[F], F]:
 
 
 def note_unused(data: "DataSpec | None", beton: Path | None, *, is_written: bool = True) -> None:
-    """Tell where `check_options` that were typed compare nothing: a beton is copied as it is, or none is written."""
+    """Print a note if typed `check_options` have no effect: a beton is copied as it is, or none is written."""
     from manifests.base.progress import note
 
     if data is not None and not is_written:
-        note("--data is not looked at: no beton is written")
+        note("--data is ignored: no beton is written")
     given = [name for name in FLAGS if name != "secret" and name in typed()]
     if given and (beton is not None or not is_written):
         why = f"images are copied from {beton}" if is_written else "no beton is written"
-        note(f"--{given[0].replace('_', '-')} compares nothing here: {why}")
+        note(f"--{given[0].replace('_', '-')} has no effect here: {why}")

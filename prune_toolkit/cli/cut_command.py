@@ -30,7 +30,7 @@ CHECK = "sizes"
     "--max-side",
     type=click.IntRange(min=8),
     metavar="PX",
-    help="Shrink images whose longer side exceeds PX [default: as they were shrunk for SELECTION].",
+    help="Shrink images whose longer side exceeds PX [default: as for SELECTION].",
 )
 @data_options
 @check_options(CHECK)
@@ -47,10 +47,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Cut the beton of SELECTION, which came without it, from a copy of the images; write both as a selection.
+    """Cut the missing beton of SELECTION from a copy of the images; write both as a new selection.
 
-    Samples, targets and weights stay those of SELECTION. The copy is compared with it first, as by `prune select`, and
-    what does not match is left out.
+    Samples, targets and weights are those of SELECTION. The copy is first compared with it, as in `prune select`, and
+    images that do not match are left out.
 
     \b
     prune cut selection --data photos

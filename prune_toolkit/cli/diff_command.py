@@ -8,14 +8,14 @@ import click
 from prune_toolkit.cli.options import MANIFEST, json_option, secret_in, secret_option
 
 SHOWN = 5
-"""Classes, settings and samples that are printed of each kind; --json has all but the samples."""
+"""Number of classes, settings and samples printed per kind; --json has all but the samples."""
 FOUND_BY = {
     "key": "",
-    "content hash": ", found by their content: no key is in common",
-    "content hash, then row number": ", found by their content, then by row number",
+    "content hash": ", matched by content: they have no key in common",
+    "content hash, then row number": ", matched by content, then by row number",
 }
 WIDEST = 48
-"""Characters that are printed of a setting."""
+"""Largest number of characters printed of a setting."""
 
 
 @click.command(name="diff")
@@ -24,9 +24,9 @@ WIDEST = 48
 @secret_option
 @json_option
 def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) -> None:
-    """Say what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.
+    """Print what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.
 
-    Samples are the same that have one key, or one content where no key is in common or keys are row numbers.
+    Samples are matched by key, or by content if no key is in common or keys are row numbers.
 
     \b
     prune diff manifest ../theirs/manifest
@@ -70,8 +70,8 @@ def _data(data: dict[str, Any]) -> list[str]:
     for name, what in (
         ("only_a", "only in A"),
         ("only_b", "only in B"),
-        ("another_label", "with another label"),
-        ("another_content", "with another content"),
+        ("another_label", "with a different label"),
+        ("another_content", "with different content"),
     ):
         lines += _some(data[name], what)
     classes = data["classes"]
@@ -79,7 +79,7 @@ def _data(data: dict[str, Any]) -> list[str]:
         if found := classes[name]:
             lines.append(f"{len(found):,} classes only in {side}: {_few(found)}")
     if not classes["same_order"] and not classes["only_a"] and not classes["only_b"]:
-        lines.append("the same classes in another order")
+        lines.append("the same classes in a different order")
     return lines
 
 
@@ -90,7 +90,7 @@ def _teacher(teacher: dict[str, Any] | None) -> list[str]:
     top1 = ["" if value is None else f" ({100 * value:.2f} % on its images)" for value in teacher["train_top1"]]
     if not teacher["differing"]:
         return [f"the same: {specs[0]}{top1[0]}"]
-    same = "the same weights" if teacher["same"] else "other weights"
+    same = "the same weights" if teacher["same"] else "different weights"
     return [
         f"{specs[0]}{top1[0]} and {specs[1]}{top1[1]}: {same}",
         *(f"{one['key']}: {_short(one['a'])} and {_short(one['b'])}" for one in _shown(teacher["differing"])),
@@ -98,7 +98,7 @@ def _teacher(teacher: dict[str, Any] | None) -> list[str]:
 
 
 def _shown(differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the first line of the teacher does not tell."""
+    """Return the differences that the first line about the teacher does not show."""
     return [one for one in differing if one["key"] not in ("spec", "train_top1", "weights_sha256")]
 
 
@@ -113,7 +113,9 @@ def _scores(scores: dict[str, Any] | None) -> list[str]:
             lines.append(f"{score['score']}: equal on {score['samples']:,} samples")
             continue
         if score["spearman"] is None:
-            lines.append(f"{score['score']}: not ranked, a side has one value for all {score['samples']:,} samples")
+            lines.append(
+                f"{score['score']}: not ranked, one side has the same value for all {score['samples']:,} samples"
+            )
             continue
         ranked = [entry for entry in score["per_class"] if entry["spearman"] is not None]
         lowest = sorted(ranked, key=lambda entry: entry["spearman"])[:SHOWN]
@@ -157,7 +159,7 @@ def _labels(labels: dict[str, Any] | None) -> list[str]:
         for view in labels["views"]
         if view["samples"] or "not_finite" in view
     ]
-    return lines if labels["same_crops"] or not lines else [*lines, "the crops of views from 1 on are others"]
+    return lines if labels["same_crops"] or not lines else [*lines, "views from 1 on have different crops"]
 
 
 def _not_finite(view: dict[str, Any]) -> str:

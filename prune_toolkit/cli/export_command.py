@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from manifests.manifest import Manifest
 
 Written = tuple[dict[str, Any], str | None]
-"""What --json adds, and the line for people; None when the result itself went to stdout."""
+"""The facts that --json adds, and the line to print: None if the result itself went to stdout."""
 
 
 @click.command(name="export")
 @click.argument("selection", type=MANIFEST, default="selection")
-@click.option("--indices", type=FOLDER, metavar="F", help="Write sample_ids to F.npy (int64), or F.txt, one a line.")
-@click.option("--filelist", type=FOLDER, metavar="F", help="Write keys, one a line; - for stdout.")
+@click.option("--indices", type=FOLDER, metavar="F", help="Write sample_ids to F.npy (int64), or F.txt, one per line.")
+@click.option("--filelist", type=FOLDER, metavar="F", help="Write keys to F, one per line; - for stdout.")
 @click.option("--imagefolder", type=FOLDER, metavar="DIR", help="Write the images as DIR/CLASS/NAME.")
-@click.option("--copy", is_flag=True, help="Of --imagefolder: copy files in place of hard links.")
+@click.option("--copy", is_flag=True, help="With --imagefolder: copy files instead of making hard links.")
 @data_options
 @workers_option
 @json_option
@@ -37,10 +37,10 @@ def command(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Hand what SELECTION keeps to other tools: exactly one of --indices, --filelist, --imagefolder.
+    """Write what SELECTION keeps for other tools: give exactly one of --indices, --filelist, --imagefolder.
 
-    Needs no model. For --imagefolder the images are read where they were scored, or from --data, or else from
-    train.beton; --classes names the folders, in label order, when the class names cannot.
+    Needs no model. With --imagefolder, images are read from where they were scored, from --data, or else from
+    train.beton; --classes names the folders, in label order, if the class names cannot be folder names.
 
     \b
     prune export selection --filelist - | rsync -a --files-from=- photos/ server:photos-half/
@@ -53,24 +53,24 @@ def command(
     forms = {"indices": indices, "filelist": filelist, "imagefolder": imagefolder}
     asked = [(form, path) for form, path in forms.items() if path is not None]
     if len(asked) != 1:
-        raise UsageError("say what to write: exactly one of --indices F, --filelist F and --imagefolder DIR")
+        raise UsageError("give exactly one of --indices F, --filelist F and --imagefolder DIR")
     [(form, path)] = asked
     if form != "imagefolder" and (unused := [name for name in _OF_IMAGEFOLDER if name in typed()]):
-        raise UsageError(f"--{unused[0]} has no meaning for --{form}", hint="it belongs to --imagefolder")
+        raise UsageError(f"--{unused[0]} cannot be used with --{form}", hint="it goes with --imagefolder")
     manifest = Manifest.open(selection)
     samples = kept_samples(manifest)
     if form == "indices":
-        facts, told = _indices(path, manifest, samples)
+        facts, line = _indices(path, manifest, samples)
     elif form == "filelist":
-        facts, told = _filelist(path, manifest, samples, as_json=as_json)
+        facts, line = _filelist(path, manifest, samples, as_json=as_json)
     else:
-        facts, told = _imagefolder(path, manifest, samples, images, copy=copy, workers=workers)
+        facts, line = _imagefolder(path, manifest, samples, images, copy=copy, workers=workers)
     if as_json:
         from trainer.cli.console import echo_json
 
         echo_json({"id": manifest.id, "form": form, "path": str(path), "count": len(samples), **facts})
-    elif told is not None:
-        click.echo(f"{told}; selection {manifest.id[:12]}")
+    elif line is not None:
+        click.echo(f"{line}; selection {manifest.id[:12]}")
 
 
 def _indices(path: Path, manifest: "Manifest", samples: "pa.Table") -> Written:
@@ -83,7 +83,7 @@ def _indices(path: Path, manifest: "Manifest", samples: "pa.Table") -> Written:
         if not is_position:
             note(
                 "these are rows of the manifest, not positions in torchvision's ImageFolder, which orders these files "
-                "otherwise\n  take --filelist, or --imagefolder"
+                "differently\n  use --filelist or --imagefolder"
             )
     write_indices(path, samples)
     return {"imagefolder_positions": is_position}, f"{path}: {len(samples):,} of {data.count:,} rows"
@@ -113,7 +113,7 @@ def _imagefolder(
     # --classes names the folders that are written, not those that are read.
     data = replace(images, classes=None).spec()
     if data is None and (unused := [name for name in ("split", "label") if name in typed()]):
-        raise UsageError(f"--{unused[0]} says how to read --data", hint="name the images with --data")
+        raise UsageError(f"--{unused[0]} needs --data: it says how to read the images", hint="give --data DATA")
     names = tuple(manifest.class_names) if images.classes is None else read_class_names(images.classes)
     if len(names) != len(manifest.class_names):
         raise UsageError(f"--classes names {len(names)} classes, {manifest.where} has {len(manifest.class_names)}")
@@ -125,14 +125,14 @@ def _imagefolder(
         note(
             "torchvision's ImageFolder numbers class folders by their sorted names: "
             f"{sum(label != names.index(folder) for label, folder in enumerate(folders))} of {len(folders)} get "
-            "another label than in the manifest"
+            "a different label than in the manifest"
         )
     facts = {"classes": len(folders), "linked": tree.linked, "written": tree.written, "bytes": tree.bytes}
-    told = (
+    line = (
         f"{path}/: {len(paths):,} images in {len(folders)} class folders, {tree.linked:,} hard links, "
         f"{tree.written:,} files written ({format_bytes(tree.bytes)})"
     )
-    return facts, told
+    return facts, line
 
 
 _OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")

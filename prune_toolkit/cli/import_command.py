@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 CHECK = "sizes"
 
 
-@click.option("--score", multiple=True, metavar="COL", help="Column that becomes a score; repeatable.")
+@click.option("--score", multiple=True, metavar="COL", help="Column to import as a score; repeatable.")
 @click.option(
-    "--harder", multiple=True, type=click.Choice(["high", "low"]), help="Which end is harder; once, or once a score."
+    "--harder",
+    multiple=True,
+    type=click.Choice(["high", "low"]),
+    help="End of the score that is harder; give it once, or once per --score.",
 )
-@click.option("--name", multiple=True, help="What the score is called [default: as its column].")
-@click.option("--set", "set_name", default="imported", show_default=True, help="The set of scores it goes into.")
-@click.option("--missing", metavar="WHAT", help="For samples without a value: mean, hardest, easiest or a number.")
+@click.option("--name", multiple=True, help="Name of the score; once per --score [default: that of its column].")
+@click.option("--set", "set_name", default="imported", show_default=True, help="Score set to put the scores into.")
+@click.option("--missing", metavar="WHAT", help="Value for samples without one: mean, hardest, easiest or a number.")
 @dataclass(frozen=True, kw_only=True)
 class ScoresOptions:
     """Columns that become scores."""
@@ -46,18 +49,18 @@ class ScoresOptions:
     missing: str | None
 
     def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "ScoresImport":
-        """What to do with a table; UsageError for options that do not go together."""
+        """Return what to import from a table; UsageError for options that do not go together."""
         from manifests.errors import UsageError
         from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport
 
         columns, harder = self.score, self.harder
         if key is None or not columns or not harder:
             raise UsageError(
-                "which column names the image, which is a score, and which end of it is harder?",
-                hint="--key COL --score COL --harder high; or --indices, or --logits",
+                "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
+                hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
             )
         if len(harder) not in (1, len(columns)) or len(self.name) not in (0, len(columns)):
-            raise UsageError("--harder once or once a --score, --name never or once a --score")
+            raise UsageError("give --harder once or once per --score, and --name once per --score or not at all")
         ends, names = harder * (len(columns) // len(harder)), self.name or columns
         return ScoresImport(
             file=file,
@@ -73,22 +76,49 @@ class ScoresOptions:
         )
 
 
-@click.option("--teacher-name", metavar="NAME", help="Of --logits: who made them.")
-@click.option("--tensor", metavar="NAME", help="Of --logits: the tensor, or the column of a Parquet file.")
-@click.option("--outputs", type=FOLDER, metavar="FILE", help="Of --logits: class names of its columns, in order.")
-@click.option("--image-size", type=click.IntRange(1, 65535), metavar="PX", help="Of --logits: side the teacher saw.")
+@click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
+@click.option("--tensor", metavar="NAME", help="With --logits: tensor, or column of a Parquet file.")
+@click.option("--outputs", type=FOLDER, metavar="FILE", help="With --logits: class names of the columns, in order.")
 @click.option(
-    "--resize-size", type=click.IntRange(1, 65535), metavar="PX", help="Shorter side before the crop [default: usual]."
+    "--image-size",
+    type=click.IntRange(1, 65535),
+    metavar="PX",
+    help="With --logits: side of the images the teacher saw.",
 )
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), default="bilinear", show_default=True)
-@click.option("--parameters", type=click.IntRange(min=0), default=0, help="Of the teacher, as far as it is known.")
-@click.option("--teacher-licence", metavar="NAME", help="Licence of the teacher.")
 @click.option(
-    "--weights-sha256", metavar="HEX", help="Of the teacher's weights [default: of FILE]; one for all files it made."
+    "--resize-size",
+    type=click.IntRange(1, 65535),
+    metavar="PX",
+    help="With --logits: shorter side before the crop [default: usual for --image-size].",
+)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["bilinear", "bicubic"]),
+    default="bilinear",
+    show_default=True,
+    help="With --logits: interpolation of that resize.",
+)
+@click.option(
+    "--parameters",
+    type=click.IntRange(min=0),
+    default=0,
+    help="With --logits: number of parameters of the teacher, if known.",
+)
+@click.option(
+    "--teacher-licence",
+    "--teacher-license",
+    "teacher_licence",
+    metavar="NAME",
+    help="With --logits: licence of the teacher.",
+)
+@click.option(
+    "--weights-sha256",
+    metavar="HEX",
+    help="With --logits: hash of the teacher's weights, the same for all its files [default: that of FILE].",
 )
 @dataclass(frozen=True, kw_only=True)
 class LogitsOptions:
-    """Logits of a teacher, and what is known of it."""
+    """Logits of a teacher, and facts about it."""
 
     teacher_name: str | None
     tensor: str | None
@@ -101,14 +131,15 @@ class LogitsOptions:
     weights_sha256: str | None
 
     def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "LogitsImport":
-        """What to do with logits; UsageError where it is not said whose they are."""
+        """Return what to import as logits; UsageError if the teacher or its image size is missing."""
         from manifests.errors import UsageError
         from manifests.sources.names import read_class_names
         from prune_toolkit.imports.import_logits import LogitsImport
 
         if self.teacher_name is None or self.image_size is None:
             raise UsageError(
-                "whose logits are these, and of images of which size?", hint="--teacher-name NAME --image-size PX"
+                "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
+                hint="--teacher-name NAME --image-size PX",
             )
         return LogitsImport(
             file=file,
@@ -125,7 +156,7 @@ class LogitsOptions:
         )
 
     def _preprocessing(self, image_px: int) -> "Preprocessing":
-        """The usual normalisation for the size: students take it over, labels do not depend on it."""
+        """Return the usual preprocessing for the size; students adopt it, labels do not depend on it."""
         from trainer.models.info import default_preprocessing
 
         usual = default_preprocessing(image_px)
@@ -136,21 +167,21 @@ class LogitsOptions:
 @click.command(name="import")
 @click.argument("file", type=FOLDER)
 @click.argument("manifest", type=MANIFEST, default="manifest")
-@click.option("--key", metavar="COL", help="Column that names the image: its key, or a file name that is unique.")
+@click.option("--key", metavar="COL", help="Column that names the image: its key, or a unique file name.")
 @gathered("scores", ScoresOptions)
-@click.option("--indices", is_flag=True, help="FILE names a subset: rows or keys, as .npy or .txt. Writes a selection.")
+@click.option("--indices", is_flag=True, help="FILE lists a subset: rows or keys, as .npy or .txt. Writes a selection.")
 @click.option(
     "--order",
     type=click.Choice(["keys", "imagefolder"]),
-    help="What its rows count: keys in order, or torchvision's ImageFolder [default: keys, where both agree].",
+    help="With --indices: what rows count, sorted keys or torchvision's ImageFolder [default: keys, if both agree].",
 )
-@click.option("--labels", help="Of --indices: targets of the samples [default: raw where there are logits, else none].")
-@click.option("--beton/--no-beton", default=True, help="Of --indices: write train.beton from the images.")
-@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@click.option("--labels", help="With --indices: targets of the samples [default: raw if there are logits, else none].")
+@click.option("--beton/--no-beton", default=True, help="With --indices: write train.beton from the images.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
 @gathered("teacher", LogitsOptions)
-@click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys that match nothing into FILE.")
-@click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported, or selection].")
+@click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
+@click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
 @data_options
 @check_options(CHECK)
 @workers_option
@@ -174,7 +205,7 @@ def command(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Bring what others made into a manifest: scores in a table, a subset as indices, or the logits of a teacher.
+    """Import results of other tools into a manifest: a table of scores, a subset as indices, or a teacher's logits.
 
     Images are only read for the beton of a subset. Keys that match no sample of MANIFEST are counted and listed.
 
@@ -190,7 +221,7 @@ def command(
     from prune_toolkit.selection.select_config import SelectConfig
 
     if indices and logits:
-        raise UsageError("--indices or --logits: a file is one of them")
+        raise UsageError("--indices and --logits cannot be used together: a file holds one or the other")
     parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
     if logits:
@@ -232,9 +263,9 @@ def _import_subset(
     chosen, labels = selection.header.selection, selection.header.labels
     assert chosen is not None
     share, transform = f"{100 * chosen.keep_got:.2f} %", "none" if labels is None else labels.transform
-    told = f"{chosen.count:,} samples kept ({share}), labels {transform}"
+    text = f"{chosen.count:,} samples kept ({share}), labels {transform}"
     next_step = ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
-    _tell(selection, told, next_step, as_json)
+    _tell(selection, text, next_step, as_json)
 
 
 def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) -> None:
@@ -247,14 +278,14 @@ def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) ->
     assert card is not None
     if is_near_chance(card.train_top1, len(manifest.class_names)):
         note(
-            f"warning: {card.spec} is right on {100 * card.train_top1:.2f} % of these images, about chance: are the "
-            "columns in the order of the classes (--outputs FILE), and the rows in the order of the keys?"
+            f"warning: {card.spec} is right on {100 * card.train_top1:.2f} % of these images, about chance\n"
+            "  check that columns are in the order of the classes (--outputs FILE), and rows in the order of the keys"
         )
-    told = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
-    _tell(manifest, told, ("prune", "select", config.out, "--keep", "0.5"), as_json)
+    text = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
+    _tell(manifest, text, ("prune", "select", config.out, "--keep", "0.5"), as_json)
 
 
-def _tell(manifest: "Manifest", told: str, next_step: tuple[object, ...], as_json: bool) -> None:
+def _tell(manifest: "Manifest", text: str, next_step: tuple[object, ...], as_json: bool) -> None:
     from trainer.cli.console import echo_json
 
     if as_json:
@@ -269,5 +300,5 @@ def _tell(manifest: "Manifest", told: str, next_step: tuple[object, ...], as_jso
             }
         )
         return
-    click.echo(f"{manifest.where}/: {told}; id {manifest.id[:12]}")
+    click.echo(f"{manifest.where}/: {text}; id {manifest.id[:12]}")
     echo_next(*next_step)

@@ -23,17 +23,17 @@ from prune_toolkit.cli.options import (
 @data_options
 @click.option("--out", "-o", type=FOLDER, default="index", show_default=True, help="Folder of the index.")
 @click.option("--beton/--no-beton", default=False, help="Also write train.beton: all readable images, for FFCV.")
-@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @click.option(
     "--check",
     type=click.Choice(["decode", "header"]),
     default="decode",
     show_default=True,
-    help="Decode every image, or only read the header of JPEGs (faster; damage inside is then found later).",
+    help="Decode every image, or read only the header of JPEGs (faster, but damaged pixels are found later).",
 )
-@click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to know copies encoded otherwise.")
+@click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to recognise re-encoded copies.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
-@click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
 @redistributable_option
 @workers_option
 @rank_options
@@ -61,7 +61,9 @@ def command(
 
     data = images.spec(data_argument)
     if data is None:
-        raise UsageError("which data?", hint='prune index DIR, or data = "DIR" in prune.toml')
+        raise UsageError(
+            "DATA is missing: name the images to index", hint='prune index DIR, or data = "DIR" in prune.toml'
+        )
     config = IndexConfig(data=data, out=out, ranks=ranks.share(), **settings)
     if dry_run:
         config.data.refuse_out(out)
@@ -77,12 +79,12 @@ def command(
             echo_json(plan)
         else:
             click.echo(
-                f"{plan['samples']:,} samples in {plan['classes']} classes ({plan['source']}) would be read into {out}/"
+                f"{plan['samples']:,} samples in {plan['classes']} classes ({plan['source']}) would go into {out}/"
             )
         return
     manifest = build_index(config)
     if manifest is None:
-        note("this rank's parts are done; others are still at work")
+        note("the parts of this rank are done; other ranks are still working")
         return
     header = manifest.header
     size_bytes = sum(entry.bytes for entry in header.files)

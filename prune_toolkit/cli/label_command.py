@@ -32,17 +32,24 @@ if TYPE_CHECKING:
 @view_options(views=8)
 @click.option(
     "--labels",
-    help="What becomes of the logits: raw, reshape or revise [default: the selection's; raw with --other-teacher].",
+    help="How logits become targets: raw, reshape or revise [default: the selection's; raw with --other-teacher].",
 )
-@click.option("--policy", help="What is stored: replay, mean or single [default: replay; single with --views 1].")
+@click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options
-@click.option("--other-teacher", is_flag=True, help="Let a teacher label that is not the one that scored.")
-@click.option("--teacher-licence", help="Licence of the weights of --other-teacher, recorded in the manifest.")
+@click.option("--other-teacher", is_flag=True, help="Allow a teacher other than the one that scored the data.")
+@click.option(
+    "--teacher-licence",
+    "--teacher-license",
+    "teacher_licence",
+    help="With --other-teacher: licence of its weights, recorded in the manifest.",
+)
 @click.option("--out", "-o", type=FOLDER, default="labelled", show_default=True, help="Folder of the new selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
 @workers_option
-@click.option("--finish", "finish_only", is_flag=True, help="Label nothing; write the header if all parts are there.")
+@click.option(
+    "--finish", "finish_only", is_flag=True, help="Label nothing; write the header if all parts are complete."
+)
 @rank_options
 @dry_run_option
 @json_option
@@ -62,9 +69,9 @@ def command(
 ) -> None:
     """Run the teacher over many views of the samples that SELECTION keeps; write a selection with their labels.
 
-    The images are those of the selection's train.beton, or where they were scored, or --data. Views are drawn as the
-    selection's were, where it has more than one. A killed run goes on where it stopped; several processes share the
-    work as with `prune score`.
+    Images are read from the selection's train.beton, from where they were scored, or from --data. Views are drawn like
+    those of the selection if it has more than one. Run the same command again to resume an interrupted run. Several
+    processes can share the work, as with `prune score`.
 
     \b
     prune label selection --teacher resnet32x4 --checkpoint teacher.safetensors
@@ -91,7 +98,7 @@ def command(
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
     card = parent.header.teacher
     if card is not None and not other_teacher:
-        # The teacher of the selection, shown images of the size it scored, needs no flag but its weights.
+        # The selection's own teacher, at the image size it scored, needs no flag except for its weights.
         teacher_options = replace(
             teacher_options,
             teacher=teacher_options.teacher or card.spec,
@@ -118,7 +125,7 @@ def command(
         return
     labelled = write_labels(work)
     if labelled is None:
-        note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
+        note("nothing left for this process; once all parts are complete, any process (or --finish) writes the header")
         return
     stored, chosen, beton = labelled.header.labels, labelled.header.selection, labelled.beton_path
     assert stored is not None

@@ -15,7 +15,7 @@ KINDS = ("scores", "selectors", "quotas", "labels", "losses", "dynamic", "preset
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @json_option
 def command(kind: str | None, as_json: bool) -> None:
-    """List the methods there are: name, formula, source.
+    """List the available methods: name, formula, source.
 
     \b
     prune list scores
@@ -44,7 +44,7 @@ def command(kind: str | None, as_json: bool) -> None:
 
 
 def _echo_entries(entries: list[dict[str, Any]]) -> None:
-    """One entry a paragraph: the name, then each fact on a line of its own."""
+    """Print one paragraph per entry: the name, then each fact on its own line."""
     width = max(len(entry["name"]) for entry in entries)
     for entry in entries:
         facts = [f"{key}: {value}" for key, value in entry.items() if key != "name"]
@@ -84,7 +84,7 @@ def _selectors() -> list[dict[str, Any]]:
             "name": s.name,
             "keeps": s.formula,
             "ranks by": s.score or "no score",
-            "needs": ", ".join(s.needs) or "nothing but the samples",
+            "needs": ", ".join(s.needs) or "only the samples",
             "options": ", ".join(option(name, parameter.default) for name, parameter in s.parameters.items()) or "none",
             "source": s.source,
             **({"from": origin} if (origin := SELECTORS.origin(s.name)) else {}),
@@ -129,7 +129,7 @@ def _dynamic() -> list[dict[str, Any]]:
 
     def flags(options: Mapping[str, float | None]) -> str:
         named = ((f"--{name.replace('_', '-')}", default) for name, default in options.items())
-        return ", ".join(f"{flag} (has to be given)" if value is None else f"{flag} {value:g}" for flag, value in named)
+        return ", ".join(f"{flag} (required)" if value is None else f"{flag} {value:g}" for flag, value in named)
 
     return [
         {"name": name, "shows": arm.formula, "options": flags(arm.options) or "none", "source": arm.source}
@@ -167,7 +167,7 @@ def _models() -> list[dict[str, Any]]:
     others = {
         "torchvision/NAME[:WEIGHTS]": "any classification model of torchvision",
         "timm/NAME": "any model of timm (pip install 'prune-toolkit[timm]')",
-        "module:callable": "a function of yours that takes num_classes",
-        "FILE.safetensors": "what train-student wrote",
+        "module:callable": "your own function that takes num_classes",
+        "FILE.safetensors": "a student written by train-student",
     }
     return own + [{"name": name, "images": "the model's own size", "source": text} for name, text in others.items()]

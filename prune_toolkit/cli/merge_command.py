@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 @click.option(
     "--average",
     type=click.Choice(["logits", "probabilities"]),
-    help="Average what several teachers say: mean of the logits, or log of the mean of the probabilities.",
+    help="Average the outputs of several teachers: mean of the logits, or log of the mean of the probabilities.",
 )
 @click.option(
     "--prefer",
     metavar="MANIFEST",
-    help="Without --average: whose values count where manifests disagree; one of them, first or last.",
+    help="Without --average: manifest whose values are used if manifests disagree: one of them, first or last.",
 )
 @click.option(
     "--score-views",
     type=click.Choice(["all", "0", "train"]),
-    help="With --average: views that scores are the mean over [default: as in the manifests].",
+    help="With --average: views to average scores over [default: as in the manifests].",
 )
 @click.option("--out", "-o", type=FOLDER, default="merged", show_default=True, help="Folder of the manifest.")
 @dry_run_option
@@ -42,11 +42,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put MANIFESTS together: shards of one data set, or further score sets of the same samples.
+    """Merge MANIFESTS: shards of one data set, or score sets of the same samples.
 
-    All must be of one teacher and the same views. With --average they are of several teachers and the same samples,
-    and become the manifest of their ensemble; scores are computed anew from the averaged logits. Needs no model. The
-    order of the manifests plays no part.
+    All must have the same teacher and the same views. With --average they have different teachers and the same
+    samples, and become the manifest of the ensemble; scores are recomputed from the averaged logits. Needs no model.
+    The order of the manifests does not matter.
 
     \b
     prune merge shard-1 shard-2 shard-3
@@ -58,9 +58,9 @@ def command(
     from prune_toolkit.combine.merge import ShardsConfig
 
     if score_views and not average:
-        raise UsageError("--score-views goes with --average")
+        raise UsageError("--score-views needs --average")
     if prefer and average:
-        raise UsageError("--prefer goes with no --average")
+        raise UsageError("--prefer cannot be used with --average")
     opened = [Manifest.open(path) for path in manifests]
     if average is None:
         _join(opened, ShardsConfig(out=out, prefer=prefer), dry_run=dry_run, as_json=as_json)

@@ -31,7 +31,7 @@ class _Manifest(click.ParamType):  # type: ignore[type-arg]
     name = "manifest"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        """A URL stays text, all else is a path."""
+        """Return a URL as text, and anything else as a path."""
         text = str(value)
         return text if "://" in text else Path(text)
 
@@ -42,7 +42,7 @@ class _Keep(click.ParamType):  # type: ignore[type-arg]
     name = "text"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> "Keep":
-        """The fraction as it was typed; UsageError unless it is above 0 and at most 1."""
+        """Return the fraction as typed; UsageError unless it is above 0 and at most 1."""
         from prune_toolkit.quotas.keep import Keep
 
         return value if isinstance(value, Keep) else Keep.parse(str(value))
@@ -53,20 +53,20 @@ KEEP = _Keep()
 
 
 def options_of(make: Callable[..., Any]) -> list[click.Parameter]:
-    """The click options that stand above a function or a class."""
+    """Return the click options declared above a function or a class."""
     options: list[click.Parameter] = getattr(make, "__click_params__", [])
     return options
 
 
 def made(make: Callable[..., T], values: Mapping[str, Any]) -> T:
-    """Call `make` with the values of the options that stand above it."""
+    """Call `make` with the values of the options declared above it."""
     return make(**{option.name: values[option.name] for option in options_of(make) if option.name is not None})
 
 
 def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a command the options that stand above `make`; it gets one argument for them, `name`: what `make` returns.
+    """Give a command the options declared above `make`, and one argument for them, `name`: the value `make` returns.
 
-    Most often `make` is a frozen dataclass with a field per option. It may have gathered some of its arguments itself.
+    Usually `make` is a frozen dataclass with a field per option. It may have gathered some of its arguments itself.
     """
 
     def decorate(command: F) -> F:
@@ -83,18 +83,18 @@ def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
 
 
 def asked_for() -> set[str]:
-    """Names of the running command's options that were typed, or are in prune.toml."""
+    """Return the names of the running command's options that were typed or set in prune.toml."""
     context = click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
 
 
 def echo_next(*words: object) -> None:
-    """The command that one may type next, on stdout, each word as a shell takes it."""
+    """Print the command to type next on stdout, each word quoted for a shell."""
     click.echo(f"next: {shlex.join(map(str, words))}")
 
 
 def echo_train_command(selection: Path, *, has_beton: bool = True, has_labels: bool = True) -> None:
-    """The command that makes a student of a selection, or first a beton."""
+    """Print the command that trains a student on a selection, or the one that first writes its beton."""
     if has_beton:
         echo_next("train-student", "--manifest", selection, *(() if has_labels else ("--loss", "ce")))
     else:
@@ -102,7 +102,7 @@ def echo_train_command(selection: Path, *, has_beton: bool = True, has_labels: b
 
 
 def typed() -> set[str]:
-    """Names of the running command's options that were typed; none where no command is running."""
+    """Return the names of the running command's options that were typed; none if no command is running."""
     context, source = click.get_current_context(silent=True), click.core.ParameterSource.COMMANDLINE
     return {name for name in context.params if context.get_parameter_source(name) == source} if context else set()
 
@@ -111,12 +111,12 @@ def typed() -> set[str]:
     "--data",
     help="Images: a folder of class folders, Parquet, idx .gz or CIFAR files, a .beton, torchvision:NAME, demo:digits.",
 )
-@click.option("--split", help="Which split of the data, such as train or test.")
-@click.option("--classes", type=FOLDER, help="Class names in label order: a JSON list, or one name a line.")
-@click.option("--label", help="Label column of a Parquet data set, when there are several.")
+@click.option("--split", help="Split of the data to read, such as train or test.")
+@click.option("--classes", type=FOLDER, help="File of class names in label order: a JSON list, or one name per line.")
+@click.option("--label", help="Label column of a Parquet data set, if there are several.")
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images, and how to read them."""
+    """The images, and how to read them."""
 
     data: str | None
     split: str | None
@@ -124,7 +124,7 @@ class DataOptions:
     label: str | None
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
-        """The images that are `named`, else those of --data; None where there are none."""
+        """Return the spec of the images `named`, else of --data; None if neither is given."""
         from prune_toolkit.images.data_spec import DataSpec
 
         data = named or self.data
@@ -137,13 +137,16 @@ data_options = gathered("images", DataOptions)
 
 
 @click.option(
-    "--teacher", help="resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors."
+    "--teacher",
+    help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors.",
 )
-@click.option("--checkpoint", type=FOLDER, help="Weights of the teacher: safetensors, or a PyTorch state dict.")
 @click.option(
-    "--image-size", type=int, metavar="PX", help="Side of the images the teacher sees [default: the teacher's]."
+    "--checkpoint", type=FOLDER, help="File with the weights of --teacher: safetensors, or a PyTorch state dict."
 )
-@click.option("--batch-size", type=int, default=256, show_default=True, help="Images a forward pass.")
+@click.option(
+    "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
+)
+@click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -151,7 +154,13 @@ data_options = gathered("images", DataOptions)
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model [default: PyTorch's choice].")
-@click.option("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True)
+@click.option(
+    "--loader",
+    type=click.Choice(["auto", "ffcv", "torch"]),
+    default="auto",
+    show_default=True,
+    help="Library that loads the images; ffcv and torch show the same views.",
+)
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
     """A teacher, and how it runs."""
@@ -166,15 +175,18 @@ class TeacherOptions:
     loader: str
 
     def named(self) -> str:
-        """The teacher's spec; UsageError where there is none."""
+        """Return the teacher's spec; UsageError if none is given."""
         from manifests.errors import UsageError
 
         if self.teacher is None:
-            raise UsageError("which teacher?", hint='--teacher SPEC, or teacher = "SPEC" in prune.toml')
+            raise UsageError(
+                "--teacher is missing: name the network to run",
+                hint='--teacher SPEC, or teacher = "SPEC" in prune.toml',
+            )
         return self.teacher
 
     def load(self, class_names: list[str]) -> "Teacher":
-        """The teacher, on its device; UsageError where none is named."""
+        """Load the teacher onto its device; UsageError if none is given."""
         spec = self.named()
         if self.threads is not None:
             import torch
@@ -197,7 +209,7 @@ teacher_options = gathered("teacher_options", TeacherOptions)
 
 
 def view_options(views: int) -> Callable[[F], F]:
-    """Which views are stored, `views` unless told otherwise, and how much of each."""
+    """Add the options of the views to store, `views` of them by default, and of how much of each to store."""
 
     @click.option(
         "--views",
@@ -214,11 +226,19 @@ def view_options(views: int) -> Callable[[F], F]:
         show_default=True,
         help="How views from 1 on differ from view 0; auto pads small images and crops large ones.",
     )
-    @click.option("--pad", type=int, metavar="PX", help="Padding of a padded crop [default: an eighth].")
-    @click.option("--scale-min", type=float, default=0.08, show_default=True, help="Smallest area of a resized crop.")
-    @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the augmented views.")
+    @click.option("--pad", type=int, metavar="PX", help="Largest shift in pad_crop_flip views [default: side / 8].")
+    @click.option(
+        "--scale-min",
+        type=float,
+        default=0.08,
+        show_default=True,
+        help="Smallest share of the area in resized_crop_flip views.",
+    )
+    @click.option(
+        "--flip/--no-flip", default=True, show_default=True, help="Mirror half of the augmented views, or none."
+    )
     @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views.")
-    @click.option("--top-k", type=int, metavar="K", help="Store the K largest logits a view [default: all of them].")
+    @click.option("--top-k", type=int, metavar="K", help="Store the K largest logits per view [default: all].")
     def asked(**values: Any) -> "ViewOptions":
         from prune_toolkit.scoring.view_flags import ViewOptions
 
@@ -227,17 +247,17 @@ def view_options(views: int) -> Callable[[F], F]:
     return gathered("views", asked)
 
 
-@click.option("--rank", type=int, help="Which of them this is, from 0 [default: RANK, or 0].")
-@click.option("--world-size", type=int, help="Processes that share the parts [default: WORLD_SIZE, or 1].")
+@click.option("--rank", type=int, help="Number of this process, from 0 [default: $RANK, or 0].")
+@click.option("--world-size", type=int, help="Number of processes that share the work [default: $WORLD_SIZE, or 1].")
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
-    """This process among those that share the work."""
+    """The number of this process among those that share the work."""
 
     rank: int | None
     world_size: int | None
 
     def share(self) -> "WorkShare":
-        """What of the work is this process's, by these or by the environment."""
+        """Return this process's share of the work, from these options or the environment."""
         from prune_toolkit.work.part_work import WorkShare
 
         return WorkShare.resolve(self.rank, self.world_size)
@@ -247,14 +267,14 @@ rank_options = gathered("ranks", RankOptions)
 
 
 def secret_in(file: Path | None) -> bytes | None:
-    """The secret that `secret_option` names, None where it names none; `check_secret` compares it."""
+    """Read the secret from the file of `secret_option`; None if none is given. `check_secret` compares it."""
     from manifests.hidden.secret import read_secret
 
     return None if file is None else read_secret(file)
 
 
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files that travel at once."
+    "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files to transfer at once."
 )
 workers_option = click.option(
     "--workers",
@@ -266,10 +286,10 @@ workers_option = click.option(
 redistributable_option = click.option(
     "--redistributable/--not-redistributable",
     default=None,
-    help="Whether the images may be passed on, recorded in the manifest: where not, prune push never sends any.",
+    help="Record whether the images may be redistributed; if not, prune push never sends any.",
 )
 secret_option = click.option(
-    "--secret", type=FOLDER, metavar="FILE", help="Of a manifest whose keys are hidden: the secret it was pushed with."
+    "--secret", type=FOLDER, metavar="FILE", help="With hidden keys: file with the secret the manifest was pushed with."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")

@@ -14,17 +14,17 @@ from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_optio
     "--only",
     multiple=True,
     metavar="TABLE",
-    help="Bring these tables: scores, logits, features, targets or thumbnails; repeatable. "
-    "Samples, and which of them are kept, are always brought.",
+    help="Fetch only these tables: scores, logits, features, targets or thumbnails; repeatable. "
+    "Samples, and which of them are kept, are always fetched.",
 )
-@click.option("--with-images", is_flag=True, help="Bring train.beton too, if it is there and may be passed on.")
+@click.option("--with-images", is_flag=True, help="Fetch train.beton too, if it is there and may be redistributed.")
 @jobs_option
 @json_option
 def command(url: str, folder: Path, only: tuple[str, ...], with_images: bool, jobs: int, as_json: bool) -> None:
-    """Bring the manifest at URL (s3://, gs://, hf://, http(s)://, any of fsspec, or a path) into FOLDER.
+    """Fetch the manifest at URL (s3://, gs://, hf://, http(s)://, any of fsspec, or a path) into FOLDER.
 
-    Every file is checked against the header. Files that are here already are not brought again, so a pull that was
-    interrupted goes on, and one with --only is completed by one without.
+    Every file is checked against the header. Files that are already here are not fetched again: run the same
+    command again to resume an interrupted pull, or without --only to fetch the rest.
 
     \b
     prune pull s3://bucket/cars cars

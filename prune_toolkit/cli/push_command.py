@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from manifests.manifest import Manifest
 
 TELLING = {"logits", "targets"}
-"""Tables a student could be taught with to answer as the teacher does."""
+"""Tables that suffice to train a copy of the teacher."""
 MATCHING = {"features", "logits", "scores", "targets"}
-"""Tables whose values tell rows apart."""
+"""Tables whose values can identify a row."""
 
 
 @click.command(name="push")
@@ -24,18 +24,18 @@ MATCHING = {"features", "logits", "scores", "targets"}
     "--only",
     multiple=True,
     metavar="TABLE",
-    help="Send these tables as a manifest of their own: scores, logits, features, targets or thumbnails; repeatable. "
+    help="Send only these tables, as their own manifest: scores, logits, features, targets or thumbnails; repeatable. "
     "Samples, and which of them are kept, are always sent.",
 )
-@click.option("--with-images", is_flag=True, help="Send train.beton too, unless the data may not be passed on.")
+@click.option("--with-images", is_flag=True, help="Send train.beton too, unless the data must not be redistributed.")
 @click.option(
     "--secret",
     type=FOLDER,
     metavar="FILE",
-    help="Replace keys and hashes by HMACs: who lacks FILE cannot look up a name or a file. Scores stay as they are, "
-    "and tell of an image to those who have the teacher.",
+    help="Replace keys and hashes by HMACs: without FILE, names and files cannot be looked up. Scores stay as they "
+    "are: with the teacher, an image can still be recognised by them.",
 )
-@click.option("--replace", is_flag=True, help="Put it in the place of another manifest that is there.")
+@click.option("--replace", is_flag=True, help="Replace a different manifest at URL.")
 @jobs_option
 @json_option
 def command(
@@ -48,10 +48,10 @@ def command(
     jobs: int,
     as_json: bool,
 ) -> None:
-    """Copy MANIFEST to URL: s3://, gs://, hf://datasets/, any other of fsspec, or a folder.
+    """Copy MANIFEST to URL: s3://, gs://, hf://datasets/, any other fsspec URL, or a folder.
 
-    Files that are there already are not sent again, so a push that was interrupted goes on. The header is sent last:
-    until then there is no manifest for those who read. Where the images are on this machine is never sent.
+    Files that are already there are not sent again: run the same command again to resume an interrupted push. The
+    header is sent last: until then readers find no manifest. Paths of images on this machine are never sent.
 
     \b
     prune push manifest s3://bucket/cars
@@ -69,13 +69,15 @@ def command(
 
     if with_images and (only or secret is not None):
         flag = "--only" if only else "--secret"
-        raise UsageError(f"--with-images and {flag}: a beton shows the images, and holds targets", hint="leave out one")
+        raise UsageError(
+            f"--with-images cannot be used with {flag}: a beton contains the images and targets", hint="leave out one"
+        )
     source, destination = Manifest.open(manifest), destination_at(url)
     check_images(source.header, with_images)
     with scratch_folder("prune-push") as scratch:
         sent = _prepared(source, only, secret, scratch)
         _warn(sent.header)
-        # A folder is no place that others know: its card keeps the one that `prune card --url` named.
+        # A local folder means nothing to others: its card keeps the URL given to `prune card --url`.
         place = url_in(sent.folder) if destination.store.is_local else destination.store.where
         _describe(sent, place, scratch / "cards", with_images)
         moved = push(sent, destination, cards=scratch / "cards", with_images=with_images, replace=replace, jobs=jobs)
@@ -87,7 +89,7 @@ def command(
 
 
 def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, scratch: Path) -> "Manifest":
-    """What is sent: the manifest itself, a part of it, or either with hidden keys."""
+    """Return what to send: the manifest itself, a part of it, or either with hidden keys."""
     from manifests.base.layout import BETON_NAME
     from manifests.base.progress import note
     from manifests.errors import UsageError
@@ -98,19 +100,19 @@ def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, sc
 
     header = source.header
     if THUMBNAILS in only and secret is not None:
-        raise UsageError(f"--secret and --only {THUMBNAILS}: they show the images", hint="leave out one")
+        raise UsageError(
+            f"--secret cannot be used with --only {THUMBNAILS}: they show the images", hint="leave out one"
+        )
     is_bound = header.data.redistributable is False
     if THUMBNAILS in only and is_bound:
-        raise UsageError(
-            f"--only {THUMBNAILS}: they show images of {header.data.name}, which must not be passed on, says the header"
-        )
+        raise UsageError(f"--only {THUMBNAILS}: the header says images of {header.data.name} must not be redistributed")
     kinds = _kinds(header)
     if not only and secret is None and not source.not_pulled:
         if is_bound and THUMBNAILS in kinds:
-            note(f"{THUMBNAILS} are left out: the images of {header.data.name} must not be passed on, says the header")
+            note(f"{THUMBNAILS} are left out: the header says images of {header.data.name} must not be redistributed")
             only = tuple(sorted(kinds - {THUMBNAILS}))
         elif header.hidden is not None and header.file(BETON_NAME) is not None:
-            note(f"sent as a part, without {BETON_NAME}: its size and sha256 are of the images, and keys are hidden")
+            note(f"sent as a part, without {BETON_NAME}: keys are hidden, and its size and sha256 identify the images")
             only = tuple(sorted(kinds))
     if only:
         source = excerpt(source, only, scratch / "part")
@@ -118,7 +120,7 @@ def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, sc
 
 
 def _kinds(header: "Header") -> set[str]:
-    """The kinds of tables of a manifest."""
+    """Return the kinds of tables in a manifest."""
     from manifests.base.layout import BETON_NAME
     from manifests.share.transfer import kind_of
 
@@ -126,24 +128,26 @@ def _kinds(header: "Header") -> set[str]:
 
 
 def _warn(header: "Header") -> None:
-    """Say what those who read the manifest can do with it."""
+    """Print notes on what its readers can do with the manifest."""
     from manifests.base.progress import note
 
     kinds = _kinds(header)
-    if told := sorted(kinds & TELLING):
+    if telling := sorted(kinds & TELLING):
         others = "".join(f" --only {kind}" for kind in sorted(kinds - TELLING - {"samples"}))
         note(
-            f"whoever reads this can train a copy of the teacher from its {' and '.join(told)};"
+            f"anyone who reads this can train a copy of the teacher from its {' and '.join(telling)};"
             f"{others or ' --only samples'} leaves them out"
         )
-    if header.hidden is not None and (told := sorted(kinds & MATCHING)):
-        what = " and ".join(told)
-        note(f"names and bytes are hidden: by {what}, who has the teacher and an image can tell whether it is in here")
+    if header.hidden is not None and (matching := sorted(kinds & MATCHING)):
+        what = " and ".join(matching)
+        note(
+            f"names and bytes are hidden, but {what} show whether an image is in here, given the image and the teacher"
+        )
         note(f"equal {what} still match an open copy of this manifest: do not publish both")
 
 
 def _describe(manifest: "Manifest", url: str | None, folder: Path, with_images: bool) -> None:
-    """Write the card with its pictures into a folder; a README.md of somebody's own takes the place of the card."""
+    """Write the card and its pictures into a folder; a README.md that is not a card replaces it."""
     from manifests.base.progress import note
     from manifests.card.readme import CARD_NAME, is_card, write_full_card
     from manifests.format.header_file import MAX_HEADER_BYTES
@@ -154,5 +158,5 @@ def _describe(manifest: "Manifest", url: str | None, folder: Path, with_images: 
     except FileNotFoundError:
         return
     if not is_card(text.decode(errors="replace")):
-        note(f"{CARD_NAME} is sent as it is: no command wrote it")
+        note(f"{CARD_NAME} is sent as it is: it was not written by a command")
         (folder / CARD_NAME).write_bytes(text)

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 @click.argument("data_argument", metavar="[DATA or MANIFEST]", required=False)
 @data_options
 @teacher_options
-@click.option("--val", help="Validation images with the same classes; gives the teacher's val_top1.")
-@click.option("--val-split", help="Split of --val [default: test or validation, where there are splits].")
+@click.option("--val", help="Validation images with the same classes, to measure the teacher's val_top1.")
+@click.option("--val-split", help="Split of --val [default: test or validation, if it has splits].")
 @click.option(
     "--out", "-o", type=FOLDER, help="Folder of the manifest [default: manifest; with --dynamics manifest-dynamics]."
 )
-@click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use when it is of this data.")
+@click.option("--index", type=FOLDER, default="index", show_default=True, help="Index to use, if it is of this data.")
 @view_options(views=1)
 @click.option(
     "--score-views",
     type=click.Choice(["all", "0", "train"]),
-    help="Views that scores are the mean over [default: train where --views is 2 or more, else 0].",
+    help="Views to average scores over [default: train if --views is 2 or more, else 0].",
 )
 @click.option(
     "--features",
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--held-out",
     metavar="DATA",
-    help="With --features: images whose loss `influence` is on, never the test set [default: a tenth of DATA].",
+    help="With --features: images on which `influence` measures the loss, not the test set [default: a tenth of DATA].",
 )
 @click.option("--held-out-split", help="Split of --held-out, such as val.")
 @click.option(
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     type=FOLDER,
     multiple=True,
     metavar="RUN",
-    help="Run no teacher: add scores of what `train-student --record-dynamics` recorded to MANIFEST; repeatable.",
+    help="Run no teacher: add scores from a run of `train-student --record-dynamics` to MANIFEST; repeatable.",
 )
 @click.option(
     "--early-epoch",
@@ -73,14 +73,21 @@ if TYPE_CHECKING:
 )
 @workers_option
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; writes nothing."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; write nothing."
 )
-@click.option("--finish", "finish_only", is_flag=True, help="Score nothing; write the header if all parts are there.")
-@click.option("--thumbnails", is_flag=True, help="As of prune index, for images that are indexed in the same read.")
+@click.option(
+    "--finish", "finish_only", is_flag=True, help="Score nothing; write the header if all parts are complete."
+)
+@click.option("--thumbnails", is_flag=True, help="Same as for prune index, for images indexed in the same pass.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
-@click.option("--licence", help="Licence of the data, recorded in the manifest.")
+@click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
 @redistributable_option
-@click.option("--teacher-licence", help="Licence of the teacher's weights, recorded in the manifest.")
+@click.option(
+    "--teacher-licence",
+    "--teacher-license",
+    "teacher_licence",
+    help="Licence of the teacher's weights, recorded in the manifest.",
+)
 @rank_options
 @dry_run_option
 @json_option
@@ -107,7 +114,7 @@ def command(
     """Run the teacher over DATA once; write logits and scores into a manifest.
 
     DATA may be an index (a folder made by `prune index`) or the images themselves, which are then indexed in the
-    same read. Interrupted, the same command goes on where it stopped. Several processes share the work when RANK and
+    same pass. Run the same command again to resume an interrupted run. Several processes share the work if RANK and
     WORLD_SIZE are set (torchrun, a Slurm array, or two shells).
 
     \b
@@ -130,7 +137,7 @@ def command(
     from trainer.cli.console import echo_json
 
     if early_epoch is not None:
-        raise UsageError("--early-epoch goes with --dynamics RUN")
+        raise UsageError("--early-epoch needs --dynamics RUN")
     check_held_out(held_out, held_out_split, has_features=features)
     teacher_options.named()
     training = images_to_score(images.spec(data_argument), index)
@@ -158,7 +165,7 @@ def command(
         return
     manifest = build_scores(config, teacher, training, validation, influenced)
     if manifest is None:
-        note("nothing left for this process; when all parts are there, any process (or --finish) writes the header")
+        note("nothing left for this process; once all parts are complete, any process (or --finish) writes the header")
         return
     card, run = manifest.header.teacher, manifest.header.run
     assert card is not None
@@ -174,14 +181,14 @@ def command(
     )
     if (stored := manifest.header.features) is not None:
         names = ", ".join(f"{spec.set}/{spec.name}" for spec in manifest.header.scores if spec.set == "features")
-        click.echo(f"features: {stored.width} wide, what enters layer {stored.layer}; scores {names}")
+        click.echo(f"features: {stored.width} wide, the input of layer {stored.layer}; scores {names}")
     echo_next("prune", "select", config.out, "--keep", "0.5")
 
 
 def _other_spec(images: DataOptions, data: str | None, split: str | None, *, held_out: bool) -> "DataSpec | None":
-    """The images of --val or --held-out, read as those of --data; None where none are named.
+    """Return the spec of the images of --val or --held-out, read like those of --data; None if none are given.
 
-    held_out: where no split is named, take the test or validation split.
+    held_out: if no split is given, use the test or validation split.
     """
     from prune_toolkit.images.data_spec import DataSpec
 
@@ -191,7 +198,7 @@ def _other_spec(images: DataOptions, data: str | None, split: str | None, *, hel
 
 
 def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
-    """What a run would do, and after a short trial how long it would take."""
+    """Return what a run would do, and how long it would take according to a short trial."""
     import numpy as np
 
     from prune_toolkit.scoring.preview import bytes_on_disk, costs, trial_rate
@@ -221,7 +228,7 @@ def _echo_plan(plan: dict[str, Any]) -> None:
     from manifests.base.progress import format_bytes, format_seconds
 
     views = plan["views"]
-    read = "from the index" if plan["indexed"] else "indexed in the same read"
+    read = "from the index" if plan["indexed"] else "indexed in the same pass"
     click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
     click.echo(f"teacher {plan['teacher']}, {plan['parameters']:,} parameters, {plan['dtype']} on {plan['device']}")
     click.echo(_preprocessing_text(plan["preprocessing"]))
@@ -229,7 +236,7 @@ def _echo_plan(plan: dict[str, Any]) -> None:
         click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
     kept = f"the {views['top_k']} largest " if "top_k" in views else ""
     if "features" in plan:
-        click.echo(f"features: {plan['features']['width']} wide, what enters layer {plan['features']['layer']}")
+        click.echo(f"features: {plan['features']['width']} wide, the input of layer {plan['features']['layer']}")
     click.echo(f"{plan['parts']} parts, {format_bytes(plan['bytes'])} of {kept}logits and scores into {plan['out']}/")
     click.echo(
         f"a short trial: {plan['images_per_second']:,.0f} images/s, "

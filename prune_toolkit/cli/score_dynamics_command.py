@@ -1,4 +1,4 @@
-"""`prune score --dynamics`: what it takes, and what it says. Torch-free."""
+"""`prune score --dynamics`: its options, and the lines it prints. Torch-free."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def score_dynamics(
     ]
     if typed:
         raise UsageError(
-            f"{', '.join(typed)} with --dynamics: no teacher is run and no image is read",
+            f"{', '.join(typed)} cannot be used with --dynamics: no teacher is run and no image is read",
             hint="score first, then: prune score MANIFEST --dynamics RUN",
         )
     plan = DynamicsPlan.of(out or Path("manifest-dynamics"), Manifest.open(scored or "manifest"), runs, early_epoch)

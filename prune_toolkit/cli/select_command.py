@@ -25,46 +25,68 @@ if TYPE_CHECKING:
 
 CHECK = "sizes"
 PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
-"""Parameters of our own selectors that have a flag of their name; --parameter takes these and all others."""
+"""Parameters of built-in selectors that have a flag of their own; --parameter takes these and all others."""
 
 
 @click.option("--keep", type=KEEP, required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
 @click.option(
     "--selector",
-    help="medium (default), random, window, ccs, moderate, herding or mix; `prune list selectors` tells more.",
+    help="medium (default), random, window, ccs, moderate, herding or mix; see `prune list selectors`.",
 )
 @click.option("--score", help="Score to rank by, NAME or SET/NAME [default: the selector's].")
-@click.option("--position", metavar="P", help="Of window: 0 easiest, 1/2 medium, 1 hardest, or auto: by a proxy.")
-@click.option("--beta", metavar="B", help="Of ccs: share of the hardest to drop first [default: published].")
-@click.option("--strata", metavar="S", help="Of ccs: strata of equal width [default: 50].")
 @click.option(
-    "--mix", metavar="PARTS", help='Of mix: such as "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n".'
+    "--position",
+    metavar="P",
+    help="With --selector window: 0 easiest, 1/2 medium, 1 hardest, or auto (the best for a proxy model).",
+)
+@click.option(
+    "--beta",
+    metavar="B",
+    help="With --selector ccs: share of the hardest samples to drop first [default: as published].",
+)
+@click.option("--strata", metavar="S", help="With --selector ccs: number of strata of equal width [default: 50].")
+@click.option(
+    "--mix",
+    metavar="PARTS",
+    help='With --selector mix: its parts, such as "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n".',
 )
 @click.option("--parameter", multiple=True, metavar="NAME=VALUE", help="Any parameter of the selector; repeatable.")
-@click.option("--quota", help="proportional (default), equal, published or none.")
+@click.option("--quota", help="Division over the classes: proportional (default), equal, published or none.")
 @click.option(
-    "--per-class-min", type=click.IntRange(min=0), default=0, metavar="N", help="Keep at least N of every class."
+    "--per-class-min",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Keep at least N samples of every class.",
 )
 @click.option(
-    "--without", type=MANIFEST, metavar="SELECTION", help="Leave out what that selection keeps, such as a hold-out."
+    "--without",
+    type=MANIFEST,
+    metavar="SELECTION",
+    help="Leave out the samples that SELECTION keeps, such as a hold-out.",
 )
-@click.option("--labels", help="What becomes of the logits: reshape (default), raw, revise, or none.")
-@click.option("--eta", metavar="ETA", help="Of --labels revise: the most a label may trust the teacher [default: 0.8].")
-@click.option("--revise-scope", metavar="SCOPE", help="Which labels are revised: all (default) or wrong.")
+@click.option("--labels", help="How logits become targets: reshape (default), raw, revise, or none.")
+@click.option(
+    "--eta", metavar="ETA", help="With --labels revise: largest weight of the teacher's label [default: 0.8]."
+)
+@click.option("--revise-scope", metavar="SCOPE", help="With --labels revise: labels to revise, all (default) or wrong.")
 @click.option("--distill-fraction", metavar="F", help="Distill this share of the kept samples [default: all].")
 @click.option(
-    "--distill-by", metavar="SCORE", help="Which: the easy end of a score, influence (default), loss, ...; or random."
+    "--distill-by",
+    metavar="SCORE",
+    help="With --distill-fraction: take the easy end of influence (default) or another score, or random ones.",
 )
-@click.option("--views", type=int, metavar="N", help="Carry the labels of the first N scored views [default: all].")
+@click.option("--views", type=int, metavar="N", help="Store the labels of the first N scored views [default: all].")
 @click.option(
-    "--policy", help="What is stored of the views: replay (default), each its own label; mean, one; single, view 0's."
+    "--policy",
+    help="Targets to store: replay (default), one per view; mean, one for all views; single, that of view 0.",
 )
-@click.option("--top-k", type=int, metavar="K", help="Store the K largest logits a target [default: as scored].")
+@click.option("--top-k", type=int, metavar="K", help="Store the K largest logits per target [default: as scored].")
 @click.option("--preset", help="A published combination: mdslr, kd-pruning or lr-ds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random draws.")
 @click.option("--out", "-o", type=FOLDER, default="selection", show_default=True, help="Folder of the selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton from the images.")
-@click.option("--max-side", type=int, metavar="PX", help="Shrink images whose longer side exceeds PX in the beton.")
+@click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @data_options
 @check_options(CHECK)
 @workers_option
@@ -80,7 +102,7 @@ def select_config(
     workers: int,
     **settings: Any,
 ) -> "SelectConfig":
-    """What these options ask for; UsageError for a parameter without a value or given twice."""
+    """Return the settings of a selection; UsageError for a parameter without a value or given twice."""
     from manifests.errors import UsageError
     from prune_toolkit.selection.select_config import SelectConfig
 
@@ -89,9 +111,9 @@ def select_config(
     for text in parameter:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--parameter {text!r} is no NAME=VALUE", hint="for example: --parameter position=1/3")
+            raise UsageError(f"--parameter {text!r} is not NAME=VALUE", hint="for example: --parameter position=1/3")
         if name in parameters:
-            raise UsageError(f"--parameter {text}: {name} is {parameters[name]} already", hint="give it once")
+            raise UsageError(f"--parameter {text}: {name} is already {parameters[name]}", hint="give it once")
         parameters[name] = value
     return SelectConfig(
         selector="mix" if selector is None and mix is not None else selector,
@@ -112,14 +134,14 @@ def select_config(
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="For the steps an epoch of --dry-run.",
+    help="With --dry-run: batch size that the printed steps per epoch are for.",
 )
 @json_option
 def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_size: int, as_json: bool) -> None:
     """Pick the samples of MANIFEST worth keeping; write them as train.beton with soft labels.
 
-    Needs neither the teacher nor a GPU. The images are read where they were scored, or from --data: a copy that is
-    not what was scored is compared with MANIFEST first, and what does not match is left out.
+    Needs neither the teacher nor a GPU. Images are read from where they were scored, or from --data: a copy other than
+    what was scored is first compared with MANIFEST, and images that do not match are left out.
 
     \b
     prune select --keep 0.5
@@ -198,9 +220,9 @@ def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
     )
     click.echo(
         f"{plan.count:,} samples ({100 * plan.keep_got:.2f} %), about {format_bytes(size_bytes)}, "
-        f"{steps:,} steps an epoch at batch {batch_size}"
+        f"{steps:,} steps per epoch at batch size {batch_size}"
     )
     if plan.held_out:
-        click.echo(f"{plan.held_out:,} samples were held out beforehand")
+        click.echo(f"{plan.held_out:,} samples were held out first")
     if plan.found:
         click.echo(", ".join(f"{name} {value}" for name, value in plan.found.items()))

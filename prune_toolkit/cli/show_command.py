@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from manifests.format.header import Views
     from manifests.manifest import Manifest
 
-_PASSED_ON = {True: "; images may be passed on", False: "; images must not be passed on", None: ""}
+_PASSED_ON = {True: "; images may be redistributed", False: "; images must not be redistributed", None: ""}
 
 
 @click.command(name="show")
 @click.argument("manifest", type=MANIFEST, default="manifest")
 @json_option
 def command(manifest: Path | str, as_json: bool) -> None:
-    """Say what MANIFEST is: data, teacher, views, scores, selection, labels, files, and what they took.
+    """Describe MANIFEST: data, teacher, views, scores, selection, labels, files, and the time they took.
 
     \b
     prune show selection
@@ -83,27 +83,27 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     if header.views is not None:
         facts += [("views", _views_text(header.views))]
     if (chosen := header.selection) is not None:
-        told = {} if has_particular_parameters(header) else chosen.parameters
-        parameters = "".join(f", {name} {value}" for name, value in told.items())
+        listed = {} if has_particular_parameters(header) else chosen.parameters
+        parameters = "".join(f", {name} {value}" for name, value in listed.items())
         by = "" if chosen.score is None else f" over {chosen.score}"
         facts += [
             (
                 "kept",
-                f"{chosen.count:,} samples ({100 * chosen.keep_got:.2f} %, asked {chosen.keep_asked}) by "
+                f"{chosen.count:,} samples ({100 * chosen.keep_got:.2f} %, asked for {chosen.keep_asked}) by "
                 f"{chosen.method}{by}{parameters}, quota {chosen.quota}, seed {chosen.seed}",
             ),
             *(("", line) for line in selection_lines(header)),
         ]
     size_of = _bytes_per_vector(manifest)
     if "logits" in size_of:
-        facts += [("logits", f"{format_bytes(size_of['logits'])} a sample and a view")]
+        facts += [("logits", f"{format_bytes(size_of['logits'])} per sample and view")]
     if header.features is not None:
-        each = f", {format_bytes(size_of['features'])} a sample" if "features" in size_of else ""
-        facts += [("features", f"{header.features.width} wide, what enters layer {header.features.layer}{each}")]
+        each = f", {format_bytes(size_of['features'])} per sample" if "features" in size_of else ""
+        facts += [("features", f"{header.features.width} wide, the input of layer {header.features.layer}{each}")]
     if recorded := _dynamics_text(manifest):
         facts += [("dynamics", recorded)]
     if header.labels is not None:
-        each = "a sample and a view" if header.labels.views > 1 else "a sample"
+        each = "per sample and view" if header.labels.views > 1 else "per sample"
         stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
         facts += [("targets", f"{targets_text(header)}{stored}")]
     facts += [
@@ -117,7 +117,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
 
 
 def _absent_text(manifest: "Manifest") -> str:
-    """Which kinds of tables this is without; "" where it has them all."""
+    """Return which kinds of tables are missing; "" if none are."""
     whats = (("not pulled", manifest.not_pulled), ("left out", manifest.header.left_out or ()))
     return "".join(f"; {what}: {', '.join(sorted(kinds))}" for what, kinds in whats if kinds)
 
@@ -139,7 +139,7 @@ def _views_text(views: "Views") -> str:
 
 
 def _dynamics_text(manifest: "Manifest") -> str:
-    """The runs whose dynamics were scored; "" where there are none, or a later version wrote them otherwise."""
+    """Return the runs whose dynamics were scored; "" if there are none or a later version wrote them differently."""
     runs = manifest.header.config.get("dynamics")
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         return ""
@@ -151,7 +151,7 @@ def _dynamics_text(manifest: "Manifest") -> str:
 
 
 def _bytes_per_vector(manifest: "Manifest") -> dict[str, float]:
-    """Bytes on disk of logits, features and targets of one sample in one view."""
+    """Return the bytes on disk of logits, features and targets, per sample and view."""
     sizes = {}
     for kind in ("logits", "features", "targets"):
         entries = [entry for entry in manifest.header.files if entry.path.startswith(f"{kind}/view-")]
@@ -161,7 +161,7 @@ def _bytes_per_vector(manifest: "Manifest") -> dict[str, float]:
 
 
 def _times(manifest: "Manifest") -> list[tuple[str, str]]:
-    """What was spent so far, where the headers say."""
+    """Return the time spent so far, if the headers report it."""
     from manifests.base.progress import format_seconds
     from trainer.loop.label_times import label_times
 
@@ -171,7 +171,7 @@ def _times(manifest: "Manifest") -> list[tuple[str, str]]:
 
 
 def _echo_scores(manifest: "Manifest") -> None:
-    """Distribution of every score: quartiles and which end is harder."""
+    """Print the distribution of every score: quartiles, and which end is harder."""
     import numpy as np
 
     from trainer.cli.console import echo_table
@@ -184,13 +184,13 @@ def _echo_scores(manifest: "Manifest") -> None:
                 values = table.column(spec.name).to_numpy()
                 values = values[np.isfinite(values)]
                 quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
-                told = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
-                rows.append((f"{set_name}/{spec.name}", spec.harder, *told))
+                cells = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
+                rows.append((f"{set_name}/{spec.name}", spec.harder, *cells))
     echo_table(rows, ("score", "harder", "min", "25 %", "median", "75 %", "max"))
 
 
 def _echo_classes(manifest: "Manifest") -> None:
-    """Why samples were kept or dropped."""
+    """Print how many samples were kept or dropped for which reason."""
     from collections import Counter
 
     from trainer.cli.console import echo_table

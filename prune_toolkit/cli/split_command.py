@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 @click.command(name="split")
 @click.argument("manifest", type=MANIFEST, default="manifest")
-@click.option("--classes", multiple=True, metavar="A,B", help="The samples of these classes; repeatable.")
-@click.option("--prefix", multiple=True, metavar="TEXT", help="The samples whose keys begin so; repeatable.")
-@click.option("--out", "-o", type=FOLDER, default="split", show_default=True, help="Folder of these samples.")
-@click.option("--rest", type=FOLDER, metavar="DIR", help="Folder of all the others [default: they are not written].")
+@click.option("--classes", multiple=True, metavar="A,B", help="Take the samples of these classes; repeatable.")
+@click.option(
+    "--prefix", multiple=True, metavar="TEXT", help="Take the samples whose keys start with TEXT; repeatable."
+)
+@click.option("--out", "-o", type=FOLDER, default="split", show_default=True, help="Folder for these samples.")
+@click.option("--rest", type=FOLDER, metavar="DIR", help="Folder for all other samples [default: not written].")
 @dry_run_option
 @json_option
 def command(
@@ -29,9 +31,9 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take some samples of MANIFEST, an index or a scored one, into a manifest of their own.
+    """Copy some samples of MANIFEST, an index or a scored manifest, into a manifest of their own.
 
-    Class names stay whole; `prune merge` puts pieces together again.
+    It keeps all class names; `prune merge` joins such pieces again.
 
     \b
     prune split manifest --classes hat,shoes -o part --rest others
@@ -59,7 +61,7 @@ def command(
 
 
 def _facts(piece: "Manifest") -> dict[str, object]:
-    """What became of it; `classes` are those that have samples."""
+    """Return facts about a piece; `classes` counts those that have samples."""
     import numpy as np
 
     labels = piece.samples(["label"]).column("label").to_numpy()

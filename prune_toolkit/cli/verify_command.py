@@ -29,7 +29,9 @@ OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
     metavar="F",
     help="Share of the samples that may be missing or differ, such as 0.001 or 0.1% [default: 0].",
 )
-@click.option("--list", "list_path", type=FOLDER, metavar="FILE", help="Write all that does not match, as CSV.")
+@click.option(
+    "--list", "list_path", type=FOLDER, metavar="FILE", help="Write everything that does not match to FILE, as CSV."
+)
 @workers_option
 @json_option
 def command(
@@ -41,10 +43,10 @@ def command(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Check every file of MANIFEST: size, sha256, rows, and the inside of its beton. With --data, check images.
+    """Check every file of MANIFEST: size, sha256, rows, and the contents of its beton. With --data, check images.
 
-    A copy of the images is compared with the samples of MANIFEST, whatever its layout. Exit code 4 says that too
-    much is missing or differs; what is there beyond the samples is told, and is no mismatch.
+    A copy of the images, in any layout, is compared with the samples of MANIFEST. Exit code 4 means that too much is
+    missing or differs; additional images are reported, but are not a mismatch.
 
     \b
     prune verify selection
@@ -57,7 +59,7 @@ def command(
     if data is None:
         for name in (name for name in OF_DATA if name in typed()):
             flag = {"list_path": "list"}.get(name, name).replace("_", "-")
-            raise UsageError(f"--{flag} goes with --data: it is about images", hint="name them: --data DIR")
+            raise UsageError(f"--{flag} needs --data: it is about images", hint="give --data DIR")
         _verify_files(manifest, as_json)
     else:
         if list_path is not None and list_path.is_dir():
@@ -79,7 +81,7 @@ def _verify_files(manifest: Path | str, as_json: bool) -> None:
     elif report.ok:
         absent = f"; not here: {', '.join(report.absent)}" if report.absent else ""
         click.echo(
-            f"{where}/ is whole: {report.files} files, {format_bytes(report.bytes)}, "
+            f"{where}/ is intact: {report.files} files, {format_bytes(report.bytes)}, "
             f"id {report.manifest_id[:12]}{absent}"
         )
     else:
@@ -131,7 +133,7 @@ def _verify_data(
 
 
 def _allowed(text: str | None) -> "Fraction":
-    """The share that --allow-mismatch names; UsageError unless 0 <= share <= 1."""
+    """Return the share of --allow-mismatch; UsageError unless 0 <= share <= 1."""
     from fractions import Fraction
 
     from manifests.errors import UsageError
@@ -139,22 +141,24 @@ def _allowed(text: str | None) -> "Fraction":
 
     share = Fraction(0) if text is None else parse_fraction(text)
     if share is None or not 0 <= share <= 1:
-        raise UsageError(f"--allow-mismatch {text!r}: a share from 0 to 1", hint="for example 0.001, 1/1000 or 0.1%")
+        raise UsageError(
+            f"--allow-mismatch {text!r} is not a share from 0 to 1", hint="for example 0.001, 1/1000 or 0.1%"
+        )
     return share
 
 
 def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[], bool]) -> str:
-    """What can be done about a mismatch; the share is the least one, in hundredths of a percent, that passes.
+    """Return what to do about a mismatch; the share is the smallest, in hundredths of a percent, that passes.
 
-    Of data of which most does not match no share is named: it is hardly what was scored.
+    If most of the data does not match, no share is suggested: it is hardly what was scored.
     """
     hundredths = -(-10_000 * report.unmatched // report.checked)
     steps = [] if is_listed else ["list them: --list FILE"]
     if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked and has_pixels():
-        steps.append("were they encoded again? --pixels")
+        steps.append("if they were re-encoded: --pixels")
     if 2 * report.unmatched <= report.checked:
-        steps.append(f"accept so many: --allow-mismatch {hundredths / 100:g}%")
-    return "     ".join(steps) or "is it the data set and the split that was scored?"
+        steps.append(f"accept this many: --allow-mismatch {hundredths / 100:g}%")
+    return "     ".join(steps) or "check that this is the data set and the split that was scored"
 
 
 def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
@@ -172,11 +176,11 @@ def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
     difference_n = report.pixel_difference_n
     if len(difference_n):
         click.echo(
-            f"encoded otherwise: {len(difference_n):,}, which differ by {difference_n.mean():.2f} grey levels on "
+            f"re-encoded: {len(difference_n):,}, which differ by {difference_n.mean():.2f} grey levels on "
             f"average, {difference_n.max():.2f} at most"
         )
     rows: list[tuple[str, ...]] = [
         (what, f"{count:,}", ", ".join(report.first(what))) for what, count in report.told.items()
     ]
     if rows:
-        echo_table(rows, ("what", "images", "the first"))
+        echo_table(rows, ("what", "images", "first"))

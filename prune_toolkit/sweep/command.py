@@ -15,34 +15,47 @@ if TYPE_CHECKING:
 
 @click.command(name="sweep")
 @click.argument("manifests", metavar="MANIFEST...", nargs=-1, type=FOLDER)
-@click.option("--val", metavar="DATA", help="Test images, looked at once a student  [a hold-out of the training data].")
+@click.option(
+    "--val", metavar="DATA", help="Test images, evaluated once per student  [a hold-out of the training data]."
+)
 @click.option("--keep", default="0.1,0.3,0.7", show_default=True, metavar="R,R,...", help="Fractions to keep.")
 @click.option(
     "--select",
     "selects",
     multiple=True,
     metavar="ENTRY",
-    help="[NAME=]SELECTOR [flags of prune select] [-- flags of train-student]; may be repeated  [random].",
+    help="[NAME=]SELECTOR [flags of prune select] [-- flags of train-student]; repeatable  [random].",
 )
-@click.option("--labels", default="raw", show_default=True, metavar="L,L,...", help="Label transforms, with flags.")
+@click.option(
+    "--labels", default="raw", show_default=True, metavar="L,L,...", help="Label transforms, with their flags."
+)
 @click.option("--loss", default="kd", show_default=True, metavar="L,L,...", help="Losses of train-student.")
 @click.option(
     "--kd-weight",
     metavar="W,W,...",
-    help="KD weights; of several the best on the hold-out is taken, arm by arm  [the loss's own].",
+    help="KD weights; if several, each arm uses the one that is best on the hold-out  [the loss's own].",
 )
-@click.option("--dynamic", metavar="D,D,...", help="infobatch: also this dynamic pruning; rs2 is always there.")
-@click.option("--seeds", default=5, show_default=True, metavar="N", help="Students an arm: seeds 0 to N - 1.")
-@click.option("--tune-seeds", default=3, show_default=True, metavar="N", help="The same, for each KD weight tried.")
+@click.option("--dynamic", metavar="D,D,...", help="infobatch: train this dynamic arm too; rs2 is always trained.")
+@click.option("--seeds", default=5, show_default=True, metavar="N", help="Students per arm: seeds 0 to N - 1.")
+@click.option("--tune-seeds", default=3, show_default=True, metavar="N", help="Students per KD weight tried.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over a selection  [by recipe].")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Instead: optimiser steps of every student.")
-@click.option("--holdout", default="0.1", show_default=True, metavar="R", help="Share of the images to tune on.")
-@click.option("--student", metavar="SPEC", help="As in train-student.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Instead of --epochs: steps of every student.")
+@click.option(
+    "--holdout", default="0.1", show_default=True, metavar="R", help="Share of the images held out to tune on."
+)
+@click.option("--student", metavar="SPEC", help="Same as for train-student.")
 @click.option("--train", "train_flags", default="", metavar="FLAGS", help="Flags of train-student, for every run.")
 @click.option("--select-flags", default="", metavar="FLAGS", help="Flags of prune select, for every selection.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs to execute at once.")
 @click.option("--keep-betons", is_flag=True, help="Keep the images of selections whose runs are done.")
-@click.option("--out", "-o", type=FOLDER, default="sweep", show_default=True, help="Folder; one that is begun goes on.")
+@click.option(
+    "--out",
+    "-o",
+    type=FOLDER,
+    default="sweep",
+    show_default=True,
+    help="Folder of the sweep; an unfinished one is resumed.",
+)
 @dry_run_option
 @json_option
 def command(
@@ -64,8 +77,8 @@ def command(
 ) -> None:
     """Train students from many selections of MANIFEST (several: several teachers) and compare them in one table.
 
-    Beside what is asked for, every sweep trains what pruning has to beat: random + KD at the same keep, all the data
-    for fewer epochs, RS2, and all the data.
+    Besides what you ask for, every sweep trains the baselines that pruning has to beat: random + KD at the same keep,
+    all the data for fewer epochs, RS2, and all the data.
 
     \b
     prune sweep manifest --val photos --keep 0.3,0.5 --select medium --select "hard=window --position 1"
@@ -95,37 +108,37 @@ def command(
     if dry_run:
         _echo_plan(dry_study(config), as_json)
         return
-    told: dict[str, Any] = {}
+    written: dict[str, Any] = {}
 
     def report(study: "Study", chosen: "Mapping[Cell, str]") -> None:
-        told.update(write_report(study, chosen))
+        written.update(write_report(study, chosen))
 
     failed = run_study(config, report)
     if as_json:
-        echo_json({"path": str(config.out), "failed": failed, **{name: told[name] for name in ("rows", "files")}})
+        echo_json({"path": str(config.out), "failed": failed, **{name: written[name] for name in ("rows", "files")}})
     else:
-        click.echo(told["markdown"])
-        click.echo(f"{config.out}/: {', '.join(told['files'])}")
+        click.echo(written["markdown"])
+        click.echo(f"{config.out}/: {', '.join(written['files'])}")
     if failed:
         for line in failed:
             note(f"failed: {line}")
         raise IncompleteError(
-            f"{len(failed)} of the runs failed", hint="their logs say why; the same command tries them again"
+            f"{len(failed)} of the runs failed", hint="see their logs; run the same command again to retry them"
         )
 
 
 def _items(text: str, option: str) -> tuple[str, ...]:
-    """Entries between commas, each once."""
+    """Return the entries between commas, each once."""
     from manifests.errors import UsageError
 
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
     if not items:
-        raise UsageError(f"{option} {text!r} names nothing", hint="several are separated by commas")
+        raise UsageError(f"{option} {text!r} names nothing", hint="separate several by commas")
     return items
 
 
 def _numbers(text: str, option: str) -> tuple[str, ...]:
-    """The same of numbers, each spelled in one way."""
+    """Return the same for numbers, each in its canonical spelling."""
     from manifests.errors import UsageError
     from prune_toolkit.sweep.spelling import spelled_number
 
@@ -161,5 +174,5 @@ def _echo_plan(study: "Study", as_json: bool) -> None:
     for phase in facts["phases"]:
         click.echo(
             f"judged on {phase['judged_on']}: {phase['runs']:,} students from {phase['selections']:,} selections, "
-            f"{phase['finished']:,} finished already; {phase['images']:,} images to be shown"
+            f"{phase['finished']:,} finished already; {phase['images']:,} images to show"
         )

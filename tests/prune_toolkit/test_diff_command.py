@@ -24,7 +24,7 @@ def test_two_selections_of_two_teachers(tmp_path: Path, prune: Run) -> None:
     make(tmp_path / "b", [*keys, "z"], [*labels, 2], some_logits(1, 1, 5, 3), kept="mqz", config=config, teacher=other)
     out = prune("diff", "a", "b", cwd=tmp_path).stdout
     assert "data       4 samples in common of 4 and 5\n           1 only in B: z\n" in out
-    assert "teacher    net (50.00 % on its images) and other (50.00 % on its images): other weights\n" in out
+    assert "teacher    net (50.00 % on its images) and other (50.00 % on its images): different weights\n" in out
     assert "kept       2 and 3, both keep 1: Jaccard 0.25\n           1 kept only in A: k\n" in out
     assert "           2 kept only in B: q, z\n" in out
     assert "3 of 3 classes differ, most: " in out
@@ -61,7 +61,7 @@ def test_what_is_compared_otherwise_or_not_at_all_is_told(tmp_path: Path, prune:
         data = {"source": "idx"}
         make(tmp_path / name, ["r0", "r1"], [1, 0], theirs, kept=["r0", "r1"], data=data, contents=contents)
     told = prune("diff", "a", "b", cwd=tmp_path).stdout
-    assert "2 samples in common of 2 and 2, found by their content, then by row number\n" in told
+    assert "2 samples in common of 2 and 2, matched by content, then by row number\n" in told
     left_out = "with labels that are not finite are left out\n"
     assert f"KL(B||A) 0 nats, mean over 1 samples; 1 {left_out}" in told
     told = prune("diff", "a", "c", cwd=tmp_path).stdout
@@ -74,7 +74,7 @@ def test_equal_ids_and_other_kinds(tmp_path: Path, prune: Run) -> None:
     assert prune("diff", "scored", "scored", cwd=tmp_path).stdout.endswith("equal ids: nothing differs\n")
     out = prune("diff", "index", "scored", cwd=tmp_path).stdout
     assert "1 classes only in B: eel" in out
-    assert "teacher    none and net (50.00 % on its images): other weights" in out
+    assert "teacher    none and net (50.00 % on its images): different weights" in out
     assert "only in B: teacher/loss, teacher/confidence" in out
     assert "labels     not compared: one has no labels, the other logits" in out
     assert 'views: - and {"recipe": "pad_crop_flip"' in out

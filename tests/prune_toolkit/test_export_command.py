@@ -194,7 +194,7 @@ def test_links_are_made_to_the_file_behind_a_relative_symbolic_link(tmp_path: Pa
 def test_class_folders_may_be_named_otherwise(selection: Path, tmp_path: Path, prune: Run) -> None:
     (tmp_path / "names.txt").write_text("Felis catus\nCanis familiaris\n")
     result = prune("export", selection, "--imagefolder", tmp_path / "tree", "--classes", tmp_path / "names.txt")
-    assert "2 of 2 get another label" in result.stderr
+    assert "2 of 2 get a different label" in result.stderr
     wanted = [key.replace("cat/", "Felis catus/").replace("dog/", "Canis familiaris/") for key in kept_keys(selection)]
     assert sorted(files_below(tmp_path / "tree")) == sorted(wanted)
     (tmp_path / "names.txt").write_text("one\n")
@@ -281,11 +281,11 @@ def test_exactly_one_form_is_asked_for_and_only_of_a_selection(selection: Path, 
     for arguments, said in (
         ((), "exactly one"),
         ((*list_, *tree), "exactly one"),
-        ((*list_, "--copy"), "--copy has no meaning for --filelist"),
-        (("--indices", tmp_path / "i.npy", "--data", tmp_path), "--data has no meaning for --indices"),
-        ((*list_, "--classes", "names.txt"), "--classes has no meaning"),
-        ((*tree, "--split", "train"), "--split says how to read --data"),
-        ((*tree, "--label", "fine"), "--label says how to read --data"),
+        ((*list_, "--copy"), "--copy cannot be used with --filelist"),
+        (("--indices", tmp_path / "i.npy", "--data", tmp_path), "--data cannot be used with --indices"),
+        ((*list_, "--classes", "names.txt"), "--classes cannot be used"),
+        ((*tree, "--split", "train"), "--split needs --data: it says how to read"),
+        ((*tree, "--label", "fine"), "--label needs --data: it says how to read"),
         (("--indices", tmp_path / "i.csv"), ".npy or .txt"),
         (("--filelist", "-", "--json"), "both write to stdout"),
     ):

@@ -196,7 +196,7 @@ def test_files_that_say_too_little_or_too_much_are_refused(prune: Run, tmp_path:
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
     prune("import", tmp_path / "broken.safetensors", INDEX, *FLAGS, *out, code=3)
     path = written(tmp_path, "all.npy")
-    assert "whose logits" in prune("import", path, INDEX, "--logits", *out, code=2).stderr
+    assert "--teacher-name or --image-size is missing" in prune("import", path, INDEX, "--logits", *out, code=2).stderr
     assert "is scored already" in prune("import", path, GOLDEN / "scores", *FLAGS, *out, code=2).stderr
 
 

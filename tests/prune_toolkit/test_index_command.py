@@ -88,7 +88,7 @@ def test_a_finished_index_is_not_made_again_and_never_changed(photos: Path, tmp_
 def test_ranks_share_an_index_without_contact(many_digits: Path, tmp_path: Path, prune) -> None:
     prune("index", many_digits, "-o", tmp_path / "alone")
     first = prune("index", many_digits, "-o", tmp_path / "shared", RANK="0", WORLD_SIZE="2")
-    assert "others are still at work" in first.stderr
+    assert "other ranks are still working" in first.stderr
     assert not (tmp_path / "shared" / "manifest.json").exists()
     prune("index", many_digits, "-o", tmp_path / "shared", RANK="1", WORLD_SIZE="2")
     assert Manifest.open(tmp_path / "shared").id == Manifest.open(tmp_path / "alone").id
@@ -119,3 +119,12 @@ def test_max_side_shrinks_what_is_larger(tmp_path: Path, prune) -> None:
     assert beton.widths_N.tolist() == [32, 16]
     assert beton.heights_N.tolist() == [16, 16]
     assert beton.modes_N.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("spelling", ["licence", "license"])
+def test_both_spellings_record_the_licence(photos: Path, tmp_path: Path, prune, spelling: str) -> None:
+    prune("index", photos, f"--{spelling}", "CC BY 4.0", "-o", tmp_path / "flag")
+    assert Manifest.open(tmp_path / "flag").header.data.licence == "CC BY 4.0"
+    (tmp_path / "prune.toml").write_text(f'[index]\n{spelling} = "MIT"\n')
+    prune("index", photos, "-o", tmp_path / "key", cwd=tmp_path)
+    assert Manifest.open(tmp_path / "key").header.data.licence == "MIT"

@@ -432,7 +432,7 @@ def test_show_tells_what_the_labels_take(labelled: Path, prune: Run) -> None:
     shown = prune("show", labelled).stdout
     entries = [entry for entry in Manifest.open(labelled).header.files if entry.path.startswith("targets/")]
     size_bytes = sum(entry.bytes for entry in entries) / (2000 * VIEWS)
-    assert f"raw, replay of 3 view(s), {size_bytes:.0f} B a sample and a view" in shown
+    assert f"raw, replay of 3 view(s), {size_bytes:.0f} B per sample and view" in shown
     assert "3: the evaluation view and pad_crop_flip (padded by 1 px), seed 5" in shown
     times = json.loads(prune("show", labelled, "--json").stdout)["times"]
     run = Manifest.open(labelled).header.run

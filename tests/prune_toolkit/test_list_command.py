@@ -13,7 +13,7 @@ def test_dynamic_arms_are_listed_with_their_options_and_sources() -> None:
     entries = {entry["name"]: entry for entry in json.loads(result.stdout)}
     assert entries.keys() == set(DYNAMIC)
     assert entries["infobatch"]["options"] == "--prune-ratio 0.5, --anneal 0.125"
-    assert entries["rs2"]["options"] == "--keep (has to be given)"
+    assert entries["rs2"]["options"] == "--keep (required)"
     assert "2305.18424" in entries["rs2"]["source"]
 
 

@@ -72,23 +72,23 @@ def test_thumbnails_of_images_that_must_not_be_passed_on_are_left_out(prune: Run
     assert (ours.header.data.redistributable, ours.has("thumbnails")) == (False, True)
     pushed = prune("push", story / "manifest", tmp_path / "out")
     assert pushed.stderr.startswith(
-        "thumbnails are left out: the images of photos must not be passed on, says the header\n"
+        "thumbnails are left out: the header says images of photos must not be redistributed\n"
     )
     part = Manifest.open(tmp_path / "out")
     assert (part.header.left_out, part.header.parents) == (["thumbnails"], [ours.id])
     assert not [name for name in tree_bytes(tmp_path / "out") if "thumbnails" in name]
     assert verify(part.folder).ok
     told = prune("push", story / "manifest", tmp_path / "never", "--only", "thumbnails", code=2).stderr
-    assert "they show images of photos, which must not be passed on" in told
+    assert "the header says images of photos must not be redistributed" in told
     refused = prune("push", story / "manifest", tmp_path / "x", "--with-images", code=2)
     assert "must not be redistributed" in refused.stderr
     assert not (tmp_path / "never").exists()
 
 
 def test_what_may_be_done_with_the_images_is_said_once_and_stays(prune: Run, story: Path, tmp_path: Path) -> None:
-    assert "images must not be passed on" in prune("show", story / "index").stdout
+    assert "images must not be redistributed" in prune("show", story / "index").stdout
     assert Manifest.open(story / "free").header.data.redistributable is True
-    assert "images may be passed on" in prune("show", story / "free").stdout
+    assert "images may be redistributed" in prune("show", story / "free").stdout
     prune("select", story / "manifest", "--keep", "0.5", "--no-beton", "-o", tmp_path / "chosen")
     assert Manifest.open(tmp_path / "chosen").header.data.redistributable is False
     flags = ("--teacher", "teachers:linear", "--image-size", "8", "-o", tmp_path / "said")
@@ -111,7 +111,7 @@ def test_it_is_said_that_values_of_the_teacher_tell_who_is_in_it(
 ) -> None:
     secret = ("--secret", story / "secret") if source == "free" else ()
     told = prune("push", story / source, tmp_path / "out", *secret).stderr
-    assert "by logits and scores, who has the teacher and an image can tell whether it is in here" in told
+    assert "but logits and scores show whether an image is in here, given the image and the teacher" in told
     assert "teacher and an image" not in prune("push", story / "free", tmp_path / "open").stderr
 
 
@@ -128,7 +128,7 @@ def test_a_page_of_somebody_is_sent_as_it_is_and_a_card_is_made_anew(
     page = manifest.folder / "README.md"
     page.write_text("# Our cars\n\nAsk Anna.\n")
     told = prune("push", manifest.folder, tmp_path / "a").stderr
-    assert "README.md is sent as it is: no command wrote it\n" in told
+    assert "README.md is sent as it is: it was not written by a command\n" in told
     assert (tmp_path / "a" / "README.md").read_text() == "# Our cars\n\nAsk Anna.\n"
     assert (tmp_path / "a" / "croissant.json").is_file()
     prune("card", manifest.folder)
@@ -154,7 +154,7 @@ def test_a_folder_may_be_called_like_the_beginning_of_a_url(
 ) -> None:
     prune("split", manifest.folder, "--classes", "cat", "-o", out, cwd=tmp_path)
     prune("select", out, "--keep", "0.5", "--no-beton", "-o", f"{out}-chosen", cwd=tmp_path)
-    assert "is whole" in prune("verify", f"{out}-chosen", cwd=tmp_path).stdout
+    assert "is intact" in prune("verify", f"{out}-chosen", cwd=tmp_path).stdout
     assert Manifest.open(tmp_path / f"{out}-chosen").header.selection.count == 2
 
 

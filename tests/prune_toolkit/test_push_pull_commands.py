@@ -63,7 +63,7 @@ def test_a_manifest_goes_from_team_to_team_over_s3(
     url = f"{bucket.url}/cars"
     pushed = prune("push", manifest.folder, url)
     assert pushed.stderr == (
-        "whoever reads this can train a copy of the teacher from its logits; --only scores leaves them out\n"
+        "anyone who reads this can train a copy of the teacher from its logits; --only scores leaves them out\n"
     )
     assert f"id {manifest.id[:12]}\nnext: prune pull {url} DIR" in pushed.stdout
     assert {"cars/README.md", "cars/croissant.json"} < set(bucket.objects())
@@ -71,7 +71,7 @@ def test_a_manifest_goes_from_team_to_team_over_s3(
     pulled = prune("pull", url, tmp_path / "theirs")
     assert pulled.stdout.endswith(f"next: prune verify {tmp_path / 'theirs'} --data DATA\n")
     assert (tmp_path / "theirs/README.md").is_file()
-    assert "is whole" in prune("verify", tmp_path / "theirs").stdout
+    assert "is intact" in prune("verify", tmp_path / "theirs").stdout
     assert "0 files sent, 0 B" in prune("push", manifest.folder, url).stdout
     told = json.loads(prune("pull", url, tmp_path / "theirs", "--json").stdout)
     assert (told["copied"], told["there"], told["not_pulled"]) == (0, len(manifest.header.files), [])
@@ -157,7 +157,7 @@ def test_a_push_that_is_killed_goes_on_and_puts_nothing_twice(
     told = json.loads(prune("push", made.folder, url, "--json").stdout)
     assert told["there"] == len(before)
     assert bucket.puts() == {f"m/{path}": 1 for path in objects}
-    assert "is whole" in prune("verify", url).stdout
+    assert "is intact" in prune("verify", url).stdout
 
 
 @pytest.mark.parametrize("renames", [1, 2, 5])
@@ -186,7 +186,7 @@ def test_a_pull_that_is_killed_goes_on_and_gets_nothing_twice(
     assert sorted(path for path in asked if path != "manifest.json") == sorted(
         {entry.path for entry in manifest.header.files} - whole
     )
-    assert "is whole" in prune("verify", theirs).stdout
+    assert "is intact" in prune("verify", theirs).stdout
     assert list(theirs.rglob("*.tmp")) == []
 
 
@@ -200,7 +200,7 @@ def test_a_part_is_pushed_as_a_manifest_of_its_own(
     part = Manifest.open(tmp_path / "part")
     assert (part.header.parents, part.header.left_out) == ([manifest.id], ["logits"])
     assert "left out: logits" in prune("show", tmp_path / "part").stdout
-    assert "is whole" in prune("verify", tmp_path / "part").stdout
+    assert "is intact" in prune("verify", tmp_path / "part").stdout
     told = prune("select", tmp_path / "part", "--keep", "0.5", "--no-beton", "-o", tmp_path / "none", code=3)
     assert "its logits were left out when it was pushed" in told.stderr
     told = prune("push", manifest.folder, f"{bucket.url}/none", "--only", "pictures", code=2)

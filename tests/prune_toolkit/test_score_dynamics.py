@@ -268,7 +268,7 @@ def test_flags_that_make_no_sense_together_are_named(scored, tmp_path, prune):
         prune("score", manifest.path, *run, "--teacher", "resnet8", "--features", *out, code=2).stderr
     )
     assert "recorded epochs 1 to 12" in prune("score", manifest.path, *run, "--early-epoch", 13, *out, code=2).stderr
-    assert "--early-epoch goes with --dynamics" in prune("score", "x", "--early-epoch", 1, code=2).stderr
+    assert "--early-epoch needs --dynamics" in prune("score", "x", "--early-epoch", 1, code=2).stderr
     prune("score", manifest.path, *run, *out)
     second = prune("score", tmp_path / "out", *run, "-o", tmp_path / "twice", code=2)
     assert "already has scores of dynamics" in second.stderr

@@ -64,7 +64,7 @@ def scored(many_digits, tmp_path_factory, prune):
     """A manifest with features of 20,000 images: three parts."""
     out = tmp_path_factory.mktemp("features") / "manifest"
     result = prune("score", many_digits, *TEACHER, "--features", "-o", out)
-    assert "features: 12 wide, what enters layer head; scores features/grand, features/moderate" in result.stdout
+    assert "features: 12 wide, the input of layer head; scores features/grand, features/moderate" in result.stdout
     return out
 
 
@@ -195,7 +195,7 @@ def test_what_has_features_is_verified_selected_labelled_and_exported(small_set,
     prune("score", small_set / "images", "--split", "train", *TEACHER, "--features", "-o", scored)
     assert verify(scored).ok
     shown = prune("show", scored).stdout
-    assert "12 wide, what enters layer head" in shown
+    assert "12 wide, the input of layer head" in shown
     assert "features/influence" in shown
     arguments = ("--keep", 0.5, "--score", "features/influence", "--selector", "window", "--position", 0)
     prune("select", scored, *arguments, "-o", tmp_path / "selection")

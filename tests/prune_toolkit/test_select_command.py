@@ -248,7 +248,7 @@ def test_more_views_than_were_scored_are_refused_with_the_way_to_have_them(
 def test_a_dry_run_counts_and_writes_nothing(scored: Path, tmp_path: Path, prune: Run) -> None:
     result = prune("select", scored, "--keep", "0.5", "--dry-run", "-o", tmp_path / "s")
     assert "10,000 samples (50.00 %)" in result.stdout
-    assert "156 steps an epoch at batch 64" in result.stdout
+    assert "156 steps per epoch at batch size 64" in result.stdout
     assert not (tmp_path / "s").exists()
 
 

@@ -248,15 +248,15 @@ def test_the_split_that_was_opened_is_remembered(tmp_path: Path, prune: Run) -> 
 def test_flags_that_compare_nothing_are_told(scored: Path, data: Path, tmp_path: Path, prune: Run) -> None:
     (tmp_path / "map.csv").write_text("cat,cat\n")
     base = ("select", scored, "--keep", "0.5", "-o", tmp_path / "s", "--dry-run")
-    assert "--check compares nothing here: no beton is written" in prune(*base, "--no-beton", "--check", "names").stderr
-    assert "compares nothing" not in prune(*base, "--check", "names").stderr
+    assert "--check has no effect here: no beton is written" in prune(*base, "--no-beton", "--check", "names").stderr
+    assert "has no effect" not in prune(*base, "--check", "names").stderr
     prune("index", data, "--beton", "-o", tmp_path / "index")
     prune("score", tmp_path / "index", *TEACHER, "-o", tmp_path / "m")
     base = ("select", tmp_path / "m", "--keep", "0.5", "-o", tmp_path / "s")
     for flags in (("--match", "path"), ("--class-map", tmp_path / "map.csv"), ("--pixels",)):
-        assert f"{flags[0]} compares nothing here: images are copied from" in prune(*base, *flags).stderr
-    assert "compares nothing" not in prune(*base).stderr
-    assert "compares nothing" not in prune(*base, "--data", data, "--pixels").stderr
+        assert f"{flags[0]} has no effect here: images are copied from" in prune(*base, *flags).stderr
+    assert "has no effect" not in prune(*base).stderr
+    assert "has no effect" not in prune(*base, "--data", data, "--pixels").stderr
 
 
 @pytest.mark.parametrize("level", ["names", "pixels"])
@@ -354,6 +354,6 @@ def test_no_images_are_compared_where_none_are_cut(sent: Path, tmp_path: Path, p
         "select", sent, "--keep", "0.5", "--no-beton", "--data", tmp_path / "none", "--json", "-o", tmp_path / "s"
     )
     assert json.loads(result.stdout)["selection"]["count"] == 30
-    assert "--data is not looked at: no beton is written" in result.stderr
+    assert "--data is ignored: no beton is written" in result.stderr
     # Nor is it taken for a place where the images are.
     assert json.loads((tmp_path / "s" / "local.json").read_text()) == {}

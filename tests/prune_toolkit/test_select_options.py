@@ -135,7 +135,7 @@ def test_a_hold_out_is_left_out_and_keep_counts_the_rest(scored: Path, tmp_path:
     assert "held out beforehand" in (tmp_path / "s" / "README.md").read_text()
     assert verify(tmp_path / "s").ok
     dry = prune("select", scored, "--keep", "0.5", "--without", tmp_path / "holdout", "--dry-run").stdout
-    assert "130 samples were held out beforehand" in dry
+    assert "130 samples were held out first" in dry
     # Both together are everything once, and nothing is left beside them.
     prune("select", scored, "--keep", 1, "--without", tmp_path / "holdout", "-o", tmp_path / "rest", "--no-beton")
     assert np.array_equal(keep_of(tmp_path / "rest"), ~held_N)
@@ -345,7 +345,7 @@ def test_parameters_have_flags_and_can_be_named_otherwise(scored: Path, tmp_path
     chosen = Manifest.open(tmp_path / "mix").header.selection
     assert (chosen.method, chosen.parameters) == ("mix", {"mix": "1/2 medium score=loss, 1/2 random"})
     no = (*base, "-o", tmp_path / "no")
-    assert "is no NAME=VALUE" in prune(*no, "--parameter", "beta", code=2).stderr
+    assert "is not NAME=VALUE" in prune(*no, "--parameter", "beta", code=2).stderr
     assert "give it once" in prune(*no, "--selector", "ccs", "--beta", 0, "--parameter", "beta=0", code=2).stderr
     assert "no parameter 'beta'" in prune(*no, "--beta", 0, code=2).stderr
     assert "no parameter 'mix'" in prune(*no, "--selector", "random", "--mix", "1 medium", code=2).stderr

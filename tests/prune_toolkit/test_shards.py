@@ -252,8 +252,8 @@ def test_wrong_calls_say_what_to_type(tmp_path: Path, prune: Run) -> None:
         (("x", "i"), 2, "the teacher has not scored 1 samples that are only in i (of kind index); the first: b"),
         (("x", "nowhere"), 3, "no such folder"),
         (("x", "y", "--prefer", "z"), 2, "--prefer z is not one of the manifests"),
-        (("x", "y", "--score-views", "0"), 2, "--score-views goes with --average"),
-        (("x", "y", "--average", "logits", "--prefer", "x"), 2, "--prefer goes with no --average"),
+        (("x", "y", "--score-views", "0"), 2, "--score-views needs --average"),
+        (("x", "y", "--average", "logits", "--prefer", "x"), 2, "--prefer cannot be used with --average"),
         (("x", "y", "-o", "x"), 2, "x is a finished manifest"),
     ):
         assert says in prune("merge", *words, cwd=tmp_path, code=code).stderr

@@ -77,7 +77,7 @@ def test_no_share_is_offered_where_most_does_not_match(index: Path, tmp_path: Pa
     assert "--allow-mismatch" not in refused
     nothing = write_tree(tmp_path / "nothing", {f"{key[:4]}new-{key[4:]}": b"new" for key in photos()})
     refused = prune("verify", index, "--data", nothing, "--list", tmp_path / "list.csv", code=4).stderr
-    assert "is it the data set and the split that was scored?" in refused
+    assert "check that this is the data set and the split that was scored" in refused
 
 
 def test_a_list_is_a_file(index: Path, data: Path, tmp_path: Path, prune: Run) -> None:
@@ -141,7 +141,7 @@ def test_pixels_are_compared_with_the_images_at_hand_or_with_thumbnails(
     }
     copy = write_tree(tmp_path / "copy", again)
     prune("verify", index, "--data", copy, code=4)
-    assert "encoded otherwise: 12" in prune("verify", index, "--data", copy, "--pixels").stdout
+    assert "re-encoded: 12" in prune("verify", index, "--data", copy, "--pixels").stdout
     prune("index", data, "--beton", "-o", tmp_path / "b")
     prune("index", data, "--thumbnails", "-o", tmp_path / "t")
     (data / "cat" / "00.jpg").write_bytes(jpeg(picture(77)))
@@ -149,7 +149,7 @@ def test_pixels_are_compared_with_the_images_at_hand_or_with_thumbnails(
     assert "cat/00.jpg was altered since it was indexed" in refused
     # A beton and thumbnails still know what it was.
     for other in ("b", "t"):
-        assert "encoded otherwise: 12" in prune("verify", tmp_path / other, "--data", copy, "--pixels").stdout
+        assert "re-encoded: 12" in prune("verify", tmp_path / other, "--data", copy, "--pixels").stdout
     for folder in (index, tmp_path / "t"):
         (folder / "local.json").unlink()
     assert "has no thumbnails" in prune("verify", index, "--data", copy, "--pixels", code=2).stderr
@@ -217,7 +217,7 @@ def test_rows_in_another_order_are_known_by_their_content(tmp_path: Path, prune:
 
 def test_flags_about_images_need_images(index: Path, prune: Run) -> None:
     for flags in (("--check", "sizes"), ("--pixels",), ("--match", "path"), ("--list", "x.csv"), ("--split", "train")):
-        assert "goes with --data" in prune("verify", index, *flags, code=2).stderr
+        assert "needs --data" in prune("verify", index, *flags, code=2).stderr
     assert "leave out one" in prune("verify", index, "--data", "x", "--pixels", "--check", "names", code=2).stderr
 
 
@@ -227,7 +227,7 @@ def test_data_that_is_not_there_is_an_input_error(index: Path, tmp_path: Path, p
 
 def test_the_data_of_prune_toml_is_not_compared_unasked(index: Path, data: Path, tmp_path: Path, prune: Run) -> None:
     (tmp_path / "prune.toml").write_text('data = "nowhere"\n')
-    assert "is whole" in prune("verify", index, cwd=tmp_path).stdout
+    assert "is intact" in prune("verify", index, cwd=tmp_path).stdout
     (tmp_path / "prune.toml").write_text(f'[verify]\ndata = "{data}"\n')
     assert "12 of 12" in prune("verify", index, cwd=tmp_path).stdout
 
@@ -246,7 +246,7 @@ def test_flags_of_prune_toml_are_about_images_when_there_are_some(
     copy = changed_copy(tmp_path / "copy")
     for line in ('check = "sizes"', "pixels = true", 'list = "list.csv"', 'match = "path,name"', 'split = "train"'):
         config.write_text(f"[verify]\n{line}\n")
-        assert "is whole" in prune("verify", index, cwd=tmp_path).stdout
+        assert "is intact" in prune("verify", index, cwd=tmp_path).stdout
     assert not (tmp_path / "list.csv").exists()
     base = ("verify", index, "--data", copy, "--json")
     for line, flags, level in (
@@ -271,7 +271,7 @@ def test_flags_of_prune_toml_are_about_images_when_there_are_some(
 
 def test_pixels_are_offered_where_they_can_be_compared(index: Path, tmp_path: Path, prune: Run) -> None:
     half = write_tree(tmp_path / "half", half_the_size())
-    assert "were they encoded again? --pixels" in prune("verify", index, "--data", half, code=4).stderr
+    assert "if they were re-encoded: --pixels" in prune("verify", index, "--data", half, code=4).stderr
     (index / "local.json").unlink()
     assert "--pixels" not in prune("verify", index, "--data", half, code=4).stderr
 
