@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manifests.format.header import Preprocessing
     from manifests.manifest import Manifest
-    from prune_toolkit.api.check import diff, verify
     from prune_toolkit.api.register import register
-    from prune_toolkit.api.score import label, score
+    from prune_toolkit.api.score_and_label import label, score
     from prune_toolkit.api.select import index, select
     from prune_toolkit.api.train import load_student, train_student
+    from prune_toolkit.api.verify_and_diff import diff, verify
     from trainer.data.dataset import PrunedDataset
     from trainer.losses.kd import distillation_loss
 
@@ -45,16 +45,16 @@ _HOME = {
     "Manifest": "manifests.manifest",
     "Preprocessing": "manifests.format.header",
     "PrunedDataset": "trainer.data.dataset",
-    "diff": "prune_toolkit.api.check",
+    "diff": "prune_toolkit.api.verify_and_diff",
     "distillation_loss": "trainer.losses.kd",
     "index": "prune_toolkit.api.select",
-    "label": "prune_toolkit.api.score",
+    "label": "prune_toolkit.api.score_and_label",
     "load_student": "prune_toolkit.api.train",
     "register": "prune_toolkit.api.register",
-    "score": "prune_toolkit.api.score",
+    "score": "prune_toolkit.api.score_and_label",
     "select": "prune_toolkit.api.select",
     "train_student": "prune_toolkit.api.train",
-    "verify": "prune_toolkit.api.check",
+    "verify": "prune_toolkit.api.verify_and_diff",
 }
 
 

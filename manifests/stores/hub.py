@@ -15,7 +15,7 @@ PRECONDITION_FAILED = 412
 _URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+))?")
 
 
-class Place(NamedTuple):
+class HubPlace(NamedTuple):
     """A folder in a data set repository."""
 
     repo: str
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     """Empty, or ending in a slash."""
 
     @classmethod
-    def of(cls, url: str) -> "Place":
+    def of(cls, url: str) -> "HubPlace":
         """Parse a URL. Raises UsageError if it does not name a data set repository."""
         found = _URL.fullmatch(url.rstrip("/"))
         if found is None:
@@ -39,7 +39,7 @@ class HubDestination:
 
     def __init__(self, store: RemoteStore, api: Any = None) -> None:
         self.store: Store = store
-        self.place = Place.of(store.where)
+        self.place = HubPlace.of(store.where)
         self._api = hub_api() if api is None else api
         self._filesystem = store.filesystem
         self._head: str | None = None

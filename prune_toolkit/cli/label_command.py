@@ -24,7 +24,7 @@ from prune_toolkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prune_toolkit.scoring.view_flags import ViewOptions
+    from prune_toolkit.scoring.view_flags import ViewFlags
 
 
 @click.command(name="label")
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     selection: Path | str,
-    views: "ViewOptions",
+    views: "ViewFlags",
     labels: str | None,
     policy: str | None,
     teacher_options: TeacherOptions,

@@ -16,7 +16,7 @@ from trainer.cli.local_path import LOCAL
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.quotas.keep import Keep
-    from prune_toolkit.scoring.view_flags import ViewOptions
+    from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
     from trainer.models.teacher import Teacher
 
@@ -239,10 +239,10 @@ def view_options(views: int) -> Callable[[F], F]:
     )
     @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views.")
     @click.option("--top-k", type=int, metavar="K", help="Store the K largest logits per view [default: all].")
-    def asked(**values: Any) -> "ViewOptions":
-        from prune_toolkit.scoring.view_flags import ViewOptions
+    def asked(**values: Any) -> "ViewFlags":
+        from prune_toolkit.scoring.view_flags import ViewFlags
 
-        return ViewOptions(**values)
+        return ViewFlags(**values)
 
     return gathered("views", asked)
 

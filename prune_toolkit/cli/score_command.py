@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prune_toolkit.images.readers import ImagesAtHand
     from prune_toolkit.scoring.preview import Preview
     from prune_toolkit.scoring.score_config import ScoreConfig
-    from prune_toolkit.scoring.view_flags import ViewOptions
+    from prune_toolkit.scoring.view_flags import ViewFlags
     from trainer.models.teacher import Teacher
 
 
@@ -99,7 +99,7 @@ def command(
     val_split: str | None,
     out: Path | None,
     index: Path,
-    views: "ViewOptions",
+    views: "ViewFlags",
     features: bool,
     held_out: str | None,
     held_out_split: str | None,

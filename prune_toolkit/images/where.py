@@ -23,7 +23,7 @@ IS_COPY = "is_copy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ImagePlace:
     """The place to read images from: a beton, which takes precedence, or a source; none if both are None."""
 
     beton: Path | None
@@ -35,13 +35,13 @@ class Place:
         return self.beton is not None or self.spec is not None
 
 
-def place_of(manifest: Manifest, data: DataSpec | None = None) -> Place:
+def place_of(manifest: Manifest, data: DataSpec | None = None) -> ImagePlace:
     """Return `data` alone if given; else a beton, the manifest's or local.json's, and the source in local.json."""
     if data is not None:
-        return Place(beton=None, spec=data)
+        return ImagePlace(beton=None, spec=data)
     path = manifest.beton_path or manifest.local.get("beton")
     beton = Path(path) if path is not None and Path(path).is_file() else None
-    return Place(beton=beton, spec=DataSpec.from_local(manifest.local))
+    return ImagePlace(beton=beton, spec=DataSpec.from_local(manifest.local))
 
 
 def not_known(manifest: Manifest, hint: str) -> InputError:

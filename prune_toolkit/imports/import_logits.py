@@ -22,8 +22,8 @@ from manifests.format.header import Preprocessing, TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
+from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
-from prune_toolkit.imports.readers import BLOCK_ROWS, Matrix, open_matrix
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.score import outside_scores

@@ -15,8 +15,8 @@ from manifests.base.files import sha256_file
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Harder, ScoreSpec
 from manifests.manifest import Manifest
+from prune_toolkit.imports.foreign_files import read_columns
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
-from prune_toolkit.imports.readers import read_columns
 from prune_toolkit.work.score_set import Scores, add_score_set
 
 IMPORTED = "imported"

@@ -13,8 +13,8 @@ from manifests.base.files import sha256_file
 from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
+from prune_toolkit.imports.foreign_files import read_indices
 from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
-from prune_toolkit.imports.readers import read_indices
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE

@@ -7,7 +7,7 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
-from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none
+from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.selection.targets import TargetPlan
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
@@ -50,7 +50,7 @@ def planned_targets(selection: Manifest, policy: str | None, views: int | None, 
     return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
 
 
-def planned_recipe(selection: Manifest, asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
     """Return the recipe `asked` for; what was not `typed` is taken from the selection's views, if it has any."""
     views, known = selection.header.views, dict[str, Any]()
     if views is not None and views.recipe != "eval":

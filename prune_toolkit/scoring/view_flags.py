@@ -19,7 +19,7 @@ _PARAMETERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewOptions:
+class ViewFlags:
     """The view options of a command."""
 
     views: int = 1
@@ -31,7 +31,7 @@ class ViewOptions:
     top_k: int | None = None
 
 
-def scoring_recipe(asked: ViewOptions, image_px: int) -> ViewRecipe:
+def scoring_recipe(asked: ViewFlags, image_px: int) -> ViewRecipe:
     """Return the recipe for these options and views of this size; UsageError for an impossible padding or area."""
     name, pad_px = asked.augment, asked.pad
     if name == "auto":
@@ -67,7 +67,7 @@ def views_text(views: range) -> str:
     return str(views.start) if len(views) == 1 else f"{views.start}-{views.stop - 1}"
 
 
-def recipe_or_none(asked: ViewOptions, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+def recipe_or_none(asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
     """Return `scoring_recipe` for several views, or if flags of a recipe were `typed`; else the recipe `none`.
 
     A seed alone does not count: it only matters for the stored views other than view 0.

@@ -12,8 +12,8 @@ from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.quotas.keep import WHOLE, Keep
-from prune_toolkit.sweep.budget import budget_flags, images_shown, run_config
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms
+from prune_toolkit.sweep.run_lengths import budget_flags, images_shown, run_config
 from prune_toolkit.sweep.selections import PlannedSelection, plan_command, short_digest
 from trainer.config import TrainConfig
 from trainer.losses import LOSSES
@@ -31,7 +31,7 @@ class SweepTeacher:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
+class PlannedRun:
     """A student to be trained."""
 
     key: str
@@ -54,7 +54,7 @@ class Row:
     teacher: str
     keep: Keep
     weight: str | None
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
 
     @property
     def cell(self) -> Cell:
@@ -139,7 +139,7 @@ class Planner:
             return [*below, WHOLE]
         return list(self.grid.keeps) if arm.kind == "static" else below
 
-    def _run(self, teacher: SweepTeacher, arm: Arm, keep: Keep, weight: str | None, seed: int) -> Run | None:
+    def _run(self, teacher: SweepTeacher, arm: Arm, keep: Keep, weight: str | None, seed: int) -> PlannedRun | None:
         """Plan a run; None if it would be too short for the arm."""
         chosen = self._chosen(teacher, arm, keep if arm.kind == "static" else WHOLE, seed)
         flags = (
@@ -164,7 +164,7 @@ class Planner:
         except UsageError as error:
             raise UsageError(f"{arm.name}: {error.message}", hint=error.hint) from None
         targets = chosen.key if LOSSES[config.loss].needs_targets else chosen.samples_key
-        return Run(
+        return PlannedRun(
             key=short_digest([targets, flags, budget, self.without is not None]),
             selection=chosen,
             flags=(*flags, *budget),

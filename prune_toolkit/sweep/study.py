@@ -1,4 +1,4 @@
-"""Run a sweep from grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
+"""PlannedRun a sweep from grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
 
 import tempfile
 import time
@@ -12,11 +12,11 @@ from typing import Any
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
-from prune_toolkit.sweep.budget import FEWEST_PRUNED
 from prune_toolkit.sweep.flags import train_flags, train_options
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
 from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_holdout
-from prune_toolkit.sweep.runs import Cell, Planner, Row, Run, SweepTeacher, data_identity, named_teachers
+from prune_toolkit.sweep.run_lengths import FEWEST_PRUNED
+from prune_toolkit.sweep.runs import Cell, PlannedRun, Planner, Row, SweepTeacher, data_identity, named_teachers
 from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
 from prune_toolkit.sweep.work import Job, perform, printing_to, select_by_command
 from prune_toolkit.sweep.workers import cores, run_each
@@ -49,10 +49,10 @@ class Phase:
     """The --val of its runs."""
     judged_on: str
 
-    def runs(self) -> dict[str, tuple[Row, Run]]:
+    def runs(self) -> dict[str, tuple[Row, PlannedRun]]:
         """Return every run once, seed by seed, with the first row it belongs to."""
         found = [(row, run) for row in self.rows for run in row.runs]
-        runs: dict[str, tuple[Row, Run]] = {}
+        runs: dict[str, tuple[Row, PlannedRun]] = {}
         for row, run in sorted(found, key=lambda pair: pair[1].seed):
             runs.setdefault(run.key, (row, run))
         return runs
@@ -167,7 +167,7 @@ def dry_study(config: SweepConfig) -> Study:
 
 
 def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]], None]) -> list[str]:
-    """Run a sweep; return a line for each run that failed.
+    """PlannedRun a sweep; return a line for each run that failed.
 
     report: called with the study and the chosen KD weights when all runs have ended.
     """
@@ -228,7 +228,7 @@ def chosen_weights(tuning: Phase, folder: SweepFolder) -> dict[Cell, str]:
     return {cell: weight for cell, (_, weight) in best.items() if cell not in incomplete}
 
 
-def title_of(row: Row, run: Run) -> str:
+def title_of(row: Row, run: PlannedRun) -> str:
     """Return the title of a run: arm, labels, loss, KD weight, keep and seed."""
     weight = "" if row.weight is None else f"weight {row.weight}"
     keep = "" if row.arm.name == ALL else f"keep {row.keep}"
@@ -236,7 +236,7 @@ def title_of(row: Row, run: Run) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def job_of(study: Study, phase: Phase, row: Row, run: Run) -> Job:
+def job_of(study: Study, phase: Phase, row: Row, run: PlannedRun) -> Job:
     """Return a run as two commands."""
     folder, title = study.folder, title_of(row, run)
     at = folder.run(run.key, f"{'tune ' if phase is study.tuning else ''}{title}")

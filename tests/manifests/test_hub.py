@@ -16,7 +16,7 @@ from manifests.integrity import verify
 from manifests.manifest import Manifest, commit
 from manifests.share.transfer import pull, push
 from manifests.stores.destinations import destination_at
-from manifests.stores.hub import Place, hub_api
+from manifests.stores.hub import HubPlace, hub_api
 from manifests.stores.store import RemoteStore
 
 pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
@@ -212,13 +212,13 @@ def test_what_is_in_the_place_without_a_header_goes_in_the_same_commit(hub: Hub,
     ],
 )
 def test_a_url_names_repository_revision_and_folder(url: str, place: tuple[str, str | None, str]) -> None:
-    assert Place.of(url) == place
+    assert HubPlace.of(url) == place
 
 
 @pytest.mark.parametrize("url", ["hf://team/model", "hf://datasets/team", "hf://spaces/team/app"])
 def test_what_is_no_data_set_repository_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not a data set repository"):
-        Place.of(url)
+        HubPlace.of(url)
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from manifests.sources import open_source
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.images.sample_images import beton_rows
 from prune_toolkit.scoring.score_pass import views_text_of
-from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none, scoring_recipe, views_block
+from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, scoring_recipe, views_block
 from trainer.data.resample import draw_view
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe, plan_views
@@ -337,7 +337,7 @@ def test_flags_that_make_no_sense_are_refused(tmp_path: Path, prune: Run, flags:
 
 
 def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
-    asked = ViewOptions(scale_min=0.2, flip=False, seed=7)
+    asked = ViewFlags(scale_min=0.2, flip=False, seed=7)
     small, large = scoring_recipe(asked, 64), scoring_recipe(asked, 65)
     assert (small.name, small.pad_px, small.seed, small.flip) == ("pad_crop_flip", 8, 7, False)
     assert (large.name, large.pad_px, large.scale_min) == ("resized_crop_flip", None, 0.2)
@@ -349,7 +349,7 @@ def test_flags_become_a_recipe_and_a_recipe_a_header() -> None:
 
 @pytest.mark.parametrize(("name", "idle"), [("pad_crop_flip", "scale_min"), ("resized_crop_flip", "pad")])
 def test_flags_that_a_recipe_does_not_look_at_change_no_id(name: str, idle: str) -> None:
-    asked = ViewOptions(augment=name, pad=3, scale_min=0.2, seed=7)
+    asked = ViewFlags(augment=name, pad=3, scale_min=0.2, seed=7)
     other = replace(asked, **{idle: {"scale_min": 0.5, "pad": 1}[idle]})
     block = views_block(scoring_recipe(asked, 32), 4, 32, None)
     assert views_block(scoring_recipe(other, 32), 4, 32, None) == block
@@ -358,7 +358,7 @@ def test_flags_that_a_recipe_does_not_look_at_change_no_id(name: str, idle: str)
 
 
 def test_asking_for_a_recipe_records_it_with_one_view_too() -> None:
-    asked = ViewOptions(flip=False, seed=7)
+    asked = ViewFlags(flip=False, seed=7)
     assert recipe_or_none(asked, 32, typed=["seed", "top_k"]) == ViewRecipe()
     recipe = recipe_or_none(asked, 32, typed=["flip"])
     block = views_block(recipe, 1, 32, None)

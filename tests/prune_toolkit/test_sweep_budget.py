@@ -5,9 +5,9 @@ import pytest
 
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.quotas.quotas import total_count
-from prune_toolkit.sweep.budget import EASY_SHARE, budget_flags, expected_steps, matching_epochs, pruned_epochs
 from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
+from prune_toolkit.sweep.run_lengths import EASY_SHARE, budget_flags, expected_steps, matching_epochs, pruned_epochs
 from trainer.config import TrainConfig
 from trainer.data.order import epoch_batches
 from trainer.data.stored import StoredLabels

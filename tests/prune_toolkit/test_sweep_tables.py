@@ -20,7 +20,7 @@ from prune_toolkit.sweep.differences import draw_differences
 from prune_toolkit.sweep.grid import Arm, Grid
 from prune_toolkit.sweep.plots import draw_plots, draw_weights, lines_of
 from prune_toolkit.sweep.results import TABLE, markdown, run_records, table_records, write_tables
-from prune_toolkit.sweep.runs import Row, Run
+from prune_toolkit.sweep.runs import PlannedRun, Row
 from prune_toolkit.sweep.statistics import paired, summarise
 from prune_toolkit.sweep.study import Phase, Study, SweepConfig, chosen_weights, final_phase, one_weight
 from prune_toolkit.sweep.sweep_folder import SweepFolder
@@ -60,10 +60,10 @@ def test_pairs_are_of_the_same_seed_and_what_has_no_partner_is_left_out() -> Non
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
-def run(key: str, seed: int, labels: str = "raw") -> Run:
+def run(key: str, seed: int, labels: str = "raw") -> PlannedRun:
     selection: Any = SimpleNamespace(key=f"s{key}", labels=labels, command=("m", "--keep", "0.5"), count=10)
     flags = ("--seed", str(seed))
-    return Run(key=key, selection=selection, flags=flags, budget=(), loss="kd", seed=seed, images=640)
+    return PlannedRun(key=key, selection=selection, flags=flags, budget=(), loss="kd", seed=seed, images=640)
 
 
 def row(arm: Arm, keys: str, keep: str = "0.5", weight: str | None = None) -> Row:

@@ -18,7 +18,7 @@ from manifests.errors import InputError, UsageError
 from manifests.format.top_k import top_k, words_count
 from manifests.manifest import Manifest, commit, file_entry
 from trainer import PrunedDataset, distillation_loss
-from trainer.data.soft_labels import dense_logits
+from trainer.data.dense_labels import dense_logits
 from trainer.data.task import open_task
 from trainer.data.torch_loader import TorchLoader
 from trainer.loop.recipes import resolve

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.models.build import MODELS, parameter_count
-from trainer.models.cifar import ResNet, SmallImageNet, WideResNet
+from trainer.models.small_images import ResNet, SmallImageNet, WideResNet
 
 # Counted on the networks of HobbitLong/RepDistiller (b84f547c) and megvii-research/mdistiller (a08d46f1), which
 # agree: parameters for 100 classes, and entries of the state dict.

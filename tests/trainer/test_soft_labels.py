@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from manifests.format.top_k import TEMPERATURES, from_words, top_k
-from trainer.data.soft_labels import dense_logits
+from trainer.data.dense_labels import dense_logits
 
 
 def as_loaders_bring_them(words):

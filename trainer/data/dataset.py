@@ -24,8 +24,8 @@ from torch import Tensor
 from manifests.errors import InputError, PruneError, UsageError
 from manifests.manifest import Manifest
 from trainer.data.batches import RowColumns
+from trainer.data.dense_labels import dense_logits
 from trainer.data.policies import TrainingViews, ViewOptions, choose_policy
-from trainer.data.soft_labels import dense_logits
 from trainer.data.task import Task, open_task
 from trainer.data.torch_loader import ViewDataset
 from trainer.losses.revise import revise

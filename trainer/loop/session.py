@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.batches import Batch, ViewLoader
+from trainer.data.dense_labels import dense_logits
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
-from trainer.data.soft_labels import dense_logits
 from trainer.loop.distributed import gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import FACTS, logit_facts

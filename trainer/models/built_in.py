@@ -47,7 +47,7 @@ def model(name: str, *, image_px: int, source: str) -> Callable[[Build], Build]:
 
 def _resnet(depth: int, widths: tuple[int, int, int, int]) -> Build:
     def build(class_count: int) -> "nn.Module":
-        from trainer.models.cifar import ResNet
+        from trainer.models.small_images import ResNet
 
         return ResNet(depth, widths, class_count)
 
@@ -56,7 +56,7 @@ def _resnet(depth: int, widths: tuple[int, int, int, int]) -> Build:
 
 def _wide_resnet(depth: int, widen: int) -> Build:
     def build(class_count: int) -> "nn.Module":
-        from trainer.models.cifar import WideResNet
+        from trainer.models.small_images import WideResNet
 
         return WideResNet(depth, widen, class_count)
 

@@ -11,7 +11,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.cifar import SmallImageNet, initialise
+from trainer.models.small_images import SmallImageNet, initialise
 
 VGG_WIDTHS = {
     8: ((64,), (128,), (256,), (512,), (512,)),

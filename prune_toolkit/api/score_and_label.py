@@ -24,7 +24,7 @@ from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_lab
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores
-from prune_toolkit.scoring.view_flags import ViewOptions, recipe_or_none
+from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.models.teacher import Teacher, load_teacher
 
@@ -105,7 +105,7 @@ def score(
             redistributable=redistributable,
             teacher_licence=teacher_licence,
             recipe=recipe_or_none(
-                ViewOptions(views=views, seed=seed, **given), loaded.preprocessing.image_px, typed=given
+                ViewFlags(views=views, seed=seed, **given), loaded.preprocessing.image_px, typed=given
             ),
             view_count=views,
             top_k=top_k,
@@ -169,7 +169,7 @@ def label(
         config = LabelConfig(
             out=folder(out),
             recipe=planned_recipe(
-                chosen, ViewOptions(views=targets.views, **given), loaded.preprocessing.image_px, typed=given
+                chosen, ViewFlags(views=targets.views, **given), loaded.preprocessing.image_px, typed=given
             ),
             targets=targets,
             labels=labels or default_labels(chosen, is_other=other_teacher),
