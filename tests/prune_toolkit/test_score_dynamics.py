@@ -264,7 +264,7 @@ def test_flags_that_make_no_sense_together_are_named(scored, tmp_path, prune):
     out = ("-o", tmp_path / "out")
     run = ("--dynamics", tmp_path / "run")
     assert "no dynamics/dynamics.json" in prune("score", manifest.path, "--dynamics", scored, *out, code=3).stderr
-    assert "--teacher, --features with --dynamics" in (
+    assert "--teacher, --features cannot be used with --dynamics" in (
         prune("score", manifest.path, *run, "--teacher", "resnet8", "--features", *out, code=2).stderr
     )
     assert "recorded epochs 1 to 12" in prune("score", manifest.path, *run, "--early-epoch", 13, *out, code=2).stderr

@@ -193,7 +193,7 @@ def test_a_label_outside_the_classes_is_refused(bad: int) -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (3, 3)])
 def test_a_table_of_another_shape_is_a_bug(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match="expected"):
         compute_scores(np.zeros(shape), LABELS)
 
 
