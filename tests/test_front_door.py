@@ -255,7 +255,7 @@ def test_a_module_that_does_not_fit_is_refused_with_what_helps(at_work, tmp_path
         pt.score("photos", teacher=Counting(), preprocessing=odd, out=tmp_path / "m")
     with pytest.raises(UsageError, match="no field 'size'"):
         pt.score("photos", teacher=Counting(), preprocessing=PREPROCESSING.model_copy(update={"size": 1}))
-    with pytest.raises(UsageError, match="which teacher"):
+    with pytest.raises(UsageError, match="teacher is missing"):
         pt.score("photos", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
