@@ -31,7 +31,7 @@ HEAVY = {"torch", "torchvision", "numpy", "pandas", "pyarrow", "pydantic", "ffcv
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    """Forgets at the end what was registered here: the tests of other files compare processes that know nothing of it."""
+    """Forgets at the end what was registered here: tests of other files compare processes that lack it."""
     before = [(registry, set(registry)) for registry in (SCORES, SELECTORS)]
     yield
     for registry, names in before:
@@ -267,7 +267,7 @@ def test_a_module_that_does_not_fit_is_refused_with_what_helps(at_work, tmp_path
         pt.score("photos", teacher=Counting(), preprocessing=odd, out=tmp_path / "m")
     with pytest.raises(UsageError, match="no field 'size'"):
         pt.score("photos", teacher=Counting(), preprocessing=PREPROCESSING.model_copy(update={"size": 1}))
-    with pytest.raises(UsageError, match="^teacher is missing"):
+    with pytest.raises(UsageError, match=r"^teacher is missing"):
         pt.score("photos", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
