@@ -87,7 +87,7 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
                 "samples": header.data.count,
                 "readable": header.data.readable,
                 "score_sets": sets,
-                "left_out": list(shards.left_out),
+                "left_out": list(shards.not_merged),
                 "teacher": None if header.teacher is None else header.teacher.model_dump(),
             }
         )
@@ -111,7 +111,7 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
         "samples": shards.count,
         "shares": {share.manifest.where: len(share.old_n) for share in shards.joined.shares},
         "tables": tables,
-        "left_out": list(shards.left_out),
+        "left_out": list(shards.not_merged),
         "config": shards.resolved(),
         "out": str(shards.config.out),
     }
@@ -120,7 +120,7 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
         return
     for share in shards.joined.shares:
         click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
-    for what in shards.left_out:
+    for what in shards.not_merged:
         click.echo(f"left out: {what}")
     click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
 

@@ -59,18 +59,18 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
     name are different scores; InputError for a share whose logits are missing, or of which a table was not pulled.
     """
     plans: list[TablePlan] = []
-    left_out: list[str] = []
+    dropped: list[str] = []
     found = {entry.path.rpartition("/")[0] for share in shares for entry in share.manifest.header.files}
     for name in sorted(found - {SAMPLES, ""}):
         kind, _, rest = name.partition("/")
         having = tuple(share for share in shares if share.manifest.has(name))
         if kind == "scores":
-            sources = tuple(_score_sources(having, rest, readable_N, left_out))
+            sources = tuple(_score_sources(having, rest, readable_N, dropped))
         elif kind in CARRIED and _covers(having, readable_N):
             sources = (TableOrigin(shares=having),)
         else:
             sources = ()
-            left_out.append(f"{name}, which not every manifest has")
+            dropped.append(f"{name}, which not every manifest has")
         if kind == "logits":
             for share in shares:
                 header = share.manifest.header
@@ -80,13 +80,13 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
             share.manifest.require(name)
         if sources:
             plans.append(TablePlan(name=name, sources=sources))
-    return plans, left_out
+    return plans, dropped
 
 
 def _score_sources(
-    shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], left_out: list[str]
+    shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], dropped: list[str]
 ) -> Iterator[TableOrigin]:
-    """Yield the columns of one set of scores by their origin; add the columns left out to `left_out`."""
+    """Yield the columns of one set of scores by their origin; add the columns left out to `dropped`."""
     specs = [_specs(share.manifest.header, set_name) for share in shares]
     together: dict[tuple[int, ...], list[str]] = {}
     for name in dict.fromkeys(name for of_share in specs for name in of_share):
@@ -100,7 +100,7 @@ def _score_sources(
         if having and _covers([shares[number] for number in having], readable_N):
             together.setdefault(tuple(having), []).append(name)
         else:
-            left_out.append(f"scores/{set_name} {name}, {reason}")
+            dropped.append(f"scores/{set_name} {name}, {reason}")
     for numbers, names in together.items():
         yield TableOrigin(shares=tuple(shares[number] for number in numbers), columns=tuple(names))
 

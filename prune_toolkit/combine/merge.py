@@ -46,7 +46,7 @@ class Shards:
     """The number of manifests, from the first, that take precedence over others."""
     joined: JoinedSamples
     plans: tuple[TablePlan, ...]
-    left_out: tuple[str, ...]
+    not_merged: tuple[str, ...]
     """Tables and samples that are not carried over, with the reason."""
 
     @classmethod
@@ -57,18 +57,18 @@ class Shards:
         check_alike(sorted(parents, key=lambda manifest: manifest.id))
         joined = join_samples(parents, preferred)
         check_scored(joined)
-        plans, left_out = plan_tables(joined.shares, readable(joined.samples))
+        plans, not_merged = plan_tables(joined.shares, readable(joined.samples))
         for share in joined.shares:
             if dropped := share.manifest.header.data.count - len(share.old_n):
                 where = share.manifest.where
-                left_out.append(f"{dropped:,} samples of {where}, which the preferred manifest describes differently")
+                not_merged.append(f"{dropped:,} samples of {where}, which the preferred manifest describes differently")
         shards = cls(
             config=config,
             parents=parents,
             preferred=preferred,
             joined=joined,
             plans=tuple(plans),
-            left_out=tuple(left_out),
+            not_merged=tuple(not_merged),
         )
         shards.check_values()
         return shards
@@ -116,7 +116,7 @@ class Shards:
 
 def write_shards(shards: Shards) -> Manifest:
     """Write the manifest of all samples; an interrupted run is resumed."""
-    for what in shards.left_out:
+    for what in shards.not_merged:
         note(f"left out: {what}")
     if any(parent.header.file(BETON_NAME) for parent in shards.parents):
         note("betons are not merged: `prune select --data DATA` cuts a new one from the images")

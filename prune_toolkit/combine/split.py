@@ -127,8 +127,8 @@ def write_split(split: Split) -> list[Manifest]:
         new_n = np.arange(len(old_n))
         samples = with_ids(split.samples.filter(pa.array(rows_N)), new_n)
         shares = (Share(manifest=split.parent, old_n=old_n, new_n=new_n),)
-        plans, left_out = plan_tables(shares, readable(samples))
-        for what in left_out:
+        plans, not_divided = plan_tables(shares, readable(samples))
+        for what in not_divided:
             note(f"left out: {what}")
         written.append(
             ShareWork(

@@ -165,7 +165,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
 
 def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
     """(N,) mask of the samples that `without` keeps."""
-    other = config.left_out(parent)
+    other = config.held_out_selection(parent)
     if other is None:
         return np.zeros(parent.header.data.count, np.bool_)
     keep_N: NDArray[np.bool_] = other.selection().column("keep").to_numpy(zero_copy_only=False)

@@ -170,7 +170,7 @@ class SelectConfig(CutConfig):
                 hint="have a teacher score the images first: prune score --teacher",
             )
 
-    def left_out(self, parent: Manifest) -> Manifest | None:
+    def held_out_selection(self, parent: Manifest) -> Manifest | None:
         """Return the selection whose samples are left out; raises MismatchError if it is of other data."""
         if self.without is None:
             return None
@@ -198,7 +198,7 @@ class SelectConfig(CutConfig):
         """Make all decisions from the flags, the preset and the manifest."""
         preset, method, labels = self._preset, self.method, self.labels_of(parent)
         score = method.score_or(self.score or (preset.score if preset else None))
-        other = self.left_out(parent)
+        other = self.held_out_selection(parent)
         return Decisions(
             parent=parent.id,
             keep=self.keep,

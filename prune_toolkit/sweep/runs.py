@@ -115,7 +115,7 @@ class Planner:
         self._arms = all_arms(grid)
         self._planned: dict[tuple[str, ...], PlannedSelection] = {}
         self._first: dict[str, PlannedSelection] = {}
-        self.left_out: set[Cell] = set()
+        self.skipped: set[Cell] = set()
         """Cells that `rows` left out because their runs would be too short for the arm."""
 
     def rows(self, seeds: int) -> Iterator[Row]:
@@ -127,7 +127,7 @@ class Planner:
                         planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
                         runs = tuple(run for run in planned if run is not None)
                         if len(runs) < seeds:
-                            self.left_out.add((arm, teacher.name, keep))
+                            self.skipped.add((arm, teacher.name, keep))
                         else:
                             yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
 

@@ -114,20 +114,20 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
         )
     held = str(config.out / "holdout")
     last = Planner(grid, teachers, holdout if config.val is None else None)
-    rows, left_out, tuning = tuple(last.rows(grid.seeds)), last.left_out, None
+    rows, skipped, tuning = tuple(last.rows(grid.seeds)), last.skipped, None
     if config.val is not None and holdout is not None:
         before = Planner(grid, teachers, holdout)
         tuned = tuple(row for row in before.rows(grid.tune_seeds) if row.weight is not None)
         # A cell that one phase leaves out is left out of the other as well.
-        left_out = left_out | before.left_out
-        tuning = Phase(rows=_without(tuned, left_out), val=held, judged_on=HOLDOUT)
-    if left_out:
-        keeps = sorted({cell[2] for cell in left_out})
+        skipped = skipped | before.skipped
+        tuning = Phase(rows=_without(tuned, skipped), val=held, judged_on=HOLDOUT)
+    if skipped:
+        keeps = sorted({cell[2] for cell in skipped})
         note(
             f"InfoBatch is left out at keep {', '.join(map(str, keeps))}: "
             f"fewer than {FEWEST_PRUNED} of its epochs would leave samples out"
         )
-    final = Phase(rows=_without(rows, left_out), val=config.val or held, judged_on=config.val or HOLDOUT)
+    final = Phase(rows=_without(rows, skipped), val=config.val or held, judged_on=config.val or HOLDOUT)
     return Study(config=config, teachers=tuple(teachers), tuning=tuning, final=final)
 
 

@@ -100,7 +100,7 @@ def test_infobatch_is_left_out_where_too_few_of_its_epochs_leave_samples_out(row
     planner = Planner(grid, named_teachers([scored]))
     # The steps at .3 and .7 are those of 1 epoch and 3, of which 0 and 1 are pruned ones.
     assert [str(row.keep) for row in planner.rows(1) if row.arm.name == "InfoBatch"] == ["1"]
-    assert sorted((arm.name, str(keep)) for arm, _, keep in planner.left_out) == [
+    assert sorted((arm.name, str(keep)) for arm, _, keep in planner.skipped) == [
         ("InfoBatch", "0.3"),
         ("InfoBatch", "0.7"),
     ]
