@@ -255,7 +255,7 @@ def test_a_module_that_does_not_fit_is_refused_with_what_helps(at_work, tmp_path
         pt.score("photos", teacher=Counting(), preprocessing=odd, out=tmp_path / "m")
     with pytest.raises(UsageError, match="no field 'size'"):
         pt.score("photos", teacher=Counting(), preprocessing=PREPROCESSING.model_copy(update={"size": 1}))
-    with pytest.raises(UsageError, match="--teacher is missing"):
+    with pytest.raises(UsageError, match="teacher is missing"):
         pt.score("photos", out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
@@ -327,7 +327,7 @@ def test_registering_again_replaces_and_another_name_of_ours_is_refused():
     SCORES.forget("tried")
     with pytest.raises(ValueError, match="'loss' is registered already"):
         pt.register("score", "loss", harder="low")(tried)
-    with pytest.raises(UsageError, match="unknown kind of method 'scores'"):
+    with pytest.raises(UsageError, match="unknown kind of method: 'scores'"):
         pt.register("scores", "x", harder="low")
 
 
