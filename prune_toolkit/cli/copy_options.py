@@ -22,7 +22,7 @@ FLAGS = ("check", PIXELS, "match", "class_map", "pixel_tolerance", "secret")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """How a copy of the images is compared with a manifest."""
+    """The options of comparing a copy of the images with a manifest."""
 
     default: str
     """The level if none is given."""

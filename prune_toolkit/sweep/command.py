@@ -174,5 +174,5 @@ def _echo_plan(study: "Study", as_json: bool) -> None:
     for phase in facts["phases"]:
         click.echo(
             f"judged on {phase['judged_on']}: {phase['runs']:,} students from {phase['selections']:,} selections, "
-            f"{phase['finished']:,} finished already; {phase['images']:,} images to show"
+            f"{phase['finished']:,} finished already; {phase['images']:,} images to be shown"
         )

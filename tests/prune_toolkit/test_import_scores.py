@@ -152,7 +152,7 @@ def test_rows_that_match_nothing_are_counted_and_listed(prune: Run, tmp_path: Pa
         ([(READABLE[0], 1)], ("--name", "a/b"), 2, "--name 'a/b'"),
         ([(READABLE[0], 1)], ("--missing", "worst"), 2, "--missing worst"),
         ([(READABLE[0], 1)], ("--missing", "1e39"), 2, "--missing 1e39"),
-        ([(READABLE[0], 1)], ("--harder", "low"), 2, "--harder once"),
+        ([(READABLE[0], 1)], ("--harder", "low"), 2, "give --harder once"),
         ([(READABLE[0], 1)], ("--indices", "--logits"), 2, "--indices and --logits"),
     ],
 )

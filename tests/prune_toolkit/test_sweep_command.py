@@ -124,7 +124,7 @@ def test_the_same_command_again_trains_nothing_and_more_of_the_grid_only_that(tu
     before, table = finished(folder), without_seconds(folder)
     # The same numbers, spelled in another way.
     again = sweep(prune, scored, folder, "--keep", "30%", "--kd-weight", "5e-1,0.90", "--holdout", ".1")
-    assert "0 images to show" in again["stderr"]
+    assert "0 images to be shown" in again["stderr"]
     assert finished(folder) == before
     assert without_seconds(folder) == table
     more = sweep(prune, scored, folder, "--select", "hard=window --position 1 -- --loss ce")
