@@ -268,7 +268,7 @@ def test_words_of_another_shape_or_with_a_class_there_is_not_are_refused() -> No
     words = top_k(np.eye(4, 9), np.arange(4), 2).words()
     with pytest.raises(ValueError, match="17 words"):
         from_words(words[:, :-1], 2, 9)
-    with pytest.raises(ValueError, match="none of 3"):
+    with pytest.raises(ValueError, match="outside the 3 classes"):
         from_words(words, 2, 3)
     kept = from_words(words, 2, 9)
     with pytest.raises(ValueError, match="arrays of 4 rows"):

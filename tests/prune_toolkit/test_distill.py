@@ -60,7 +60,7 @@ def test_random_draws_are_apart_from_those_of_random_selection() -> None:
 
 def test_nothing_to_distill_and_a_score_that_is_nan_are_errors() -> None:
     pool = pool_of([0] * 4, [0] * 4)
-    with pytest.raises(UsageError, match="1/10 of 4 kept samples is no sample"):
+    with pytest.raises(UsageError, match="1/10 of 4 kept samples leaves no samples"):
         distilled(pool, None, Fraction(1, 10), 0)
     with pytest.raises(InputError, match="score of sample 2 is nan"):
         distilled(pool, ScoreColumn(value_N=np.array([0, 1, np.nan, 3])), HALF, 0)

@@ -166,7 +166,7 @@ def test_a_class_minimum_is_in_the_header(scored: Path, tmp_path: Path, prune: R
     assert keep_of(tmp_path / "s").sum() == keep_of(tmp_path / "free").sum() == 260
     assert Manifest.open(tmp_path / "s").header.selection.per_class_min == 20
     assert "at least 20 of every class" in result.stdout
-    assert "takes 300 samples" in prune(*base, "--per-class-min", 30, "-o", tmp_path / "no", code=2).stderr
+    assert "requires 300 samples" in prune(*base, "--per-class-min", 30, "-o", tmp_path / "no", code=2).stderr
 
 
 def test_revised_labels_are_stored_raw_and_counted(scored: Path, tmp_path: Path, prune: Run) -> None:
@@ -350,7 +350,7 @@ def test_parameters_have_flags_and_can_be_named_otherwise(scored: Path, tmp_path
     assert "no parameter 'beta'" in prune(*no, "--beta", 0, code=2).stderr
     assert "no parameter 'mix'" in prune(*no, "--selector", "random", "--mix", "1 medium", code=2).stderr
     assert "has no score 'beauty'" in prune(*no, "--mix", "1 medium score=beauty", code=2).stderr
-    assert "inside it: score=NAME" in prune(*no, "--mix", "1 medium", "--score", "el2n", code=2).stderr
+    assert "to its parts: score=NAME" in prune(*no, "--mix", "1 medium", "--score", "el2n", code=2).stderr
     assert "ranks by moderate" in prune(*no, "--selector", "moderate", "--score", "el2n", code=2).stderr
 
 

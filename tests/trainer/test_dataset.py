@@ -339,7 +339,7 @@ def test_without_targets_policy_none_shows_labels_and_the_loss_is_the_cross_entr
     [
         ({"policy": "replay"}, "needs stored labels of several views"),
         ({"policy": "mean"}, "that of view 0"),
-        ({"policy": "online"}, "a live teacher has no place"),
+        ({"policy": "online"}, "needs a live teacher"),
         ({"policy": "replai"}, "replai is not known"),
         ({"augment": "mosaic"}, "mosaic is not known"),
         ({"temperature": 0.0}, "must be above 0, not 0"),
