@@ -162,7 +162,7 @@ def test_what_the_largest_cannot_give_is_refused_with_what_to_do() -> None:
         targets_of(views, label_n, np.arange(9), transform, "mean", None)
     assert "prune label --policy mean" in str(averaged.value)
     for asked in (2, 4):
-        with pytest.raises(UsageError, match=f"--top-k {asked}: the 3 largest"):
+        with pytest.raises(UsageError, match=f"--top-k {asked}: only the 3 largest"):
             targets_of(views, label_n, np.arange(9), transform, "replay", asked)
     assert len(targets_of(views[:1], label_n, np.arange(9), transform, "mean", None)) == 1
 
