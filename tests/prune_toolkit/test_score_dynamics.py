@@ -231,7 +231,7 @@ def test_what_was_added_can_be_selected_by(scored, tmp_path, prune):
     [
         ({"fingerprint": "e" * 64}, 4, "was trained on other data"),
         ({"ids": np.arange(0, SAMPLES, 2)}, 3, "recorded 30 of 59 readable samples; the first missing: class0/03.png"),
-        ({"ids": np.arange(SAMPLES)}, 3, "recorded 1 samples unreadable in"),
+        ({"ids": np.arange(SAMPLES)}, 3, "recorded 1 samples that are not readable in"),
     ],
 )
 def test_a_run_that_does_not_go_with_the_manifest_is_refused(scored, tmp_path, prune, changes, code, says):
