@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from types import CodeType
 from typing import Any, Literal, TypeVar
 
@@ -57,10 +58,11 @@ def _origin(function: Callable[..., Any]) -> str:
     """Return the module of a function with a digest of its source, or of its bytecode if the source is unknown."""
     if not inspect.isfunction(function):
         raise UsageError(f"a {type(function).__name__} is not a function", hint="register a def that calls it")
-    try:
-        text = inspect.getsource(function).encode()
-    except (OSError, TypeError):
-        text = _bytes_of(function.__code__)
+    text = _bytes_of(function.__code__)
+    # Under this name Python 3.13 keeps the program of `python -c`, whatever function is asked for.
+    if function.__code__.co_filename != "<string>":
+        with suppress(OSError, TypeError):
+            text = inspect.getsource(function).encode()
     return f"{function.__module__} {hashlib.sha256(text).hexdigest()[:12]}"
 
 
