@@ -90,12 +90,10 @@ def test_workers_are_stopped_by_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_what_a_worker_started_does_not_outlive_it_and_its_death_is_heard_of(tmp_path: Path) -> None:
-    # The other process holds the worker's end of the link.
-    start = time.monotonic()
+    # The other process holds the worker's end of the link, and sleeps longer than a test may take.
     ended = [problem for _, problem in run_each(linger, [str(tmp_path / "die"), "quick"], 1)]
     assert [is_gone(pid) for pid in wait_for(tmp_path / "die")] == [True, True]
     assert ended == ["its process was killed by SIGKILL", None]
-    assert time.monotonic() - start < 60
 
 
 def script(folder: Path, *jobs: str) -> "subprocess.Popen[bytes]":
