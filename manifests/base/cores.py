@@ -1,4 +1,4 @@
-"""How many threads read images unless someone says otherwise."""
+"""The default number of threads that read images."""
 
 import os
 

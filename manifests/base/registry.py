@@ -71,7 +71,7 @@ class Registry(Mapping[str, T], Generic[T]):
             del self._entries[name]
 
     def origin(self, name: str) -> str | None:
-        """Where an entry comes from: a distribution with its version, or a file, or the module of a function.
+        """Return the origin of an entry: a distribution with its version, or a file, or the module of a function.
 
         None for an entry of this toolkit.
         """
@@ -132,7 +132,7 @@ class _Plugins:
 
     def __init__(self) -> None:
         self.loading: str | None = None
-        """Where the plug-in comes from that is being imported."""
+        """Origin of the plug-in that is being imported."""
         self._begun = False
         self._broken: UsageError | None = None
         self._files: list[Path] = []

@@ -57,7 +57,7 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every sample is there and is what it was; images beyond them do no harm."""
+        """True if every sample is there and unchanged; further images do no harm."""
         return not self.unmatched
 
     @property

@@ -29,7 +29,7 @@ _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableOrigin:
-    """Where some columns of a table come from; a row that several shares have comes from the first."""
+    """Origin of some columns of a table; a row that several shares have comes from the first."""
 
     shares: tuple[Share, ...]
     columns: tuple[str, ...] | None = None

@@ -194,7 +194,7 @@ class ShareWork:
             yield scores["confidence"], scores["correct"]
 
     def _local(self) -> dict[str, Any] | None:
-        """Where the images are, if that is the same for all manifests; a beton of one does not hold all samples."""
+        """Return the place of the images if all manifests have the same; a beton of one does not hold all samples."""
         places = [
             {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
             for parent in self.parents

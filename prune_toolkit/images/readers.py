@@ -173,7 +173,7 @@ class ImageReader:
         """Release threads and files."""
 
 
-def samples_a_batch(batch_size: int, view_count: int) -> int:
+def samples_per_batch(batch_size: int, view_count: int) -> int:
     """Return the number of samples whose views make up a forward pass of `batch_size` images."""
     return max(1, batch_size // view_count)
 
@@ -190,7 +190,7 @@ class BetonReader(ImageReader):
         """Read batches; raises MismatchError unless the beton has every sample with the view_id of its table row."""
         rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
-        done, step = 0, samples_a_batch(batch_size, self.view_count)
+        done, step = 0, samples_per_batch(batch_size, self.view_count)
         for batch in self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count):
             size = len(batch.images) // self.view_count
             yield ids[done : done + size], batch.images
@@ -241,7 +241,7 @@ class SourceReader(ImageReader):
         # With several views per image, blocks hold as many views as they hold images with one.
         block_rows = max(1, BLOCK_ROWS // self.view_count)
         read = map_images(source, rows, work, self.workers, block_rows)
-        step = samples_a_batch(batch_size, self.view_count)
+        step = samples_per_batch(batch_size, self.view_count)
         held_ids: list[int] = []
         held: list[NDArray[np.uint8]] = []
         for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):

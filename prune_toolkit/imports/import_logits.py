@@ -44,7 +44,7 @@ class LogitsImport:
     teacher: str
     """Name of the teacher."""
     preprocessing: Preprocessing
-    """How its images were prepared."""
+    """The preparation of its images."""
     tensor: str | None = None
     """The tensor of a safetensors file, or the column of a Parquet file."""
     key: str = "key"

@@ -87,7 +87,7 @@ class DynamicsPlan:
         ]
 
     def resolved(self) -> dict[str, Any]:
-        """What the result depends on, without paths."""
+        """Return everything the result depends on, without paths."""
         outside = outside_scores(DYNAMICS)
         return {
             "command": "score",

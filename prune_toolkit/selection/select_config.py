@@ -31,7 +31,7 @@ class CutConfig:
     out: Path
     data: DataSpec | None = None
     check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
-    """How images other than the scored ones are compared with the manifest."""
+    """The comparison of images other than the scored ones with the manifest."""
     max_side: int | None = None
     workers: int = 1
 

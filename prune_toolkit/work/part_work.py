@@ -77,7 +77,7 @@ class Outcome:
     blocks: Blocks
     """New blocks of the header: all except parents, tool, config and files."""
     local: Mapping[str, Any] | None = None
-    """Where its images are on this machine; None if that is unknown."""
+    """Its images on this machine, as local.json names them; None if that is unknown."""
     tables: Sequence[str] = ()
     """Tables that were written in addition to those made part by part."""
     files: Sequence[FileEntry] = ()

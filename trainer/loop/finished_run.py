@@ -21,7 +21,7 @@ class Run:
     path: Path
     """Its folder."""
     report: Mapping[str, Any] = field(repr=False)
-    """What its run.json says."""
+    """The content of its run.json."""
 
     @property
     def metrics(self) -> dict[str, Any]:
