@@ -106,18 +106,16 @@ def _end(worker: _Worker) -> None:
     worker.link.close()
 
 
-def _serve() -> None:
-    """Do jobs in a worker, whose standard input is the link to its parent."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    link = Connection(0)
-    with suppress(EOFError):
+def _serve(link: Connection) -> None:
+    """Do the jobs that come over the link until the parent closes it; it may do so with an answer unread."""
+    with suppress(EOFError, ConnectionError):
         while True:
             work, job = link.recv()
             link.send(_problem_of(work, job))
 
 
 def _leave_with_parent() -> None:
-    """Kill this process group when the other end of the link is closed: the parent process has ended."""
+    """Kill this process group when the other end of the link, standard input, is closed: the parent has ended."""
     link = select.poll()
     link.register(0, 0)
     link.poll()
@@ -136,4 +134,5 @@ def _problem_of(work: Callable[[T], None], job: T) -> str | None:
 
 
 if __name__ == "__main__":
-    _serve()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _serve(Connection(0))

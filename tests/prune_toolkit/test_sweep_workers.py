@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sweep_support import linger, load, work
 from manifests.errors import InputError, UsageError
 from prune_toolkit.sweep.study import TimeLeft
 from prune_toolkit.sweep.sweep_folder import SweepFolder, slug
-from prune_toolkit.sweep.workers import run_each, thread_variables
+from prune_toolkit.sweep.workers import _serve, run_each, thread_variables
 
 
 def test_jobs_that_fail_or_die_are_told_and_the_others_are_done(
@@ -48,6 +49,19 @@ def test_threads_are_a_share_of_the_cores_unless_somebody_said_so(monkeypatch: p
     assert set(thread_variables(3, {}).values()) == {"2"}
     assert set(thread_variables(16, {}).values()) == {"1"}
     assert thread_variables(2, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_parent_that_dies_with_an_answer_unread_leaves_its_worker_without_an_error(tmp_path: Path) -> None:
+    parents, workers = Pipe()
+
+    def die() -> None:
+        with parents:
+            parents.send((work, (str(tmp_path), "a")))
+            parents.poll(60)
+
+    threading.Thread(target=die, daemon=True).start()
+    _serve(workers)
+    assert (tmp_path / "a").exists()
 
 
 def test_a_worker_may_start_processes_of_its_own(tmp_path: Path) -> None:
