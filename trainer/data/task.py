@@ -114,7 +114,7 @@ class Task:
                 f"--loss {config.loss} needs them",
                 hint=f"{hint}; or learn from a live teacher (--teacher) or from the labels alone (--loss ce)",
             )
-        if stored_targets and LOSSES[config.loss].standardises and self.stored.top_k is not None:
+        if stored_targets and LOSSES[config.loss].standardise is not None and self.stored.top_k is not None:
             raise UsageError(
                 f"--loss {config.loss} standardises all {len(self.class_names)} logits of a label; "
                 f"{self.manifest.path} holds the {self.stored.top_k} largest",
