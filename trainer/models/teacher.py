@@ -4,7 +4,7 @@ import copy
 import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +82,17 @@ class Teacher:
             for name, module in self.module.named_modules()
             if isinstance(module, torch.nn.Linear)
         ]
-        made: dict[str, torch.Tensor] = {}
+        made: dict[torch.nn.Module, torch.Tensor] = {}
+
+        def keep(module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            made[module] = output
+
         with ExitStack() as hooks, torch.inference_mode():
             for layer in layers:
-                keep = partial(_keep_output, made, layer.name)
                 hooks.callback(layer.module.register_forward_hook(keep).remove)
             outputs = self.module(noise)
         for layer in reversed(layers):
-            output = made.get(layer.name)
+            output = made.get(layer.module)
             # nan equals nan here, so a broken network passes; its features are refused later, by their values.
             if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
                 return layer
@@ -226,22 +229,15 @@ def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, wher
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     """Return the device; `auto` is this rank's CUDA device if there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+    if device == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     try:
-        resolved = torch.device(device)
+        resolved = torch.device("cpu" if device == "auto" else device)
     except RuntimeError:
         raise UsageError(f"--device {device} is not a device", hint="known: auto, cpu, cuda or cuda:N") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: no CUDA device is available here", hint="use --device cpu")
     return resolved
-
-
-def _keep_output(made: dict[str, torch.Tensor], name: str, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-    made[name] = output
-
-
-_CPU = torch.device("cpu")
 
 
 def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
