@@ -16,8 +16,11 @@ from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from trainer.data.resample import draw_view
 from trainer.data.views import EVALUATION, ViewRecipe, plan_views
+from trainer.models.normalise import normalise
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from manifests.sources.base import Source
 
 MEAN_VIEW = -1
@@ -162,7 +165,14 @@ def image_views(
     return out_vSS3
 
 
-def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return view 0 of one decoded image, (S, S, 3) uint8."""
-    view: NDArray[np.uint8] = image_views(pixels_HW3, preprocessing)[0]
-    return view
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """A PIL image, or (H, W, 3) uint8, to a normalised float32 (3, S, S): what a network is evaluated on."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image | NDArray[np.uint8]) -> torch.Tensor:
+        """Resize, cut out the centre, normalise."""
+        pixels_HW3 = image if isinstance(image, np.ndarray) else np.array(image.convert("RGB"))
+        view_1SS3 = torch.from_numpy(image_views(np.ascontiguousarray(pixels_HW3), self.preprocessing))
+        return normalise(view_1SS3.permute(0, 3, 1, 2), self.preprocessing)[0]

@@ -8,7 +8,6 @@ View 0 is the evaluation view, views 1 and up follow a recipe. A plan holds what
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,10 +16,6 @@ from manifests.base.registry import Registry
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.images.identity import mix64, uniform
-
-if TYPE_CHECKING:
-    pass
-
 
 VERSION = 1
 ATTEMPTS = 10
@@ -251,14 +246,8 @@ def _resized_crop(request: Request) -> ViewPlan:
     return replace(request.evaluation, box_n4=box_n4.astype(np.float32), grid_n4=grid_n4)
 
 
-def _none(request: Request) -> ViewPlan:
-    """Plan the evaluation view for every view."""
-    return request.evaluation
-
-
 VIEW_RECIPES.add("pad_crop_flip", _pad_crop)
 VIEW_RECIPES.add("resized_crop_flip", _resized_crop)
-VIEW_RECIPES.add("none", _none)
-
+VIEW_RECIPES.add("none", lambda request: request.evaluation)
 
 EVALUATION = ViewRecipe(name="none")

@@ -52,7 +52,7 @@ def load_student(path: str | Path, *, student: str | None = None) -> TrainedStud
     It takes uint8 images (n, 3, S, S) as they are, and float ones that are normalised; `transform` makes these of PIL
     images. student: the network, where it is of your own code: a file may not say which code to run.
     """
-    from trainer.data.transform import EvaluationTransform
+    from trainer.data.batches import EvaluationTransform
     from trainer.models.build import build_model
     from trainer.models.trained_student import TrainedStudent
     from trainer.models.weights import read_student_info
