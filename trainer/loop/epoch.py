@@ -60,7 +60,7 @@ def train_epoch(
     epoch: int,
     ranks: Ranks,
     target_of: Callable[[Batch], Tensor | None],
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int], None] | None = None,
     scale_N: NDArray[np.float32] | None = None,
     observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> EpochResult:
@@ -111,7 +111,8 @@ def train_epoch(
         stands_for = shown if stands_for is None else stands_for.double()
         sums += torch.stack([losses[-1].double() * count, hits.double(), shown, stands_for])
         step += 1
-        on_batch(count * ranks.world_size)
+        if on_batch is not None:
+            on_batch(count * ranks.world_size)
         if len(losses) == CHECK_STEPS:
             _check_finite(losses, epoch, step - first_step)
             losses.clear()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trainer.loop.run_folder import Row, State
     from trainer.loop.session import TrainingSession
     from trainer.models.info import ModelInfo
-    from trainer.models.teacher import Teacher
 
 _PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "pyarrow", "pillow")
 
@@ -127,19 +126,17 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan)
 
 
 def run_report(
-    task: Task,
-    config: TrainConfig,
     session: TrainingSession,
     state: State,
     *,
     resolved: Mapping[str, Any],
-    teacher: Teacher | None,
     validation: Validation | None,
     match: MatchTime | None,
 ) -> dict[str, Any]:
     """Return the content of run.json."""
     import torch
 
+    task, config, teacher = session.task, session.config, session.teacher
     header, plan, student = task.manifest.header, session.plan, session.student
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)

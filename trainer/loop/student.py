@@ -45,12 +45,6 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_precision(config: TrainConfig, device: torch.device) -> None:
-    """Raise UsageError if the device does not support the precision."""
-    if config.precision == "fp16" and device.type != "cuda":
-        raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
-
-
 def set_tf32(config: TrainConfig, device: torch.device) -> None:
     """Allow or forbid TF32 on CUDA."""
     if device.type == "cuda":
