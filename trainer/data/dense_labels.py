@@ -43,7 +43,7 @@ def dense_logits(
     kept_nK, class_nK = logit_nK.view(torch.float16).float(), class_nK.long() & 0xFFFF
     if label is None:
         return _filled((temperature * tail_n).float(), class_count, class_nK, kept_nK)
-    label_logit_n = words[:, _label_word(top_k)].clone().view(torch.float16).float()
+    label_logit_n = words[:, 2 * top_k + _TAIL_WORDS].clone().view(torch.float16).float()
     is_kept_n = (class_nK == label[:, None]).any(dim=1)
     rest_n = torch.where(is_kept_n, tail_n, _without(label_logit_n.double() / temperature, tail_n, tail_classes))
     logits_nC = _filled((temperature * rest_n).float(), class_count, class_nK, kept_nK)
@@ -61,10 +61,6 @@ def _without(label_n: Tensor, tail_n: Tensor, tail_classes: int) -> Tensor:
         return tail_n
     share_n = (label_n - tail_n - math.log(tail_classes)).exp().clamp(max=1 - _LEAST_SHARE)
     return tail_n + math.log(tail_classes) + torch.log1p(-share_n) - math.log(tail_classes - 1)
-
-
-def _label_word(top_k: int) -> int:
-    return 2 * top_k + _TAIL_WORDS
 
 
 @cache

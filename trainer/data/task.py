@@ -19,7 +19,7 @@ from manifests.format.header import Preprocessing
 from manifests.format.top_k import words_count
 from manifests.manifest import Manifest
 from trainer.config import TrainConfig
-from trainer.data.stored import StoredLabels
+from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
 from trainer.losses.settings import FIELDS
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
@@ -60,11 +60,15 @@ class Task:
     @cached_property
     def stored(self) -> StoredLabels:
         """Return the facts about stored samples, views and labels."""
-        return StoredLabels.of(
-            self.manifest.header,
+        views, labels = self.manifest.header.views, self.manifest.header.labels
+        return StoredLabels(
             count=self.beton.count,
             image_px=self.image_px,
             view_count=self.beton.view_count,
+            policy=None if labels is None else labels.policy,
+            scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
+            scored_views=1 if views is None else views.count,
+            top_k=None if labels is None else labels.top_k,
         )
 
     @property
@@ -185,22 +189,18 @@ def open_validation(
     class_map: table of the classes that have other names there; see manifests/copies/class_map.py.
     """
     folder = Path(spec)
+    data: Beton | Source
     if (folder / HEADER_NAME).is_file():
         task = open_task(folder)
-        return Validation(
-            data=task.beton,
-            count=task.beton.count,
-            label_map=_label_map(task.class_names, class_names, spec, class_map),
-            identity=task.manifest.id,
-        )
-    from manifests.sources import open_held_out
+        data, count, names, identity = task.beton, task.beton.count, task.class_names, task.manifest.id
+    else:
+        from manifests.sources import open_held_out
 
-    source = open_held_out(spec, split=split, classes=classes, label=label)
+        data = source = open_held_out(spec, split=split, classes=classes, label=label)
+        count, names = len(source.keys), source.class_names
+        identity = f"{source.kind}:{source.name}:{source.split}:{count}"
     return Validation(
-        data=source,
-        count=len(source.keys),
-        label_map=_label_map(source.class_names, class_names, spec, class_map),
-        identity=f"{source.kind}:{source.name}:{source.split}:{len(source.keys)}",
+        data=data, count=count, label_map=_label_map(names, class_names, spec, class_map), identity=identity
     )
 
 
