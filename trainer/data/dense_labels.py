@@ -51,8 +51,7 @@ def dense_logits(
 
 
 def _filled(fill_n: Tensor, class_count: int, class_nK: Tensor, kept_nK: Tensor) -> Tensor:
-    logits_nC: Tensor = fill_n[:, None].repeat(1, class_count).scatter(1, class_nK, kept_nK)
-    return logits_nC
+    return fill_n[:, None].repeat(1, class_count).scatter(1, class_nK, kept_nK)
 
 
 def _without(label_n: Tensor, tail_n: Tensor, tail_classes: int) -> Tensor:

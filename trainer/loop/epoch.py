@@ -84,7 +84,7 @@ def train_epoch(
         if batch is None:
             break
         target, weight = target_of(batch), batch.weight
-        stands_for: Tensor | None = None
+        stands_for: Tensor | int = len(batch.label)
         if scale_N is not None:
             scale = torch.from_numpy(scale_N[batch.rows]).to(device)
             weight, stands_for = weight * scale, scale.sum()
@@ -105,11 +105,11 @@ def train_epoch(
         if observe is not None:
             observe(batch, logits.detach(), loss_n.detach())
         losses.append(loss.detach())
-        hits = (logits.detach().argmax(dim=1) == batch.label).sum()
         count = len(batch.label)
-        shown = hits.new_tensor(count).double()
-        stands_for = shown if stands_for is None else stands_for.double()
-        sums += torch.stack([losses[-1].double() * count, hits.double(), shown, stands_for])
+        sums[0] += losses[-1].double() * count
+        sums[1] += (logits.detach().argmax(dim=1) == batch.label).sum()
+        sums[2] += count
+        sums[3] += stands_for
         step += 1
         if on_batch is not None:
             on_batch(count * ranks.world_size)

@@ -71,8 +71,7 @@ class Recorder:
         for batch in session.look(row_n[mine], number):
             values_nK[start : start + len(batch.rows)] = values_of(batch)
             start += len(batch.rows)
-        shared: NDArray[np.float32] = sum_over_ranks(ranks, values_nK).cpu().numpy()
-        return shared
+        return sum_over_ranks(ranks, values_nK).cpu().numpy()
 
     def _facts_of(self, batch: Batch) -> Tensor:
         student = self._session.student
@@ -149,5 +148,4 @@ def sample_ids(task: Task) -> NDArray[np.int64]:
             f"--record-dynamics: {task.beton.path} does not say which samples its rows are",
             hint="write it again: prune index --beton, prune select or prune label",
         )
-    ids: NDArray[np.int64] = column
-    return ids
+    return column

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "pyarrow", "pillow")
 
 
-def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str | None = None) -> list[str]:
-    """Return lines about data, recipe and targets of a run; `matched` is the run whose time it matches."""
+def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: MatchTime | None) -> list[str]:
+    """Return lines about data, recipe and targets of a run."""
     manifest, selection = task.manifest, task.manifest.header.selection
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
     is_fixed = _has_fixed_steps(config)
     per_epoch = f"{'' if is_fixed else 'at most '}{plan.steps_per_epoch} steps of {plan.batch_size}"
-    if matched is not None:
+    if match is not None:
         length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s, found by a trial"
     elif config.steps is not None:
         length = f"{config.steps:,} steps, {config.steps / plan.steps_per_epoch:.4g} epochs of {per_epoch}"
@@ -43,7 +43,7 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
         length = f"{config.epochs} epochs x {per_epoch}"
     lines = [
         f"{manifest.path}: {manifest.kind} {manifest.id[:12]}, {task.beton.count:,} samples{chosen}",
-        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, matched)}), "
+        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, match)}), "
         f"loss {described(config)}",
         taught(task.stored, config),
     ]
@@ -80,10 +80,10 @@ def _has_fixed_steps(config: TrainConfig) -> bool:
     return config.dynamic is None or DYNAMIC[config.dynamic].has_fixed_steps
 
 
-def budget(config: TrainConfig, matched: str | None) -> str:
+def budget(config: TrainConfig, match: MatchTime | None) -> str:
     """Return what was held fixed: epochs, steps or time."""
-    if matched is not None:
-        return f"time of {matched}"
+    if match is not None:
+        return f"time of {match.run}"
     return "fixed epochs" if config.steps is None else "fixed steps"
 
 
@@ -176,7 +176,7 @@ def run_report(
         "recorded": None
         if not config.record_dynamics
         else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
-        "budget": budget(config, None if match is None else match.run),
+        "budget": budget(config, match),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": session.loader.kind,
         "device": device_name(student.device),

@@ -69,8 +69,7 @@ class Teacher:
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Return the same logits as a call, as an array on the CPU."""
-        array: NDArray[np.float32] = self(images).cpu().numpy()
-        return array
+        return self(images).cpu().numpy()
 
     @cached_property
     def feature_layer(self) -> FeatureLayer:
@@ -242,5 +241,4 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
 
 def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """Return (n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
-    tensor: Any = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2)
-    return tensor.to(device)  # type: ignore[no-any-return]
+    return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2).to(device)
