@@ -17,6 +17,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from trainer.data.batches import RowColumns, ViewLoader
+from trainer.data.torch_loader import TorchLoader
 from trainer.data.views import EVALUATION, ViewRecipe, check_sizes
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ def open_loader(
             return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason)
         if kind == "ffcv":
             raise UsageError(f"the ffcv loader cannot be used: {reason}", hint="take --loader torch")
-    from trainer.data.torch_loader import TorchLoader
-
     return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason)
 
 

@@ -104,9 +104,6 @@ def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -
 
 def _take(session: TrainingSession, steps: int, first_epoch: int) -> float:
     """Train `steps` steps, epoch by epoch as a run does; returns the seconds per step."""
-    seconds, left, number = 0.0, steps, first_epoch
-    while left > 0:
-        taken = min(left, session.plan.steps_per_epoch)
-        seconds += session.epoch(number, steps=taken).training_s
-        left, number = left - taken, number + 1
-    return seconds / steps
+    per_epoch = session.plan.steps_per_epoch
+    parts = enumerate(range(0, steps, per_epoch), first_epoch)
+    return sum(session.epoch(number, steps=min(per_epoch, steps - done)).training_s for number, done in parts) / steps

@@ -138,8 +138,9 @@ def _check_finite(losses: list[Tensor], epoch: int, steps_done: int) -> None:
         return
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
-        step = steps_done - len(losses) + int((~finite).nonzero()[0, 0])
+        first = int((~finite).nonzero()[0, 0])
+        step = steps_done - len(losses) + first + 1
         raise InputError(
-            f"the loss is {float(losses[step - steps_done + len(losses)])} at step {step + 1} of epoch {epoch + 1}",
+            f"the loss is {float(losses[first])} at step {step} of epoch {epoch + 1}",
             hint="lower --lr, give --warmup-epochs, or train in --precision fp32; the last whole epoch is kept",
         )

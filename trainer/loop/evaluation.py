@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,15 +95,12 @@ class Evaluator:
                 sums += batch_sums(student.model(pixels), label)
         return metrics_of(sum_over_ranks(self._ranks, sums))
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         if self._cache is not None:
-            yield from self._cache
-            return
-        kept: list[tuple[Tensor, Tensor]] = []
-        for batch in self._loader.batches(self._rows_n, view_n=0, batch_size=self._batch_size):
-            label = self._label_map[batch.label]
-            if self._keep:
-                kept.append((batch.images.clone(memory_format=torch.preserve_format), label))
-            yield batch.images, label
-        if self._keep:
-            self._cache = kept
+            return self._cache
+        batches = self._loader.batches(self._rows_n, view_n=0, batch_size=self._batch_size)
+        read = ((batch.images, self._label_map[batch.label]) for batch in batches)
+        if not self._keep:
+            return read
+        self._cache = list(read)
+        return self._cache

@@ -58,12 +58,9 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     recipe may be `auto`. Milestones and warm-up keep their fraction of the run if only its length is given, in epochs
     or steps.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    for name in ("policy", "augment"):
-        if given.get(name) == "auto":
-            del given[name]
-    unknown = set(given) - {field.name for field in fields(TrainConfig)}
-    if unknown:
+    auto = (("policy", "auto"), ("augment", "auto"))
+    given = {name: value for name, value in flags.items() if value is not None and (name, value) not in auto}
+    if unknown := set(given) - {field.name for field in fields(TrainConfig)}:
         raise TypeError(f"no such configuration value: {', '.join(sorted(unknown))}")
     side_px = given.setdefault("image_px", stored.image_px)
     name = ("cifar" if side_px <= SMALL_PX else "imagenet") if recipe == "auto" else recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from trainer.loop.label_times import label_times, used_times
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from manifests.format.header import Header
@@ -137,7 +137,7 @@ def run_report(
     import torch
 
     task, config, teacher = session.task, session.config, session.teacher
-    header, plan, student = task.manifest.header, session.plan, session.student
+    header, plan, student, device = task.manifest.header, session.plan, session.student, session.student.device
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)
         for name in ("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s")
@@ -179,7 +179,7 @@ def run_report(
         "budget": budget(config, match),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": session.loader.kind,
-        "device": device_name(student.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
         "world_size": plan.world_size,
         "versions": versions(),
@@ -213,20 +213,9 @@ def versions() -> dict[str, str]:
     """Return the versions of what the result depends on; packages that are not installed are left out."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of the device."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"cpu {platform.machine()}"
 
 
 def result_lines(report: Mapping[str, Any], out: str) -> str:
@@ -281,16 +270,8 @@ def _result_line(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _result(row: Row | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    return {
-        "epoch": row["epoch"],
-        "top1": row["val_top1"],
-        "top5": row["val_top5"],
-        "loss": row["val_loss"],
-        "train_loss": row["train_loss"],
-        "train_top1": row["train_top1"],
-    }
+    names = ("epoch", "val_top1", "val_top5", "val_loss", "train_loss", "train_top1")
+    return None if row is None else {name.removeprefix("val_"): row[name] for name in names}
 
 
 def _percent(fraction: float | int | None) -> str:

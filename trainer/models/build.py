@@ -12,8 +12,7 @@ A checkpoint replaces the weights of all forms except the last.
 import importlib
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -187,7 +186,9 @@ def _near(spec: str) -> str:
 
 def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
     spec = f"{module_name}:{attribute}"
-    with _current_folder_importable():
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
@@ -195,7 +196,7 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
             if missing and f"{module_name}.".startswith(f"{missing}."):
                 raise UsageError(
                     f"there is no module {missing!r} for the model {spec}",
-                    hint=f"run in the folder that holds it, or install it; searched {Path.cwd()} and sys.path",
+                    hint=f"run in the folder that holds it, or install it; searched {folder} and sys.path",
                 ) from None
             raise InputError(f"importing {module_name} failed: {reason(error)}") from error
         try:
@@ -211,16 +212,8 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
             raise
         except (Exception, SystemExit) as error:
             raise InputError(f"{spec} failed when called with num_classes={class_count}: {reason(error)}") from error
+    finally:
+        sys.path.remove(folder)
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
