@@ -5,23 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from PIL.Image import Image
 
 from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
+from manifests.sources.base import Source
 from trainer.data.resample import draw_view
 from trainer.data.views import EVALUATION, ViewRecipe, plan_views
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from manifests.sources.base import Source
 
 MEAN_VIEW = -1
 """Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from queue import Empty, Full
 from threading import Lock
 from typing import Any
@@ -32,7 +33,7 @@ from manifests.format.header import Preprocessing
 from trainer.data.batches import MEAN_VIEW, Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewPlan, ViewRecipe, plan_views
+from trainer.data.views import ViewRecipe, plan_views
 
 
 @contextmanager
@@ -152,13 +153,18 @@ class FfcvLoader(ViewLoader):
             self._target_pointer_N,
             (rows_n, np.maximum(target_view_n, 0)),
         )
+        # The views of an image come in succession.
+        pixels_of = lru_cache(maxsize=1)(beton.pixels)
         with torch_untouched():
             epoch = Epoch(self._loader, len(rows_n), state)
         with closing(epoch):
             for number, (images, *stored) in enumerate(epoch):
                 start = number * self._loader.batch_size
                 part = slice(start, start + len(images))
-                self._draw_with_pillow(rows_n, plan, start, np.flatnonzero(code_n[part]), images)
+                # turbojpeg refuses broken images and harmless oddities alike; Pillow draws them, as for other readers.
+                for offset in np.flatnonzero(code_n[part]).tolist():
+                    pixels = pixels_of(int(rows_n[start + offset]))
+                    draw_view(pixels, plan, start + offset, preprocessing.interpolation, images[offset])
                 target = None
                 if stored:
                     target = stored[0].view(np.float16)
@@ -169,23 +175,6 @@ class FfcvLoader(ViewLoader):
                             beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b]
                         )
                 yield self._own(images), None if target is None else self._own(target)
-
-    def _draw_with_pillow(
-        self,
-        rows_n: NDArray[np.int64],
-        plan: ViewPlan,
-        start: int,
-        refused: NDArray[np.int64],
-        out_bSS3: NDArray[np.uint8],
-    ) -> None:
-        """Draw with Pillow, as other readers do: turbojpeg refuses broken images and harmless oddities alike."""
-        decoded, pixels = -1, np.empty((0, 0, 3), np.uint8)
-        for offset in refused.tolist():
-            position = start + offset
-            row = int(rows_n[position])
-            if row != decoded:
-                decoded, pixels = row, self._beton.pixels(row)
-            draw_view(pixels, plan, position, self._preprocessing.interpolation, out_bSS3[offset])
 
     def _own(self, slot: NDArray[Any]) -> torch.Tensor:
         """Return a copy on the device: FFCV refills the slot, so the copy must be done before the next batch."""

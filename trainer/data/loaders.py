@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from numpy.typing import NDArray
 from manifests.betons.reader import Beton
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
+from manifests.sources.base import Source
 from trainer.data.batches import RowColumns, ViewLoader
 from trainer.data.torch_loader import TorchLoader
 from trainer.data.views import EVALUATION, ViewRecipe, check_sizes
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
 
 KINDS = ("auto", "ffcv", "torch")
 

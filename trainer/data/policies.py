@@ -7,19 +7,17 @@ view with the label of view 0. online: a fresh view that a live teacher labels d
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from trainer.data.order import Stream, stream_seed
+from trainer.data.stored import StoredLabels
+from trainer.data.task import Task
 from trainer.data.views import VIEW_RECIPES, ViewRecipe, default_pad_px, epoch_views
 from trainer.models.info import SMALL_PX
-
-if TYPE_CHECKING:
-    from trainer.data.task import Task
-from trainer.data.stored import StoredLabels
 
 POLICIES = ("replay", "mean", "single", "online")
 _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}

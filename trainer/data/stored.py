@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
+from manifests.format.header import Views
 from trainer.data.views import ViewRecipe
-
-if TYPE_CHECKING:
-    from manifests.format.header import Views
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,12 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.format.top_k import words_count
 from manifests.manifest import Manifest
+from manifests.sources import Source, open_held_out
 from trainer.config import TrainConfig
 from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
 from trainer.losses.settings import FIELDS
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
 
 REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
@@ -194,8 +192,6 @@ def open_validation(
         task = open_task(folder)
         data, count, names, identity = task.beton, task.beton.count, task.class_names, task.manifest.id
     else:
-        from manifests.sources import open_held_out
-
         data = source = open_held_out(spec, split=split, classes=classes, label=label)
         count, names = len(source.keys), source.class_names
         identity = f"{source.kind}:{source.name}:{source.split}:{count}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, PruneError
 from manifests.format.header import Preprocessing
 from manifests.images.decode import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
+from manifests.sources.base import Source
 from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.resample import draw_view, place_block
 from trainer.data.views import ViewPlan, ViewRecipe, plan_views
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
 
 PROCESS_ROWS = 4096
 """Decoding fewer images than this takes less time than starting worker processes."""

@@ -9,17 +9,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
 from manifests.errors import UsageError
+from trainer.config import TrainConfig
 from trainer.data.order import BatchPlan, Stream, batch_plan, epoch_order, stream_generator
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

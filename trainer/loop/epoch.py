@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,15 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manifests.errors import InputError
+from trainer.config import TrainConfig
+from trainer.data.batches import Batch
 from trainer.loop.distributed import Ranks, sum_over_ranks
+from trainer.loop.schedules import Schedule
+from trainer.loop.student import Student
 from trainer.losses import sample_losses
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-    from trainer.data.batches import Batch
-    from trainer.loop.schedules import Schedule
-    from trainer.loop.student import Student
 
 CHECK_STEPS = 100
 """Steps between checks of the losses: each check waits for the device."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,14 +11,12 @@ from torch.nn import functional as F
 
 from manifests.betons.reader import Beton
 from manifests.images.decode import MODE_RAW
+from trainer.data.batches import ViewLoader
 from trainer.data.order import rank_share
+from trainer.data.task import Validation
 from trainer.loop.distributed import share_buffers, sum_over_ranks
+from trainer.loop.session import TrainingSession
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from trainer.data.batches import ViewLoader
-    from trainer.data.task import Validation
-    from trainer.loop.session import TrainingSession
 
 CACHE_BYTES = 1 << 30
 """Decoded validation images up to this size in all stay in memory: they are the same in every epoch."""

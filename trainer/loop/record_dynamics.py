@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +12,14 @@ from torch import Tensor
 
 from manifests.errors import InputError, UsageError
 from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from trainer.data.batches import Batch
 from trainer.data.order import rank_share
+from trainer.data.task import Task
 from trainer.loop.distributed import from_main, share_buffers, sum_over_ranks
 from trainer.loop.dynamics_facts import FACTS, gradient_norms, logit_facts
+from trainer.loop.run_folder import RunFolder
+from trainer.loop.session import TrainingSession
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trainer.data.batches import Batch
-    from trainer.data.task import Task
-    from trainer.loop.run_folder import RunFolder
-    from trainer.loop.session import TrainingSession
 
 
 class Recorder:

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manifests.betons.reader import Beton
+from manifests.sources.base import Source
+from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
 from trainer.data.dense_labels import dense_logits
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
-from trainer.loop.distributed import gather_batches
+from trainer.data.task import Task
+from trainer.data.views import ViewRecipe
+from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
@@ -27,14 +32,6 @@ from trainer.loop.student import build_student, set_tf32, worker_count
 from trainer.losses import LOSSES
 from trainer.losses.revise import revise
 from trainer.models.teacher import Teacher, load_teacher
-
-if TYPE_CHECKING:
-    from manifests.betons.reader import Beton
-    from manifests.sources.base import Source
-    from trainer.config import TrainConfig
-    from trainer.data.task import Task
-    from trainer.data.views import ViewRecipe
-    from trainer.loop.distributed import Ranks
 
 _TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manifests.base.progress import Progress, note
 from manifests.errors import UsageError
+from trainer.config import TrainConfig
+from trainer.data.task import Task, Validation
 from trainer.data.views import EVALUATION
 from trainer.loop.budget import MatchTime, keep_steps, kept_steps, timed_trial
 from trainer.loop.distributed import Ranks, from_main, process_group
@@ -24,12 +26,8 @@ from trainer.loop.run_folder import BEST_NAME, LAST_NAME, Row, RunFolder, State
 from trainer.loop.run_report import epoch_line, run_report
 from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import choose_device
+from trainer.models.teacher import Teacher
 from trainer.models.weights import save_student
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-    from trainer.data.task import Task, Validation
-    from trainer.models.teacher import Teacher
 
 __all__ = ["Machine", "train"]
 
