@@ -1,7 +1,5 @@
 """The configuration of train-student, typed, with its ranges checked at construction."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -3,8 +3,6 @@
 train-student --manifest selection --student resnet8x4 --val photos
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from fractions import Fraction
 from functools import partial

@@ -1,7 +1,5 @@
 """A batch of views as a training step needs it, and the columns that belong to the rows of a beton or source."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass

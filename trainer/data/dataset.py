@@ -8,8 +8,6 @@ for epoch in range(epochs):
         loss = distillation_loss(model(images), targets, labels, weights, kd_weights, alpha=0.9, temperature=4.0)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cached_property

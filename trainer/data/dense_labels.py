@@ -1,7 +1,5 @@
 """Stored labels on the device: top-k words are decoded to logits there, with any loader."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 

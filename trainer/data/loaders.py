@@ -3,8 +3,6 @@
 Loaders return uint8; `normalise` turns it into network inputs on the device.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """The facts about a manifest's stored samples and labels that a training configuration depends on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 from manifests.format.header import Views

@@ -1,7 +1,5 @@
 """Batches through torch's DataLoader, with Pillow and numpy: works without ffcv and numba, and for every source."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path

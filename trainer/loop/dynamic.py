@@ -3,8 +3,6 @@
 All ranks compute the same rows, from the seed, the epoch and the shared losses, so that they take the same steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +39,7 @@ class EpochPlan(EpochRows):
     """Steps of the epoch if it were not cut short."""
 
 
-RowsOf = Callable[["TrainConfig", int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
+RowsOf = Callable[[TrainConfig, int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
 """(config, epoch counted from 0, N, batches of a whole epoch, last loss of each row (N,), nan before the first)."""
 
 

@@ -1,7 +1,5 @@
 """One epoch of optimiser steps, and where its time went."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

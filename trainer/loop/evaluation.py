@@ -1,7 +1,5 @@
 """Evaluation of a student on its validation set: each sample counts once, whatever the number of ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A run that ended, as Python sees it: its numbers, its history, and the student."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

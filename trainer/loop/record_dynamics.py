@@ -1,7 +1,5 @@
 """The record of a run's dynamics: the student's result on every sample in each epoch, trained on or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +39,7 @@ class Recorder:
         count, seen = len(self._sample_id_N), self._session.seen
         fact_NK = np.full((count, len(FACTS)), np.nan, np.float32)
         fact_NK[seen.row_n] = seen.fact_nK
-        is_left_N = np.ones(count, bool)
-        is_left_N[seen.row_n] = False
-        left_n = np.flatnonzero(is_left_N)
+        left_n = np.setdiff1d(np.arange(count), seen.row_n)
         fact_NK[left_n] = self._of_rows(left_n, number, self._facts_of, len(FACTS))
         columns = dict(zip(FACTS, fact_NK.T, strict=True))
         if number < self._session.config.record_grand:

@@ -1,7 +1,5 @@
 """The folder of a run: a checkpoint to resume from, the history as jsonl and csv, and run.json at the end."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """The session that takes the steps of a run: a student, the views it sees, and their targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

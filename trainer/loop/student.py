@@ -1,7 +1,5 @@
 """The student on its device: built, wrapped for ranks, trained step by step, and restored from a checkpoint."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 train-student --manifest selection --student resnet8x4 --val data
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The loss values of a run: published values as defaults under the given flags, and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
