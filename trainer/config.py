@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifests.errors import UsageError
@@ -147,10 +147,6 @@ class TrainConfig:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps of the whole run; infobatch takes fewer."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, as run.json holds them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def digest(values: Mapping[str, Any]) -> str:

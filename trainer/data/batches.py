@@ -1,6 +1,5 @@
 """A batch of views as a training step needs it, and the columns that belong to the rows of a beton or source."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -84,7 +83,7 @@ class RowColumns:
         return rows_n, view_n, target_view_n
 
 
-class ViewLoader(ABC):
+class ViewLoader:
     """Draws views of rows, any number of times."""
 
     kind: ClassVar[Literal["ffcv", "torch"]]
@@ -124,13 +123,12 @@ class ViewLoader(ABC):
             )
             yield Batch(images.permute(0, 3, 1, 2), row_b, label, weight, kd_weight, target)
 
-    @abstractmethod
     def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
         """Yield batch after batch on the device, in tensors that no other code writes to."""
+        raise NotImplementedError
 
-    @abstractmethod
     def close(self) -> None:
-        """Release processes and memory."""
+        """Release what is held between epochs, besides memory."""
 
 
 def targets_of_rows(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:

@@ -133,9 +133,6 @@ class FfcvLoader(ViewLoader):
                 drop_last=False,
             )
 
-    def close(self) -> None:
-        """Do nothing: between epochs, only memory is held."""
-
     def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
         rows_n, view_n, target_view_n = request
         if len(rows_n) == 0:
@@ -165,15 +162,11 @@ class FfcvLoader(ViewLoader):
                 for offset in np.flatnonzero(code_n[part]).tolist():
                     pixels = pixels_of(int(rows_n[start + offset]))
                     draw_view(pixels, plan, start + offset, preprocessing.interpolation, images[offset])
-                target = None
-                if stored:
-                    target = stored[0].view(np.float16)
-                    # Where the mean is requested, it overwrites what the kernel copied.
-                    is_mean_b = target_view_n[part] == MEAN_VIEW
-                    if is_mean_b.any():
-                        target[is_mean_b] = targets_of_rows(
-                            beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b]
-                        )
+                target = stored[0].view(np.float16) if stored else None
+                is_mean_b = target_view_n[part] == MEAN_VIEW
+                if target is not None and is_mean_b.any():
+                    # It overwrites what the kernel copied.
+                    target[is_mean_b] = targets_of_rows(beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
                 yield self._own(images), None if target is None else self._own(target)
 
     def _own(self, slot: NDArray[Any]) -> torch.Tensor:

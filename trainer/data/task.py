@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Task:
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
         return {
-            **config.as_dict(),
+            **asdict(config),
             "manifest": self.manifest.id,
             "validation": None if validation is None else validation.identity,
         }
