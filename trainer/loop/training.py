@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,10 @@ def train(
     with process_group(ranks, device):
         teacher = live_teacher(task, config, checkpoint, device)
         config = _identified(config, teacher)
-
-        def open_session(config: TrainConfig, state: State) -> TrainingSession:
-            return TrainingSession(
-                task, config, teacher=teacher, machine=machine, ranks=ranks, device=device, state=state
-            )
-
+        open_session = partial(TrainingSession, task, teacher=teacher, machine=machine, ranks=ranks, device=device)
         if match is not None:
             folder = RunFolder(out, task.resolved(config, validation))
-            with_steps = _matched(match, folder, ranks, lambda: open_session(config, State()), fresh=fresh)
+            with_steps = _matched(match, folder, ranks, lambda: open_session(config, state=State()), fresh=fresh)
             config, fresh = _identified(with_steps, teacher), False
         folder = RunFolder(out, task.resolved(config, validation))
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
@@ -73,7 +69,7 @@ def train(
             return report
         started = time.perf_counter()
         with ExitStack() as opened:
-            session = opened.enter_context(closing(open_session(config, state)))
+            session = opened.enter_context(closing(open_session(config, state=state)))
             run = _Run(session, folder, state, validation, match, opened, started)
             while run.state.epochs_done < config.epochs:
                 run.epoch()

@@ -162,10 +162,8 @@ def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) 
         for name in wanted
         if name in given and wanted[name].shape != given[name].shape
     ]
-    if not differing or not all(ours and theirs for ours, theirs in differing):
-        return None
-    outputs = {theirs[0] for _, theirs in differing}
-    is_head = all(ours[0] == class_count and ours[1:] == theirs[1:] for ours, theirs in differing)
+    is_head = all(ours and theirs and ours[0] == class_count and ours[1:] == theirs[1:] for ours, theirs in differing)
+    outputs = {theirs[0] for _, theirs in differing if theirs}
     return outputs.pop() if is_head and len(outputs) == 1 else None
 
 
