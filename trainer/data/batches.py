@@ -14,11 +14,9 @@ from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from manifests.sources.base import Source
 from trainer.data.resample import draw_view
-from trainer.data.views import EVALUATION, ViewRecipe, plan_views
+from trainer.data.views import EVALUATION, MEAN_VIEW, ViewRecipe, plan_views
 from trainer.models.normalise import normalise
 
-MEAN_VIEW = -1
-"""Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""
 Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Rows, views and target views, (n,) each."""
 Drawn = tuple[torch.Tensor, torch.Tensor | None]

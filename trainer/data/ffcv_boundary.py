@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
 from manifests.format.header import Preprocessing
-from trainer.data.batches import MEAN_VIEW, Drawn, Request, RowColumns, ViewLoader, targets_of_rows
+from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewRecipe, plan_views
+from trainer.data.views import MEAN_VIEW, ViewRecipe, plan_views
 
 
 @contextmanager

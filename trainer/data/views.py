@@ -17,6 +17,8 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.images.identity import mix64, uniform
 
+MEAN_VIEW = -1
+"""Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""
 VERSION = 1
 ATTEMPTS = 10
 _FLIP, _SHIFT_X, _SHIFT_Y, _FIRST_ATTEMPT = 0, 1, 2, 3
