@@ -155,8 +155,8 @@ def load_teacher(
         module, info = _copied(spec, preprocessing, checkpoint, image_px)
     else:
         module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
-        if preprocessing is not None:
-            info = replace(info, preprocessing=preprocessing)
+    if preprocessing is not None:
+        info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
         note(
             f"warning: teacher {info.spec} has {info.weights} weights: it is untrained; give weights with --checkpoint"
@@ -200,8 +200,6 @@ def _copied(
         )
     else:
         info = ModelInfo(spec=name, class_names=None, preprocessing=preprocessing)
-    if preprocessing is not None:
-        info = replace(info, preprocessing=preprocessing)
     try:
         return copy.deepcopy(module).float(), info
     except RuntimeError as error:
