@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import click
 
-from trainer.cli.plugin_option import PLUGIN
+from trainer.cli.options import PLUGIN
 
 COMMANDS = {
     "index": "prune_toolkit.cli.index_command",

@@ -1,19 +1,13 @@
 """The configuration of train-student, typed, with its ranges checked at construction."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifests.errors import UsageError
-
-SCOPES = ("wrong", "all")
-OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,41 +107,46 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UsageError, naming the flag, for a value out of range; `resolve` checks the names of methods."""
-        check_name("--optimizer", self.optimizer, OPTIMIZERS)
-        check_name("--precision", self.precision, PRECISIONS)
-        for flag in ("epochs", "batch_size", "image_px", "eval_every"):
-            check_value(getattr(self, flag) >= 1, flag, getattr(self, flag), "at least 1")
-        for flag in ("lr", "temperature", "gamma"):
-            value = getattr(self, flag)
-            check_value(math.isfinite(value) and value > 0, flag, value, "above 0")
-        for flag in ("weight_decay", "warmup_epochs", "seed"):
-            value = getattr(self, flag)
-            check_value(math.isfinite(value) and value >= 0, flag, value, "0 or more")
-        check_value(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
-        check_value(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        check_name("--optimizer", self.optimizer, ("sgd", "adamw"))
+        check_name("--precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_name("--revise-scope", self.revise_scope, ("wrong", "all"))
+        for names, is_valid, what in _RANGES:
+            for name in names:
+                check_value(is_valid(getattr(self, name)), name, getattr(self, name), what)
         # A run that matches a time has no length before its trial.
         is_open = self.match_s is not None and self.steps is None
         shorter = is_open or self.warmup_epochs < self.epochs
         check_value(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
         ordered = tuple(sorted(self.milestones))
         check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
-        check_value(0 < self.scale_min <= 1, "scale_min", self.scale_min, "in (0, 1]")
-        check_value(self.pad_px is None or self.pad_px >= 0, "pad", self.pad_px, "0 or more")
         # A loss's values may be a share of the run, so a wrong length is reported first.
-        check_loss(self)
-        check_value(self.record_grand >= 0, "record_grand", self.record_grand, "0 or more")
+        self._check_loss()
         if self.nesterov and self.momentum == 0:
             raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
         if self.schedule == "step" and not self.milestones:
             raise UsageError("--schedule step needs milestones", hint="for example --milestones 30,60,90")
 
+    def _check_loss(self) -> None:
+        value, is_convex = self.kd_weight, self.ce_weight is None
+        check_value(
+            value >= 0 and (value <= 1 if is_convex else math.isfinite(value)),
+            "kd_weight",
+            f"{value:g}",
+            "in [0, 1]" if is_convex else "0 or more",
+            hint="the cross-entropy gets the rest of 1; give --ce-weight to set both freely" if is_convex else None,
+        )
+        for name in ("ce_weight", "kd_warmup_epochs"):
+            if (weight := getattr(self, name)) is not None:
+                check_value(_is_weight(weight), name, f"{weight:g}", "0 or more")
+        for option, value in self.loss_options.items():
+            if not _is_weight(value):
+                raise UsageError(f"--loss-options {option} must be 0 or more, not {value:g}")
+        if (eta := self.revise_eta) is not None:
+            check_value(0 < eta < 1, "revise_eta", f"{eta:g}", "in (0, 1), or 0 to turn it off")
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps of the whole run; infobatch takes fewer."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name, as run.json holds them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -161,39 +160,27 @@ def check_name(flag: str, value: str, known: Any) -> None:
         raise UsageError(f"{flag} {value} is not known", hint=f"known: {', '.join(known)}")
 
 
-def check_value(holds: bool, name: str, value: object, what: str) -> None:
+def check_value(holds: bool, name: str, value: object, what: str, hint: str | None = None) -> None:
     """Raise UsageError, naming the flag and `what` its value must be, unless the condition holds."""
     if not holds:
         shown = ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
-        flag = "--image-size" if name == "image_px" else f"--{name.replace('_', '-')}"
-        raise UsageError(f"{flag} must be {what}, not {shown}")
+        flag = _OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}")
+        raise UsageError(f"{flag} must be {what}, not {shown}", hint=hint)
 
 
-def check_loss(config: TrainConfig) -> None:
-    """Raise UsageError, naming the flag, for values that no loss can have."""
-    convex = config.ce_weight is None
-    _refuse_unless(
-        config.kd_weight >= 0 and (config.kd_weight <= 1 if convex else math.isfinite(config.kd_weight)),
-        "--kd-weight",
-        "in [0, 1]" if convex else "0 or more",
-        config.kd_weight,
-        hint="the cross-entropy gets the rest of 1; give --ce-weight to set both freely" if convex else None,
-    )
-    if config.ce_weight is not None:
-        _refuse_unless(_is_weight(config.ce_weight), "--ce-weight", "0 or more", config.ce_weight)
-    _refuse_unless(_is_weight(config.kd_warmup_epochs), "--kd-warmup-epochs", "0 or more", config.kd_warmup_epochs)
-    for name, value in config.loss_options.items():
-        _refuse_unless(_is_weight(value), f"--loss-options {name}", "0 or more", value)
-    if config.revise_eta is not None:
-        _refuse_unless(0 < config.revise_eta < 1, "--revise", "in (0, 1), or 0 to turn it off", config.revise_eta)
-    if config.revise_scope not in SCOPES:
-        raise UsageError(f"--revise-scope {config.revise_scope} is not known", hint=f"known: {', '.join(SCOPES)}")
+_OTHER_FLAGS = {"image_px": "--image-size", "pad_px": "--pad", "revise_eta": "--revise"}
+"""Flags that are not called like their field."""
 
 
 def _is_weight(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
-def _refuse_unless(holds: bool, flag: str, what: str, value: float, hint: str | None = None) -> None:
-    if not holds:
-        raise UsageError(f"{flag} must be {what}, not {value:g}", hint=hint)
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("epochs", "batch_size", "image_px", "eval_every"), lambda value: value >= 1, "at least 1"),
+    (("lr", "temperature", "gamma"), lambda value: math.isfinite(value) and value > 0, "above 0"),
+    (("weight_decay", "warmup_epochs", "seed", "record_grand"), _is_weight, "0 or more"),
+    (("pad_px",), lambda value: value is None or value >= 0, "0 or more"),
+    (("momentum", "label_smoothing"), lambda value: 0 <= value < 1, "in [0, 1)"),
+    (("scale_min",), lambda value: 0 < value <= 1, "in (0, 1]"),
+)

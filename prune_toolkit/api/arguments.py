@@ -6,7 +6,7 @@ from manifests.base.cores import core_count
 from manifests.errors import IncompleteError
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
-from trainer.cli.local_path import local_path
+from trainer.cli.options import local_path
 
 Place = str | Path
 """A path; a URL is also accepted for manifests that are only read."""

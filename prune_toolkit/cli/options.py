@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from manifests.base.cores import core_count
-from trainer.cli.local_path import LOCAL
+from trainer.cli.options import LOCAL
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec

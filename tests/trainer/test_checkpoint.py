@@ -3,6 +3,7 @@ import hashlib
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from manifests.format.header import Preprocessing
 from trainer.models.build import MODELS, ModelInfo
 from trainer.models.weights import (
     find_student_info,
-    load_weights,
+    load_state,
     other_head,
     read_state,
     read_student_info,
@@ -32,6 +33,10 @@ INFO = ModelInfo(
         image_px=28, resize_px=30, interpolation="bicubic", mean=[0.1, 0.2, 1 / 3], std=[0.4, 0.5, 0.6]
     ),
 )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    load_state(model, read_state(path), origin=str(path))
 
 
 def network(classes: int = 3, seed: int = 0) -> nn.Module:

@@ -203,7 +203,7 @@ def test_the_label_among_the_even_rest_has_its_own_logit(make_manifest) -> None:
         wanted, got = full[row][2], kept[row][2]
         label = full[row][1]
         assert got[label] == wanted[label]
-        words = kept._drawn.__getitems__(kept._columns.check(np.array([row]), 0, 0, kept._views.recipe))[1]
+        words = kept._drawn[kept._columns.check(np.array([row]), 0, 0, kept._views.recipe)][1]
         even = dense_logits(words, 2, 9, 4.0)[0]
         log_p = torch.log_softmax(wanted.double() / 4, dim=0)
         divergences.append([float((log_p.exp() * (log_p - torch.log_softmax(one.double() / 4, dim=0))).sum())

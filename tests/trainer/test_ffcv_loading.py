@@ -14,10 +14,9 @@ from PIL import Image
 
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
-from trainer.data.batches import MEAN_VIEW
 from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewRecipe, plan_views
+from trainer.data.views import MEAN_VIEW, ViewRecipe, plan_views
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5] * 3, std=[0.25] * 3)
 LARGE = Preprocessing(image_px=40, resize_px=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)

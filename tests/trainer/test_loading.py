@@ -15,10 +15,9 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.images.decode import Encoded, ImageProblem, Pixels
 from trainer.data import torch_loader
-from trainer.data.batches import MEAN_VIEW
 from trainer.data.loaders import open_loader
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewRecipe, plan_views
+from trainer.data.views import MEAN_VIEW, ViewRecipe, plan_views
 from trainer.models.normalise import normalise
 
 SMALL = Preprocessing(image_px=16, resize_px=16, mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])

@@ -1,5 +1,7 @@
 """What a run's loss is made of: published values under presets under flags, and what no loss can have."""
 
+from dataclasses import asdict
+
 import click
 import pytest
 
@@ -118,7 +120,7 @@ def test_options_are_read_from_a_flag_and_from_a_table():
 
 def test_a_config_says_all_its_options_so_that_a_change_of_defaults_is_another_run():
     for name, entry in LOSSES.items():
-        values = resolve({"loss": name}, recipe="cifar", stored=STORED).as_dict()
+        values = asdict(resolve({"loss": name}, recipe="cifar", stored=STORED))
         assert values["loss_options"] == entry.options
         assert set(entry.published) <= set(values)
 

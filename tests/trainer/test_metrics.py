@@ -1,5 +1,7 @@
 """Top-1, top-5 and loss against scikit-learn and scipy, and sums that add up over batches."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from trainer.loop.metrics import batch_sums, metrics_of
+from trainer.loop.evaluation import batch_sums, metrics_of
 
 
 def test_four_samples_of_three_classes_by_hand():
@@ -34,7 +36,7 @@ def test_sums_of_uneven_batches_are_the_sums_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     logits, label = torch.randn(11, 8, generator=generator), torch.randint(8, (11,), generator=generator)
     parts = sum(batch_sums(logits[rows], label[rows]) for rows in (slice(0, 4), slice(4, 8), slice(8, 11)))
-    assert metrics_of(parts).as_dict() == pytest.approx(metrics_of(batch_sums(logits, label)).as_dict())
+    assert asdict(metrics_of(parts)) == pytest.approx(asdict(metrics_of(batch_sums(logits, label))))
 
 
 def test_a_network_that_says_nan_is_not_right():

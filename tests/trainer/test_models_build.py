@@ -8,7 +8,7 @@ from torch import nn
 from manifests.errors import InputError, UsageError
 from trainer.models.build import MODELS, ModelInfo, build_model, output_count, parameter_count
 from trainer.models.info import default_preprocessing, rescaled
-from trainer.models.weights import load_weights, save_student, weights_sha256
+from trainer.models.weights import load_state, read_state, save_student, weights_sha256
 
 CODE = """
 import torch
@@ -291,7 +291,7 @@ def test_parameters_are_counted_once_and_buffers_not_at_all():
 def test_weights_loaded_into_a_built_network_survive_a_round_trip(student, tmp_path):
     path, model, info = student
     fresh, _ = build_model("resnet8", class_count=3)
-    load_weights(fresh, path)
+    load_state(fresh, read_state(path), origin=str(path))
     save_student(tmp_path / "again.safetensors", fresh, info, {})
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     assert weights_sha256(fresh) == weights_sha256(model)

@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainer.models.build import MODELS, build_model, parameter_count
-from trainer.models.plain import MobileNetV2
-from trainer.models.small_images import SmallImageNet
+from trainer.models.small_images import MobileNetV2, SmallImageNet
 
 VGG8 = [(0, 0, 3, 64), (1, 0, 64, 128), (2, 0, 128, 256), (3, 0, 256, 512), (4, 0, 512, 512)]
 VGG13 = [

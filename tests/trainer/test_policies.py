@@ -7,12 +7,11 @@ import pytest
 
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import mix64
-from trainer.data.batches import MEAN_VIEW
 from trainer.data.order import Stream, stream_seed
 from trainer.data.policies import TrainingViews, choose_policy
 from trainer.data.stored import StoredLabels
 from trainer.data.task import open_task
-from trainer.data.views import ViewRecipe
+from trainer.data.views import MEAN_VIEW, ViewRecipe
 from trainer.loop.recipes import resolve
 from trainer.loop.run_report import taught
 

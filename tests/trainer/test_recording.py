@@ -222,12 +222,15 @@ def test_what_is_not_finite_stops_every_rank(monkeypatch, tmp_path, rank):
     fact_nK[1, 1] = np.nan
     student = SimpleNamespace(model=torch.nn.Identity(), device=torch.device("cpu"))
     session = SimpleNamespace(
-        student=student, seen=EpochFacts(row_n=np.arange(3), fact_nK=fact_nK), look=lambda row_n, number: iter(())
+        student=student,
+        seen=EpochFacts(row_n=np.arange(3), fact_nK=fact_nK),
+        look=lambda row_n, number: iter(()),
+        task=None,
+        config=SimpleNamespace(record_grand=0),
+        # Of a world of one process nothing is sent; which rank it is says who writes.
+        ranks=Ranks(rank=rank, world_size=1),
     )
-    config, folder = SimpleNamespace(record_grand=0), SimpleNamespace(path=tmp_path)
-    # Of a world of one process nothing is sent; which rank it is says who writes.
-    ranks = Ranks(rank=rank, world_size=1)
-    recorder = recording.Recorder(None, config, session, ranks=ranks, folder=folder, epochs_done=0)
+    recorder = recording.Recorder(session, SimpleNamespace(path=tmp_path), epochs_done=0)
     with pytest.raises(InputError, match="margin of sample 1 is not finite"):
         recorder(0)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from manifests.format.header import Preprocessing
-from trainer.data.batches import evaluation_view
+from trainer.data.batches import image_views
 from trainer.data.resample import INTERPOLATIONS, draw_view, place_block, place_pillow, resample_pillow
 from trainer.data.views import ViewPlan
 
@@ -145,7 +145,7 @@ def test_the_evaluation_view_of_real_photographs_is_torchvisions(shared_data, im
         with Image.open(path) as opened:
             upright = opened.convert("RGB")
         for picture in (upright, upright.transpose(Image.Transpose.ROTATE_90)):
-            view = evaluation_view(np.asarray(picture), preprocessing)
+            view = image_views(np.asarray(picture), preprocessing)[0]
             ordered = pillow_passes(picture, resize(picture).size, INTERPOLATIONS[interpolation])
             np.testing.assert_array_equal(view, np.asarray(crop(ordered)))
             # Pillow from 13 on may run the passes in the other order.

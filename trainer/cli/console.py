@@ -31,7 +31,7 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     args, code = sys.argv[1:] if args is None else args, 0
     resume = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_RESUME}"
     # Standard output is None where a shell closed it (`>&-`).
-    printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(_stdout(sys.stdout))))
+    printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(sys.stdout)))
     try:
         # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
         with (
@@ -55,21 +55,17 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     _leave(name, code)
 
 
-def _stdout(stream: TextIO) -> TextIO:
-    """Return standard output, switched from ASCII to UTF-8: click would bypass our wrapper of an ASCII stream.
-
-    Characters that its encoding lacks are escaped.
-    """
-    if isinstance(stream, io.TextIOWrapper):
-        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
-        stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
-    return stream
-
-
 class _Printable:
-    """Standard output that makes everything written to it printable; JSON is not changed by that."""
+    """Standard output that makes everything written to it printable; JSON is not changed by that.
+
+    It is switched from ASCII to UTF-8, because click would bypass our wrapper of an ASCII stream. Characters that its
+    encoding lacks are escaped.
+    """
 
     def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
         self._stream = stream
 
     def write(self, text: str) -> int:

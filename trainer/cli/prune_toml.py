@@ -8,7 +8,8 @@ epochs = 30
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,28 +74,28 @@ def config_defaults(command: click.Command, folder: Path | None = None) -> Mappi
         raise UsageError(f"{path}: unknown key {key!r}", hint=hint)
     for key in sorted(tables.keys() - set(COMMANDS)):
         raise UsageError(f"{path}: [{key}] is not a command", hint=f"known: {', '.join(COMMANDS)}")
+    merged = partial(_merged, path, shared)
     if isinstance(command, click.Group):
-        return _GroupDefaults(path, command, shared, tables)
+        return _GroupDefaults(command, merged, tables)
     name = command.name or ""
-    return _merged(path, command, name, shared, tables.get(name, {}))
+    return merged(command, name, tables.get(name, {}))
 
 
 class _GroupDefaults(Mapping[str, Any]):
     """The defaults of each command of a group, made when it is called: loading all commands takes half a second."""
 
     def __init__(
-        self, path: Path, group: click.Group, shared: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
+        self, group: click.Group, merged: Callable[..., dict[str, Any]], tables: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        self._path, self._group, self._shared, self._tables = path, group, shared, tables
+        self._group, self._merged, self._tables = group, merged, tables
         self._context = click.Context(group)
 
     def __getitem__(self, name: str) -> Any:
         command = self._group.get_command(self._context, name)
         if command is None:
             # An option of the group itself.
-            return _merged(self._path, self._group, str(self._group.name), self._shared, {})[name]
-        usage = f"{self._group.name} {name}"
-        return _merged(self._path, command, usage, self._shared, self._tables.get(name, {}))
+            return self._merged(self._group, str(self._group.name), {})[name]
+        return self._merged(command, f"{self._group.name} {name}", self._tables.get(name, {}))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._group.list_commands(self._context))
@@ -108,7 +109,7 @@ def _name(key: str) -> str:
 
 
 def _merged(
-    path: Path, command: click.Command, usage: str, shared: Mapping[str, Any], own: Mapping[str, Any]
+    path: Path, shared: Mapping[str, Any], command: click.Command, usage: str, own: Mapping[str, Any]
 ) -> dict[str, Any]:
     parameters = _parameters(command)
     for key in own:

@@ -3,23 +3,20 @@
 train-student --manifest selection --student resnet8x4 --val photos
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from trainer.cli.console import echo_json, run_cli
-from trainer.cli.local_path import LOCAL
-from trainer.cli.plugin_option import PLUGIN
-
-F = TypeVar("F", bound=Callable[..., Any])
+from trainer.cli.options import LOCAL, PLUGIN
 
 
 class Command(click.Command):
@@ -27,20 +24,18 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per heading, in the order of the options."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "heading", "Other"), []).append(record)
-        for heading, records in sections.items():
+        records = [
+            (getattr(option, "heading", "Other"), option.get_help_record(ctx)) for option in self.get_params(ctx)
+        ]
+        for heading, section in groupby(records, key=itemgetter(0)):
             with formatter.section(heading):
-                formatter.write_dl(records)
+                formatter.write_dl([record for _, record in section if record is not None])
 
 
 class Option(click.Option):
     """An option that knows the heading it belongs under."""
 
-    def __init__(self, *names: Any, heading: str = "Other", **settings: Any) -> None:
+    def __init__(self, *names: Any, heading: str, **settings: Any) -> None:
         super().__init__(*names, **settings)
         self.heading = heading
 
@@ -73,38 +68,36 @@ def share(value: Any) -> float:
         raise click.BadParameter(f"{value!r} is not a share such as 0.3, 1/3 or 30%") from None
 
 
-def under(heading: str) -> Callable[..., Callable[[F], F]]:
-    """Return a click.option whose help stands under `heading`."""
-
-    def option(*names: str, **settings: Any) -> Callable[[F], F]:
-        return click.option(*names, cls=Option, heading=heading, **settings)
-
-    return option
-
-
 def one_budget(epochs: int | None, steps: int | None, match_time: Path | None, out: Path | None) -> dict[str, Any]:
     """Return the one length that was given; typed flags win over prune.toml, UsageError if two are left.
 
     out: folder of a run with --match-time that may have been started already; None to start over.
     """
     values = {"epochs": epochs, "steps": steps, "match_time": match_time}
-    asked = [name for name, value in values.items() if value is not None]
+    asked = {name: value for name, value in values.items() if value is not None}
     source = click.get_current_context().get_parameter_source
-    typed = [name for name in asked if source(name) is click.core.ParameterSource.COMMANDLINE]
-    if len(typed or asked) > 1:
-        flags = [f"--{name.replace('_', '-')}" for name in typed or asked]
+    typed = {name: asked[name] for name in asked if source(name) is click.core.ParameterSource.COMMANDLINE}
+    length: dict[str, Any] = typed or asked
+    if len(length) > 1:
+        flags = [f"--{name.replace('_', '-')}" for name in length]
         raise UsageError(f"{' and '.join(flags)} contradict each other", hint="give one of them")
-    if match_time is None or "match_time" not in (typed or asked):
-        return {name: values[name] for name in typed or asked}
-    from trainer.loop.budget import asked_seconds, training_seconds
+    if "match_time" not in length:
+        return length
+    from trainer.loop.budget import asked_seconds
 
-    return {"match_s": training_seconds(match_time) if out is None else asked_seconds(match_time, out)}
+    return {"match_s": asked_seconds(length["match_time"], out)}
 
 
-data, views, student, live = under("Data"), under("Views and their labels"), under("Student"), under("Live teacher")
-recipe, budget = under("Recipe (defaults depend on --recipe)"), under("Length (give one)")
-loss, machine, run = under("Loss"), under("Machine"), under("Run")
-dynamic = under("Samples of an epoch, and recording")
+data = partial(click.option, cls=Option, heading="Data")
+views = partial(click.option, cls=Option, heading="Views and their labels")
+student = partial(click.option, cls=Option, heading="Student")
+live = partial(click.option, cls=Option, heading="Live teacher")
+recipe = partial(click.option, cls=Option, heading="Recipe (defaults depend on --recipe)")
+budget = partial(click.option, cls=Option, heading="Length (give one)")
+dynamic = partial(click.option, cls=Option, heading="Samples of an epoch, and recording")
+loss = partial(click.option, cls=Option, heading="Loss")
+machine = partial(click.option, cls=Option, heading="Machine")
+run = partial(click.option, cls=Option, heading="Run")
 
 
 @click.command("train-student", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -226,6 +219,7 @@ def train_student(
     from trainer.config import TrainConfig
     from trainer.data.order import epoch_batches
     from trainer.data.task import open_task, open_validation
+    from trainer.loop.budget import MatchTime
     from trainer.loop.distributed import Ranks
     from trainer.loop.recipes import resolve
     from trainer.loop.run_report import opening_lines, result_lines
@@ -236,43 +230,42 @@ def train_student(
     if checkpoint is not None and teacher is None:
         raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
     length = one_budget(epochs, steps, match_time, None if fresh else out)
-    seconds = length.get("match_s")
-    matched = None if seconds is None else str(match_time)
     ranks = Ranks.from_environment()
     task = open_task(manifest)
     values |= {"teacher": teacher, "weights": None if weights is None else str(weights)}
     given = under_flags(task.published_loss, values)
 
-    def configure(**length: float | None) -> TrainConfig:
-        return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
+    def configure(found_steps: int | None = None) -> TrainConfig:
+        flags = given | {"steps": found_steps} | length
+        return resolve(flags, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
 
-    config = configure(**length)
+    match = None
+    if "match_s" in length:
+        match = MatchTime(run=str(match_time), seconds=length["match_s"], configure=configure)
+    config = configure()
     task.check(config)
+    validation = None
     of_val = {"--val-split": val_split, "--classes": classes, "--label": label, "--class-map": class_map}
-    if val is None and (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
-        note(f"{', '.join(unused)}: ignored without --val")
-    validation = (
-        None
-        if val is None
-        else open_validation(
+    if val is not None:
+        validation = open_validation(
             val, split=val_split, class_names=task.class_names, classes=classes, label=label, class_map=class_map
         )
-    )
+    elif (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
+        note(f"{', '.join(unused)}: ignored without --val")
     plan = epoch_batches(config, task.beton.count, ranks.world_size)
     if ranks.is_main:
-        for line in opening_lines(task, config, plan, matched=matched):
+        for line in opening_lines(task, config, plan, match):
             note(line)
     if dry_run:
         if ranks.is_main:
             shown = task.resolved(config, validation)
-            if seconds is not None:
+            if match is not None:
                 of_epochs = ("milestones", "warmup_epochs", "kd_warmup_epochs")
                 scaled = [name for name in of_epochs if name not in given and getattr(config, name)]
                 shown |= dict.fromkeys(["steps", "epochs", *scaled])
             echo_json({**shown, **asdict(plan)})
         return
 
-    from trainer.loop.budget import MatchTime
     from trainer.loop.training import Machine, train
 
     report = train(
@@ -283,15 +276,11 @@ def train_student(
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
         checkpoint=checkpoint,
-        match=None
-        if seconds is None or matched is None
-        else MatchTime(run=matched, seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)),
+        match=match,
     )
-    if not ranks.is_main:
-        return
-    if as_json:
+    if ranks.is_main and as_json:
         echo_json(report)
-    else:
+    elif ranks.is_main:
         click.echo(result_lines(report, str(out)))
 
 

@@ -1,27 +1,26 @@
 """A batch of views as a training step needs it, and the columns that belong to the rows of a beton or source."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from PIL.Image import Image
 
 from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
+from manifests.sources.base import Source
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewRecipe, plan_views
+from trainer.data.views import EVALUATION, MEAN_VIEW, ViewRecipe, plan_views
+from trainer.models.normalise import normalise
 
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
-from trainer.data.views import EVALUATION
-
-MEAN_VIEW = -1
-"""Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""
+Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Rows, views and target views, (n,) each."""
+Drawn = tuple[torch.Tensor, torch.Tensor | None]
+"""Images (n, S, S, 3) uint8, and targets as in `Batch`."""
 
 
 @dataclass(slots=True)
@@ -40,42 +39,6 @@ class Batch:
     """(n,) float32."""
     target: torch.Tensor | None
     """(n, C) float16 logits, or the bits of top-k words as stored; None if there are none."""
-
-
-class ViewLoader(Protocol):
-    """Draws views of rows, any number of times."""
-
-    @property
-    def kind(self) -> Literal["ffcv", "torch"]:
-        """Return the kind of this loader."""
-
-    @property
-    def reason(self) -> str:
-        """Return why this kind was chosen, in a few words."""
-
-    @property
-    def count(self) -> int:
-        """Return the number of rows."""
-
-    def batches(
-        self,
-        rows_n: NDArray[np.int64],
-        *,
-        view_n: ArrayLike = 0,
-        target_view_n: ArrayLike = 0,
-        batch_size: int,
-        drop_last: bool = False,
-    ) -> Iterator[Batch]:
-        """Yield the rows in the given order; the same row may come more than once.
-
-        If a batch has the same row several times in succession, for several views, its image is decoded once. view_n:
-        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: the stored label to
-        return with it, or MEAN_VIEW. Raises ValueError for rows or views that do not exist, and InputError at the
-        batch whose image cannot be decoded. The iterator may be dropped half-way; only one can be used at a time.
-        """
-
-    def close(self) -> None:
-        """Release processes and memory."""
 
 
 class RowColumns:
@@ -102,7 +65,7 @@ class RowColumns:
 
     def check(
         self, rows_n: NDArray[np.int64], view_n: ArrayLike, target_view_n: ArrayLike, recipe: ViewRecipe
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    ) -> Request:
         """Return rows, views and target views as (n,) int64; raises ValueError for those that do not exist."""
         rows_n = np.ascontiguousarray(rows_n, np.int64)
         view_n = np.broadcast_to(np.asarray(view_n, np.int64), rows_n.shape)
@@ -117,14 +80,53 @@ class RowColumns:
                 raise ValueError("augmented views need view ids")
         return rows_n, view_n, target_view_n
 
-    def batch(
-        self, rows_n: NDArray[np.int64], images: torch.Tensor, target: torch.Tensor | None, device: torch.device
-    ) -> Batch:
-        """Return a batch of (n, S, S, 3) images and (n, C) targets, which no other code may write to."""
-        label, weight, kd_weight = (
-            torch.from_numpy(column[rows_n]).to(device) for column in (self.label_N, self.weight_N, self.kd_weight_N)
-        )
-        return Batch(images.permute(0, 3, 1, 2), rows_n, label, weight, kd_weight, target)
+
+class ViewLoader:
+    """Draws views of rows, any number of times."""
+
+    kind: ClassVar[Literal["ffcv", "torch"]]
+
+    def __init__(self, columns: RowColumns, recipe: ViewRecipe, device: torch.device, reason: str) -> None:
+        """`reason`: why this kind was chosen, in a few words."""
+        self.reason, self.count = reason, columns.count
+        self._columns, self._recipe, self._device = columns, recipe, device
+
+    def batches(
+        self,
+        rows_n: NDArray[np.int64],
+        *,
+        view_n: ArrayLike = 0,
+        target_view_n: ArrayLike = 0,
+        batch_size: int,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the rows in the given order; the same row may come more than once.
+
+        If a batch has the same row several times in succession, for several views, its image is decoded once. view_n:
+        view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: the stored label to
+        return with it, or MEAN_VIEW. Raises ValueError for rows or views that do not exist, and InputError at the
+        batch whose image cannot be decoded. The iterator may be dropped half-way; only one can be used at a time.
+        """
+        columns = self._columns
+        request = columns.check(rows_n, view_n, target_view_n, self._recipe)
+        count = len(request[0]) // batch_size * batch_size if drop_last else len(request[0])
+        rows_n, view_n, target_view_n = (values_n[:count] for values_n in request)
+        start = 0
+        for images, target in self._drawn((rows_n, view_n, target_view_n), batch_size):
+            row_b = rows_n[start : start + len(images)]
+            start += len(images)
+            label, weight, kd_weight = (
+                torch.from_numpy(column_N[row_b]).to(self._device)
+                for column_N in (columns.label_N, columns.weight_N, columns.kd_weight_N)
+            )
+            yield Batch(images.permute(0, 3, 1, 2), row_b, label, weight, kd_weight, target)
+
+    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+        """Yield batch after batch on the device, in tensors that no other code writes to."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what is held between epochs, besides memory."""
 
 
 def targets_of_rows(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -154,7 +156,14 @@ def image_views(
     return out_vSS3
 
 
-def evaluation_view(pixels_HW3: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return view 0 of one decoded image, (S, S, 3) uint8."""
-    view: NDArray[np.uint8] = image_views(pixels_HW3, preprocessing)[0]
-    return view
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """A PIL image, or (H, W, 3) uint8, to a normalised float32 (3, S, S): what a network is evaluated on."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image | NDArray[np.uint8]) -> torch.Tensor:
+        """Resize, cut out the centre, normalise."""
+        pixels_HW3 = image if isinstance(image, np.ndarray) else np.array(image.convert("RGB"))
+        view_1SS3 = torch.from_numpy(image_views(np.ascontiguousarray(pixels_HW3), self.preprocessing))
+        return normalise(view_1SS3.permute(0, 3, 1, 2), self.preprocessing)[0]

@@ -8,8 +8,6 @@ for epoch in range(epochs):
         loss = distillation_loss(model(images), targets, labels, weights, kd_weights, alpha=0.9, temperature=4.0)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -147,7 +145,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         """Return the items of a batch, drawn at once; DataLoader calls this."""
         rows_n = self._rows(indices)
         view_n, target_view_n = self._views.of_epoch(int(self._epoch), rows_n)
-        drawn = self._drawn.__getitems__(self._columns.check(rows_n, view_n, target_view_n, self._views.recipe))
+        drawn = self._drawn[self._columns.check(rows_n, view_n, target_view_n, self._views.recipe)]
         if isinstance(drawn, PruneError):
             raise drawn
         images, stored = drawn[0].permute(0, 3, 1, 2), drawn[1]

@@ -1,7 +1,5 @@
 """Stored labels on the device: top-k words are decoded to logits there, with any loader."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 
@@ -41,17 +39,14 @@ def dense_logits(
     for column, weight in enumerate(weights):
         tail_n += weight * tail_n4[:, column]
     kept_nK, class_nK = logit_nK.view(torch.float16).float(), class_nK.long() & 0xFFFF
-    if label is None:
-        return _filled((temperature * tail_n).float(), class_count, class_nK, kept_nK)
-    label_logit_n = words[:, _label_word(top_k)].clone().view(torch.float16).float()
-    is_kept_n = (class_nK == label[:, None]).any(dim=1)
-    rest_n = torch.where(is_kept_n, tail_n, _without(label_logit_n.double() / temperature, tail_n, tail_classes))
-    logits_nC = _filled((temperature * rest_n).float(), class_count, class_nK, kept_nK)
-    return logits_nC.scatter(1, label[:, None], label_logit_n[:, None])
-
-
-def _filled(fill_n: Tensor, class_count: int, class_nK: Tensor, kept_nK: Tensor) -> Tensor:
-    logits_nC: Tensor = fill_n[:, None].repeat(1, class_count).scatter(1, class_nK, kept_nK)
+    if label is not None:
+        label_logit_n = words[:, 2 * top_k + _TAIL_WORDS].clone().view(torch.float16).float()
+        is_kept_n = (class_nK == label[:, None]).any(dim=1)
+        rest_n = _without(label_logit_n.double() / temperature, tail_n, tail_classes)
+        tail_n = torch.where(is_kept_n, tail_n, rest_n)
+    logits_nC = (temperature * tail_n).float()[:, None].repeat(1, class_count).scatter(1, class_nK, kept_nK)
+    if label is not None:
+        logits_nC = logits_nC.scatter(1, label[:, None], label_logit_n[:, None])
     return logits_nC
 
 
@@ -61,10 +56,6 @@ def _without(label_n: Tensor, tail_n: Tensor, tail_classes: int) -> Tensor:
         return tail_n
     share_n = (label_n - tail_n - math.log(tail_classes)).exp().clamp(max=1 - _LEAST_SHARE)
     return tail_n + math.log(tail_classes) + torch.log1p(-share_n) - math.log(tail_classes - 1)
-
-
-def _label_word(top_k: int) -> int:
-    return 2 * top_k + _TAIL_WORDS
 
 
 @cache

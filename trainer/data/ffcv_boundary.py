@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from queue import Empty, Full
 from threading import Lock
 from typing import Any
@@ -28,9 +29,11 @@ from numpy.typing import NDArray
 
 from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
+from manifests.format.header import Preprocessing
+from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
 from trainer.data.resample import draw_view
-from trainer.data.views import ViewPlan
+from trainer.data.views import MEAN_VIEW, ViewRecipe, plan_views
 
 
 @contextmanager
@@ -81,14 +84,24 @@ POLL_S = 0.05
 _ONE_AT_A_TIME = Lock()
 """Numba's fallback threading layer aborts the process if two threads enter it, and Loader() changes its types."""
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.float16] | None]
 
+class FfcvLoader(ViewLoader):
+    """Batches through FFCV; built and compiled once, used for every epoch."""
 
-class FfcvReader:
-    """A reader that draws planned views of a beton's rows on `threads` cores (None: all)."""
+    kind = "ffcv"
 
-    def __init__(self, beton: Beton, *, size_px: int, interpolation: str, threads: int | None) -> None:
-        self._beton, self._size_px, self._interpolation = beton, size_px, interpolation
+    def __init__(
+        self,
+        beton: Beton,
+        columns: RowColumns,
+        recipe: ViewRecipe,
+        preprocessing: Preprocessing,
+        workers: int | None,
+        device: torch.device,
+        reason: str,
+    ) -> None:
+        super().__init__(columns, recipe, device, reason)
+        self._beton, self._preprocessing = beton, preprocessing
         self._images = (
             beton.image_pointer_N,
             beton.image_size_N,
@@ -98,13 +111,16 @@ class FfcvReader:
         )
         no_targets = np.zeros(0, np.int64)
         self._target_pointer_N = no_targets if beton.target_pointer_N is None else beton.target_pointer_N
+        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        threads = most if workers is None else max(1, min(workers, most))
+        draw = draw_positions if threads == 1 else draw_in_parallel
         image = next(name for name, entry in beton.fields.items() if entry.type_id == fmt.IMAGE)
         pipelines: dict[str, Any] = dict.fromkeys(beton.fields)
-        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        threads = most if threads is None else max(1, min(threads, most))
-        pipelines[image] = PipelineSpec(image, decoder=ViewDecoder(size_px, threads))
+        shape = (preprocessing.image_px, preprocessing.image_px, 3)
+        pipelines[image] = PipelineSpec(image, decoder=Decoder(draw, shape, np.uint8, of_state=slice(1, 3)))
         if beton.target_shape is not None:
-            pipelines["target"] = PipelineSpec("target", decoder=TargetDecoder(beton.class_count))
+            decoder = Decoder(copy_targets, (beton.class_count,), np.int16, of_state=slice(3, 5))
+            pipelines["target"] = PipelineSpec("target", decoder=decoder)
         with torch_untouched(), _ONE_AT_A_TIME, uncompiled():
             self._loader = Loader(
                 str(beton.path),
@@ -117,51 +133,47 @@ class FfcvReader:
                 drop_last=False,
             )
 
-    def batches(
-        self, rows_n: NDArray[np.int64], plan: ViewPlan, target_view_n: NDArray[np.int64], batch_size: int
-    ) -> Iterator[Batch]:
-        """Yield images (b, S, S, 3) uint8 and targets (b, C) float16 or None, in the order of the rows.
-
-        The arrays are FFCV's slots, valid until the next batch is requested. Raises InputError at the batch whose image
-        cannot be decoded.
-        """
+    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+        rows_n, view_n, target_view_n = request
         if len(rows_n) == 0:
             return
+        beton, preprocessing = self._beton, self._preprocessing
+        view_id_n, scored_n2 = self._columns.view_id_N[rows_n], beton.drawn_sizes(rows_n)
+        widths_n, heights_n = beton.widths_N[rows_n], beton.heights_N[rows_n]
+        plan = plan_views(self._recipe, preprocessing, view_id_n, view_n, widths_n, heights_n, scored_n2)
         self._loader.batch_size = min(batch_size, len(rows_n))
-        bicubic = self._interpolation == "bicubic"
+        bicubic = preprocessing.interpolation == "bicubic"
         code_n = np.full(len(rows_n), REFUSED, np.int8)
         state = (
             self._images,
             (rows_n, plan.box_n4, plan.grid_n4, plan.shift_n2, plan.flip_n, bicubic, code_n),
             self._target_pointer_N,
-            (rows_n, target_view_n),
+            (rows_n, np.maximum(target_view_n, 0)),
         )
+        # The views of an image come in succession.
+        pixels_of = lru_cache(maxsize=1)(beton.pixels)
         with torch_untouched():
             epoch = Epoch(self._loader, len(rows_n), state)
         with closing(epoch):
-            for number, result in enumerate(epoch):
-                images = result[0]
+            for number, (images, *stored) in enumerate(epoch):
                 start = number * self._loader.batch_size
-                refused = np.flatnonzero(code_n[start : start + len(images)])
-                self._draw_with_pillow(rows_n, plan, start, refused, images)
-                yield images, result[1].view(np.float16) if len(result) > 1 else None
+                part = slice(start, start + len(images))
+                # turbojpeg refuses broken images and harmless oddities alike; Pillow draws them, as for other readers.
+                for offset in np.flatnonzero(code_n[part]).tolist():
+                    pixels = pixels_of(int(rows_n[start + offset]))
+                    draw_view(pixels, plan, start + offset, preprocessing.interpolation, images[offset])
+                target = stored[0].view(np.float16) if stored else None
+                is_mean_b = target_view_n[part] == MEAN_VIEW
+                if target is not None and is_mean_b.any():
+                    # It overwrites what the kernel copied.
+                    target[is_mean_b] = targets_of_rows(beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
+                yield self._own(images), None if target is None else self._own(target)
 
-    def _draw_with_pillow(
-        self,
-        rows_n: NDArray[np.int64],
-        plan: ViewPlan,
-        start: int,
-        refused: NDArray[np.int64],
-        out_bSS3: NDArray[np.uint8],
-    ) -> None:
-        """Draw with Pillow, as other readers do: turbojpeg refuses broken images and harmless oddities alike."""
-        decoded, pixels = -1, np.empty((0, 0, 3), np.uint8)
-        for offset in refused.tolist():
-            position = start + offset
-            row = int(rows_n[position])
-            if row != decoded:
-                decoded, pixels = row, self._beton.pixels(row)
-            draw_view(pixels, plan, position, self._interpolation, out_bSS3[offset])
+    def _own(self, slot: NDArray[Any]) -> torch.Tensor:
+        """Return a copy on the device: FFCV refills the slot, so the copy must be done before the next batch."""
+        if self._device.type == "cpu":
+            return torch.from_numpy(slot.copy())
+        return torch.from_numpy(slot).to(self._device)
 
 
 class Epoch(EpochIterator):  # type: ignore[misc]
@@ -226,48 +238,27 @@ class Epoch(EpochIterator):  # type: ignore[misc]
         return False
 
 
-class ViewDecoder(Operation):  # type: ignore[misc]
-    """A decoder that draws the view of each position."""
+class Decoder(Operation):  # type: ignore[misc]
+    """A decoder that lets a kernel fill a slot per position: with the planned view, or with a target as stored.
 
-    def __init__(self, size_px: int, threads: int) -> None:
+    Targets are (C,) int16, the bits of float16 or words. of_state: the kernel's two inputs among the storage state.
+    """
+
+    def __init__(self, kernel: Callable[..., None], shape: tuple[int, ...], dtype: type, *, of_state: slice) -> None:
         super().__init__()
-        self._size_px = size_px
-        self._draw = draw_positions if threads == 1 else draw_in_parallel
+        self._kernel, self._shape, self._dtype, self._of_state = kernel, shape, np.dtype(dtype), of_state
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, AllocationQuery]:
-        """Declare a square of RGB bytes per row."""
-        shape, dtype = (self._size_px, self._size_px, 3), np.dtype(np.uint8)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+        """Declare a slot per row."""
+        state = replace(previous_state, jit_mode=True, shape=self._shape, dtype=self._dtype)
+        return state, AllocationQuery(self._shape, self._dtype)
 
     def generate_code(self) -> Callable[..., Any]:
         """Return a closure over constants: everything that changes comes in `state`."""
-        draw = self._draw
+        kernel, of_state = self._kernel, self._of_state
 
         def decode(positions, destination, _metadata, state):  # type: ignore[no-untyped-def]
-            draw(positions, state[0][0], state[1], state[2], destination)
-            return destination[: len(positions)]
-
-        return decode
-
-
-class TargetDecoder(Operation):  # type: ignore[misc]
-    """A decoder that copies one view's target per position as stored: (C,) int16, the bits of float16 or words."""
-
-    def __init__(self, class_count: int) -> None:
-        super().__init__()
-        self._class_count = class_count
-
-    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, AllocationQuery]:
-        """Declare as many values per row as are stored per view."""
-        shape, dtype = (self._class_count,), np.dtype(np.int16)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
-
-    def generate_code(self) -> Callable[..., Any]:
-        """Return a closure over constants, as in ViewDecoder."""
-        copy = copy_targets
-
-        def decode(positions, destination, _metadata, state):  # type: ignore[no-untyped-def]
-            copy(positions, state[0][0], state[3], state[4], destination)
+            kernel(positions, state[0][0], *state[of_state], destination)
             return destination[: len(positions)]
 
         return decode

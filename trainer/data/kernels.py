@@ -15,6 +15,7 @@ shared object for that type (OSCacheManager.state_type), and code compiled for i
 import ctypes
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numba
@@ -42,17 +43,8 @@ read_header: Any = types.ExternalFunction("tjDecompressHeader3", INT(P, P, LONG,
 decompress: Any = types.ExternalFunction("tjDecompress2", INT(P, P, LONG, P, INT, INT, INT, INT, INT))
 
 
-def compiled(function: Function) -> Function:
-    """Compile to nogil machine code, cached on disk if possible."""
-    return _compile(function, parallel=False)
-
-
-def compiled_parallel(function: Function) -> Function:
-    """Compile as `compiled` does, with prange over numba's threads."""
-    return _compile(function, parallel=True)
-
-
-def _compile(function: Function, *, parallel: bool) -> Function:
+def compiled(function: Function, *, parallel: bool = False) -> Function:
+    """Compile to nogil machine code, cached on disk if possible; parallel: with prange over numba's threads."""
     try:
         wrapped = numba.njit(nogil=True, error_model="numpy", parallel=parallel, cache=True)(function)
     except RuntimeError:
@@ -304,7 +296,7 @@ def draw_positions(positions: Integers, file: Bytes, images: Any, plan: Any, out
         draw_group(positions, starts[group], starts[group + 1], file, images, plan, out_bSS3)
 
 
-@compiled_parallel
+@partial(compiled, parallel=True)
 def draw_in_parallel(positions: Integers, file: Bytes, images: Any, plan: Any, out_bSS3: Bytes) -> None:
     """Draw a batch in numba's threads, each image with all its views in one thread."""
     starts = group_starts(positions, plan[0])

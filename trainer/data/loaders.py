@@ -3,11 +3,8 @@
 Loaders return uint8; `normalise` turns it into network inputs on the device.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,16 +13,12 @@ from numpy.typing import NDArray
 from manifests.betons.reader import Beton
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
-from trainer.data.views import ViewRecipe, check_sizes
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
+from manifests.sources.base import Source
 from trainer.data.batches import RowColumns, ViewLoader
-from trainer.data.ffcv_loader import FfcvLoader
-from trainer.data.views import EVALUATION
+from trainer.data.torch_loader import TorchLoader
+from trainer.data.views import EVALUATION, ViewRecipe, check_sizes
 
-Kind = Literal["auto", "ffcv", "torch"]
-KINDS: tuple[Kind, ...] = ("auto", "ffcv", "torch")
+KINDS = ("auto", "ffcv", "torch")
 
 
 def open_loader(
@@ -49,17 +42,13 @@ def open_loader(
     check_sizes(preprocessing)
     reason = "asked for"
     if kind != "torch":
-        if not isinstance(data, Beton):
-            available, reason = False, "FFCV reads betons only"
-        else:
-            available, reason = ffcv_available()
-        if available:
-            assert isinstance(data, Beton)
+        available, reason = ffcv_available() if isinstance(data, Beton) else (False, "FFCV reads betons only")
+        if available and isinstance(data, Beton):
+            from trainer.data.ffcv_boundary import FfcvLoader
+
             return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason)
         if kind == "ffcv":
             raise UsageError(f"the ffcv loader cannot be used: {reason}", hint="take --loader torch")
-    from trainer.data.torch_loader import TorchLoader
-
     return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason)
 
 

@@ -7,19 +7,17 @@ view with the label of view 0. online: a fresh view that a live teacher labels d
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from trainer.data.order import Stream, stream_seed
-from trainer.data.views import VIEW_RECIPES, ViewRecipe, default_pad_px, epoch_views
-from trainer.models.info import SMALL_PX
-
-if TYPE_CHECKING:
-    from trainer.data.task import Task
 from trainer.data.stored import StoredLabels
+from trainer.data.task import Task
+from trainer.data.views import MEAN_VIEW, VIEW_RECIPES, ViewRecipe, default_pad_px, epoch_views
+from trainer.models.info import SMALL_PX
 
 POLICIES = ("replay", "mean", "single", "online")
 _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}
@@ -71,11 +69,8 @@ class TrainingViews:
         if self.policy == "replay":
             view_n = epoch_views(epoch, self.view_id_N[rows_n], self.view_count)
             return view_n, view_n
-        target_view_n = np.zeros(len(rows_n), np.int64)
-        if self.policy == "mean" and self.view_count > 1:
-            from trainer.data.batches import MEAN_VIEW
-
-            target_view_n[:] = MEAN_VIEW
+        target_view = MEAN_VIEW if self.policy == "mean" and self.view_count > 1 else 0
+        target_view_n = np.full(len(rows_n), target_view, np.int64)
         if self.recipe.name == "none":
             return np.zeros(len(rows_n), np.int64), target_view_n
         return epoch_views(epoch, self.view_id_N[rows_n], 0), target_view_n

@@ -1,14 +1,9 @@
 """The facts about a manifest's stored samples and labels that a training configuration depends on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
+from manifests.format.header import Views
 from trainer.data.views import ViewRecipe
-
-if TYPE_CHECKING:
-    from manifests.format.header import Header, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +24,6 @@ class StoredLabels:
     """Number of views that were scored, including view 0."""
     top_k: int | None = None
     """Logits stored per target; None if all are."""
-
-    @classmethod
-    def of(cls, header: Header, *, count: int, image_px: int, view_count: int) -> StoredLabels:
-        """Return the facts from a header and the beton."""
-        views, labels = header.views, header.labels
-        return cls(
-            count=count,
-            image_px=image_px,
-            view_count=view_count,
-            policy=None if labels is None else labels.policy,
-            scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
-            scored_views=views.count if views is not None else 1,
-            top_k=None if labels is None else labels.top_k,
-        )
 
 
 def scored_recipe(views: Views) -> ViewRecipe:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,12 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.format.top_k import words_count
 from manifests.manifest import Manifest
+from manifests.sources import Source, open_held_out
 from trainer.config import TrainConfig
-from trainer.data.stored import StoredLabels
+from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
 from trainer.losses.settings import FIELDS
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
 
 REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
@@ -60,11 +58,15 @@ class Task:
     @cached_property
     def stored(self) -> StoredLabels:
         """Return the facts about stored samples, views and labels."""
-        return StoredLabels.of(
-            self.manifest.header,
+        views, labels = self.manifest.header.views, self.manifest.header.labels
+        return StoredLabels(
             count=self.beton.count,
             image_px=self.image_px,
             view_count=self.beton.view_count,
+            policy=None if labels is None else labels.policy,
+            scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
+            scored_views=1 if views is None else views.count,
+            top_k=None if labels is None else labels.top_k,
         )
 
     @property
@@ -95,7 +97,7 @@ class Task:
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
         return {
-            **config.as_dict(),
+            **asdict(config),
             "manifest": self.manifest.id,
             "validation": None if validation is None else validation.identity,
         }
@@ -114,7 +116,7 @@ class Task:
                 f"--loss {config.loss} needs them",
                 hint=f"{hint}; or learn from a live teacher (--teacher) or from the labels alone (--loss ce)",
             )
-        if stored_targets and LOSSES[config.loss].standardises and self.stored.top_k is not None:
+        if stored_targets and LOSSES[config.loss].standardise is not None and self.stored.top_k is not None:
             raise UsageError(
                 f"--loss {config.loss} standardises all {len(self.class_names)} logits of a label; "
                 f"{self.manifest.path} holds the {self.stored.top_k} largest",
@@ -185,22 +187,16 @@ def open_validation(
     class_map: table of the classes that have other names there; see manifests/copies/class_map.py.
     """
     folder = Path(spec)
+    data: Beton | Source
     if (folder / HEADER_NAME).is_file():
         task = open_task(folder)
-        return Validation(
-            data=task.beton,
-            count=task.beton.count,
-            label_map=_label_map(task.class_names, class_names, spec, class_map),
-            identity=task.manifest.id,
-        )
-    from manifests.sources import open_held_out
-
-    source = open_held_out(spec, split=split, classes=classes, label=label)
+        data, count, names, identity = task.beton, task.beton.count, task.class_names, task.manifest.id
+    else:
+        data = source = open_held_out(spec, split=split, classes=classes, label=label)
+        count, names = len(source.keys), source.class_names
+        identity = f"{source.kind}:{source.name}:{source.split}:{count}"
     return Validation(
-        data=source,
-        count=len(source.keys),
-        label_map=_label_map(source.class_names, class_names, spec, class_map),
-        identity=f"{source.kind}:{source.name}:{source.split}:{len(source.keys)}",
+        data=data, count=count, label_map=_label_map(names, class_names, spec, class_map), identity=identity
     )
 
 

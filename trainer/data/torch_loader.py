@@ -1,37 +1,31 @@
 """Batches through torch's DataLoader, with Pillow and numpy: works without ffcv and numba, and for every source."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, PruneError
 from manifests.format.header import Preprocessing
 from manifests.images.decode import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
-from trainer.data.batches import Batch, RowColumns, targets_of_rows
+from manifests.sources.base import Source
+from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.resample import draw_view, place_block
 from trainer.data.views import ViewPlan, ViewRecipe, plan_views
-
-if TYPE_CHECKING:
-    from manifests.sources.base import Source
 
 PROCESS_ROWS = 4096
 """Decoding fewer images than this takes less time than starting worker processes."""
 
-Request = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Rows, views and target views of a batch."""
-Drawn = tuple[torch.Tensor, torch.Tensor | None]
 
-
-class TorchLoader:
+class TorchLoader(ViewLoader):
     """Batches through a DataLoader whose data set draws whole batches; worker processes are spawned and kept."""
 
-    kind: Literal["torch"] = "torch"
+    kind = "torch"
 
     def __init__(
         self,
@@ -43,40 +37,28 @@ class TorchLoader:
         device: torch.device,
         reason: str,
     ) -> None:
-        self.reason, self.count = reason, columns.count
-        self._columns, self._recipe, self._device = columns, recipe, device
-        self._requests = _Requests()
+        super().__init__(columns, recipe, device, reason)
+        self._requests: list[Request] = []
         processes = workers if _to_decode(data, columns.count) >= PROCESS_ROWS else 0
         self._loader: Any = torch.utils.data.DataLoader[Any](
             ViewDataset(data, columns.view_id_N, recipe, preprocessing),
-            batch_sampler=self._requests,  # type: ignore[arg-type]
+            sampler=self._requests,
+            batch_size=None,
             num_workers=processes,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
             persistent_workers=processes > 0,
             multiprocessing_context="spawn" if processes else None,
             generator=torch.Generator(),  # otherwise every pass draws from the global one
         )
 
-    def batches(
-        self,
-        rows_n: NDArray[np.int64],
-        *,
-        view_n: ArrayLike = 0,
-        target_view_n: ArrayLike = 0,
-        batch_size: int,
-        drop_last: bool = False,
-    ) -> Iterator[Batch]:
-        """Yield batches; see ViewLoader.batches."""
-        rows_n, view_n, target_view_n = self._columns.check(rows_n, view_n, target_view_n, self._recipe)
-        stop = len(rows_n) // batch_size * batch_size if drop_last else len(rows_n)
-        parts = [slice(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
-        self._requests.batches = [(rows_n[part], view_n[part], target_view_n[part]) for part in parts]
-        for part, drawn in zip(parts, self._loader, strict=True):
+    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+        rows_n, view_n, target_view_n = request
+        parts = [slice(start, start + batch_size) for start in range(0, len(rows_n), batch_size)]
+        self._requests[:] = [(rows_n[part], view_n[part], target_view_n[part]) for part in parts]
+        for drawn in self._loader:
             if isinstance(drawn, PruneError):
                 raise drawn
             images, target = drawn
-            target = None if target is None else target.to(self._device)
-            yield self._columns.batch(rows_n[part], images.to(self._device), target, self._device)
+            yield images.to(self._device), None if target is None else target.to(self._device)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -84,23 +66,6 @@ class TorchLoader:
         if iterator is not None:
             iterator._shutdown_workers()
             self._loader._iterator = None
-
-
-class _Requests:
-    """The batch sampler, which holds the batches of the next pass."""
-
-    def __init__(self) -> None:
-        self.batches: list[Request] = []
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _as_it_is(drawn: Drawn | PruneError) -> Drawn | PruneError:
-    return drawn
 
 
 class ViewDataset(torch.utils.data.Dataset[Any]):
@@ -117,17 +82,14 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         self._recipe, self._preprocessing = recipe, preprocessing
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        if isinstance(self._data, Beton):
-            state["_data"] = self._data.path
-        return state
+        return {**self.__dict__, "_data": self._data.path if isinstance(self._data, Beton) else self._data}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not hasattr(self._data, "read") and not isinstance(self._data, Beton):
-            self._data = Beton.open(self._data)
+        if isinstance(state["_data"], Path):
+            self._data = Beton.open(state["_data"])
 
-    def __getitems__(self, request: Request) -> Drawn | PruneError:
+    def __getitem__(self, request: Request) -> Drawn | PruneError:
         """Return (n, S, S, 3) uint8 and (n, C) float16; an error is returned, so that it crosses processes intact."""
         rows_n, view_n, target_view_n = request
         try:
@@ -141,6 +103,7 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
 
     def _draw(self, rows_n: NDArray[np.int64], view_n: NDArray[np.int64]) -> NDArray[np.uint8]:
         view_id_n, size_px = self._view_id_N[rows_n], self._preprocessing.image_px
+        plan_of = partial(plan_views, self._recipe, self._preprocessing)
         # Each run of equal rows is one image, which is read and decoded once.
         starts_g = np.flatnonzero(np.diff(rows_n, prepend=-1))
         rows = rows_n[starts_g].tolist()
@@ -149,13 +112,13 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         if isinstance(self._data, Beton):
             block, images = self._data.raw_block(rows_n[starts_g]), map(self._data.pixels, rows)
             width_n, height_n = self._data.widths_N[rows_n], self._data.heights_N[rows_n]
-            plan = self._plan(view_id_n, view_n, width_n, height_n, self._data.drawn_sizes(rows_n))
+            plan = plan_of(view_id_n, view_n, width_n, height_n, self._data.drawn_sizes(rows_n))
         else:
             read = self._data.read(rows)
             block, images = _pixel_block(read), self._decoded(self._data, rows, read)
             if block is not None:
                 height_n, width_n = (np.full(len(rows_n), side, np.int32) for side in block.shape[1:3])
-                plan = self._plan(view_id_n, view_n, width_n, height_n)
+                plan = plan_of(view_id_n, view_n, width_n, height_n)
         ends_g = np.append(starts_g[1:], len(rows_n))
         if block is not None and plan is not None and plan.is_whole(width_n, height_n).all():
             left, top = plan.grid_n4[0, 2:].tolist()
@@ -167,23 +130,13 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         for start, end, pixels in zip(starts_g.tolist(), ends_g.tolist(), images, strict=True):
             if plan is None:
                 height_v, width_v = (np.full(end - start, side, np.int32) for side in pixels.shape[:2])
-                drawn, first = self._plan(view_id_n[start:end], view_n[start:end], width_v, height_v), 0
+                drawn, first = plan_of(view_id_n[start:end], view_n[start:end], width_v, height_v), 0
             else:
                 drawn, first = plan, start
             for offset in range(end - start):
                 out_SS3 = out_nSS3[start + offset]
                 draw_view(pixels, drawn, first + offset, self._preprocessing.interpolation, out_SS3)
         return out_nSS3
-
-    def _plan(
-        self,
-        view_id_n: NDArray[np.uint64],
-        view_n: NDArray[np.int64],
-        width_n: NDArray[np.int32],
-        height_n: NDArray[np.int32],
-        scored_n2: NDArray[np.int32] | None = None,
-    ) -> ViewPlan:
-        return plan_views(self._recipe, self._preprocessing, view_id_n, view_n, width_n, height_n, scored_n2)
 
     @staticmethod
     def _decoded(source: Source, rows: list[int], read: list[RawImage | ImageProblem]) -> Iterator[NDArray[np.uint8]]:

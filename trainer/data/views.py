@@ -8,7 +8,6 @@ View 0 is the evaluation view, views 1 and up follow a recipe. A plan holds what
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,10 +17,8 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.images.identity import mix64, uniform
 
-if TYPE_CHECKING:
-    pass
-
-
+MEAN_VIEW = -1
+"""Stands for the mean over all stored views as the target, computed in float32 and rounded to float16."""
 VERSION = 1
 ATTEMPTS = 10
 _FLIP, _SHIFT_X, _SHIFT_Y, _FIRST_ATTEMPT = 0, 1, 2, 3
@@ -142,7 +139,7 @@ def plan_views(
     view_n = np.broadcast_to(np.asarray(view_n, np.int64), view_id_n.shape)
     if len(view_n) and view_n.min() < 0:
         raise ValueError(f"view {view_n.min()}: view numbers start at 0")
-    plan = _evaluation_plan(preprocessing, scored_n2[:, 0], scored_n2[:, 1])
+    plan = _evaluation_plan(preprocessing, scored_n2)
     rows = np.flatnonzero(view_n)
     if len(rows) and recipe.name != "none":
         evaluation = ViewPlan(**{field.name: getattr(plan, field.name)[rows] for field in fields(plan)})
@@ -194,21 +191,16 @@ def default_pad_px(size_px: int) -> int:
     return size_px // 8
 
 
-def _evaluation_plan(preprocessing: Preprocessing, width_n: NDArray[np.int32], height_n: NDArray[np.int32]) -> ViewPlan:
+def _evaluation_plan(preprocessing: Preprocessing, size_n2: NDArray[np.int32]) -> ViewPlan:
     """Plan torchvision's Resize(resize_px) and CenterCrop(image_px) as one resample, on the grid Resize would make."""
-    size_px, resize_px = preprocessing.image_px, preprocessing.resize_px
-    count = len(width_n)
-    is_tall_n = width_n <= height_n
-    short_n, long_n = np.minimum(width_n, height_n), np.maximum(width_n, height_n)
-    long_grid_n = (resize_px * long_n.astype(np.int64) / short_n).astype(np.int32)
-    grid_n4 = np.empty((count, 4), np.int32)
-    grid_n4[:, 0] = np.where(is_tall_n, resize_px, long_grid_n)
-    grid_n4[:, 1] = np.where(is_tall_n, long_grid_n, resize_px)
-    grid_n4[:, 2:] = np.rint((grid_n4[:, :2] - size_px) / 2)
-    box_n4 = np.zeros((count, 4), np.float32)
-    box_n4[:, 2], box_n4[:, 3] = width_n, height_n
+    short_n1 = size_n2.min(axis=1, keepdims=True)
+    grid_n2 = (preprocessing.resize_px * size_n2.astype(np.int64) / short_n1).astype(np.int32)
+    corner_n2 = np.rint((grid_n2 - preprocessing.image_px) / 2)
     return ViewPlan(
-        box_n4=box_n4, grid_n4=grid_n4, shift_n2=np.zeros((count, 2), np.int16), flip_n=np.zeros(count, np.bool_)
+        box_n4=np.concatenate([np.zeros_like(size_n2), size_n2], axis=1).astype(np.float32),
+        grid_n4=np.concatenate([grid_n2, corner_n2], axis=1).astype(np.int32),
+        shift_n2=np.zeros(size_n2.shape, np.int16),
+        flip_n=np.zeros(len(size_n2), np.bool_),
     )
 
 
@@ -251,14 +243,8 @@ def _resized_crop(request: Request) -> ViewPlan:
     return replace(request.evaluation, box_n4=box_n4.astype(np.float32), grid_n4=grid_n4)
 
 
-def _none(request: Request) -> ViewPlan:
-    """Plan the evaluation view for every view."""
-    return request.evaluation
-
-
 VIEW_RECIPES.add("pad_crop_flip", _pad_crop)
 VIEW_RECIPES.add("resized_crop_flip", _resized_crop)
-VIEW_RECIPES.add("none", _none)
-
+VIEW_RECIPES.add("none", lambda request: request.evaluation)
 
 EVALUATION = ViewRecipe(name="none")

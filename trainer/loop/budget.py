@@ -53,23 +53,22 @@ def training_seconds(run: Path) -> float:
     return seconds
 
 
-def asked_seconds(run: Path, out: Path) -> float:
+def asked_seconds(run: Path, out: Path | None) -> float:
     """Return `training_seconds` of a run; if it was deleted, the value stored when the run in `out` was started."""
-    if not (run / RUN_NAME).is_file():
-        try:
-            content = json.loads((out / BUDGET_NAME).read_bytes())
-            if content["run"] == str(run):
-                return float(content["asked_s"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-    return training_seconds(run)
+    kept = None if out is None or (run / RUN_NAME).is_file() else _kept(out, "asked_s", run=str(run))
+    return training_seconds(run) if kept is None else kept
 
 
 def kept_steps(out: Path, digest: str) -> int | None:
     """Return the steps that a trial of this configuration found for the run in `out`, None before the trial."""
+    steps = _kept(out, "steps", digest=digest)
+    return None if steps is None else int(steps)
+
+
+def _kept(out: Path, name: str, **of: str) -> float | None:
     try:
         content = json.loads((out / BUDGET_NAME).read_bytes())
-        return int(content["steps"]) if content["digest"] == digest else None
+        return float(content[name]) if content == content | of else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -105,9 +104,6 @@ def timed_steps(seconds: float, seconds_per_step: float, steps_per_epoch: int) -
 
 def _take(session: TrainingSession, steps: int, first_epoch: int) -> float:
     """Train `steps` steps, epoch by epoch as a run does; returns the seconds per step."""
-    seconds, left, number = 0.0, steps, first_epoch
-    while left > 0:
-        taken = min(left, session.plan.steps_per_epoch)
-        seconds += session.epoch(number, steps=taken, on_batch=lambda images: None).training_s
-        left, number = left - taken, number + 1
-    return seconds / steps
+    per_epoch = session.plan.steps_per_epoch
+    parts = enumerate(range(0, steps, per_epoch), first_epoch)
+    return sum(session.epoch(number, steps=min(per_epoch, steps - done)).training_s for number, done in parts) / steps

@@ -3,23 +3,19 @@
 All ranks compute the same rows, from the seed, the epoch and the shared losses, so that they take the same steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
 from manifests.errors import UsageError
+from trainer.config import TrainConfig
 from trainer.data.order import BatchPlan, Stream, batch_plan, epoch_order, stream_generator
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class EpochPlan(EpochRows):
     """Steps of the epoch if it were not cut short."""
 
 
-RowsOf = Callable[["TrainConfig", int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
+RowsOf = Callable[[TrainConfig, int, int, BatchPlan, NDArray[np.float32] | None], EpochRows]
 """(config, epoch counted from 0, N, batches of a whole epoch, last loss of each row (N,), nan before the first)."""
 
 
@@ -80,41 +76,33 @@ DYNAMIC: Registry[DynamicMethod] = Registry("dynamic arm", _check_options)
 
 
 def dynamic_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the requested arm, with its defaults; raises UsageError if they contradict each other."""
+    """Return the options of the requested arm, with its defaults.
+
+    Raises UsageError, naming the flag, for options that are out of range or belong to another arm.
+    """
     name = given.get("dynamic")
-    values = {**DYNAMIC[name].options, **given} if name is not None and name in DYNAMIC else given
-    check_dynamic(values)
-    return {option: values[option] for option in _owners() if option in values}
-
-
-def check_dynamic(values: Mapping[str, Any]) -> None:
-    """Raise UsageError, naming the flag, for options that are out of range or belong to another arm."""
-    name, owners = values.get("dynamic"), _owners()
     if name is not None and name not in DYNAMIC:
         raise UsageError(f"--dynamic {name} is not known", hint=f"known: {', '.join(DYNAMIC)}")
-    for option, arms in owners.items():
+    arm = None if name is None else DYNAMIC[name]
+    values = given if arm is None else {**arm.options, **given}
+    for option, (is_valid, what) in RANGES.items():
         flag, value = f"--{option.replace('_', '-')}", values.get(option)
+        arms = [other for other, entry in DYNAMIC.items() if option in entry.options]
         if value is None and name in arms:
             raise UsageError(f"--dynamic {name} needs {flag}", hint=f"for example {flag} 0.5")
         if value is not None and name not in arms:
             of = " or ".join(arms)
             raise UsageError(f"{flag} is an option of --dynamic {of}", hint=f"name it too: --dynamic {of}")
-        if value is not None and not RANGES[option][0](value):
-            raise UsageError(f"{flag} must be {RANGES[option][1]}, not {value}")
-    if name is None or DYNAMIC[name].has_fixed_steps:
-        return
-    for flag, field_ in (("--match-time", "match_s"), ("--steps", "steps")):
-        if values.get(field_) is not None:
-            raise UsageError(
-                f"--dynamic {name} and {flag} contradict each other: its number of steps is known only at the end",
-                hint="give --epochs; to give another run as many steps, take `steps` from run.json",
-            )
-
-
-def _owners() -> dict[str, list[str]]:
-    """Return the arms that have each option."""
-    arms = {option: [name for name, arm in DYNAMIC.items() if option in arm.options] for option in RANGES}
-    return {option: names for option, names in arms.items() if names}
+        if value is not None and not is_valid(value):
+            raise UsageError(f"{flag} must be {what}, not {value}")
+    if arm is not None and not arm.has_fixed_steps:
+        for flag, option in (("--match-time", "match_s"), ("--steps", "steps")):
+            if values.get(option) is not None:
+                raise UsageError(
+                    f"--dynamic {name} and {flag} contradict each other: its number of steps is known only at the end",
+                    hint="give --epochs; to give another run as many steps, take `steps` from run.json",
+                )
+    return {option: values[option] for option in RANGES if option in values}
 
 
 def epoch_plan(

@@ -1,7 +1,5 @@
 """The facts that are recorded about a sample: those of its logits, and the norm of its gradient."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch

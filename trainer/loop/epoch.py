@@ -1,11 +1,8 @@
 """One epoch of optimiser steps, and where its time went."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,15 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manifests.errors import InputError
+from trainer.config import TrainConfig
+from trainer.data.batches import Batch
 from trainer.loop.distributed import Ranks, sum_over_ranks
+from trainer.loop.schedules import Schedule
+from trainer.loop.student import Student
 from trainer.losses import sample_losses
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-    from trainer.data.batches import Batch
-    from trainer.loop.schedules import Schedule
-    from trainer.loop.student import Student
 
 CHECK_STEPS = 100
 """Steps between checks of the losses: each check waits for the device."""
@@ -60,7 +55,7 @@ def train_epoch(
     epoch: int,
     ranks: Ranks,
     target_of: Callable[[Batch], Tensor | None],
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int], None] | None = None,
     scale_N: NDArray[np.float32] | None = None,
     observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> EpochResult:
@@ -84,7 +79,7 @@ def train_epoch(
         if batch is None:
             break
         target, weight = target_of(batch), batch.weight
-        stands_for: Tensor | None = None
+        stands_for: Tensor | int = len(batch.label)
         if scale_N is not None:
             scale = torch.from_numpy(scale_N[batch.rows]).to(device)
             weight, stands_for = weight * scale, scale.sum()
@@ -105,13 +100,14 @@ def train_epoch(
         if observe is not None:
             observe(batch, logits.detach(), loss_n.detach())
         losses.append(loss.detach())
-        hits = (logits.detach().argmax(dim=1) == batch.label).sum()
         count = len(batch.label)
-        shown = hits.new_tensor(count).double()
-        stands_for = shown if stands_for is None else stands_for.double()
-        sums += torch.stack([losses[-1].double() * count, hits.double(), shown, stands_for])
+        sums[0] += losses[-1].double() * count
+        sums[1] += (logits.detach().argmax(dim=1) == batch.label).sum()
+        sums[2] += count
+        sums[3] += stands_for
         step += 1
-        on_batch(count * ranks.world_size)
+        if on_batch is not None:
+            on_batch(count * ranks.world_size)
         if len(losses) == CHECK_STEPS:
             _check_finite(losses, epoch, step - first_step)
             losses.clear()
@@ -137,8 +133,9 @@ def _check_finite(losses: list[Tensor], epoch: int, steps_done: int) -> None:
         return
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
-        step = steps_done - len(losses) + int((~finite).nonzero()[0, 0])
+        first = int((~finite).nonzero()[0, 0])
+        step = steps_done - len(losses) + first + 1
         raise InputError(
-            f"the loss is {float(losses[step - steps_done + len(losses)])} at step {step + 1} of epoch {epoch + 1}",
+            f"the loss is {float(losses[first])} at step {step} of epoch {epoch + 1}",
             hint="lower --lr, give --warmup-epochs, or train in --precision fp32; the last whole epoch is kept",
         )

@@ -1,17 +1,16 @@
 """A run that ended, as Python sees it: its numbers, its history, and the student."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trainer.data.batches import EvaluationTransform
 from trainer.loop.run_folder import JSONL_NAME, LAST_NAME, Row
-
-if TYPE_CHECKING:
-    from trainer.models.trained_student import TrainedStudent
+from trainer.models.build import build_model
+from trainer.models.trained_student import TrainedStudent
+from trainer.models.weights import read_student_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +51,6 @@ def load_student(path: str | Path, *, student: str | None = None) -> TrainedStud
     It takes uint8 images (n, 3, S, S) as they are, and float ones that are normalised; `transform` makes these of PIL
     images. student: the network, where it is of your own code: a file may not say which code to run.
     """
-    from trainer.data.transform import EvaluationTransform
-    from trainer.models.build import build_model
-    from trainer.models.trained_student import TrainedStudent
-    from trainer.models.weights import read_student_info
-
     path = Path(path)
     info = read_student_info(path)
     classes = len(info.class_names or ()) or 1

@@ -1,7 +1,5 @@
 """The time that a manifest took before training, from the times in its header, and the part that a run used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +13,6 @@ _NAMES = {
     "label": "labelling_s",
 }
 DYNAMICS = "dynamics"
-_CHOSEN_ALREADY = ("label", "cut")
-_LONGEST_S = 1e12
 _MADE_BY = {"index": "index", "scores": "score", "selection": "select"}
 _NEEDED = {"index": (), "scores": ("score",), "selection": ("score", "select")}
 
@@ -52,7 +48,7 @@ def used_times(header: Header, *, stored_labels: bool) -> list[str]:
     if chosen is None or chosen.keep_got == 1:
         return []
     blocks = [header.run]
-    while blocks and blocks[0].get("command") in _CHOSEN_ALREADY:
+    while blocks and blocks[0].get("command") in ("label", "cut"):
         blocks = _parents(blocks[0])
     # Selections from before this was recorded were chosen by a score of the teacher, or by none.
     by = _chosen_by(blocks[0]) if blocks and "chosen_by" in blocks[0] else {"teacher"} if chosen.score else set()
@@ -78,7 +74,7 @@ def _parents(block: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _number(block: Mapping[str, Any], name: str) -> float | None:
     seconds = block.get(name)
     # A run may hold any number; those accepted here have a finite sum.
-    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < _LONGEST_S else None
+    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12 else None
 
 
 def _sum(seconds: list[float | None], nothing: float | None) -> float | None:

@@ -18,9 +18,8 @@ from trainer.losses.settings import published_values
 from trainer.models.info import SMALL_PX
 
 RECIPES: Registry[dict[str, Any]] = Registry("recipe")
-RECIPES.add(
-    "demo",
-    {
+for _name, _values in {
+    "demo": {
         "student": "resnet8",
         "epochs": 20,
         "batch_size": 64,
@@ -31,11 +30,7 @@ RECIPES.add(
         "warmup_epochs": 1.0,
         "flip": False,
     },
-    module=__name__,
-)
-RECIPES.add(
-    "cifar",
-    {
+    "cifar": {
         "student": "resnet8x4",
         "epochs": 240,
         "batch_size": 64,
@@ -44,11 +39,7 @@ RECIPES.add(
         "schedule": "step",
         "milestones": (150.0, 180.0, 210.0),
     },
-    module=__name__,
-)
-RECIPES.add(
-    "imagenet",
-    {
+    "imagenet": {
         "student": "torchvision/resnet18",
         "epochs": 100,
         "batch_size": 256,
@@ -57,8 +48,8 @@ RECIPES.add(
         "schedule": "step",
         "milestones": (30.0, 60.0, 90.0),
     },
-    module=__name__,
-)
+}.items():
+    RECIPES.add(_name, _values, module=__name__)
 
 
 def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, world_size: int = 1) -> TrainConfig:
@@ -67,12 +58,9 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     recipe may be `auto`. Milestones and warm-up keep their fraction of the run if only its length is given, in epochs
     or steps.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    for name in ("policy", "augment"):
-        if given.get(name) == "auto":
-            del given[name]
-    unknown = set(given) - {field.name for field in fields(TrainConfig)}
-    if unknown:
+    auto = (("policy", "auto"), ("augment", "auto"))
+    given = {name: value for name, value in flags.items() if value is not None and (name, value) not in auto}
+    if unknown := set(given) - {field.name for field in fields(TrainConfig)}:
         raise TypeError(f"no such configuration value: {', '.join(sorted(unknown))}")
     side_px = given.setdefault("image_px", stored.image_px)
     name = ("cifar" if side_px <= SMALL_PX else "imagenet") if recipe == "auto" else recipe

@@ -1,8 +1,7 @@
 """The record of a run's dynamics: the student's result on every sample in each epoch, trained on or not."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,61 +10,43 @@ from torch import Tensor
 
 from manifests.errors import InputError, UsageError
 from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from trainer.data.batches import Batch
 from trainer.data.order import rank_share
+from trainer.data.task import Task
 from trainer.loop.distributed import from_main, share_buffers, sum_over_ranks
 from trainer.loop.dynamics_facts import FACTS, gradient_norms, logit_facts
+from trainer.loop.run_folder import RunFolder
+from trainer.loop.session import TrainingSession
 from trainer.models.normalise import normalise
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trainer.config import TrainConfig
-    from trainer.data.batches import Batch
-    from trainer.data.task import Task
-    from trainer.loop.distributed import Ranks
-    from trainer.loop.run_folder import RunFolder
-    from trainer.loop.session import TrainingSession
 
 
 class Recorder:
     """Computes an epoch's record after its steps, on all ranks together; rank 0 writes it."""
 
-    def __init__(
-        self,
-        task: Task,
-        config: TrainConfig,
-        session: TrainingSession,
-        *,
-        ranks: Ranks,
-        folder: RunFolder,
-        epochs_done: int,
-    ) -> None:
-        self._task, self._config, self._session = task, config, session
-        self._ranks, self._folder = ranks, folder
-        sample_id_N = sample_ids(task)
+    def __init__(self, session: TrainingSession, folder: RunFolder, epochs_done: int) -> None:
+        self._session, self._folder = session, folder
+        sample_id_N = sample_ids(session.task)
         self._order_N = np.argsort(sample_id_N)
         self._sample_id_N = sample_id_N[self._order_N]
         self._stepped: tuple[int, ...] | None = ()
         """Number of samples that each epoch trained on, known to rank 0; None if an older record lacks it."""
-        if config.record_grand > epochs_done:
+        if session.config.record_grand > epochs_done:
             self._try_gradients()
-        from_main(ranks, lambda: self._go_on(epochs_done))
+        from_main(session.ranks, lambda: self._go_on(epochs_done))
 
     def __call__(self, number: int) -> None:
         """Record an epoch, counted from 0, whose steps the session has just taken; does not change the weights."""
         count, seen = len(self._sample_id_N), self._session.seen
         fact_NK = np.full((count, len(FACTS)), np.nan, np.float32)
         fact_NK[seen.row_n] = seen.fact_nK
-        is_left_N = np.ones(count, bool)
-        is_left_N[seen.row_n] = False
-        left_n = np.flatnonzero(is_left_N)
+        left_n = np.setdiff1d(np.arange(count), seen.row_n)
         fact_NK[left_n] = self._of_rows(left_n, number, self._facts_of, len(FACTS))
         columns = dict(zip(FACTS, fact_NK.T, strict=True))
-        if number < self._config.record_grand:
+        if number < self._session.config.record_grand:
             columns[GRAND] = self._of_rows(np.arange(count), None, self._norms_of, 1)[:, 0]
         # All ranks have all values, so all stop if one is not finite.
         in_order = {name: self._finite(name, values[self._order_N]) for name, values in columns.items()}
-        if self._ranks.is_main:
+        if self._session.ranks.is_main:
             if self._stepped is not None:
                 self._stepped = (*self._stepped, len(seen.row_n))
             write_epoch(self._folder.path, self._info(number), number, self._sample_id_N, in_order)
@@ -74,8 +55,7 @@ class Recorder:
         self, row_n: NDArray[np.int64], number: int | None, values_of: Callable[[Batch], Tensor], width: int
     ) -> NDArray[np.float32]:
         """Return values (n, width) of rows in evaluation mode, computing each row on one rank."""
-        session, ranks = self._session, self._ranks
-        student = session.student
+        session, ranks, student = self._session, self._session.ranks, self._session.student
         share_buffers(ranks, student.model)
         student.model.eval()
         values_nK = torch.zeros((len(row_n), width), device=student.device)
@@ -84,8 +64,7 @@ class Recorder:
         for batch in session.look(row_n[mine], number):
             values_nK[start : start + len(batch.rows)] = values_of(batch)
             start += len(batch.rows)
-        shared: NDArray[np.float32] = sum_over_ranks(ranks, values_nK).cpu().numpy()
-        return shared
+        return sum_over_ranks(ranks, values_nK).cpu().numpy()
 
     def _facts_of(self, batch: Batch) -> Tensor:
         student = self._session.student
@@ -128,10 +107,11 @@ class Recorder:
         self._stepped = None if info.stepped is None else info.stepped[:epochs_done]
 
     def _info(self, number: int) -> DynamicsInfo:
-        header, config = self._task.manifest.header, self._config
+        manifest, config = self._session.task.manifest, self._session.config
+        header = manifest.header
         return DynamicsInfo(
             fingerprint=header.data.fingerprint,
-            manifest=self._task.manifest.id,
+            manifest=manifest.id,
             count=header.data.count,
             rows=len(self._sample_id_N),
             student=config.student,
@@ -161,5 +141,4 @@ def sample_ids(task: Task) -> NDArray[np.int64]:
             f"--record-dynamics: {task.beton.path} does not say which samples its rows are",
             hint="write it again: prune index --beton, prune select or prune label",
         )
-    ids: NDArray[np.int64] = column
-    return ids
+    return column

@@ -1,7 +1,5 @@
 """The folder of a run: a checkpoint to resume from, the history as jsonl and csv, and run.json at the end."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -98,8 +96,8 @@ class RunFolder:
             content = torch.load(path, map_location="cpu", weights_only=True)
             known = content["format"] == CHECKPOINT_FORMAT
             resolved = json.loads(content["resolved"])
-            state = State(**{name: content[name] for name in ("history", "model", "optimizer", "scaler")})
-            state.losses = content.get("losses")
+            parts = {name: content[name] for name in ("history", "model", "optimizer", "scaler")}
+            state = State(**parts, losses=content.get("losses"))
         except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
@@ -119,11 +117,7 @@ class RunFolder:
         content = {
             "format": CHECKPOINT_FORMAT,
             "resolved": json.dumps(self.resolved),
-            "history": state.history,
-            "model": state.model,
-            "optimizer": state.optimizer,
-            "scaler": state.scaler,
-            "losses": state.losses,
+            **vars(state),
         }
         # torch.save turns a full disk into a RuntimeError, so it writes to memory.
         buffer = io.BytesIO()

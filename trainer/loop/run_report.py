@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from trainer.loop.label_times import label_times, used_times
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from manifests.format.header import Header
@@ -25,18 +25,17 @@ if TYPE_CHECKING:
     from trainer.loop.run_folder import Row, State
     from trainer.loop.session import TrainingSession
     from trainer.models.info import ModelInfo
-    from trainer.models.teacher import Teacher
 
 _PACKAGES = ("prune-toolkit", "torch", "torchvision", "timm", "ffcv", "numpy", "pyarrow", "pillow")
 
 
-def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str | None = None) -> list[str]:
-    """Return lines about data, recipe and targets of a run; `matched` is the run whose time it matches."""
+def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: MatchTime | None) -> list[str]:
+    """Return lines about data, recipe and targets of a run."""
     manifest, selection = task.manifest, task.manifest.header.selection
     chosen = "" if selection is None else f" of {manifest.header.data.count:,}, {selection.method}"
     is_fixed = _has_fixed_steps(config)
     per_epoch = f"{'' if is_fixed else 'at most '}{plan.steps_per_epoch} steps of {plan.batch_size}"
-    if matched is not None:
+    if match is not None:
         length = f"as many epochs of {per_epoch} as take {config.match_s:.4g} s, found by a trial"
     elif config.steps is not None:
         length = f"{config.steps:,} steps, {config.steps / plan.steps_per_epoch:.4g} epochs of {per_epoch}"
@@ -44,7 +43,7 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, matched: str
         length = f"{config.epochs} epochs x {per_epoch}"
     lines = [
         f"{manifest.path}: {manifest.kind} {manifest.id[:12]}, {task.beton.count:,} samples{chosen}",
-        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, matched)}), "
+        f"recipe {config.recipe}: {config.student} at {config.image_px} px, {length} ({budget(config, match)}), "
         f"loss {described(config)}",
         taught(task.stored, config),
     ]
@@ -81,10 +80,10 @@ def _has_fixed_steps(config: TrainConfig) -> bool:
     return config.dynamic is None or DYNAMIC[config.dynamic].has_fixed_steps
 
 
-def budget(config: TrainConfig, matched: str | None) -> str:
+def budget(config: TrainConfig, match: MatchTime | None) -> str:
     """Return what was held fixed: epochs, steps or time."""
-    if matched is not None:
-        return f"time of {matched}"
+    if match is not None:
+        return f"time of {match.run}"
     return "fixed epochs" if config.steps is None else "fixed steps"
 
 
@@ -127,20 +126,18 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan)
 
 
 def run_report(
-    task: Task,
-    config: TrainConfig,
     session: TrainingSession,
     state: State,
     *,
     resolved: Mapping[str, Any],
-    teacher: Teacher | None,
     validation: Validation | None,
     match: MatchTime | None,
 ) -> dict[str, Any]:
     """Return the content of run.json."""
     import torch
 
-    header, plan, student = task.manifest.header, session.plan, session.student
+    task, config, teacher = session.task, session.config, session.teacher
+    header, plan, student, device = task.manifest.header, session.plan, session.student, session.student.device
     times = {
         name: sum(float(row[name] or 0.0) for row in state.history)
         for name in ("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s")
@@ -179,10 +176,10 @@ def run_report(
         "recorded": None
         if not config.record_dynamics
         else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
-        "budget": budget(config, None if match is None else match.run),
+        "budget": budget(config, match),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": session.loader.kind,
-        "device": device_name(student.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
         "world_size": plan.world_size,
         "versions": versions(),
@@ -216,20 +213,9 @@ def versions() -> dict[str, str]:
     """Return the versions of what the result depends on; packages that are not installed are left out."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of the device."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"cpu {platform.machine()}"
 
 
 def result_lines(report: Mapping[str, Any], out: str) -> str:
@@ -284,16 +270,8 @@ def _result_line(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _result(row: Row | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    return {
-        "epoch": row["epoch"],
-        "top1": row["val_top1"],
-        "top5": row["val_top5"],
-        "loss": row["val_loss"],
-        "train_loss": row["train_loss"],
-        "train_top1": row["train_top1"],
-    }
+    names = ("epoch", "val_top1", "val_top5", "val_loss", "train_loss", "train_top1")
+    return None if row is None else {name.removeprefix("val_"): row[name] for name in names}
 
 
 def _percent(fraction: float | int | None) -> str:

@@ -1,25 +1,28 @@
 """The session that takes the steps of a run: a student, the views it sees, and their targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manifests.betons.reader import Beton
+from manifests.sources.base import Source
+from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
 from trainer.data.dense_labels import dense_logits
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
-from trainer.loop.distributed import gather_batches
+from trainer.data.task import Task
+from trainer.data.views import ViewRecipe
+from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
-from trainer.loop.dynamics_facts import FACTS, logit_facts
+from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
@@ -27,14 +30,6 @@ from trainer.loop.student import build_student, set_tf32, worker_count
 from trainer.losses import LOSSES
 from trainer.losses.revise import revise
 from trainer.models.teacher import Teacher, load_teacher
-
-if TYPE_CHECKING:
-    from manifests.betons.reader import Beton
-    from manifests.sources.base import Source
-    from trainer.config import TrainConfig
-    from trainer.data.task import Task
-    from trainer.data.views import ViewRecipe
-    from trainer.loop.distributed import Ranks
 
 _TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -74,11 +69,6 @@ class EpochFacts:
     fact_nK: NDArray[np.float32]
     """`logit_facts` of the logits in the step, in training mode."""
 
-    @classmethod
-    def nothing(cls) -> EpochFacts:
-        """Return the facts before the first epoch: none."""
-        return cls(row_n=np.zeros(0, np.int64), fact_nK=np.zeros((0, len(FACTS)), np.float32))
-
 
 class TrainingSession:
     """A student between epochs, and a loader of the views that it learns from; close it after use."""
@@ -94,8 +84,8 @@ class TrainingSession:
         device: torch.device,
         state: State,
     ) -> None:
-        self._task, self._config, self._teacher = task, config, teacher
-        self._machine, self._ranks = machine, ranks
+        self.task, self.config, self.teacher = task, config, teacher
+        self.machine, self.ranks = machine, ranks
         self.plan = epoch_batches(config, task.beton.count, ranks.world_size)
         self.steps = config.total_steps(self.plan.steps_per_epoch)
         """Steps of the whole run; for an arm without a fixed number of steps, the most it can take."""
@@ -126,13 +116,12 @@ class TrainingSession:
             scale_min=config.scale_min,
             flip=config.flip,
         )
-        arm = None if config.dynamic is None else DYNAMIC[config.dynamic]
-        self._observes = config.record_dynamics or (arm is not None and arm.needs_losses)
+        self._keeps_losses = config.dynamic is not None and DYNAMIC[config.dynamic].needs_losses
+        self._observes = config.record_dynamics or self._keeps_losses
         self.losses: Tensor | None = state.losses
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
-        self._keeps_losses = arm is not None and arm.needs_losses
-        self.seen = EpochFacts.nothing()
-        """Facts about the last epoch."""
+        self.seen: EpochFacts
+        """Facts about the last epoch, if they are recorded or an arm uses losses."""
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
             # Compilation and the start of worker processes are not part of any reported time.
@@ -149,7 +138,7 @@ class TrainingSession:
             kind=kind,
             recipe=recipe,
             preprocessing=self.student.info.preprocessing,
-            workers=worker_count(self._machine.workers, self._ranks),
+            workers=worker_count(self.machine.workers, self.ranks),
             device=self.student.device,
         )
 
@@ -157,9 +146,9 @@ class TrainingSession:
         """Release the loader's processes and memory."""
         self.loader.close()
 
-    def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None]) -> EpochResult:
+    def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None] | None = None) -> EpochResult:
         """Take the first `steps` steps of an epoch, fewer if a dynamic arm leaves fewer."""
-        config, ranks = self._config, self._ranks
+        config, ranks = self.config, self.ranks
         # Seeded in every epoch, so that the checkpoint needs no generator state for dropout.
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         plan = self._plan(number, steps)
@@ -190,12 +179,12 @@ class TrainingSession:
 
     def _remember(self, plan: EpochPlan, observed_nK: Tensor) -> None:
         """Gather what the ranks observed, and store each row's last loss."""
-        values_nK = gather_batches(self._ranks, observed_nK, plan.batch_size // self.plan.world_size).cpu()
+        values_nK = gather_batches(self.ranks, observed_nK, plan.batch_size // self.plan.world_size).cpu()
         # For a row that was shown twice, the last time counts.
         last_n = last_positions(plan.order_n)
         self.seen = EpochFacts(row_n=plan.order_n[last_n], fact_nK=values_nK[last_n, 1:].numpy())
         if self._keeps_losses:
-            losses = torch.full((self._task.beton.count,), torch.nan) if self.losses is None else self.losses.clone()
+            losses = torch.full((self.task.beton.count,), torch.nan) if self.losses is None else self.losses.clone()
             losses[self.seen.row_n] = values_nK[last_n, 0]
             self.losses = losses
 
@@ -206,16 +195,16 @@ class TrainingSession:
 
     def _plan(self, number: int, steps: int) -> EpochPlan:
         return epoch_plan(
-            self._config,
+            self.config,
             number,
-            count=self._task.beton.count,
+            count=self.task.beton.count,
             plan=self.plan,
             steps=steps,
             loss_N=None if self.losses is None else self.losses.numpy(),
         )
 
     def _batches(self, number: int, plan: EpochPlan) -> Iterator[Batch]:
-        ranks = self._ranks
+        ranks = self.ranks
         rows_n = rank_rows(plan.order_n, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
         view_n, target_view_n = self._views.of_epoch(number, rows_n)
         return self.loader.batches(
@@ -227,18 +216,18 @@ class TrainingSession:
         )
 
     def _target_of(self, batch: Batch) -> Tensor | None:
-        config = self._config
+        config = self.config
         entry = LOSSES[config.loss]
         if not entry.needs_targets:
             return None
-        if self._teacher is not None:
-            target = self._teacher(batch.images)
+        if self.teacher is not None:
+            target = self.teacher(batch.images)
         elif batch.target is None:
             return None
         else:
             label = batch.label if entry.needs_label_logit or config.revise_eta is not None else None
             target = dense_logits(
-                batch.target, self._task.stored.top_k, len(self._task.class_names), config.temperature, label
+                batch.target, self.task.stored.top_k, len(self.task.class_names), config.temperature, label
             )
         if config.revise_eta is None:
             return target

@@ -1,7 +1,5 @@
 """The student on its device: built, wrapped for ranks, trained step by step, and restored from a checkpoint."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,12 +41,6 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def check_precision(config: TrainConfig, device: torch.device) -> None:
-    """Raise UsageError if the device does not support the precision."""
-    if config.precision == "fp16" and device.type != "cuda":
-        raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
 
 
 def set_tf32(config: TrainConfig, device: torch.device) -> None:
@@ -138,7 +130,13 @@ def build_student(
         network = nn.parallel.DistributedDataParallel(model, device_ids=on)
     if config.compile:
         network = cast(nn.Module, torch.compile(network))
-    optimizer = _optimizer(config, model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    regular: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, **regular)
+    else:
+        optimizer = torch.optim.SGD(parameters, **regular, momentum=config.momentum, nesterov=config.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     if state.optimizer is not None and state.scaler is not None:
         optimizer.load_state_dict(state.optimizer)
@@ -151,17 +149,4 @@ def build_student(
         scaler=scaler,
         precision=config.precision,
         device=device,
-    )
-
-
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
     )

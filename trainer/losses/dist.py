@@ -18,24 +18,17 @@ EPSILON = 1e-8
 
 
 def relational(
-    student_nC: Tensor,
-    target_nC: Tensor,
-    label_n: Tensor,
-    weight_n: Tensor,
-    temperature: float,
-    options: Mapping[str, float],
+    student_nC: Tensor, target_nC: Tensor, label_n: Tensor, weight_n: Tensor, options: Mapping[str, float]
 ) -> Tensor:
-    """Return T^2 (beta (1 - row correlation_i) + gamma (1 - mean column correlation)) of each sample, (n,).
+    """Return beta (1 - row correlation_i) + gamma (1 - mean column correlation); arguments as in `KdTerm`.
 
     The column term is one number per batch, in which a sample counts by its weight. It is added to every sample, so
-    the weighted mean over the batch is the published loss. Arguments as in `KdTerm`.
+    the weighted mean over the batch is the published loss.
     """
-    from torch.nn import functional as F
-
-    student_nC, target_nC = F.softmax(student_nC / temperature, dim=1), F.softmax(target_nC / temperature, dim=1)
+    student_nC, target_nC = student_nC.softmax(dim=1), target_nC.softmax(dim=1)
     row_n = 1 - correlation(student_nC, target_nC)
     column = 1 - correlation(student_nC.T, target_nC.T, weight=weight_n.to(student_nC.dtype)).mean()
-    return temperature**2 * (options["beta"] * row_n + options["gamma"] * column)
+    return options["beta"] * row_n + options["gamma"] * column
 
 
 def correlation(first_rk: Tensor, second_rk: Tensor, weight: Tensor | None = None) -> Tensor:

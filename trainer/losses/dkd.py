@@ -16,32 +16,22 @@ if TYPE_CHECKING:
 
 
 def decoupled(
-    student_nC: Tensor,
-    target_nC: Tensor,
-    label_n: Tensor,
-    weight_n: Tensor,
-    temperature: float,
-    options: Mapping[str, float],
+    student_nC: Tensor, target_nC: Tensor, label_n: Tensor, weight_n: Tensor, options: Mapping[str, float]
 ) -> Tensor:
-    """Return T^2 (alpha TCKD_i + beta NCKD_i) of each sample, (n,); arguments as in `KdTerm`."""
-    return temperature**2 * decoupled_divergence(student_nC / temperature, target_nC / temperature, label_n, options)
-
-
-def decoupled_divergence(student_nC: Tensor, target_nC: Tensor, label: Tensor, options: Mapping[str, float]) -> Tensor:
-    """Return alpha TCKD + beta NCKD per row of softened logits, (n,); alpha = 1, beta = 1 - p_y(target) is plain KL."""
-    student_true, student_rest = _parted(student_nC, label)
-    target_true, target_rest = _parted(target_nC, label)
+    """Return alpha TCKD_i + beta NCKD_i; arguments as in `KdTerm`. alpha = 1, beta = 1 - p_y(target) is plain KL."""
+    student_true, student_rest = _parted(student_nC, label_n)
+    target_true, target_rest = _parted(target_nC, label_n)
     tckd_n = divergence(_against_the_rest(student_true, student_rest), _against_the_rest(target_true, target_rest))
     return options["alpha"] * tckd_n + options["beta"] * divergence(student_rest, target_rest)
 
 
-def _parted(logits_nC: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def _parted(logits_nC: Tensor, label_n: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logit of the true class, (n, 1), and those of all others, (n, C - 1)."""
     import torch
 
     # Gathered, not masked: a mask would make the device wait, and a large negative logit is not an exact zero.
-    others = torch.arange(logits_nC.shape[1] - 1, device=label.device)
-    return logits_nC.gather(1, label[:, None]), logits_nC.gather(1, others + (others >= label[:, None]))
+    others = torch.arange(logits_nC.shape[1] - 1, device=label_n.device)
+    return logits_nC.gather(1, label_n[:, None]), logits_nC.gather(1, others + (others >= label_n[:, None]))
 
 
 def _against_the_rest(true_n1: Tensor, rest_nC: Tensor) -> Tensor:

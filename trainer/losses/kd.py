@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainer.losses.loss import LOSSES, Loss, losses_of
@@ -30,33 +29,18 @@ def distillation_loss(
     """
     loss_n = losses_of(
         LOSSES["kd"],
-        student_logits,
-        target_logits,
-        label,
-        weight,
-        kd_weight,
+        (student_logits, target_logits, label, weight, kd_weight),
         alpha=alpha,
         temperature=temperature,
         label_smoothing=label_smoothing,
         ce_weight=ce_weight,
+        options={},
     )
     return (weight * loss_n).mean()
 
 
-def softened(
-    student_nC: Tensor,
-    target_nC: Tensor,
-    label_n: Tensor,
-    weight_n: Tensor,
-    temperature: float,
-    options: Mapping[str, float],
-) -> Tensor:
-    """Return T^2 KL_i of each sample, (n,); arguments as in `KdTerm`."""
-    return temperature**2 * divergence(student_nC / temperature, target_nC / temperature)
-
-
-def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
-    """Return KL(softmax(target) || softmax(student)) of each row, (n,), in nats."""
+def divergence(student_nC: Tensor, target_nC: Tensor, *_: object) -> Tensor:
+    """Return KL(softmax(target) || softmax(student)) of each row, (n,), in nats; a KdTerm that needs no more."""
     from torch.nn import functional as F
 
     log_student, log_target = F.log_softmax(student_nC, dim=1), F.log_softmax(target_nC, dim=1)
@@ -66,7 +50,7 @@ def divergence(student_nC: Tensor, target_nC: Tensor) -> Tensor:
 LOSSES.add(
     "kd",
     Loss(
-        term=softened,
+        term=divergence,
         formula="(1-a) CE + a T^2 KL(softmax(target/T) || softmax(student/T)), a = kd_weight * kd_weight_i",
         source="Hinton et al. 2015",
         published={"kd_weight": 0.9, "ce_weight": None, "temperature": 4.0, "kd_warmup_epochs": 0.0},

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from trainer.config import TrainConfig
 
 
-KdTerm = Callable[["Tensor", "Tensor", "Tensor", "Tensor", float, Mapping[str, float]], "Tensor"]
-"""(student_nC, target_nC, label_n, weight_n, temperature, options) -> (n,): D_i, with its factor T^2.
+KdTerm = Callable[["Tensor", "Tensor", "Tensor", "Tensor", Mapping[str, float]], "Tensor"]
+"""(student_nC, target_nC, label_n, weight_n, options) -> (n,): D_i at temperature 1.
 
-Logits are at least float32. weight_n is weight_i a_i, the weight of a sample in terms that compare samples; options
-holds all options of the loss.
+Logits are at least float32 and divided by T. weight_n is weight_i a_i, the weight of a sample in terms that compare
+samples; options holds all options of the loss.
 """
 
 PUBLISHED_EPOCHS = 240
@@ -32,15 +32,15 @@ class Loss:
     formula: str
     source: str
     term: KdTerm | None = None
-    """D_i; None for a loss that learns from the labels alone."""
+    """D_i / T^2; None for a loss that learns from the labels alone."""
+    standardise: Callable[[Tensor], Tensor] | None = None
+    """Applied to the logits of both networks before they are softened; it needs all of them, not the K largest."""
     options: Mapping[str, float] = field(default_factory=dict)
     """Names and published values of the parameters that only this loss has."""
     published: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of kd_weight, ce_weight, temperature and kd_warmup_epochs (for 240 epochs); flags override them."""
     needs_label_logit: bool = False
     """True if the loss uses the target's logit of the label by itself: top-k labels store it separately."""
-    standardises: bool = False
-    """True if the loss uses mean and deviation of all target logits, so that top-k labels are not enough."""
 
     @property
     def needs_targets(self) -> bool:
@@ -70,11 +70,7 @@ def sample_losses(
     warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
     return losses_of(
         entry,
-        student_logits,
-        target,
-        label,
-        weight,
-        kd_weight,
+        (student_logits, target, label, weight, kd_weight),
         alpha=config.kd_weight * warm,
         temperature=config.temperature,
         label_smoothing=config.label_smoothing,
@@ -85,35 +81,34 @@ def sample_losses(
 
 def losses_of(
     entry: Loss,
-    student_logits: Tensor,
-    target_logits: Tensor | None,
-    label: Tensor,
-    weight: Tensor,
-    kd_weight: Tensor,
+    batch: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor],
     *,
     alpha: float,
     temperature: float,
-    label_smoothing: float = 0.0,
-    ce_weight: float | None = None,
-    options: Mapping[str, float] | None = None,
+    label_smoothing: float,
+    ce_weight: float | None,
+    options: Mapping[str, float],
 ) -> Tensor:
     """Return (1 - a_i) CE_i + a_i D_i of each sample, (n,), with a_i = alpha kd_weight_i.
 
-    If given, ce_weight replaces (1 - a_i); for a loss without a KD term it is CE_i. Shapes as in
-    `sample_losses`; computed in at least float32, also under autocast. Raises ValueError if target logits are needed
-    and missing.
+    batch: logits of the student, target logits, label, weight, kd_weight; shapes as in `sample_losses`. If given,
+    ce_weight replaces (1 - a_i); for a loss without a KD term it is CE_i. Computed in at least float32, also under
+    autocast. Raises ValueError if target logits are needed and missing.
     """
     from torch.nn import functional as F
 
-    student = at_least_float32(student_logits)
+    logits, target, label, weight, kd_weight = batch
+    student = at_least_float32(logits)
     ce_n = F.cross_entropy(student, label, reduction="none", label_smoothing=label_smoothing)
     if entry.term is None:
         return ce_n
-    if target_logits is None:
+    if target is None:
         raise ValueError("this loss needs target logits")
+    target = at_least_float32(target)
+    if entry.standardise is not None:
+        student, target = entry.standardise(student), entry.standardise(target)
     a_n = alpha * kd_weight
-    target = at_least_float32(target_logits)
-    kd_n = entry.term(student, target, label, weight * a_n, temperature, options or entry.options)
+    kd_n = temperature**2 * entry.term(student / temperature, target / temperature, label, weight * a_n, options)
     return (1 - a_n if ce_weight is None else ce_weight) * ce_n + a_n * kd_n
 
 

@@ -5,10 +5,9 @@ Sun et al. 2024 (CVPR), "Logit Standardization in Knowledge Distillation", algor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainer.losses.dkd import decoupled_divergence
+from trainer.losses.dkd import decoupled
 from trainer.losses.kd import divergence
 from trainer.losses.loss import LOSSES, Loss, varies
 
@@ -29,36 +28,11 @@ def standardised(logits_nC: Tensor) -> Tensor:
     return centred_nC / (std_n1 + EPSILON) * varies(centred_nC.norm(dim=1), logits_nC)[:, None]
 
 
-def standardised_softened(
-    student_nC: Tensor,
-    target_nC: Tensor,
-    label_n: Tensor,
-    weight_n: Tensor,
-    temperature: float,
-    options: Mapping[str, float],
-) -> Tensor:
-    """Return T^2 KL_i of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
-    return temperature**2 * divergence(standardised(student_nC) / temperature, standardised(target_nC) / temperature)
-
-
-def standardised_decoupled(
-    student_nC: Tensor,
-    target_nC: Tensor,
-    label_n: Tensor,
-    weight_n: Tensor,
-    temperature: float,
-    options: Mapping[str, float],
-) -> Tensor:
-    """Return DKD of the standardised logits of each sample, (n,); arguments as in `KdTerm`."""
-    softened = standardised(student_nC) / temperature, standardised(target_nC) / temperature
-    return temperature**2 * decoupled_divergence(*softened, label_n, options)
-
-
 LOSSES.add(
     "lskd",
     Loss(
-        term=standardised_softened,
-        standardises=True,
+        term=divergence,
+        standardise=standardised,
         formula="ce_weight CE + a T^2 KL of (z - mean z) / std z, for student and target",
         source="LSKD, Sun et al. 2024 (CVPR), on KD",
         published={"kd_weight": 9.0, "ce_weight": 0.1, "temperature": 2.0, "kd_warmup_epochs": 0.0},
@@ -67,8 +41,8 @@ LOSSES.add(
 LOSSES.add(
     "lskd-dkd",
     Loss(
-        term=standardised_decoupled,
-        standardises=True,
+        term=decoupled,
+        standardise=standardised,
         needs_label_logit=True,
         formula="CE + a T^2 (alpha TCKD + beta NCKD) of (z - mean z) / std z, for student and target",
         source="LSKD, Sun et al. 2024 (CVPR), on DKD",

@@ -6,8 +6,6 @@ For eta below 1 the true class is the largest of p~. If another class was the la
 1 - eta, whatever p was.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

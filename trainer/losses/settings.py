@@ -1,16 +1,11 @@
 """The loss values of a run: published values as defaults under the given flags, and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manifests.errors import UsageError
+from trainer.config import TrainConfig
 from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-
 
 FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_options")
 

@@ -12,25 +12,21 @@ A checkpoint replaces the weights of all forms except the last.
 import importlib
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from manifests.errors import InputError, PruneError, UsageError
-from manifests.format.header import Preprocessing
 from trainer.models import weights as checkpoints
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
-from trainer.models.info import Blueprint, ModelInfo, default_preprocessing, rescaled
+from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
 from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
 
 __all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
 
-STUDENT_SUFFIX = ".safetensors"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".pkl")
 ZOOS = ("torchvision", "timm")
 
@@ -53,7 +49,7 @@ def build_model(
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
-    if spec.endswith(STUDENT_SUFFIX):
+    if spec.endswith(".safetensors"):
         if checkpoint is not None:
             raise UsageError(
                 f"{spec} has its own weights, so --checkpoint {checkpoint} contradicts it",
@@ -63,11 +59,7 @@ def build_model(
         blueprint = _blueprint_in(checkpoint)
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
-
-    if checkpoint is None:
-        model, info = _from_spec(blueprint, class_count, image_px, keep_head=pretrained)
-    else:
-        model, info = _from_checkpoint(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
+    model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
     if blueprint.foreign or image_px is not None:
         outputs = output_count(model, info.preprocessing.image_px)
         if outputs != class_count and not pretrained:
@@ -103,40 +95,32 @@ def output_count(model: nn.Module, image_px: int) -> int:
     return logits.shape[1]
 
 
-def _from_spec(
-    blueprint: Blueprint, class_count: int, image_px: int | None, *, keep_head: bool
+def _built(
+    blueprint: Blueprint, checkpoint: Path | None, class_count: int, image_px: int | None, *, keep_head: bool
 ) -> tuple[nn.Module, ModelInfo]:
-    weights: Literal["loaded", "fresh head", "random"]
-    if blueprint.load is None:
-        model = blueprint.make(class_count)
-        spec, names = blueprint.spec, None
-        weights = "loaded" if blueprint.foreign else "random"
-    else:
+    spec, names = blueprint.spec, blueprint.class_names
+    weights: Weights = "loaded"
+    described: ModelInfo | None = None
+    state: Mapping[str, Tensor] | None = None
+    if checkpoint is not None:
+        described, state = checkpoints.find_student_info(checkpoint), checkpoints.read_state(checkpoint)
+        names = described.class_names if described else names
+    elif blueprint.load is not None:
         model, spec, names = blueprint.load()
-        weights = "loaded"
-        if not keep_head:
-            model, outputs, weights = _filled(
-                blueprint.make, model.state_dict(), class_count, keep_head=False, origin=spec
-            )
-            names = _fitting(names, outputs, weights)
-    preprocessing = _preprocessing(blueprint.native(model), blueprint, image_px, weights)
-    return model, ModelInfo(spec=spec, class_names=names, preprocessing=preprocessing, weights=weights)
-
-
-def _from_checkpoint(
-    blueprint: Blueprint, checkpoint: Path, class_count: int, image_px: int | None, *, keep_head: bool
-) -> tuple[nn.Module, ModelInfo]:
-    described = checkpoints.find_student_info(checkpoint)
-    state = checkpoints.read_state(checkpoint)
-    model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=str(checkpoint))
+        state = None if keep_head else model.state_dict()
+    else:
+        model = blueprint.make(class_count)
+        weights = "loaded" if blueprint.foreign else "random"
+    if state is not None:
+        origin = spec if checkpoint is None else str(checkpoint)
+        model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=origin)
+        names = names if names is not None and weights == "loaded" and len(names) == outputs else None
     native = described.preprocessing if described else blueprint.native(model)
-    names = described.class_names if described else blueprint.class_names
-    return model, ModelInfo(
-        spec=blueprint.spec,
-        class_names=_fitting(names, outputs, weights),
-        preprocessing=_preprocessing(native, blueprint, image_px, weights),
-        weights=weights,
-    )
+    if native is None or (weights == "random" and image_px is not None):
+        preprocessing = default_preprocessing(image_px or blueprint.image_px)
+    else:
+        preprocessing = rescaled(native, image_px or native.image_px)
+    return model, ModelInfo(spec=spec, class_names=names, preprocessing=preprocessing, weights=weights)
 
 
 def _filled(
@@ -146,31 +130,15 @@ def _filled(
     *,
     keep_head: bool,
     origin: str,
-) -> tuple[nn.Module, int, Literal["loaded", "fresh head"]]:
+) -> tuple[nn.Module, int, Weights]:
     """Return a network filled with `state`, its number of outputs, and whether its head comes from `state` too."""
     model = make(class_count)
     head = checkpoints.other_head(model, state, class_count)
-    if head is None:
-        checkpoints.load_state(model, state, origin=origin)
-        return model, class_count, "loaded"
-    if keep_head:
-        model = make(head)
-        checkpoints.load_state(model, state, origin=origin)
-        return model, head, "loaded"
-    checkpoints.load_state(model, state, origin=origin, without_head=True)
-    return model, class_count, "fresh head"
-
-
-def _fitting(names: tuple[str, ...] | None, outputs: int, weights: str) -> tuple[str, ...] | None:
-    return names if names is not None and weights == "loaded" and len(names) == outputs else None
-
-
-def _preprocessing(
-    native: Preprocessing | None, blueprint: Blueprint, image_px: int | None, weights: str
-) -> Preprocessing:
-    if native is None or (weights == "random" and image_px is not None):
-        return default_preprocessing(image_px or blueprint.image_px)
-    return native if image_px is None else rescaled(native, image_px)
+    is_fresh = head is not None and not keep_head
+    if head is not None and keep_head:
+        model, class_count = make(head), head
+    checkpoints.load_state(model, state, origin=origin, without_head=is_fresh)
+    return model, class_count, "fresh head" if is_fresh else "loaded"
 
 
 def _blueprint_in(path: Path) -> Blueprint:
@@ -218,17 +186,18 @@ def _near(spec: str) -> str:
 
 def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
     spec = f"{module_name}:{attribute}"
-    with _current_folder_importable():
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
         try:
             module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-                raise UsageError(
-                    f"there is no module {error.name!r} for the model {spec}",
-                    hint=f"run in the folder that holds it, or install it; searched {Path.cwd()} and sys.path",
-                ) from None
-            raise InputError(f"importing {module_name} failed: {reason(error)}") from error
         except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing and f"{module_name}.".startswith(f"{missing}."):
+                raise UsageError(
+                    f"there is no module {missing!r} for the model {spec}",
+                    hint=f"run in the folder that holds it, or install it; searched {folder} and sys.path",
+                ) from None
             raise InputError(f"importing {module_name} failed: {reason(error)}") from error
         try:
             build = operator.attrgetter(attribute)(module)
@@ -243,16 +212,8 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
             raise
         except (Exception, SystemExit) as error:
             raise InputError(f"{spec} failed when called with num_classes={class_count}: {reason(error)}") from error
+    finally:
+        sys.path.remove(folder)
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

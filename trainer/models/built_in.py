@@ -1,18 +1,16 @@
 """The built-in networks by name, with facts about each; torch is imported only when one is built.
 
-Sizes and names are those of the distillation literature for 32x32 images; see cifar.py and plain.py.
+Sizes and names are those of the distillation literature for 32x32 images; see small_images.py.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, cast
 
 from manifests.base.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
-
-Build: TypeAlias = "Callable[[int], nn.Module]"
 
 RESNET = "He et al. 2016, section 4.2; as in CRD (Tian et al. 2020)"
 RESNET_X4 = "He et al. 2016 with four times the width; as in CRD (Tian et al. 2020)"
@@ -26,7 +24,7 @@ class ModelEntry:
     """One registered network: how to build it for a number of classes, and where it comes from."""
 
     name: str
-    build: Build
+    build: Callable[[int], "nn.Module"]
     """Number of classes -> module with fresh weights, (n, 3, H, W) images to (n, classes) logits."""
     image_px: int
     source: str
@@ -35,55 +33,23 @@ class ModelEntry:
 MODELS: Registry[ModelEntry] = Registry("model")
 
 
-def model(name: str, *, image_px: int, source: str) -> Callable[[Build], Build]:
-    """Return a decorator that registers a builder under `name`, with its default image size and its source."""
+def _add(name: str, family: str, *shape: Any, source: str) -> None:
+    """Add a class of small_images.py, called with `shape` and the number of classes."""
 
-    def register(build: Build) -> Build:
-        MODELS.add(name, ModelEntry(name=name, build=build, image_px=image_px, source=source))
-        return build
-
-    return register
-
-
-def _resnet(depth: int, widths: tuple[int, int, int, int]) -> Build:
     def build(class_count: int) -> "nn.Module":
-        from trainer.models.small_images import ResNet
+        from trainer.models import small_images
 
-        return ResNet(depth, widths, class_count)
+        return cast("nn.Module", getattr(small_images, family)(*shape, class_count))
 
-    return build
-
-
-def _wide_resnet(depth: int, widen: int) -> Build:
-    def build(class_count: int) -> "nn.Module":
-        from trainer.models.small_images import WideResNet
-
-        return WideResNet(depth, widen, class_count)
-
-    return build
-
-
-def _vgg(depth: int) -> Build:
-    def build(class_count: int) -> "nn.Module":
-        from trainer.models.plain import VGG
-
-        return VGG(depth, class_count)
-
-    return build
-
-
-def _mobilenet_v2(class_count: int) -> "nn.Module":
-    from trainer.models.plain import MobileNetV2
-
-    return MobileNetV2(0.5, class_count)
+    MODELS.add(name, ModelEntry(name=name, build=build, image_px=32, source=source))
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):
-    model(f"resnet{_depth}", image_px=32, source=RESNET)(_resnet(_depth, (16, 16, 32, 64)))
+    _add(f"resnet{_depth}", "ResNet", _depth, (16, 16, 32, 64), source=RESNET)
 for _depth in (8, 32):
-    model(f"resnet{_depth}x4", image_px=32, source=RESNET_X4)(_resnet(_depth, (32, 64, 128, 256)))
+    _add(f"resnet{_depth}x4", "ResNet", _depth, (32, 64, 128, 256), source=RESNET_X4)
 for _depth, _widen in ((16, 1), (16, 2), (40, 1), (40, 2)):
-    model(f"wrn_{_depth}_{_widen}", image_px=32, source=WRN)(_wide_resnet(_depth, _widen))
+    _add(f"wrn_{_depth}_{_widen}", "WideResNet", _depth, _widen, source=WRN)
 for _depth in (8, 13):
-    model(f"vgg{_depth}", image_px=32, source=VGG)(_vgg(_depth))
-model("mobilenetv2", image_px=32, source=MOBILE)(_mobilenet_v2)
+    _add(f"vgg{_depth}", "VGG", _depth, source=VGG)
+_add("mobilenetv2", "MobileNetV2", 0.5, source=MOBILE)

@@ -27,7 +27,7 @@ def output_map(
     teacher = None if teacher_class_names is None else list(teacher_class_names)
     if teacher is not None and len(teacher) != output_count:
         raise InputError(f"the teacher has {output_count} outputs but {len(teacher)} class names")
-    if output_count == IMAGENET_OUTPUTS and set(data).isdisjoint(teacher or ()) and _are_imagenet(data):
+    if output_count == IMAGENET_OUTPUTS and set(data).isdisjoint(teacher or ()) and set(data) <= set(imagenet_wnids()):
         teacher = list(imagenet_wnids())
     if teacher is None:
         if len(data) == output_count:
@@ -41,8 +41,10 @@ def output_map(
     try:
         found = _by_name(teacher, data)
     except InputError:
-        if len(data) == output_count and _share_in_place(teacher, data) >= SAME_ORDER:
-            return None
+        if len(data) == output_count:
+            in_place = sum(_fold(there) == _fold(here) for there, here in zip(teacher, data, strict=True))
+            if in_place / len(data) >= SAME_ORDER:
+                return None
         raise
     return None if found == list(range(output_count)) else found
 
@@ -51,10 +53,6 @@ def output_map(
 def imagenet_wnids() -> tuple[str, ...]:
     """Return the WordNet ids of the ILSVRC2012 classes in the order of the outputs, which is the order of the ids."""
     return tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text(encoding="ascii").split())
-
-
-def _are_imagenet(data: Sequence[str]) -> bool:
-    return set(data) <= set(imagenet_wnids())
 
 
 def _by_name(teacher: Sequence[str], data: Sequence[str]) -> list[int]:
@@ -84,10 +82,6 @@ def _by_name(teacher: Sequence[str], data: Sequence[str]) -> list[int]:
         taken[output] = name
         found.append(output)
     return found
-
-
-def _share_in_place(teacher: Sequence[str], data: Sequence[str]) -> float:
-    return sum(_fold(a) == _fold(b) for a, b in zip(teacher, data, strict=True)) / len(data)
 
 
 def _fold(name: str) -> str:

@@ -15,6 +15,9 @@ SMALL_PX = 64
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+Weights = Literal["loaded", "fresh head", "random"]
+"""All weights were read, all but the classifier, or none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -25,12 +28,7 @@ class ModelInfo:
     class_names: tuple[str, ...] | None
     """Names of the outputs in their order, None if the weights do not say."""
     preprocessing: Preprocessing
-    weights: Literal["loaded", "fresh head", "random"] = "loaded"
-    """All weights were read, all but the classifier, or none."""
-
-
-def no_preprocessing(model: "nn.Module") -> None:
-    """Return None: nothing is known about the images this network expects."""
+    weights: Weights = "loaded"
 
 
 class Loaded(NamedTuple):
@@ -50,8 +48,8 @@ class Blueprint:
     """Number of classes -> module with fresh weights."""
     load: Callable[[], Loaded] | None = None
     """Builds the network with its own weights and head; None if the spec names no weights."""
-    native: Callable[["nn.Module"], Preprocessing | None] = no_preprocessing
-    """Preprocessing that belongs to the weights of the built module."""
+    native: Callable[["nn.Module"], Preprocessing | None] = lambda _: None
+    """Preprocessing that belongs to the weights of the built module; None if nothing is known."""
     image_px: int = 224
     """Image size if neither the weights nor the caller give one."""
     class_names: tuple[str, ...] | None = None

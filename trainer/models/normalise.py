@@ -1,15 +1,8 @@
 """From uint8 images to network inputs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 
 from manifests.format.header import Preprocessing
-
-if TYPE_CHECKING:
-    pass
 
 
 def normalise(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> torch.Tensor:

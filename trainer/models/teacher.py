@@ -4,7 +4,7 @@ import copy
 import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +69,7 @@ class Teacher:
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Return the same logits as a call, as an array on the CPU."""
-        array: NDArray[np.float32] = self(images).cpu().numpy()
-        return array
+        return self(images).cpu().numpy()
 
     @cached_property
     def feature_layer(self) -> FeatureLayer:
@@ -82,14 +81,17 @@ class Teacher:
             for name, module in self.module.named_modules()
             if isinstance(module, torch.nn.Linear)
         ]
-        made: dict[str, torch.Tensor] = {}
+        made: dict[torch.nn.Module, torch.Tensor] = {}
+
+        def keep(module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            made[module] = output
+
         with ExitStack() as hooks, torch.inference_mode():
             for layer in layers:
-                keep = partial(_keep_output, made, layer.name)
                 hooks.callback(layer.module.register_forward_hook(keep).remove)
             outputs = self.module(noise)
         for layer in reversed(layers):
-            output = made.get(layer.name)
+            output = made.get(layer.module)
             # nan equals nan here, so a broken network passes; its features are refused later, by their values.
             if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
                 return layer
@@ -153,8 +155,8 @@ def load_teacher(
         module, info = _copied(spec, preprocessing, checkpoint, image_px)
     else:
         module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
-        if preprocessing is not None:
-            info = replace(info, preprocessing=preprocessing)
+    if preprocessing is not None:
+        info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
         note(
             f"warning: teacher {info.spec} has {info.weights} weights: it is untrained; give weights with --checkpoint"
@@ -198,8 +200,6 @@ def _copied(
         )
     else:
         info = ModelInfo(spec=name, class_names=None, preprocessing=preprocessing)
-    if preprocessing is not None:
-        info = replace(info, preprocessing=preprocessing)
     try:
         return copy.deepcopy(module).float(), info
     except RuntimeError as error:
@@ -226,10 +226,10 @@ def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, wher
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     """Return the device; `auto` is this rank's CUDA device if there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+    if device == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     try:
-        resolved = torch.device(device)
+        resolved = torch.device("cpu" if device == "auto" else device)
     except RuntimeError:
         raise UsageError(f"--device {device} is not a device", hint="known: auto, cpu, cuda or cuda:N") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
@@ -237,14 +237,6 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     return resolved
 
 
-def _keep_output(made: dict[str, torch.Tensor], name: str, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-    made[name] = output
-
-
-_CPU = torch.device("cpu")
-
-
 def as_tensor(images_nhwc: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """Return (n, S, S, 3) uint8 as a channels_last (n, 3, S, S) tensor on a device."""
-    tensor: Any = torch.from_numpy(images_nhwc).permute(0, 3, 1, 2)
-    return tensor.to(device)  # type: ignore[no-any-return]
+    return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2).to(device)

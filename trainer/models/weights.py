@@ -104,11 +104,6 @@ def find_student_info(path: Path) -> ModelInfo | None:
     )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill `model` from a safetensors file or torch checkpoint; raises InputError if unreadable or not fitting."""
-    load_state(model, read_state(path), origin=str(path))
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return tensors by name, on the CPU, from a safetensors file or the state dict inside a torch file.
 
@@ -143,7 +138,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, wi
     network = bare(model)
     wanted = network.state_dict()
     given = _aligned(state, wanted)
-    given = {name: value for name, value in given.items() if name in wanted or not _auxiliary(name)}
+    given = {name: value for name, value in given.items() if name in wanted or not name.startswith(AUXILIARY_HEADS)}
     mis_shaped = [name for name in given if name in wanted and given[name].shape != wanted[name].shape]
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
@@ -167,10 +162,8 @@ def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) 
         for name in wanted
         if name in given and wanted[name].shape != given[name].shape
     ]
-    if not differing or not all(ours and theirs for ours, theirs in differing):
-        return None
-    outputs = {theirs[0] for _, theirs in differing}
-    is_head = all(ours[0] == class_count and ours[1:] == theirs[1:] for ours, theirs in differing)
+    is_head = all(ours and theirs and ours[0] == class_count and ours[1:] == theirs[1:] for ours, theirs in differing)
+    outputs = {theirs[0] for _, theirs in differing if theirs}
     return outputs.pop() if is_head and len(outputs) == 1 else None
 
 
@@ -212,10 +205,6 @@ def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str
         if not shared or any(name.startswith(prefix) for name in wanted):
             return aligned
         aligned = {name.removeprefix(prefix): value for name, value in aligned.items()}
-
-
-def _auxiliary(name: str) -> bool:
-    return name.startswith(AUXILIARY_HEADS)
 
 
 def _torch_load(path: Path) -> Any:

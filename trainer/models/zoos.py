@@ -181,11 +181,9 @@ def _timm_preprocessing(timm: Any, name: str, network: nn.Module) -> Preprocessi
 
 
 def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
-    if name == "bilinear":
-        return "bilinear"
-    if name == "bicubic":
-        return "bicubic"
-    raise InputError(f"the network needs images resized with {name!r}; only bilinear and bicubic are supported")
+    if name not in ("bilinear", "bicubic"):
+        raise InputError(f"the network needs images resized with {name!r}; only bilinear and bicubic are supported")
+    return cast(Literal["bilinear", "bicubic"], name)
 
 
 def reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Options that take a local path: outputs of commands, and inputs that must be on this machine."""
+"""Options of both commands: local paths, for outputs and for inputs that must be on this machine; and --plugin."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,6 @@ from manifests.stores.store import is_url, without_password
 
 class LocalPath(click.Path):
     """A path; a URL is refused with UsageError, as it would become a folder with a colon in its name."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
@@ -32,4 +29,23 @@ def local_path(value: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
-LOCAL = LocalPath()
+LOCAL = LocalPath(path_type=Path)
+
+
+def _load_plugins(_context: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
+    if files:
+        from manifests.base.registry import load_plugin_file
+
+        for file in files:
+            load_plugin_file(Path(file))
+
+
+PLUGIN: dict[str, Any] = {
+    "multiple": True,
+    "metavar": "FILE.py",
+    "is_eager": True,
+    "expose_value": False,
+    "callback": _load_plugins,
+    "help": "A file that registers scores, selectors or losses of your own; repeatable.",
+}
+"""The settings of --plugin, which adds methods of one's own."""
