@@ -6,26 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import CheckOptions, check_options
-from prune_toolkit.cli.options import (
-    FOLDER,
-    MANIFEST,
-    DataOptions,
-    data_options,
-    echo_next,
-    gathered,
-    json_option,
-    workers_option,
-)
+from manifests.base.progress import note
+from manifests.errors import UsageError
+from prune_toolkit.cli.copy_options import CopyOptions, copy_options
+from prune_toolkit.cli.options import FOLDER, echo_next, gathered, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
-    from manifests.format.header import Harder, Preprocessing
+    from manifests.format.header import Harder
     from manifests.manifest import Manifest
     from prune_toolkit.imports.import_logits import LogitsImport
     from prune_toolkit.imports.import_scores import ScoresImport
     from prune_toolkit.selection.select_config import SelectConfig
 
-CHECK = "sizes"
+    Written = tuple[Manifest, str, tuple[object, ...]]
+    """What was written, the line that tells of it, and the words of the next command."""
 
 
 @click.option("--score", multiple=True, metavar="COL", help="Column to import as a score; repeatable.")
@@ -50,7 +45,6 @@ class ScoresOptions:
 
     def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "ScoresImport":
         """Return what to import from a table; UsageError for options that do not go together."""
-        from manifests.errors import UsageError
         from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport
 
         columns, harder = self.score, self.harder
@@ -132,20 +126,23 @@ class LogitsOptions:
 
     def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "LogitsImport":
         """Return what to import as logits; UsageError if the teacher or its image size is missing."""
-        from manifests.errors import UsageError
         from manifests.sources.names import read_class_names
         from prune_toolkit.imports.import_logits import LogitsImport
+        from trainer.models.info import default_preprocessing
 
         if self.teacher_name is None or self.image_size is None:
             raise UsageError(
                 "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
                 hint="--teacher-name NAME --image-size PX",
             )
+        # Students adopt the preprocessing; labels do not depend on it.
+        usual = default_preprocessing(self.image_size)
+        resize_px = max(self.image_size, self.resize_size or usual.resize_px)
         return LogitsImport(
             file=file,
             out=out or Path("imported"),
             teacher=self.teacher_name,
-            preprocessing=self._preprocessing(self.image_size),
+            preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": self.interpolation}),
             tensor=self.tensor,
             key=key or "key",
             parameters=self.parameters,
@@ -155,18 +152,10 @@ class LogitsOptions:
             listing=listing,
         )
 
-    def _preprocessing(self, image_px: int) -> "Preprocessing":
-        """Return the usual preprocessing for the size; students adopt it, labels do not depend on it."""
-        from trainer.models.info import default_preprocessing
-
-        usual = default_preprocessing(image_px)
-        resize_px = max(image_px, self.resize_size or usual.resize_px)
-        return usual.model_copy(update={"resize_px": resize_px, "interpolation": self.interpolation})
-
 
 @click.command(name="import")
 @click.argument("file", type=FOLDER)
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @click.option("--key", metavar="COL", help="Column that names the image: its key, or a unique file name.")
 @gathered("scores", ScoresOptions)
 @click.option("--indices", is_flag=True, help="FILE lists a subset: rows or keys, as .npy or .txt. Writes a selection.")
@@ -182,9 +171,7 @@ class LogitsOptions:
 @gathered("teacher", LogitsOptions)
 @click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
-@data_options
-@check_options(CHECK)
-@workers_option
+@copy_options
 @json_option
 def command(
     file: Path,
@@ -200,9 +187,7 @@ def command(
     teacher: LogitsOptions,
     listing: Path | None,
     out: Path | None,
-    images: DataOptions,
-    check: CheckOptions,
-    workers: int,
+    copy: CopyOptions,
     as_json: bool,
 ) -> None:
     """Import results of other tools into a manifest: a table of scores, a subset as indices, or a teacher's logits.
@@ -214,7 +199,6 @@ def command(
     prune import coreset.npy manifest --indices -o coreset
     prune import logits.npy index --logits --teacher-name vit-h --image-size 224 -o manifest
     """
-    from manifests.errors import UsageError
     from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
     from prune_toolkit.quotas.keep import WHOLE
@@ -225,7 +209,7 @@ def command(
     parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
     if logits:
-        _import_logits(teacher.config(file, out, key, listing), parent, as_json)
+        written, text, next_step = _import_logits(teacher.config(file, out, key, listing), parent)
     elif indices:
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         config = SelectConfig(
@@ -233,28 +217,40 @@ def command(
             out=out or Path("selection"),
             labels=labels or ("raw" if has_logits else None),
             beton=beton,
-            data=images.spec(),
-            check=check.data_check(workers),
             max_side=max_side,
-            workers=workers,
+            **copy.settings(),
         )
-        _import_subset(file, config, parent, order=order, listing=listing, as_json=as_json)
+        written, text, next_step = _import_subset(file, config, parent, order, listing)
     else:
-        _import_scores(scores.config(file, out, key, listing), parent, as_json)
+        written, text, next_step = _import_scores(scores.config(file, out, key, listing), parent)
+    if as_json:
+        header = written.header
+        echo_json(
+            {
+                "id": written.id,
+                "path": written.where,
+                "scores": [spec.model_dump(exclude_none=True) for spec in header.scores],
+                "teacher": None if header.teacher is None else header.teacher.model_dump(),
+                "selection": None if header.selection is None else header.selection.model_dump(),
+            }
+        )
+        return
+    click.echo(f"{written.where}/: {text}; id {written.id[:12]}")
+    echo_next(*next_step)
 
 
-def _import_scores(config: "ScoresImport", parent: "Manifest", as_json: bool) -> None:
+def _import_scores(config: "ScoresImport", parent: "Manifest") -> "Written":
     from prune_toolkit.imports.import_scores import import_scores
 
     manifest = import_scores(config, parent)
     names = [f"{config.set}/{score.name}" for score in config.scores]
-    next_step = ("prune", "select", config.out, "--keep", "0.5", "--score", names[0])
-    _tell(manifest, f"{', '.join(names)} of {manifest.header.data.readable:,} samples", next_step, as_json)
+    text = f"{', '.join(names)} of {manifest.header.data.readable:,} samples"
+    return manifest, text, ("prune", "select", config.out, "--keep", "0.5", "--score", names[0])
 
 
 def _import_subset(
-    file: Path, config: "SelectConfig", parent: "Manifest", *, order: str | None, listing: Path | None, as_json: bool
-) -> None:
+    file: Path, config: "SelectConfig", parent: "Manifest", order: str | None, listing: Path | None
+) -> "Written":
     from prune_toolkit.imports.import_subset import plan_subset
     from prune_toolkit.selection.write_selection import write_selection
 
@@ -264,12 +260,10 @@ def _import_subset(
     assert chosen is not None
     share, transform = f"{100 * chosen.keep_got:.2f} %", "none" if labels is None else labels.transform
     text = f"{chosen.count:,} samples kept ({share}), labels {transform}"
-    next_step = ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
-    _tell(selection, text, next_step, as_json)
+    return selection, text, ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
 
 
-def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) -> None:
-    from manifests.base.progress import note
+def _import_logits(config: "LogitsImport", parent: "Manifest") -> "Written":
     from prune_toolkit.imports.import_logits import import_logits
     from prune_toolkit.scoring.logit_scores import is_near_chance
 
@@ -282,23 +276,4 @@ def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) ->
             "  check that columns are in the order of the classes (--outputs FILE), and rows in the order of the keys"
         )
     text = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
-    _tell(manifest, text, ("prune", "select", config.out, "--keep", "0.5"), as_json)
-
-
-def _tell(manifest: "Manifest", text: str, next_step: tuple[object, ...], as_json: bool) -> None:
-    from trainer.cli.console import echo_json
-
-    if as_json:
-        header = manifest.header
-        echo_json(
-            {
-                "id": manifest.id,
-                "path": manifest.where,
-                "scores": [spec.model_dump(exclude_none=True) for spec in header.scores],
-                "teacher": None if header.teacher is None else header.teacher.model_dump(),
-                "selection": None if header.selection is None else header.selection.model_dump(),
-            }
-        )
-        return
-    click.echo(f"{manifest.where}/: {text}; id {manifest.id[:12]}")
-    echo_next(*next_step)
+    return manifest, text, ("prune", "select", config.out, "--keep", "0.5")

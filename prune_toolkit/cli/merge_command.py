@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, echo_next, json_option
+from manifests.base.progress import format_bytes
+from manifests.errors import UsageError
+from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_next, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import Merge, MergeConfig
-    from prune_toolkit.combine.merge import Shards, ShardsConfig
+    from prune_toolkit.combine.average import Merge
+    from prune_toolkit.combine.merge import Shards
 
 
 @click.command(name="merge")
-@click.argument("manifests", nargs=-1, type=MANIFEST)
+@click.argument("manifests", nargs=-1, type=manifest_place)
 @click.option(
     "--average",
     type=click.Choice(["logits", "probabilities"]),
@@ -52,10 +55,9 @@ def command(
     prune merge shard-1 shard-2 shard-3
     prune merge manifest-a manifest-b --average probabilities
     """
-    from manifests.errors import UsageError
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import MergeConfig
-    from prune_toolkit.combine.merge import ShardsConfig
+    from prune_toolkit.combine.average import Merge, MergeConfig, write_merge
+    from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
 
     if score_views and not average:
         raise UsageError("--score-views needs --average")
@@ -63,21 +65,14 @@ def command(
         raise UsageError("--prefer cannot be used with --average")
     opened = [Manifest.open(path) for path in manifests]
     if average is None:
-        _join(opened, ShardsConfig(out=out, prefer=prefer), dry_run=dry_run, as_json=as_json)
+        shards = Shards.of(ShardsConfig(out=out, prefer=prefer), opened)
+        _echo_shards(shards, as_json) if dry_run else _echo_joined(write_shards(shards), shards, as_json)
     else:
-        config = MergeConfig(out=out, average=average, score_views=score_views)
-        _average(opened, config, dry_run=dry_run, as_json=as_json)
+        merge = Merge.of(MergeConfig(out=out, average=average, score_views=score_views), opened)
+        _echo_plan(merge, as_json) if dry_run else _echo_averaged(write_merge(merge), merge, as_json)
 
 
-def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool, as_json: bool) -> None:
-    from prune_toolkit.combine.merge import Shards, write_shards
-    from trainer.cli.console import echo_json
-
-    shards = Shards.of(config, manifests)
-    if dry_run:
-        _echo_shards(shards, as_json)
-        return
-    merged = write_shards(shards)
+def _echo_joined(merged: "Manifest", shards: "Shards", as_json: bool) -> None:
     header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
     if as_json:
         echo_json(
@@ -95,7 +90,7 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
     top1 = "" if header.teacher is None else f", top-1 {100 * header.teacher.train_top1:.2f} % on these images"
     scores = f", scores {', '.join(sets)}" if sets else ""
     click.echo(
-        f"{merged.path}/: {header.data.count:,} samples of {len(manifests)} manifests{scores}{top1}; "
+        f"{merged.path}/: {header.data.count:,} samples of {len(shards.parents)} manifests{scores}{top1}; "
         f"id {merged.id[:12]}"
     )
     echo_next(
@@ -104,8 +99,6 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
 
 
 def _echo_shards(shards: "Shards", as_json: bool) -> None:
-    from trainer.cli.console import echo_json
-
     tables = ["samples", *(plan.name for plan in shards.plans)]
     plan = {
         "samples": shards.count,
@@ -125,16 +118,8 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
     click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
 
 
-def _average(manifests: list["Manifest"], config: "MergeConfig", *, dry_run: bool, as_json: bool) -> None:
-    from prune_toolkit.combine.average import Merge, write_merge
-    from trainer.cli.console import echo_json
-
-    merge = Merge.of(config, manifests)
-    if dry_run:
-        _echo_plan(merge, as_json)
-        return
-    merged = write_merge(merge)
-    card, members = merged.header.teacher, merge.teachers
+def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:
+    config, card, members = merge.config, merged.header.teacher, merge.teachers
     assert card is not None
     if as_json:
         echo_json(
@@ -160,10 +145,8 @@ def _average(manifests: list["Manifest"], config: "MergeConfig", *, dry_run: boo
 
 
 def _echo_plan(merge: "Merge", as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
     from prune_toolkit.scoring.logit_scores import LogitScore
     from prune_toolkit.work.part_work import ALONE
-    from trainer.cli.console import echo_json
 
     data, views = merge.data, merge.views.count
     size_bytes = data.readable * (2 * views * merge.class_count + 4 * len(LogitScore.registered()))

@@ -1,19 +1,30 @@
 """`prune verify`."""
 
-from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from manifests.base.progress import format_bytes
+from manifests.errors import InputError, MismatchError, UsageError
 from prune_toolkit.cli.copy_options import FLAGS, CheckOptions, check_options
-from prune_toolkit.cli.options import FOLDER, MANIFEST, DataOptions, data_options, json_option, typed, workers_option
+from prune_toolkit.cli.options import (
+    FOLDER,
+    DataOptions,
+    data_options,
+    json_option,
+    manifest_place,
+    typed,
+    workers_option,
+)
+from prune_toolkit.quotas.keep import parse_fraction
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from manifests.copies.check import DataCheck
     from manifests.copies.data_report import DataReport
+    from manifests.manifest import Manifest
     from prune_toolkit.images.data_spec import DataSpec
 
 SHOWN = 20
@@ -21,7 +32,7 @@ OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
 
 
 @click.command(name="verify")
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @data_options
 @check_options("hashes")
 @click.option(
@@ -53,8 +64,6 @@ def command(
     prune verify manifest --data photos --check sizes
     prune verify manifest --data smaller-photos --pixels
     """
-    from manifests.errors import UsageError
-
     data = images.spec()
     if data is None:
         for name in (name for name in OF_DATA if name in typed()):
@@ -69,11 +78,8 @@ def command(
 
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
-    from manifests.errors import InputError
     from manifests.integrity import verify
     from manifests.stores.store import without_password
-    from trainer.cli.console import echo_json, echo_table
 
     report, where = verify(manifest), without_password(str(manifest))
     if as_json:
@@ -98,18 +104,14 @@ def _verify_data(
     data: "DataSpec",
     check: "DataCheck",
     *,
-    allowed: "Fraction",
+    allowed: Fraction,
     listing: Path | None,
     as_json: bool,
 ) -> None:
-    from fractions import Fraction
-
     from manifests.copies.check import check_data
-    from manifests.errors import MismatchError
     from manifests.manifest import Manifest
     from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
     from prune_toolkit.images.where import open_copy
-    from trainer.cli.console import echo_json
 
     manifest = Manifest.open(where)
     thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
@@ -124,21 +126,12 @@ def _verify_data(
     if not ok:
         raise MismatchError(
             f"{data.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
-            hint=_next_steps(
-                report,
-                is_listed=listing is not None,
-                has_pixels=lambda: thumbnails_at_hand(manifest, check.workers) is not None,
-            ),
+            hint=_next_steps(report, manifest, check, is_listed=listing is not None),
         )
 
 
-def _allowed(text: str | None) -> "Fraction":
+def _allowed(text: str | None) -> Fraction:
     """Return the share of --allow-mismatch; UsageError unless 0 <= share <= 1."""
-    from fractions import Fraction
-
-    from manifests.errors import UsageError
-    from prune_toolkit.quotas.keep import parse_fraction
-
     share = Fraction(0) if text is None else parse_fraction(text)
     if share is None or not 0 <= share <= 1:
         raise UsageError(
@@ -147,14 +140,17 @@ def _allowed(text: str | None) -> "Fraction":
     return share
 
 
-def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[], bool]) -> str:
+def _next_steps(report: "DataReport", manifest: "Manifest", check: "DataCheck", *, is_listed: bool) -> str:
     """Return what to do about a mismatch; the share is the smallest, in hundredths of a percent, that passes.
 
     If most of the data does not match, no share is suggested: it is hardly what was scored.
     """
+    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+
     hundredths = -(-10_000 * report.unmatched // report.checked)
     steps = [] if is_listed else ["list them: --list FILE"]
-    if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked and has_pixels():
+    is_mostly_other = 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked
+    if is_mostly_other and thumbnails_at_hand(manifest, check.workers) is not None:
         steps.append("if they were re-encoded: --pixels")
     if 2 * report.unmatched <= report.checked:
         steps.append(f"accept this many: --allow-mismatch {hundredths / 100:g}%")
@@ -162,8 +158,6 @@ def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[
 
 
 def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
-    from trainer.cli.console import echo_table
-
     matched = report.checked - report.unmatched
     click.echo(
         f"{data} against {manifest}, by {report.level}: {matched:,} of {report.checked:,} samples match "
@@ -173,8 +167,7 @@ def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
     click.echo(f"found: {found or 'none'}")
     if report.ambiguous:
         click.echo(f"of the missing, {report.ambiguous:,} have a file name that is not unique within their class")
-    difference_n = report.pixel_difference_n
-    if len(difference_n):
+    if len(difference_n := report.pixel_difference_n):
         click.echo(
             f"re-encoded: {len(difference_n):,}, which differ by {difference_n.mean():.2f} grey levels on "
             f"average, {difference_n.max():.2f} at most"

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.base.progress import note
+from manifests.errors import IncompleteError, UsageError
 from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
     from prune_toolkit.sweep.runs import Cell
@@ -84,13 +87,10 @@ def command(
     prune sweep manifest --val photos --keep 0.3,0.5 --select medium --select "hard=window --position 1"
     prune sweep manifest --kd-weight 0,0.5,0.9 --seeds 3 --jobs 2
     """
-    from manifests.base.progress import note
-    from manifests.errors import IncompleteError
     from prune_toolkit.sweep.grid import RANDOM, Grid
     from prune_toolkit.sweep.spelling import spelled_keep
     from prune_toolkit.sweep.study import SweepConfig, dry_study, run_study
     from prune_toolkit.sweep.sweep_report import write_report
-    from trainer.cli.console import echo_json
 
     grid = Grid(
         keeps=tuple(dict.fromkeys(map(spelled_keep, _items(keep, "--keep")))),
@@ -129,7 +129,6 @@ def command(
 
 def _items(text: str, option: str) -> tuple[str, ...]:
     """Return the entries between commas, each once."""
-    from manifests.errors import UsageError
 
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
     if not items:
@@ -139,7 +138,6 @@ def _items(text: str, option: str) -> tuple[str, ...]:
 
 def _numbers(text: str, option: str) -> tuple[str, ...]:
     """Return the same for numbers, each in its canonical spelling."""
-    from manifests.errors import UsageError
     from prune_toolkit.sweep.spelling import spelled_number
 
     try:
@@ -150,7 +148,6 @@ def _numbers(text: str, option: str) -> tuple[str, ...]:
 
 def _echo_plan(study: "Study", as_json: bool) -> None:
     from prune_toolkit.sweep.sweep_report import plan_facts
-    from trainer.cli.console import echo_json, echo_table
 
     facts = plan_facts(study)
     if as_json:
