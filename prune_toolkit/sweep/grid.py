@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manifests.errors import UsageError
-from prune_toolkit.quotas.keep import Keep
+from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
 from trainer.losses import LOSSES
@@ -194,3 +194,16 @@ def _check_names(arms: Sequence[Arm]) -> None:
 def labels_text(arm: Arm) -> str:
     """Return the labels flag of an arm; empty if a preset decides."""
     return str(select_flags(arm.select, "--select").get("labels") or "")
+
+
+def spelled_keep(text: str) -> Keep:
+    """Return 0.1 for 0.10, .1, 10% and 1/10: the shortest exact decimal, else a fraction; UsageError outside (0, 1]."""
+    keep = Keep.parse(text)
+    spellings = (spelled_number(float(keep.fraction)), str(keep.fraction))
+    found = (spelling for spelling in spellings if parse_fraction(spelling) == keep.fraction)
+    return Keep(next(found, text), keep.fraction)
+
+
+def spelled_number(number: float) -> str:
+    """Return the shortest text of a number with all its digits, 1 for 1.0."""
+    return repr(number + 0.0).removesuffix(".0")

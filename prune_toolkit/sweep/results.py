@@ -1,4 +1,4 @@
-"""Make tables from the run.json files of a sweep: one of runs, one of arms, as Parquet, CSV and Markdown."""
+"""Report what the run.json files of a sweep say: a table of runs, a table of arms, and plots."""
 
 import csv
 import io
@@ -6,66 +6,115 @@ import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.base.files import atomic_file, write_atomic
+from manifests.base.progress import note
 from prune_toolkit.sweep.grid import ALL, Arm, all_arms, baseline_of
-from prune_toolkit.sweep.runs import Row
-from prune_toolkit.sweep.statistics import paired, summarise
-from prune_toolkit.sweep.study import Phase, Study, job_of
+from prune_toolkit.sweep.plots import draw_differences, draw_plots, draw_weights
+from prune_toolkit.sweep.runs import Cell, Row
+from prune_toolkit.sweep.study import Phase, Study, final_phase, job_of
 from prune_toolkit.sweep.sweep_folder import SweepFolder
 
 Record = dict[str, Any]
-TABLE = pa.schema(
-    [
-        ("arm", pa.string()),
-        ("keep", pa.float64()),
-        ("labels", pa.string()),
-        ("loss", pa.string()),
-        ("kd_weight", pa.float64()),
-        ("teacher", pa.string()),
-        ("budget", pa.string()),
-        ("n", pa.int64()),
-        ("mean", pa.float64()),
-        ("deviation", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("difference", pa.float64()),
-        ("difference_low", pa.float64()),
-        ("difference_high", pa.float64()),
-        ("samples", pa.float64()),
-        ("steps", pa.float64()),
-        ("training_s", pa.float64()),
-        ("total_s", pa.float64()),
-        ("pays_from", pa.int64()),
-        ("select", pa.string()),
-        ("train", pa.string()),
-    ]
+WORDS = ("arm", "labels", "loss", "teacher", "budget", "phase", "run", "select", "train")
+LEVEL = 0.95
+
+
+def _schema(names: str, *, whole: Sequence[str]) -> pa.Schema:
+    """Return the schema of these columns: WORDS are text, those in `whole` are integers, and all others are floats."""
+    types = dict.fromkeys(WORDS, pa.string()) | dict.fromkeys(whole, pa.int64())
+    return pa.schema([(name, types.get(name, pa.float64())) for name in names.split()])
+
+
+TABLE = _schema(
+    "arm keep labels loss kd_weight teacher budget n mean deviation low high difference difference_low difference_high "
+    "samples steps training_s total_s pays_from select train",
+    whole=("n", "pays_from"),
 )
 """Accuracies are top-1 of the last epoch in percent, differences in points, both with their 95 % interval."""
-RUNS = pa.schema(
-    [
-        ("arm", pa.string()),
-        ("keep", pa.float64()),
-        ("labels", pa.string()),
-        ("loss", pa.string()),
-        ("kd_weight", pa.float64()),
-        ("teacher", pa.string()),
-        ("seed", pa.int64()),
-        ("phase", pa.string()),
-        ("top1", pa.float64()),
-        ("samples", pa.int64()),
-        ("steps", pa.int64()),
-        ("training_s", pa.float64()),
-        ("total_s", pa.float64()),
-        ("run", pa.string()),
-        ("select", pa.string()),
-        ("train", pa.string()),
-    ]
+RUNS = _schema(
+    "arm keep labels loss kd_weight teacher seed phase top1 samples steps training_s total_s run select train",
+    whole=("seed", "samples", "steps"),
 )
+
+
+class Summary(NamedTuple):
+    """Statistics of n numbers; deviation and interval are None for a single number."""
+
+    n: int
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Return mean, sample standard deviation and t interval of the mean of one or more numbers."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return Summary(n, mean, None, None, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
+    return Summary(n, mean, deviation, mean - half, mean + half)
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the quantile of Student's t with half of 1 - LEVEL above it."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + LEVEL / 2))
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Summary | None:
+    """Summarise value - baseline over the seeds that both have; None if there are none."""
+    seeds = sorted(values.keys() & baseline.keys())
+    return summarise([values[seed] - baseline[seed] for seed in seeds]) if seeds else None
+
+
+def write_report(study: Study, chosen: Mapping[Cell, str]) -> dict[str, Any]:
+    """Write tables and plots of the finished runs.
+
+    Returns the rows of the table, the files (relative names) and the table as Markdown.
+    """
+    folder, phase = study.folder, final_phase(study, chosen)
+    runs = run_records(study, phase)
+    table = table_records(study, runs)
+    files = ["table.md", "table.csv", "table.parquet", "runs.parquet", "runs.csv"]
+    tuned: list[Record] = []
+    if study.tuning is not None:
+        tuning_runs = run_records(study, study.tuning)
+        runs = tuning_runs + runs
+        tuned = table_records(study, tuning_runs)
+        write_tables(folder, "tuning", tuned, TABLE)
+        write_atomic(folder.path / "tuning.md", markdown(tuned, study.tuning.judged_on).encode())
+        files += ["tuning.md", "tuning.csv", "tuning.parquet"]
+    write_tables(folder, "runs", runs, RUNS)
+    write_tables(folder, "table", table, TABLE)
+    text = markdown(table, phase.judged_on)
+    write_atomic(folder.path / "table.md", text.encode())
+    if table:
+        plots = draw_plots(table, folder.path / "plots", _title(study, phase))
+        plots += draw_differences(table, folder.path / "plots", _title(study, phase))
+        plots += draw_weights(tuned or table, folder.path / "plots", _title(study, study.tuning or phase))
+        files += [path.relative_to(folder.path).as_posix() for path in plots]
+    else:
+        note("no run is finished: there is nothing to plot")
+    rows = [{name: record[name] for name in TABLE.names} for record in table]
+    return {"rows": rows, "files": files, "markdown": text}
+
+
+def _title(study: Study, phase: Phase) -> str:
+    header = study.teachers[0].manifest.header
+    seeds = study.config.grid.tune_seeds if phase is study.tuning else study.config.grid.seeds
+    return (
+        f"{header.data.name}, {header.data.readable:,} images; last epoch on {phase.judged_on}; "
+        f"n = {seeds}, bars: 95 % interval"
+    )
 
 
 def run_records(study: Study, phase: Phase) -> list[Record]:
@@ -128,14 +177,13 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
         base = None if baseline is None else {run["seed"]: run["top1"] for run in by_row[baseline]}
         is_itself = baseline is not None and baseline.run_keys == row.run_keys
         difference = None if base is None or is_itself else paired(top1, base)
-        got = summarise(list(top1.values()))
         table.append(
             {name: runs[0][name] for name in ("arm", "keep", "labels", "loss", "kd_weight", "teacher", "budget")}
-            | {"n": got.n, "mean": got.mean, "deviation": got.deviation, "low": got.low, "high": got.high}
+            | summarise(list(top1.values()))._asdict()
             | {
-                "difference": None if difference is None else difference.mean,
-                "difference_low": None if difference is None else difference.low,
-                "difference_high": None if difference is None else difference.high,
+                "difference": difference and difference.mean,
+                "difference_low": difference and difference.low,
+                "difference_high": difference and difference.high,
             }
             | {name: _whole(statistics.fmean, runs, name) for name in ("samples", "steps")}
             # The median: a run that shared its machine, or was suspended, does not show the cost of an arm.
