@@ -12,7 +12,7 @@ from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import Merge
+    from prune_toolkit.combine.average_config import Merge
     from prune_toolkit.combine.merge import Shards
 
 
@@ -56,8 +56,9 @@ def command(
     prune merge manifest-a manifest-b --average probabilities
     """
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import Merge, MergeConfig, write_merge
-    from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
+    from prune_toolkit.combine.average import write_merge
+    from prune_toolkit.combine.average_config import Merge
+    from prune_toolkit.combine.merge import Shards, write_shards
 
     if score_views and not average:
         raise UsageError("--score-views needs --average")
@@ -65,10 +66,10 @@ def command(
         raise UsageError("--prefer cannot be used with --average")
     opened = [Manifest.open(path) for path in manifests]
     if average is None:
-        shards = Shards.of(ShardsConfig(out=out, prefer=prefer), opened)
+        shards = Shards.of(opened, out=out, prefer=prefer)
         _echo_shards(shards, as_json) if dry_run else _echo_joined(write_shards(shards), shards, as_json)
     else:
-        merge = Merge.of(MergeConfig(out=out, average=average, score_views=score_views), opened)
+        merge = Merge.of(opened, out=out, average=average, score_views=score_views)
         _echo_plan(merge, as_json) if dry_run else _echo_averaged(write_merge(merge), merge, as_json)
 
 
@@ -106,7 +107,7 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
         "tables": tables,
         "left_out": list(shards.not_merged),
         "config": shards.resolved(),
-        "out": str(shards.config.out),
+        "out": str(shards.out),
     }
     if as_json:
         echo_json(plan)
@@ -115,18 +116,18 @@ def _echo_shards(shards: "Shards", as_json: bool) -> None:
         click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
     for what in shards.not_merged:
         click.echo(f"left out: {what}")
-    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
+    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.out}/")
 
 
 def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:
-    config, card, members = merge.config, merged.header.teacher, merge.teachers
+    card, members = merged.header.teacher, merge.teachers
     assert card is not None
     if as_json:
         echo_json(
             {
                 "id": merged.id,
-                "path": str(config.out),
-                "average": config.average,
+                "path": str(merge.out),
+                "average": merge.average,
                 "teacher": card.model_dump(),
                 "members": [member.model_dump() for member in members],
                 "run": {name: value for name, value in merged.header.run.items() if name != "parent_runs"},
@@ -137,11 +138,11 @@ def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:
     views_top1 = merged.header.run.get("views_top1")
     on_views = "" if views_top1 is None else f", {100 * views_top1:.2f} % on their training views"
     click.echo(
-        f"{config.out}/: {merged.header.data.readable:,} samples, {config.average} averaged over {len(members)} "
+        f"{merge.out}/: {merged.header.data.readable:,} samples, {merge.average} averaged over {len(members)} "
         f"teachers: top-1 {100 * card.train_top1:.2f} % on these images ({each}){on_views}, ECE "
         f"{card.train_ece:.4f}; id {merged.id[:12]}"
     )
-    echo_next("prune", "select", config.out, "--keep", "0.5")
+    echo_next("prune", "select", merge.out, "--keep", "0.5")
 
 
 def _echo_plan(merge: "Merge", as_json: bool) -> None:
@@ -159,13 +160,13 @@ def _echo_plan(merge: "Merge", as_json: bool) -> None:
         "parts": len(ALONE.parts(merge.count)),
         "bytes": size_bytes,
         "config": merge.resolved(),
-        "out": str(merge.config.out),
+        "out": str(merge.out),
     }
     if as_json:
         echo_json(plan)
         return
     click.echo(
-        f"{merge.config.average} of {len(specs)} teachers ({', '.join(specs)}), {data.readable:,} "
+        f"{merge.average} of {len(specs)} teachers ({', '.join(specs)}), {data.readable:,} "
         f"samples x {views} view(s), {plan['parts']} part(s): {format_bytes(size_bytes)} of logits and scores into "
-        f"{merge.config.out}/"
+        f"{merge.out}/"
     )

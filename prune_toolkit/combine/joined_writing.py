@@ -28,7 +28,7 @@ from manifests.manifest import Manifest
 from manifests.tables.rows import Share
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.combine.joined_samples import data_fingerprint, readable
-from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_score_specs, opened, origin, write_table_part
+from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_part, joined_score_specs, opened, origin
 from prune_toolkit.combine.mean_logits import check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
 from prune_toolkit.work.part_work import Outcome, PartWork
@@ -56,49 +56,35 @@ class ShareWork:
 
     def write(self) -> Manifest:
         """Write the manifest; an interrupted run is resumed. Raises UsageError if its header cannot be made."""
-        answers_in = self._answers_in()
-        return PartWork(
-            out=self.out,
-            config=self.resolved,
-            count=len(self.samples),
-            tables=self._made,
-            make=self._make,
-            finish=lambda _parts, start: self._finish(start, answers_in),
-            parents=self.parents,
-            linked=self._linked,
-        ).run_alone()
-
-    @property
-    def _linked(self) -> dict[str, Manifest]:
-        """The tables that equal those of a parent, with that parent."""
-        count = len(self.samples)
+        answers_in, count = self._answers_in(), len(self.samples)
         linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
         if self.shares[0].is_whole(count):
             linked[SAMPLES] = self.shares[0].manifest
-        return linked
+        made = [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
+        return PartWork(
+            out=self.out,
+            config=self.resolved,
+            count=count,
+            tables=made,
+            make=lambda parts, digest: self._make(made, parts, digest),
+            finish=lambda _parts, start: self._finish(start, answers_in),
+            parents=self.parents,
+            linked=linked,
+        ).run_alone()
 
-    @property
-    def _made(self) -> list[str]:
-        linked = self._linked
-        return [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
-
-    def _make(self, parts: list[int], digest: str) -> None:
+    def _make(self, made: list[str], parts: list[int], digest: str) -> None:
         """Write table by table, so that only a part of one table of every manifest is in memory."""
-        count, made, readable_N = len(self.samples), self._made, readable(self.samples)
+        count, readable_N, plans = len(self.samples), readable(self.samples), {plan.name: plan for plan in self.plans}
         rows = sum(len(part_rows(part, count)) for part in parts)
         with Progress(rows * len(made), self.what, "rows") as progress:
             for name in made:
-                plan = next((plan for plan in self.plans if plan.name == name), None)
-                tables = [] if plan is None else opened(plan, count)
+                tables = [] if name == SAMPLES else opened(plans[name], count)
                 for part in parts:
                     path, span = self.out / part_path(name, part), part_rows(part, count)
-                    if part_is_valid(path, digest):
-                        pass
-                    elif plan is None:
-                        part_samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
-                        write_part(path, part_samples.cast(SAMPLES_SCHEMA), digest)
-                    else:
-                        write_table_part(self.out, plan, tables, part, readable_N, digest)
+                    if not part_is_valid(path, digest):
+                        samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
+                        content = joined_part(tables, part, readable_N) if tables else samples.cast(SAMPLES_SCHEMA)
+                        write_part(path, content, digest)
                     progress.advance(len(span))
 
     def _finish(self, start: float, answers_in: str | None) -> Outcome:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
@@ -24,23 +23,12 @@ from prune_toolkit.combine.joined_samples import HINT, JoinedSamples, check_scor
 from prune_toolkit.combine.joined_tables import TablePlan, opened, plan_tables
 from prune_toolkit.combine.joined_writing import ShareWork
 
-FIRST, LAST = "first", "last"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsConfig:
-    """The options of `prune merge` without --average."""
-
-    out: Path
-    prefer: str | None = None
-    """The manifest that counts where several disagree: its path, `first` or `last`; None: raise an error."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shards:
     """Manifests that can be merged, in the order of precedence."""
 
-    config: ShardsConfig
+    out: Path
     parents: tuple[Manifest, ...]
     preferred: int
     """The number of manifests, from the first, that take precedence over others."""
@@ -50,10 +38,13 @@ class Shards:
     """Tables and samples that are not carried over, with the reason."""
 
     @classmethod
-    def of(cls, config: ShardsConfig, manifests: Sequence[Manifest]) -> "Shards":
-        """Check that manifests fit together and plan the result; UsageError, MismatchError or InputError if not."""
+    def of(cls, manifests: Sequence[Manifest], *, out: Path, prefer: str | None = None) -> "Shards":
+        """Check that manifests fit together and plan the result; UsageError, MismatchError or InputError if not.
+
+        prefer: the manifest that counts where several disagree, its path, `first` or `last`; None: raise an error.
+        """
         check_same_kind(manifests)
-        parents, preferred = _by_precedence(config.prefer, manifests)
+        parents, preferred = _by_precedence(prefer, manifests)
         check_alike(sorted(parents, key=lambda manifest: manifest.id))
         joined = join_samples(parents, preferred)
         check_scored(joined)
@@ -63,7 +54,7 @@ class Shards:
                 where = share.manifest.where
                 not_merged.append(f"{dropped:,} samples of {where}, which the preferred manifest describes differently")
         shards = cls(
-            config=config,
+            out=out,
             parents=parents,
             preferred=preferred,
             joined=joined,
@@ -96,22 +87,19 @@ class Shards:
         parts = part_count(self.count)
         with Progress(len(self.plans) * parts, "comparing samples that several manifests have", "parts") as progress:
             for plan in self.plans:
-                self._check_table(plan, shared_N, progress)
-
-    def _check_table(self, plan: TablePlan, shared_N: NDArray[np.bool_], progress: Progress) -> None:
-        tables, found = opened(plan, self.count), []
-        for part in range(part_count(self.count)):
-            found += [table.differing(part, shared_N) for table in tables]
-            progress.advance(1)
-        ids = np.unique(np.concatenate(found))
-        if len(ids):
-            first = int(ids[0])
-            holders = [share.manifest.where for share in self.joined.shares if first in share.new_n]
-            raise MismatchError(
-                f"{' and '.join(holders)} disagree on {plan.name} of {len(ids):,} samples; the first: "
-                f"{self.joined.samples.column('key')[first].as_py()}",
-                hint=HINT,
-            )
+                tables, found = opened(plan, self.count), []
+                for part in range(parts):
+                    found += [table.differing(part, shared_N) for table in tables]
+                    progress.advance(1)
+                ids = np.unique(np.concatenate(found))
+                if len(ids):
+                    first = int(ids[0])
+                    holders = [share.manifest.where for share in self.joined.shares if first in share.new_n]
+                    raise MismatchError(
+                        f"{' and '.join(holders)} disagree on {plan.name} of {len(ids):,} samples; the first: "
+                        f"{self.joined.samples.column('key')[first].as_py()}",
+                        hint=HINT,
+                    )
 
 
 def write_shards(shards: Shards) -> Manifest:
@@ -121,7 +109,7 @@ def write_shards(shards: Shards) -> Manifest:
     if any(parent.header.file(BETON_NAME) for parent in shards.parents):
         note("betons are not merged: `prune select --data DATA` cuts a new one from the images")
     return ShareWork(
-        out=shards.config.out,
+        out=shards.out,
         command="merge",
         resolved=shards.resolved(),
         parents=tuple(sorted(shards.parents, key=lambda parent: parent.id)),
@@ -134,9 +122,9 @@ def write_shards(shards: Shards) -> Manifest:
 
 def _by_precedence(prefer: str | None, manifests: Sequence[Manifest]) -> tuple[tuple[Manifest, ...], int]:
     """Return the manifests, preferred ones first, and the number of preferred ones."""
-    if prefer == FIRST:
+    if prefer == "first":
         return tuple(manifests), len(manifests)
-    if prefer == LAST:
+    if prefer == "last":
         return tuple(reversed(manifests)), len(manifests)
     by_id = sorted(manifests, key=lambda manifest: manifest.id)
     if prefer is None:

@@ -1,6 +1,5 @@
 """Plot a sweep's table: accuracy over keep, times and KD weight, and gains over random + KD; PNG and SVG."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +113,8 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
 
     with drawn(path, 9.5, max(4.8, 1.4 + 0.26 * len(lines))) as (figure, written):
         axes = figure.add_subplot()
-        in_order = sorted(lines, key=lambda label: -_height(lines[label]))
+        # In the order of the right ends of the lines, top to bottom.
+        in_order = sorted(lines, key=lambda label: -lines[label][-1]["mean"])
         style = {label: number for number, label in enumerate(lines)}
         for label in in_order:
             _draw_line(axes, label, lines[label], x, style[label], len(lines))
@@ -133,11 +133,6 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return written
-
-
-def _height(rows: Sequence[Record]) -> float:
-    """Return the height of a line's right end; the legend has that order."""
-    return float(rows[-1]["mean"]) if rows else -math.inf
 
 
 def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number: int, count: int) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from manifests.base.files import atomic_file, write_atomic
 from manifests.base.progress import note
-from prune_toolkit.sweep.grid import ALL, Arm, all_arms, baseline_of
+from prune_toolkit.sweep.grid import ALL, Arm, all_arms
 from prune_toolkit.sweep.plots import draw_differences, draw_plots, draw_weights
 from prune_toolkit.sweep.runs import Cell, Row
 from prune_toolkit.sweep.study import Phase, Study, final_phase, job_of
@@ -169,7 +169,7 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
     by_row: dict[Row, list[Record]] = {}
     for record in records:
         by_row.setdefault(record["row"], []).append(record)
-    first = baseline_of(all_arms(study.config.grid))
+    first, *_ = all_arms(study.config.grid)
     table = []
     for row, runs in by_row.items():
         baseline = _baseline_of(row, by_row, first)

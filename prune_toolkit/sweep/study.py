@@ -152,7 +152,7 @@ def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
 
 def needs_holdout(config: SweepConfig) -> bool:
     """Return whether any run is evaluated on samples of the training data."""
-    return config.val is None or config.grid.is_tuned
+    return config.val is None or len(config.grid.kd_weights) > 1
 
 
 def dry_study(config: SweepConfig) -> Study:
