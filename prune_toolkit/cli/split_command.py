@@ -44,7 +44,7 @@ def command(
 
     split = Split.of(SplitConfig(out=out, rest=rest, classes=classes, prefixes=prefix), Manifest.open(manifest))
     if dry_run:
-        planned = [{"out": str(path), "samples": int(rows_N.sum())} for path, rows_N in split.pieces()]
+        planned = [{"out": str(path), "samples": int(rows_N.sum())} for path, rows_N in split.pieces]
         if as_json:
             echo_json(planned)
             return

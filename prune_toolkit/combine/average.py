@@ -5,7 +5,6 @@ Torch-free.
 
 import hashlib
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +67,9 @@ def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
     calibration = calibration_of(merge.out, merge.logits_tables[0], merge.label_N, merge.class_count)
     computed = [parent.header.compute for parent in merge.parents]
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
+    training_views = calibration.count * (merge.views.count - 1)
+    hits = parts.hits if training_views else None
+    runs = {parent.id: parent.header.run for parent in merge.parents}
     blocks: Blocks = {
         "kind": "scores",
         "data": merge.data,
@@ -75,7 +77,14 @@ def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
         "compute": computed[0] if all(block == computed[0] for block in computed) else None,
         "views": merge.views,
         "scores": [entry.spec(averaged_over) for entry in LogitScore.registered()],
-        "run": _run_block(merge, parts, calibration.count, start),
+        # The run block as of scoring; the runs of the teachers are under `parent_runs`.
+        "run": {
+            "command": "merge",
+            "seconds": parts.seconds,
+            "wall": round(time.monotonic() - start, 3),
+            "views_top1": None if hits is None else round(hits / training_views, 6),
+            "parent_runs": list(runs.values()),
+        },
     }
     return Outcome(blocks=blocks, local=next((parent.local for parent in merge.parents if parent.local), {}))
 
@@ -94,17 +103,3 @@ def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
         train_ece=calibration.ece,
         licence=licences([teacher.licence for teacher in teachers]),
     )
-
-
-def _run_block(merge: Merge, parts: Totals, samples: int, start: float) -> dict[str, Any]:
-    """The run block as of scoring; the runs of the teachers are under `parent_runs`."""
-    training_views = samples * (merge.views.count - 1)
-    known = parts.hits is not None and training_views > 0
-    runs = {parent.id: parent.header.run for parent in merge.parents}
-    return {
-        "command": "merge",
-        "seconds": parts.seconds,
-        "wall": round(time.monotonic() - start, 3),
-        "views_top1": round((parts.hits or 0) / training_views, 6) if known else None,
-        "parent_runs": list(runs.values()),
-    }
