@@ -14,7 +14,6 @@ from prune_toolkit.cli.options import (
     DataOptions,
     data_options,
     gathered,
-    secret_in,
     secret_option,
     typed,
     workers_option,
@@ -46,17 +45,9 @@ class CheckOptions:
 
     def data_check(self, workers: int) -> "DataCheck":
         """Return the requested check; typed options win over prune.toml, UsageError for a contradiction."""
-        from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
-        from manifests.copies.matching import parse_stages
+        from prune_toolkit.api.arguments import data_check
 
-        return DataCheck(
-            level=self._level(),
-            stages=parse_stages(self.match),
-            class_map=self.class_map,
-            pixel_tolerance=PIXEL_TOLERANCE if self.pixel_tolerance is None else self.pixel_tolerance,
-            secret=secret_in(self.secret),
-            workers=workers,
-        )
+        return data_check(self._level(), self.match, self.class_map, self.pixel_tolerance, self.secret, workers)
 
     def _level(self) -> str:
         given = {name: level for name, level in (("check", self.check), (PIXELS, self.pixels and PIXELS)) if level}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from manifests.base.progress import one_line
-from prune_toolkit.cli.options import json_option, manifest_place, secret_in, secret_option
+from prune_toolkit.cli.options import json_option, manifest_place, secret_option
 from trainer.cli.console import echo_json
 
 SHOWN = 5
@@ -36,10 +36,9 @@ def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) ->
     prune diff selection s3://bucket/selection
     prune diff manifest s3://bucket/hidden --secret secret.txt
     """
-    from manifests.compare.diff import compare
-    from manifests.manifest import Manifest
+    from prune_toolkit.api.verify_and_diff import diff
 
-    report = compare(Manifest.open(a), Manifest.open(b), secret_in(secret))
+    report = diff(a, b, secret=secret)
     if as_json:
         echo_json(report)
         return

@@ -104,12 +104,9 @@ class DataOptions:
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
         """Return the spec of the images `named`, else of --data; None if neither is given."""
-        from prune_toolkit.images.data_spec import DataSpec
+        from prune_toolkit.api.arguments import data_spec
 
-        data = named or self.data
-        if data is None:
-            return None
-        return DataSpec(data=data, split=self.split, classes=self.classes, label=self.label)
+        return data_spec(named or self.data, self.split, self.classes, self.label)
 
 
 data_options = gathered("images", DataOptions)
@@ -234,13 +231,6 @@ def work_share(rank: int | None, world_size: int | None) -> "WorkShare":
 
 
 rank_options = gathered("ranks", work_share)
-
-
-def secret_in(file: Path | None) -> bytes | None:
-    """Read the secret from the file of `secret_option`; None if none is given. `check_secret` compares it."""
-    from manifests.hidden.secret import read_secret
-
-    return None if file is None else read_secret(file)
 
 
 jobs_option = click.option(

@@ -27,7 +27,6 @@ from prune_toolkit.cli.options import (
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.images.readers import ImagesAtHand
     from prune_toolkit.scoring.preview import Preview
     from prune_toolkit.scoring.score_config import ScoreConfig
@@ -128,6 +127,7 @@ def command(
     if dynamics:
         _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
+    from prune_toolkit.api.arguments import data_spec
     from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
@@ -139,8 +139,9 @@ def command(
     check_held_out(held_out, held_out_split, has_features=features)
     teacher_options.named()
     training = images_to_score(images.spec(data_argument), index)
-    validation = images_of_same_classes(_other_spec(images, val, val_split, held_out=True), training)
-    influenced = images_of_same_classes(_other_spec(images, held_out, held_out_split, held_out=False), training)
+    validated = data_spec(val, val_split, images.classes, images.label, held_out=True)
+    validation = images_of_same_classes(validated, training)
+    influenced = images_of_same_classes(data_spec(held_out, held_out_split, images.classes, images.label), training)
     teacher = teacher_options.load(training.class_names)
     config = ScoreConfig(
         out=out or Path("manifest"),
@@ -213,18 +214,6 @@ def _score_dynamics(
         return
     click.echo(f"{plan.out}/: {names}; id {manifest.id[:12]}")
     echo_next("prune", "select", plan.out, "--keep", "0.5", "--score", f"dynamics/{plan.scores[0].name}")
-
-
-def _other_spec(images: DataOptions, data: str | None, split: str | None, *, held_out: bool) -> "DataSpec | None":
-    """Return the spec of the images of --val or --held-out, read like those of --data; None if none are given.
-
-    held_out: if no split is given, use the test or validation split.
-    """
-    from prune_toolkit.images.data_spec import DataSpec
-
-    if data is None:
-        return None
-    return DataSpec(data=data, split=split, classes=images.classes, label=images.label, held_out=held_out)
 
 
 def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
