@@ -54,20 +54,16 @@ class Summary(NamedTuple):
 
 def summarise(values: Sequence[float]) -> Summary:
     """Return mean, sample standard deviation and t interval of the mean of one or more numbers."""
+    from scipy.special import stdtrit
+
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
         return Summary(n, mean, None, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile(n - 1) * deviation / math.sqrt(n)
+    # The quantile of Student's t with half of 1 - LEVEL above it.
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * deviation / math.sqrt(n)
     return Summary(n, mean, deviation, mean - half, mean + half)
-
-
-def t_quantile(degrees: int) -> float:
-    """Return the quantile of Student's t with half of 1 - LEVEL above it."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + LEVEL / 2))
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Summary | None:
@@ -122,7 +118,7 @@ def run_records(study: Study, phase: Phase) -> list[Record]:
 
     Of rows that do not differ (in labels only, with a loss that does not use labels of the teacher), only the first.
     """
-    records, trained, seen = list[Record](), phase.runs(), set[tuple[Any, ...]]()
+    records, trained = dict[tuple[Any, ...], Record](), phase.runs()
     for row in phase.rows:
         for run in row.runs:
             report = study.folder.report(run.key)
@@ -141,27 +137,21 @@ def run_records(study: Study, phase: Phase) -> list[Record]:
                 "teacher": row.teacher,
                 "seed": run.seed,
             }
-            identity = (*of.values(), run.key)
-            if identity in seen:
-                continue
-            seen.add(identity)
-            records.append(
-                of
-                | {
-                    "phase": "tuning" if phase is study.tuning else "final",
-                    "top1": 100 * report["last"]["top1"],
-                    "samples": report["samples"],
-                    "steps": report["steps"],
-                    "training_s": report["time"]["training_s"],
-                    "total_s": report["labels_time"]["total_s"],
-                    "run": job.folder.name,
-                    "select": shlex.join(select),
-                    "train": shlex.join(train),
-                    "budget": report["budget"],
-                    "row": row,
-                }
-            )
-    return records
+            found: Record = {
+                "phase": "tuning" if phase is study.tuning else "final",
+                "top1": 100 * report["last"]["top1"],
+                "samples": report["samples"],
+                "steps": report["steps"],
+                "training_s": report["time"]["training_s"],
+                "total_s": report["labels_time"]["total_s"],
+                "run": job.folder.name,
+                "select": shlex.join(select),
+                "train": shlex.join(train),
+                "budget": report["budget"],
+                "row": row,
+            }
+            records.setdefault((*of.values(), run.key), of | found)
+    return list(records.values())
 
 
 def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
@@ -169,17 +159,17 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
     by_row: dict[Row, list[Record]] = {}
     for record in records:
         by_row.setdefault(record["row"], []).append(record)
+    top1 = {row: {run["seed"]: run["top1"] for run in runs} for row, runs in by_row.items()}
+    of_row = ("arm", "keep", "labels", "loss", "kd_weight", "teacher", "budget", "select", "train", "row")
     first, *_ = all_arms(study.config.grid)
     table = []
     for row, runs in by_row.items():
-        baseline = _baseline_of(row, by_row, first)
-        top1 = {run["seed"]: run["top1"] for run in runs}
-        base = None if baseline is None else {run["seed"]: run["top1"] for run in by_row[baseline]}
-        is_itself = baseline is not None and baseline.run_keys == row.run_keys
-        difference = None if base is None or is_itself else paired(top1, base)
+        baseline, difference = _baseline_of(row, by_row, first), None
+        if baseline is not None and baseline.run_keys != row.run_keys:
+            difference = paired(top1[row], top1[baseline])
         table.append(
-            {name: runs[0][name] for name in ("arm", "keep", "labels", "loss", "kd_weight", "teacher", "budget")}
-            | summarise(list(top1.values()))._asdict()
+            {name: runs[0][name] for name in of_row}
+            | summarise(list(top1[row].values()))._asdict()
             | {
                 "difference": difference and difference.mean,
                 "difference_low": difference and difference.low,
@@ -188,7 +178,6 @@ def table_records(study: Study, records: Sequence[Record]) -> list[Record]:
             | {name: _whole(statistics.fmean, runs, name) for name in ("samples", "steps")}
             # The median: a run that shared its machine, or was suspended, does not show the cost of an arm.
             | {name: _whole(statistics.median, runs, name) for name in ("training_s", "total_s")}
-            | {"select": runs[0]["select"], "train": runs[0]["train"], "row": row}
         )
     for record in table:
         record["pays_from"] = _pays_from(record, table)
@@ -235,31 +224,33 @@ def write_tables(folder: SweepFolder, name: str, records: Sequence[Record], sche
 def markdown(records: Sequence[Record], judged_on: str) -> str:
     """Return the table as Markdown; columns in which all rows agree move above it, rows that share runs appear once."""
     records = _once(records)
-    columns: dict[str, list[str]] = {
-        "arm": [record["arm"] for record in records],
-        "keep": [f"{record['keep']:g}" for record in records],
-        "labels": [record["labels"] for record in records],
-        "loss": [record["loss"] for record in records],
-        "KD weight": [_number(record["kd_weight"], "g") for record in records],
-        "teacher": [record["teacher"] for record in records],
-        "budget": [record["budget"] for record in records],
-        "n": [str(record["n"]) for record in records],
+
+    def cells(name: str, form: str = "") -> list[str]:
+        return ["-" if record[name] is None else f"{record[name]:{form}}" for record in records]
+
+    columns = {
+        "arm": cells("arm"),
+        "keep": cells("keep", "g"),
+        "labels": cells("labels"),
+        "loss": cells("loss"),
+        "KD weight": cells("kd_weight", "g"),
+        "teacher": cells("teacher"),
+        "budget": cells("budget"),
+        "n": cells("n"),
         "top-1": [_with_deviation(record) for record in records],
         "95 %": [_interval(record["low"], record["high"], "") for record in records],
-        "vs random + KD": [_number(record["difference"], "+.2f") for record in records],
+        "vs random + KD": cells("difference", "+.2f"),
         "95 % of it": [_interval(record["difference_low"], record["difference_high"], "+") for record in records],
-        "steps": [_number(record["steps"], ",.0f") for record in records],
-        "training s": [_number(record["training_s"], ",.1f") for record in records],
-        "total s": [_number(record["total_s"], ",.1f") for record in records],
-        "pays from": [_number(record["pays_from"], "d") for record in records],
+        "steps": cells("steps", ",.0f"),
+        "training s": cells("training_s", ",.1f"),
+        "total s": cells("total_s", ",.1f"),
+        "pays from": cells("pays_from"),
     }
-    common = []
-    for name in ("labels", "loss", "teacher", "budget", "n"):
-        if len(set(columns[name])) == 1:
-            common.append(f"{name} {columns.pop(name)[0]}")
+    alike = [name for name in ("labels", "loss", "teacher", "budget", "n") if len(set(columns[name])) == 1]
+    common = "".join(f"; {name} {columns.pop(name)[0]}" for name in alike)
     lines = [
         f"Top-1 of the last epoch on {judged_on}, percent, mean ± standard deviation over seeds; "
-        f"intervals are Student's t; differences are paired by seed{''.join(f'; {what}' for what in common)}.",
+        f"intervals are Student's t; differences are paired by seed{common}.",
         "",
         f"| {' | '.join(columns)} |",
         "|"
@@ -281,14 +272,9 @@ def _once(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if id(record) in shown]
 
 
-def _with_deviation(record: Mapping[str, Any]) -> str:
-    deviation = record["deviation"]
-    return f"{record['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+def _with_deviation(record: Record) -> str:
+    return f"{record['mean']:.2f}" + ("" if record["deviation"] is None else f" ± {record['deviation']:.2f}")
 
 
 def _interval(low: float | None, high: float | None, sign: str) -> str:
     return "-" if low is None or high is None else f"{low:{sign}.2f} to {high:{sign}.2f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
