@@ -13,7 +13,7 @@ from trainer.cli.console import echo_json
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
     from prune_toolkit.combine.average_config import Merge
-    from prune_toolkit.combine.merge import Shards
+    from prune_toolkit.combine.joined_writing import ShareWork
 
 
 @click.command(name="merge")
@@ -58,7 +58,7 @@ def command(
     from manifests.manifest import Manifest
     from prune_toolkit.combine.average import write_merge
     from prune_toolkit.combine.average_config import Merge
-    from prune_toolkit.combine.merge import Shards, write_shards
+    from prune_toolkit.combine.merge import plan_shards, write_shards
 
     if score_views and not average:
         raise UsageError("--score-views needs --average")
@@ -66,14 +66,14 @@ def command(
         raise UsageError("--prefer cannot be used with --average")
     opened = [Manifest.open(path) for path in manifests]
     if average is None:
-        shards = Shards.of(opened, out=out, prefer=prefer)
+        shards = plan_shards(opened, out=out, prefer=prefer)
         _echo_shards(shards, as_json) if dry_run else _echo_joined(write_shards(shards), shards, as_json)
     else:
         merge = Merge.of(opened, out=out, average=average, score_views=score_views)
         _echo_plan(merge, as_json) if dry_run else _echo_averaged(write_merge(merge), merge, as_json)
 
 
-def _echo_joined(merged: "Manifest", shards: "Shards", as_json: bool) -> None:
+def _echo_joined(merged: "Manifest", shards: "ShareWork", as_json: bool) -> None:
     header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
     if as_json:
         echo_json(
@@ -83,7 +83,7 @@ def _echo_joined(merged: "Manifest", shards: "Shards", as_json: bool) -> None:
                 "samples": header.data.count,
                 "readable": header.data.readable,
                 "score_sets": sets,
-                "left_out": list(shards.not_merged),
+                "left_out": list(shards.left_out),
                 "teacher": None if header.teacher is None else header.teacher.model_dump(),
             }
         )
@@ -99,24 +99,24 @@ def _echo_joined(merged: "Manifest", shards: "Shards", as_json: bool) -> None:
     )
 
 
-def _echo_shards(shards: "Shards", as_json: bool) -> None:
+def _echo_shards(shards: "ShareWork", as_json: bool) -> None:
     tables = ["samples", *(plan.name for plan in shards.plans)]
     plan = {
-        "samples": shards.count,
-        "shares": {share.manifest.where: len(share.old_n) for share in shards.joined.shares},
+        "samples": len(shards.samples),
+        "shares": {share.manifest.where: len(share.old_n) for share in shards.shares},
         "tables": tables,
-        "left_out": list(shards.not_merged),
-        "config": shards.resolved(),
+        "left_out": list(shards.left_out),
+        "config": shards.resolved,
         "out": str(shards.out),
     }
     if as_json:
         echo_json(plan)
         return
-    for share in shards.joined.shares:
+    for share in shards.shares:
         click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
-    for what in shards.not_merged:
+    for what in shards.left_out:
         click.echo(f"left out: {what}")
-    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.out}/")
+    click.echo(f"{len(shards.samples):,} samples with {', '.join(tables)} into {shards.out}/")
 
 
 def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:

@@ -1,7 +1,6 @@
 """Join the samples of several manifests: in the order of their keys, each once. Torch-free."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,29 +18,13 @@ HINT = "choose the manifest that takes precedence: --prefer MANIFEST, first or l
 AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class JoinedSamples:
-    """The samples of several manifests, and which of them each manifest has."""
-
-    samples: pa.Table
-    shares: tuple[Share, ...]
-    """One per manifest, in order; without the samples for which another manifest's row was preferred."""
-
-    @property
-    def shared_N(self) -> NDArray[np.bool_]:
-        """(N,) flags of the samples that several manifests have."""
-        times_N = np.zeros(len(self.samples), np.int64)
-        for share in self.shares:
-            times_N[share.new_n] += 1
-        return times_N > 1
-
-
-def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples:
+def join_samples(manifests: Sequence[Manifest], preferred: int) -> tuple[pa.Table, tuple[Share, ...]]:
     """Join samples; if manifests differ on one, the row of the first counts if that is a preferred manifest.
 
-    The first `preferred` manifests are preferred. Raises MismatchError for any other sample that two manifests
-    describe differently (label, content, view or readability) and for a row number that stands for different images;
-    InputError for a manifest whose samples are not in the order of their keys.
+    The first `preferred` manifests are preferred. Returns the samples, and which of them each manifest has, in order,
+    without those for which another manifest's row was preferred. Raises MismatchError for any other sample that two
+    manifests describe differently (label, content, view or readability) and for a row number that stands for different
+    images; InputError for a manifest whose samples are not in the order of their keys.
     """
     tables = [checked_samples(manifest) for manifest in manifests]
     whole = pa.concat_tables(tables)
@@ -67,21 +50,20 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples
     for number, manifest in enumerate(manifests):
         old_n = np.flatnonzero(~dropped_M[start[number] : start[number + 1]])
         shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[start[number] + old_n]))
-    samples = with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N)))
-    return JoinedSamples(samples=samples, shares=tuple(shares))
+    return with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N))), tuple(shares)
 
 
-def check_scored(joined: JoinedSamples) -> None:
+def check_scored(samples: pa.Table, shares: Sequence[Share]) -> None:
     """Raise UsageError if some manifests have a teacher, and a readable sample is in none of these."""
-    scored = [share for share in joined.shares if share.manifest.header.teacher is not None]
-    lacking_N = readable(joined.samples) & ~flags_of(scored, len(joined.samples))
+    scored = [share for share in shares if share.manifest.header.teacher is not None]
+    lacking_N = readable(samples) & ~flags_of(scored, len(samples))
     if not scored or not lacking_N.any():
         return
-    without = [share.manifest for share in joined.shares if share not in scored]
+    without = [share.manifest for share in shares if share not in scored]
     wheres = " and ".join(f"{manifest.where} (of kind {manifest.kind})" for manifest in without)
     raise UsageError(
         f"the teacher has not scored {lacking_N.sum():,} samples that are only in {wheres}; the first: "
-        f"{joined.samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
+        f"{samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
         hint="score them with prune score, and merge the scored manifest",
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.base.progress import Progress
+from manifests.base.progress import Progress, note
 from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks
 from manifests.format.header import DataSet, Header, TeacherCard
@@ -43,19 +43,23 @@ class ShareWork:
     """A manifest made of rows of others, before anything is written."""
 
     out: Path
-    command: str
     resolved: dict[str, Any]
+    """Everything the result depends on, without paths."""
     parents: tuple[Manifest, ...]
     """In an order that does not depend on the command line."""
     shares: tuple[Share, ...]
     """In the order of precedence."""
     samples: pa.Table
     plans: tuple[TablePlan, ...]
+    left_out: tuple[str, ...]
+    """Tables and samples that are not carried over, with the reason."""
     what: str
     """The task, for the progress bar."""
 
     def write(self) -> Manifest:
         """Write the manifest; an interrupted run is resumed. Raises UsageError if its header cannot be made."""
+        for what in self.left_out:
+            note(f"left out: {what}")
         answers_in, count = self._answers_in(), len(self.samples)
         linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
         if self.shares[0].is_whole(count):
@@ -101,7 +105,7 @@ class ShareWork:
             "compute": computed[0] if all(block == computed[0] for block in computed) else None,
             "left_out": sorted(lacking) or None,
             "scores": specs,
-            "run": {"command": self.command, "seconds": seconds, "wall": seconds, **_runs(headers)},
+            "run": {"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
         }
         return Outcome(blocks=blocks, local=self._local())
 
@@ -170,7 +174,14 @@ class ShareWork:
             keys_n = self.samples.column("key").take(table.column("sample_id")).to_pylist()
             if table_name == SCORE_TABLE:
                 confidence_n, correct_n = (table.column(name).to_numpy() for name in ("confidence", "correct"))
-                _check_answers(confidence_n, correct_n, keys_n, where)
+                sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
+                if not sound_n.all():
+                    row = int(np.argmin(sound_n))
+                    raise InputError(
+                        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct is "
+                        f"{correct_n[row]:g}; expected a probability, and 0 or 1",
+                        hint="score with this teacher again",
+                    )
                 yield confidence_n, correct_n
                 continue
             ids, logits = soft_labels_of(table, "logits", len(self.parents[0].class_names))
@@ -186,21 +197,6 @@ class ShareWork:
             for parent in self.parents
         ]
         return places[0] if places[0] and all(place == places[0] for place in places) else None
-
-
-def _check_answers(
-    confidence_n: NDArray[np.float32], correct_n: NDArray[np.float32], keys_n: Sequence[str], where: str
-) -> None:
-    """Raise InputError for the first sample whose confidence is not a probability, or correct neither 0 nor 1."""
-    sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
-    if sound_n.all():
-        return
-    row = int(np.argmin(sound_n))
-    raise InputError(
-        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct is {correct_n[row]:g}; "
-        "expected a probability, and 0 or 1",
-        hint="score with this teacher again",
-    )
 
 
 def _runs(headers: Sequence[Header]) -> dict[str, Any]:

@@ -119,18 +119,16 @@ def write_split(split: Split) -> list[Manifest]:
         new_n = np.arange(len(old_n))
         samples = with_ids(split.samples.filter(pa.array(rows_N)), new_n)
         shares = (Share(manifest=split.parent, old_n=old_n, new_n=new_n),)
-        plans, not_divided = plan_tables(shares, readable(samples))
-        for what in not_divided:
-            note(f"left out: {what}")
+        plans, left_out = plan_tables(shares, readable(samples))
         written.append(
             ShareWork(
                 out=out,
-                command="split",
                 resolved=split.resolved(rest=number == 1),
                 parents=(split.parent,),
                 shares=shares,
                 samples=samples,
                 plans=tuple(plans),
+                left_out=tuple(left_out),
                 what=f"splitting off {out}",
             ).write()
         )
