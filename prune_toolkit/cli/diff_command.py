@@ -48,15 +48,15 @@ def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) ->
     if report["same"]:
         click.echo("equal ids: nothing differs")
         return
-    for title, lines in (
-        ("data", _data(report["data"])),
-        ("teacher", _teacher(report["teacher"])),
-        ("scores", _scores(report["scores"])),
-        ("kept", _selections(report["selections"])),
-        ("labels", _labels(report["labels"])),
-        ("settings", _settings(report["settings"])),
+    for name, title, lines_of in (
+        ("data", "data", _data),
+        ("teacher", "teacher", _teacher),
+        ("scores", "scores", _scores),
+        ("selections", "kept", _selections),
+        ("labels", "labels", _labels),
+        ("settings", "settings", _settings),
     ):
-        for number, line in enumerate(lines):
+        for number, line in enumerate([] if report[name] is None else lines_of(report[name])):
             click.echo(f"{'' if number else title:<10} {one_line(line)}")
 
 
@@ -83,9 +83,7 @@ def _data(data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _teacher(teacher: dict[str, Any] | None) -> list[str]:
-    if teacher is None:
-        return []
+def _teacher(teacher: dict[str, Any]) -> list[str]:
     specs = [spec or "none" for spec in teacher["spec"]]
     top1 = ["" if value is None else f" ({100 * value:.2f} % on its images)" for value in teacher["train_top1"]]
     if not teacher["differing"]:
@@ -97,9 +95,7 @@ def _teacher(teacher: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _scores(scores: dict[str, Any] | None) -> list[str]:
-    if scores is None:
-        return []
+def _scores(scores: dict[str, Any]) -> list[str]:
     lines = []
     for score in scores["common"]:
         count = f"{score['samples']:,} samples"
@@ -121,9 +117,7 @@ def _scores(scores: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _selections(kept: dict[str, Any] | None) -> list[str]:
-    if kept is None:
-        return []
+def _selections(kept: dict[str, Any]) -> list[str]:
     lines = [
         f"{kept['kept'][0]:,} and {kept['kept'][1]:,}, both keep {kept['both']:,}: Jaccard {_number(kept['jaccard'])}"
     ]
@@ -139,9 +133,7 @@ def _selections(kept: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _labels(labels: dict[str, Any] | None) -> list[str]:
-    if labels is None:
-        return []
+def _labels(labels: dict[str, Any]) -> list[str]:
     if labels["why"]:
         return [f"not compared: {labels['why']}"]
     lines = [

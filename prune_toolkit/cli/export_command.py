@@ -65,7 +65,8 @@ def command(
     if len(asked) != 1:
         raise UsageError("give exactly one of --indices F, --filelist F and --imagefolder DIR")
     [(form, path)] = asked
-    if form != "imagefolder" and (unused := [name for name in _OF_IMAGEFOLDER if name in typed()]):
+    of_imagefolder = ("copy", "data", "split", "label", "classes")
+    if form != "imagefolder" and (unused := [name for name in of_imagefolder if name in typed()]):
         raise UsageError(f"--{unused[0]} cannot be used with --{form}", hint="it goes with --imagefolder")
     manifest = Manifest.open(selection)
     samples = kept_samples(manifest)
@@ -137,6 +138,3 @@ def _imagefolder(
         f"{tree.written:,} files written ({format_bytes(tree.bytes)})"
     )
     return facts, line
-
-
-_OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")

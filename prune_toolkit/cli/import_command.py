@@ -9,14 +9,12 @@ import click
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options
-from prune_toolkit.cli.options import FOLDER, echo_next, gathered, json_option, manifest_place
+from prune_toolkit.cli.options import FOLDER, echo_next, gathered, json_option, manifest_place, teacher_licence_option
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.format.header import Harder
     from manifests.manifest import Manifest
-    from prune_toolkit.imports.import_logits import LogitsImport
-    from prune_toolkit.imports.import_scores import ScoresImport
     from prune_toolkit.selection.select_config import SelectConfig
 
     Written = tuple[Manifest, str, tuple[object, ...]]
@@ -42,32 +40,6 @@ class ScoresOptions:
     name: tuple[str, ...]
     set_name: str
     missing: str | None
-
-    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "ScoresImport":
-        """Return what to import from a table; UsageError for options that do not go together."""
-        from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport
-
-        columns, harder = self.score, self.harder
-        if key is None or not columns or not harder:
-            raise UsageError(
-                "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
-                hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
-            )
-        if len(harder) not in (1, len(columns)) or len(self.name) not in (0, len(columns)):
-            raise UsageError("give --harder once or once per --score, and --name once per --score or not at all")
-        ends, names = harder * (len(columns) // len(harder)), self.name or columns
-        return ScoresImport(
-            file=file,
-            out=out or Path("imported"),
-            key=key,
-            scores=[
-                ImportedScore(column=column, name=name, harder=end)
-                for column, name, end in zip(columns, names, ends, strict=True)
-            ],
-            set=self.set_name,
-            missing=self.missing,
-            listing=listing,
-        )
 
 
 @click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
@@ -98,13 +70,7 @@ class ScoresOptions:
     default=0,
     help="With --logits: number of parameters of the teacher, if known.",
 )
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    metavar="NAME",
-    help="With --logits: licence of the teacher.",
-)
+@teacher_licence_option(metavar="NAME", help="With --logits: licence of the teacher.")
 @click.option(
     "--weights-sha256",
     metavar="HEX",
@@ -123,34 +89,6 @@ class LogitsOptions:
     parameters: int
     teacher_licence: str | None
     weights_sha256: str | None
-
-    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "LogitsImport":
-        """Return what to import as logits; UsageError if the teacher or its image size is missing."""
-        from manifests.sources.names import read_class_names
-        from prune_toolkit.imports.import_logits import LogitsImport
-        from trainer.models.info import default_preprocessing
-
-        if self.teacher_name is None or self.image_size is None:
-            raise UsageError(
-                "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
-                hint="--teacher-name NAME --image-size PX",
-            )
-        # Students adopt the preprocessing; labels do not depend on it.
-        usual = default_preprocessing(self.image_size)
-        resize_px = max(self.image_size, self.resize_size or usual.resize_px)
-        return LogitsImport(
-            file=file,
-            out=out or Path("imported"),
-            teacher=self.teacher_name,
-            preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": self.interpolation}),
-            tensor=self.tensor,
-            key=key or "key",
-            parameters=self.parameters,
-            class_names=None if self.outputs is None else read_class_names(self.outputs),
-            licence=self.teacher_licence,
-            weights_sha256=None if self.weights_sha256 is None else self.weights_sha256.lower(),
-            listing=listing,
-        )
 
 
 @click.command(name="import")
@@ -209,7 +147,7 @@ def command(
     parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
     if logits:
-        written, text, next_step = _import_logits(teacher.config(file, out, key, listing), parent)
+        written, text, next_step = _import_logits(teacher, file, parent, out, key, listing)
     elif indices:
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         config = SelectConfig(
@@ -222,7 +160,7 @@ def command(
         )
         written, text, next_step = _import_subset(file, config, parent, order, listing)
     else:
-        written, text, next_step = _import_scores(scores.config(file, out, key, listing), parent)
+        written, text, next_step = _import_scores(scores, file, parent, out, key, listing)
     if as_json:
         header = written.header
         echo_json(
@@ -239,13 +177,36 @@ def command(
     echo_next(*next_step)
 
 
-def _import_scores(config: "ScoresImport", parent: "Manifest") -> "Written":
-    from prune_toolkit.imports.import_scores import import_scores
+def _import_scores(
+    options: ScoresOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+) -> "Written":
+    from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport, import_scores
 
+    columns, harder = options.score, options.harder
+    if key is None or not columns or not harder:
+        raise UsageError(
+            "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
+            hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
+        )
+    if len(harder) not in (1, len(columns)) or len(options.name) not in (0, len(columns)):
+        raise UsageError("give --harder once or once per --score, and --name once per --score or not at all")
+    ends, names = harder * (len(columns) // len(harder)), options.name or columns
+    config = ScoresImport(
+        file=file,
+        out=out or Path("imported"),
+        key=key,
+        scores=[
+            ImportedScore(column=column, name=name, harder=end)
+            for column, name, end in zip(columns, names, ends, strict=True)
+        ],
+        set=options.set_name,
+        missing=options.missing,
+        listing=listing,
+    )
     manifest = import_scores(config, parent)
-    names = [f"{config.set}/{score.name}" for score in config.scores]
-    text = f"{', '.join(names)} of {manifest.header.data.readable:,} samples"
-    return manifest, text, ("prune", "select", config.out, "--keep", "0.5", "--score", names[0])
+    scored = [f"{config.set}/{score.name}" for score in config.scores]
+    text = f"{', '.join(scored)} of {manifest.header.data.readable:,} samples"
+    return manifest, text, ("prune", "select", config.out, "--keep", "0.5", "--score", scored[0])
 
 
 def _import_subset(
@@ -263,10 +224,35 @@ def _import_subset(
     return selection, text, ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
 
 
-def _import_logits(config: "LogitsImport", parent: "Manifest") -> "Written":
-    from prune_toolkit.imports.import_logits import import_logits
+def _import_logits(
+    options: LogitsOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+) -> "Written":
+    from manifests.sources.names import read_class_names
+    from prune_toolkit.imports.import_logits import LogitsImport, import_logits
     from prune_toolkit.scoring.logit_scores import is_near_chance
+    from trainer.models.info import default_preprocessing
 
+    if options.teacher_name is None or options.image_size is None:
+        raise UsageError(
+            "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
+            hint="--teacher-name NAME --image-size PX",
+        )
+    # Students adopt the preprocessing; labels do not depend on it.
+    usual = default_preprocessing(options.image_size)
+    resize_px = max(options.image_size, options.resize_size or usual.resize_px)
+    config = LogitsImport(
+        file=file,
+        out=out or Path("imported"),
+        teacher=options.teacher_name,
+        preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": options.interpolation}),
+        tensor=options.tensor,
+        key=key or "key",
+        parameters=options.parameters,
+        class_names=None if options.outputs is None else read_class_names(options.outputs),
+        licence=options.teacher_licence,
+        weights_sha256=None if options.weights_sha256 is None else options.weights_sha256.lower(),
+        listing=listing,
+    )
     manifest = import_logits(config, parent)
     card = manifest.header.teacher
     assert card is not None

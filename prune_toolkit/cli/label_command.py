@@ -18,6 +18,7 @@ from prune_toolkit.cli.options import (
     json_option,
     manifest_place,
     rank_options,
+    teacher_licence_option,
     teacher_options,
     view_options,
     workers_option,
@@ -38,12 +39,7 @@ if TYPE_CHECKING:
 @click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options
 @click.option("--other-teacher", is_flag=True, help="Allow a teacher other than the one that scored the data.")
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    help="With --other-teacher: licence of its weights, recorded in the manifest.",
-)
+@teacher_licence_option(help="With --other-teacher: licence of its weights, recorded in the manifest.")
 @click.option("--out", "-o", type=FOLDER, default="labelled", show_default=True, help="Folder of the new selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -233,6 +233,7 @@ def work_share(rank: int | None, world_size: int | None) -> "WorkShare":
 rank_options = gathered("ranks", work_share)
 
 
+teacher_licence_option = partial(click.option, "--teacher-licence", "--teacher-license", "teacher_licence")
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files to transfer at once."
 )

@@ -19,6 +19,7 @@ from prune_toolkit.cli.options import (
     json_option,
     rank_options,
     redistributable_option,
+    teacher_licence_option,
     teacher_options,
     typed,
     view_options,
@@ -85,12 +86,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
 @redistributable_option
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    help="Licence of the teacher's weights, recorded in the manifest.",
-)
+@teacher_licence_option(help="Licence of the teacher's weights, recorded in the manifest.")
 @rank_options
 @dry_run_option
 @json_option

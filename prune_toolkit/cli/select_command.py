@@ -92,20 +92,13 @@ def _keep(value: object) -> Keep:
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @copy_options
 def select_config(
-    selector: str | None,
-    position: str | None,
-    beta: str | None,
-    strata: str | None,
-    mix: str | None,
-    parameter: tuple[str, ...],
-    copy: CopyOptions,
-    **settings: Any,
+    selector: str | None, parameter: tuple[str, ...], copy: CopyOptions, **settings: Any
 ) -> "SelectConfig":
     """Return the settings of a selection; UsageError for a parameter without a value or given twice."""
     from prune_toolkit.selection.select_config import SelectConfig
 
-    flags = zip(PARAMETER_FLAGS, (position, beta, strata, mix), strict=True)
-    parameters = {name: value for name, value in flags if value is not None}
+    flags = {name: settings.pop(name) for name in PARAMETER_FLAGS}
+    parameters = {name: value for name, value in flags.items() if value is not None}
     for text in parameter:
         name, equals, value = text.partition("=")
         if not equals or not name:
@@ -114,7 +107,7 @@ def select_config(
             raise UsageError(f"--parameter {text}: {name} is already {parameters[name]}", hint="give it once")
         parameters[name] = value
     return SelectConfig(
-        selector="mix" if selector is None and mix is not None else selector,
+        selector="mix" if selector is None and flags["mix"] is not None else selector,
         parameters=parameters,
         **copy.settings(),
         **settings,
