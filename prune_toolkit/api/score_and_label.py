@@ -11,8 +11,7 @@ from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
-from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
-from prune_toolkit.images.readers import ImagesAtHand
+from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
 from prune_toolkit.labelling.label_defaults import (
     check_licence,
     check_selection,

@@ -124,7 +124,7 @@ def command(
         _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
     from prune_toolkit.api.arguments import data_spec
-    from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
+    from prune_toolkit.images.readers import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of

@@ -43,13 +43,11 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> tuple[pa.Tabl
     undecided_M = {name: rows[owner_M[first_N[new_M[rows]]] >= preferred] for name, rows in differs_M.items()}
     _check_agreement(manifests, whole, owner_M, first_N[new_M], undecided_M)
     dropped_M = np.zeros(len(order_M), np.bool_)
-    for rows in differs_M.values():
-        dropped_M[rows] = True
-    start = np.cumsum([0, *(len(table) for table in tables)])
+    dropped_M[np.concatenate(list(differs_M.values()))] = True
     shares = []
     for number, manifest in enumerate(manifests):
-        old_n = np.flatnonzero(~dropped_M[start[number] : start[number + 1]])
-        shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[start[number] + old_n]))
+        old_n = np.flatnonzero(~dropped_M[owner_M == number])
+        shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[owner_M == number][old_n]))
     return with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N))), tuple(shares)
 
 
