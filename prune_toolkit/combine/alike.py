@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 from manifests.compare.diff import flat
 from manifests.errors import MismatchError, UsageError
 from manifests.format.header import Header
 from manifests.manifest import Manifest
 
+T = TypeVar("T")
 _SCORED = "score all shards with one teacher, and with the same --image-size and view flags"
 _HINTS = {
     "data": "index all shards from data sets of the same kind",
@@ -67,6 +68,11 @@ def check_divisible(manifest: Manifest) -> None:
             f"{manifest.where} is a selection, whose samples were chosen as a whole",
             hint="merge or split the scored manifests it was made from, and select from the result",
         )
+
+
+def agreed(values: Sequence[T]) -> T | None:
+    """Return the value, if all are equal; else None."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def class_difference(first: Manifest, other: Manifest) -> str | None:

@@ -15,6 +15,7 @@ from manifests.format.header import TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
+from prune_toolkit.combine.alike import agreed
 from prune_toolkit.combine.average_config import SCORE_TABLE, Merge, licences
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
@@ -65,7 +66,6 @@ def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> N
 
 def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
     calibration = calibration_of(merge.out, merge.logits_tables[0], merge.label_N, merge.class_count)
-    computed = [parent.header.compute for parent in merge.parents]
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
     training_views = calibration.count * (merge.views.count - 1)
     hits = parts.hits if training_views else None
@@ -74,7 +74,7 @@ def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
         "kind": "scores",
         "data": merge.data,
         "teacher": _card(merge, calibration),
-        "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+        "compute": agreed([parent.header.compute for parent in merge.parents]),
         "views": merge.views,
         "scores": [entry.spec(averaged_over) for entry in LogitScore.registered()],
         # The run block as of scoring; the runs of the teachers are under `parent_runs`.

@@ -26,6 +26,7 @@ from manifests.format.parts import (
 )
 from manifests.manifest import Manifest
 from manifests.tables.rows import Share
+from prune_toolkit.combine.alike import agreed
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.combine.joined_samples import data_fingerprint, readable
 from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_part, joined_score_specs, opened, origin
@@ -94,7 +95,7 @@ class ShareWork:
     def _finish(self, start: float, answers_in: str | None) -> Outcome:
         headers = [parent.header for parent in self.parents]
         scored = [header for header in headers if header.teacher is not None] or headers
-        computed, specs = [header.compute for header in scored], joined_score_specs(self.shares, self.plans)
+        specs = joined_score_specs(self.shares, self.plans)
         seconds = round(time.monotonic() - start, 3)
         kinds = {plan.name.partition("/")[0] for plan in self.plans}
         lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
@@ -102,7 +103,7 @@ class ShareWork:
             "kind": "scores" if specs or answers_in is not None or "scores" in lacking else "index",
             "data": self._data(),
             "teacher": None if answers_in is None else self._teacher(answers_in),
-            "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+            "compute": agreed([header.compute for header in scored]),
             "left_out": sorted(lacking) or None,
             "scores": specs,
             "run": {"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
@@ -114,11 +115,10 @@ class ShareWork:
         names = {block.name for block in blocks}
         if len(names) > 1:
             names = {name for several in names for name in several.split(_AND)}
-        splits = {block.split for block in blocks}
         return blocks[0].model_copy(
             update={
                 "name": _AND.join(sorted(names)),
-                "split": splits.pop() if len(splits) == 1 else None,
+                "split": agreed([block.split for block in blocks]),
                 "count": len(self.samples),
                 "readable": int(readable(self.samples).sum()),
                 "fingerprint": data_fingerprint(self.samples, blocks[0].class_names),
@@ -133,12 +133,11 @@ class ShareWork:
         calibration = Calibration()
         for confidence_n, correct_n in self._answers(answers_in):
             calibration.add(confidence_n, correct_n)
-        val = {card.val_top1 for card in cards}
         return cards[0].model_copy(
             update={
                 "train_top1": calibration.top1,
                 "train_ece": calibration.ece,
-                "val_top1": val.pop() if len(val) == 1 else None,
+                "val_top1": agreed([card.val_top1 for card in cards]),
                 "licence": licences([card.licence for card in cards]),
             }
         )
@@ -196,7 +195,7 @@ class ShareWork:
             {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
             for parent in self.parents
         ]
-        return places[0] if places[0] and all(place == places[0] for place in places) else None
+        return agreed(places) or None
 
 
 def _runs(headers: Sequence[Header]) -> dict[str, Any]:

@@ -142,22 +142,17 @@ def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number:
         at = [place + SPREAD[x] * (number / max(1, count - 1) - 0.5) for place in at]
     mean = [row["mean"] for row in rows]
     half = [0.0 if row["high"] is None else row["high"] - row["mean"] for row in rows]
-    colour = (number - 1) % len(COLOURS)
-    axes.errorbar(
-        at,
-        mean,
-        yerr=half if any(half) else None,
-        label=label,
-        color="black" if number == 0 else COLOURS[colour],
-        marker="o" if number == 0 else MARKERS[(number - 1) % len(MARKERS)],
-        linestyle="-" if number == 0 else STYLES[(number - 1) // len(COLOURS) % len(STYLES)],
-        linewidth=2.4 if number == 0 else 1.3,
-        zorder=3 if number == 0 else 2,
-        markersize=5.5,
-        elinewidth=0.9,
-        capsize=2,
-        alpha=0.9,
-    )
+    style: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.4, "zorder": 3}
+    if number > 0:
+        style = {
+            "color": COLOURS[(number - 1) % len(COLOURS)],
+            "marker": MARKERS[(number - 1) % len(MARKERS)],
+            "linestyle": STYLES[(number - 1) // len(COLOURS) % len(STYLES)],
+            "linewidth": 1.3,
+            "zorder": 2,
+        }
+    style |= {"markersize": 5.5, "elinewidth": 0.9, "capsize": 2, "alpha": 0.9}
+    axes.errorbar(at, mean, yerr=half if any(half) else None, label=label, **style)
 
 
 def draw_differences(records: Sequence[Record], folder: Path, title: str) -> list[Path]:

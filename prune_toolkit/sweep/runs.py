@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -156,16 +157,14 @@ class Planner:
 
     def rows(self, seeds: int) -> Iterator[Row]:
         """Yield every arm at every keep with every KD weight, `seeds` runs each."""
-        for teacher in self.teachers:
-            for arm in self._arms:
-                for keep in self._keeps(arm):
-                    for weight in arm.weights or (None,):
-                        planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
-                        runs = tuple(run for run in planned if run is not None)
-                        if len(runs) < seeds:
-                            self.skipped.add((arm, teacher.name, keep))
-                        else:
-                            yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
+        for teacher, arm in product(self.teachers, self._arms):
+            for keep, weight in product(self._keeps(arm), arm.weights or (None,)):
+                planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
+                runs = tuple(run for run in planned if run is not None)
+                if len(runs) < seeds:
+                    self.skipped.add((arm, teacher.name, keep))
+                else:
+                    yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
 
     def _keeps(self, arm: Arm) -> list[Keep]:
         if arm.kind == "all":
