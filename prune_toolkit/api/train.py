@@ -149,10 +149,10 @@ def _length(
     epochs: int | None, steps: int | None, match_time: Run | Place | None, out: Any
 ) -> tuple[dict[str, Any], str | None]:
     """Return the one length that was given, and the run whose time is matched; UsageError for two lengths."""
-    asked = {name: value for name, value in (("epochs", epochs), ("steps", steps)) if value is not None}
-    if len(asked) + (match_time is not None) > 1:
-        names = [*asked, *([] if match_time is None else ["match_time"])]
-        raise UsageError(f"{' and '.join(names)} contradict each other", hint="give one of them")
+    lengths = {"epochs": epochs, "steps": steps, "match_time": match_time}
+    asked = {name: value for name, value in lengths.items() if value is not None}
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} contradict each other", hint="give one of them")
     if match_time is None:
         return asked, None
     other = match_time.path if isinstance(match_time, Run) else local_path(match_time)

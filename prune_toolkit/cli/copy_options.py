@@ -9,15 +9,7 @@ import click
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
-from prune_toolkit.cli.options import (
-    FOLDER,
-    DataOptions,
-    data_options,
-    gathered,
-    secret_option,
-    typed,
-    workers_option,
-)
+from prune_toolkit.cli.options import FOLDER, DataOptions, data_options, gathered, secret_option, typed, workers_option
 
 if TYPE_CHECKING:
     from manifests.copies.check import DataCheck

@@ -6,15 +6,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import UsageError
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.sweep.grid import (
-    Arm,
-    Grid,
-    all_arms,
-    spelled_keep,
-    spelled_number,
-    split_entry,
-    unweighted_losses,
-)
+from prune_toolkit.sweep.grid import Arm, Grid, all_arms, spelled_keep, spelled_number, split_entry, unweighted_losses
 
 ALWAYS = ["random", "all data", "all data, fewer epochs", "RS2"]
 
