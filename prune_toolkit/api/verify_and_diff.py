@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from manifests.compare.diff import compare
-from manifests.copies.check import check_data
+from manifests.copies.check import DataCheck, check_data
 from manifests.copies.data_report import DataReport
 from manifests.integrity import Report
 from manifests.integrity import verify as verify_files
 from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, secret_in
+from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
 from prune_toolkit.images.where import open_copy
 
@@ -36,9 +37,14 @@ def verify(
     spec = data_spec(data, split, classes, label)
     if spec is None:
         return verify_files(manifest.where if isinstance(manifest, Manifest) else manifest)
-    found, how = opened(manifest), data_check(check, match, class_map, pixel_tolerance, secret, workers)
-    thumbnails = thumbnails_at_hand(found, how.workers) if how.level == "pixels" else None
-    return check_data(found, open_copy(spec, found), how, thumbnails=thumbnails)
+    how = data_check(check, match, class_map, pixel_tolerance, secret, workers)
+    return verify_copy(opened(manifest), spec, how)
+
+
+def verify_copy(manifest: Manifest, data: DataSpec, check: DataCheck) -> DataReport:
+    """Compare a copy of the images with a manifest, at level pixels by thumbnails of the scored images."""
+    thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
+    return check_data(manifest, open_copy(data, manifest), check, thumbnails=thumbnails)
 
 
 class Difference(dict[str, Any]):

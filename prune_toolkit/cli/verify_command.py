@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from manifests.copies.check import DataCheck
     from manifests.copies.data_report import DataReport
     from manifests.manifest import Manifest
-    from prune_toolkit.images.data_spec import DataSpec
 
 SHOWN = 20
 OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
@@ -64,17 +63,32 @@ def command(
     prune verify manifest --data photos --check sizes
     prune verify manifest --data smaller-photos --pixels
     """
+    from manifests.manifest import Manifest
+    from prune_toolkit.api.verify_and_diff import verify_copy
+
     data = images.spec()
     if data is None:
         for name in (name for name in OF_DATA if name in typed()):
             flag = {"list_path": "list"}.get(name, name).replace("_", "-")
             raise UsageError(f"--{flag} needs --data: it is about images", hint="give --data DIR")
         _verify_files(manifest, as_json)
+        return
+    if list_path is not None and list_path.is_dir():
+        raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
+    allowed, how, opened = _allowed(allow_mismatch), check.data_check(workers), Manifest.open(manifest)
+    report = verify_copy(opened, data, how)
+    ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
+    if list_path is not None:
+        report.write_list(list_path)
+    if as_json:
+        echo_json({"ok": ok, **report.as_json()})
     else:
-        if list_path is not None and list_path.is_dir():
-            raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
-        allowed = _allowed(allow_mismatch)
-        _verify_data(manifest, data, check.data_check(workers), allowed=allowed, listing=list_path, as_json=as_json)
+        _echo_report(report, opened.where, data.data)
+    if not ok:
+        raise MismatchError(
+            f"{data.data} does not match {opened.where}: {report.unmatched:,} of {report.checked:,} samples",
+            hint=_next_steps(report, opened, how, is_listed=list_path is not None),
+        )
 
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
@@ -96,37 +110,6 @@ def _verify_files(manifest: Path | str, as_json: bool) -> None:
         raise InputError(
             f"{where} is damaged: {len(report.findings)} problem(s)",
             hint="fetch or make the manifest again; nothing was changed",
-        )
-
-
-def _verify_data(
-    where: Path | str,
-    data: "DataSpec",
-    check: "DataCheck",
-    *,
-    allowed: Fraction,
-    listing: Path | None,
-    as_json: bool,
-) -> None:
-    from manifests.copies.check import check_data
-    from manifests.manifest import Manifest
-    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
-    from prune_toolkit.images.where import open_copy
-
-    manifest = Manifest.open(where)
-    thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
-    report = check_data(manifest, open_copy(data, manifest), check, thumbnails=thumbnails)
-    ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
-    if listing is not None:
-        report.write_list(listing)
-    if as_json:
-        echo_json({"ok": ok, **report.as_json()})
-    else:
-        _echo_report(report, manifest.where, data.data)
-    if not ok:
-        raise MismatchError(
-            f"{data.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
-            hint=_next_steps(report, manifest, check, is_listed=listing is not None),
         )
 
 
