@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,20 @@ from trainer.cli.console import echo_table, run_cli
 DATA = "demo:digits"
 
 
-@dataclass(frozen=True)
-class DemoStudent:
-    """A student: its title in the table, the folder of its run, its manifest, and flags for its loss."""
-
-    title: str
-    folder: str
-    manifest: str
-    train: str = ""
-
-
 SELECTIONS = {
     "full": "--keep 1 --labels raw",
     "medium": "--keep 0.5 --selector medium --labels reshape",
     "random": "--keep 0.5 --selector random --labels raw",
 }
-ARMS = (
-    DemoStudent("all data + KD", "kd-full", "selection-full"),
-    DemoStudent("medium 50 % + reshape + KD", "kd-medium", "selection-medium"),
-    DemoStudent("random 50 % + KD", "kd-random", "selection-random"),
-    DemoStudent("random 50 % + KD, 8 views", "kd-views", "labelled-random"),
-    DemoStudent("random 50 %, no KD", "ce-random", "selection-random", "--loss ce"),
-    DemoStudent("all data, no KD", "ce-full", "selection-full", "--loss ce"),
-)
+STUDENTS = {
+    "kd-full": ("all data + KD", "selection-full --recipe demo"),
+    "kd-medium": ("medium 50 % + reshape + KD", "selection-medium --recipe demo"),
+    "kd-random": ("random 50 % + KD", "selection-random --recipe demo"),
+    "kd-views": ("random 50 % + KD, 8 views", "labelled-random --recipe demo"),
+    "ce-random": ("random 50 %, no KD", "selection-random --recipe demo --loss ce"),
+    "ce-full": ("all data, no KD", "selection-full --recipe demo --loss ce"),
+}
+"""By the folder of the run: the title in the table, and the manifest with flags."""
 
 
 def run(command: str) -> None:
@@ -82,13 +72,11 @@ def demo(folder: Path) -> None:
     for name, flags in SELECTIONS.items():
         run(f"prune select {folder}/manifest {flags} -o {folder}/selection-{name}")
     run(f"prune label {folder}/selection-random --teacher {teacher} --views 8 --no-flip -o {folder}/labelled-random")
-    for arm in ARMS:
-        run(
-            f"train-student --manifest {folder}/{arm.manifest} --recipe demo {arm.train} {val} "
-            f"-o {folder}/{arm.folder}".replace("  ", " ")
-        )
+    for name, (_, manifest) in STUDENTS.items():
+        run(f"train-student --manifest {folder}/{manifest} {val} -o {folder}/{name}")
     click.echo()
-    rows = [row("teacher, no KD", folder / "teacher"), *(row(arm.title, folder / arm.folder) for arm in ARMS)]
+    rows = [row("teacher, no KD", folder / "teacher")]
+    rows += [row(title, folder / name) for name, (title, _) in STUDENTS.items()]
     echo_table(rows, ("run", "network", "samples", "seconds", "top-1 last", "best"))
     click.echo(f"\ntook {format_seconds(time.monotonic() - start)}; one seed: a tour of the commands, not a comparison")
     click.echo(f"manifests, selections and runs are in {folder}/; look at one: prune show {folder}/selection-medium")

@@ -43,18 +43,8 @@ class LazyGroup(click.Group):
         return command
 
 
-def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        click.echo(f"prune-toolkit {version('prune-toolkit')}")
-        ctx.exit()
-
-
 @click.group(name="prune", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
-)
+@click.version_option(package_name="prune-toolkit", message="prune-toolkit %(version)s", help="Print the version.")
 @click.option("--plugin", **PLUGIN)
 def cli() -> None:
     """Run the teacher over the data once, and train students on the part worth keeping.

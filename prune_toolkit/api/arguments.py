@@ -1,12 +1,15 @@
-"""Shared by the functions of the Python interface: manifests and paths as arguments, and results. Torch-free."""
+"""Manifests, paths and options as the functions of the Python interface and the commands take them. Torch-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from manifests.base.cores import core_count
+from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
+from manifests.copies.matching import parse_stages
 from manifests.errors import IncompleteError
+from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
-from trainer.cli.options import local_path
 
 Place = str | Path
 """A path; a URL is also accepted for manifests that are only read."""
@@ -15,11 +18,6 @@ Place = str | Path
 def opened(manifest: Manifest | Place) -> Manifest:
     """Return the manifest; open it if a path was given."""
     return manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
-
-
-def folder(out: Place) -> Path:
-    """Return the path of an output; UsageError for a URL."""
-    return local_path(out)
 
 
 def optional(path: Place | None) -> Path | None:
@@ -39,6 +37,30 @@ def data_spec(
     if data is None:
         return None
     return DataSpec(data=str(data), split=split, classes=optional(classes), label=label, held_out=held_out)
+
+
+def data_check(
+    level: str,
+    match: str | Sequence[str],
+    class_map: Place | None,
+    pixel_tolerance: float | None,
+    secret: Place | None,
+    workers: int | None,
+) -> DataCheck:
+    """Return the settings for the comparison of a copy of the images with a manifest."""
+    return DataCheck(
+        level=level,
+        stages=parse_stages([match] if isinstance(match, str) else match),
+        class_map=optional(class_map),
+        pixel_tolerance=PIXEL_TOLERANCE if pixel_tolerance is None else pixel_tolerance,
+        secret=secret_in(secret),
+        workers=threads(workers),
+    )
+
+
+def secret_in(file: Place | None) -> bytes | None:
+    """Read the secret from a file, None if there is none; `check_secret` compares it."""
+    return None if file is None else read_secret(Path(file))
 
 
 def threads(workers: int | None) -> int:

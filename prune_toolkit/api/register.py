@@ -17,18 +17,13 @@ from prune_toolkit.selection.selectors import SELECTORS, selector
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["score", "feature_score", "dynamics_score", "selector"]
-_KINDS: dict[str, tuple[Registry[Any], Callable[..., Any]]] = {
-    "score": (SCORES, score),
-    "feature_score": (SCORES, feature_score),
-    "dynamics_score": (SCORES, dynamics_score),
-    "selector": (SELECTORS, selector),
+_KINDS: dict[str, tuple[Registry[Any], Callable[..., Any], dict[str, Any]]] = {
+    "score": (SCORES, score, {}),
+    "feature_score": (SCORES, feature_score, {"needs": ("features",), "cost": "one teacher pass"}),
+    "dynamics_score": (SCORES, dynamics_score, {"needs": ("dynamics",), "cost": "one training run"}),
+    "selector": (SELECTORS, selector, {"score": None}),
 }
-_COSTS: dict[str, dict[str, Any]] = {
-    "score": {},
-    "feature_score": {"needs": ("features",), "cost": "one teacher pass"},
-    "dynamics_score": {"needs": ("dynamics",), "cost": "one training run"},
-    "selector": {"score": None},
-}
+"""By kind: where it is registered, by which decorator, and facts that are the same for most."""
 
 
 def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
@@ -41,14 +36,14 @@ def register(kind: Kind, name: str, **facts: Any) -> Callable[[F], F]:
     """
     if kind not in _KINDS:
         raise UsageError(f"unknown kind of method: {kind!r}", hint=f"known: {', '.join(_KINDS)}")
-    registry, decorate = _KINDS[kind]
+    registry, decorate, usual = _KINDS[kind]
 
     def add(function: F) -> F:
         about = (inspect.getdoc(function) or name).partition("\n")[0]
         if str(registry.origin(name)).startswith(f"{function.__module__} "):
             registry.forget(name)
         with entries_from(_origin(function)):
-            decorate(name, **{"formula": about, "source": "registered here", **_COSTS[kind], **facts})(function)
+            decorate(name, **{"formula": about, "source": "registered here", **usual, **facts})(function)
         return function
 
     return add

@@ -9,10 +9,9 @@ from torch import nn
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, folder, opened, optional, threads, whole
+from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
-from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
-from prune_toolkit.images.readers import ImagesAtHand
+from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
 from prune_toolkit.labelling.label_defaults import (
     check_licence,
     check_selection,
@@ -26,6 +25,7 @@ from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
+from trainer.cli.options import local_path
 from trainer.models.teacher import Teacher, load_teacher
 
 
@@ -77,7 +77,10 @@ def score(
     if dynamics:
         runs = [dynamics] if isinstance(dynamics, Place) else dynamics
         plan = DynamicsPlan.of(
-            folder(out or "manifest-dynamics"), opened(data or "manifest"), [folder(run) for run in runs], early_epoch
+            local_path(out or "manifest-dynamics"),
+            opened(data or "manifest"),
+            [local_path(run) for run in runs],
+            early_epoch,
         )
         return write_dynamics_scores(plan)
     if early_epoch is not None:
@@ -87,7 +90,7 @@ def score(
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
-        images = images_to_score(data_spec(data, split, classes, label), folder(index))
+        images = images_to_score(data_spec(data, split, classes, label), local_path(index))
     on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
     apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
@@ -95,7 +98,7 @@ def score(
     with torch_as_it_was():
         loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, images.class_names)
         config = ScoreConfig(
-            out=folder(out or "manifest"),
+            out=local_path(out or "manifest"),
             batch_size=batch_size,
             workers=threads(workers),
             loader=loader,
@@ -167,7 +170,7 @@ def label(
     with torch_as_it_was():
         loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, chosen.class_names)
         config = LabelConfig(
-            out=folder(out),
+            out=local_path(out),
             recipe=planned_recipe(
                 chosen, ViewFlags(views=targets.views, **given), loaded.preprocessing.image_px, typed=given
             ),

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
-from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
-from manifests.copies.matching import parse_stages
-from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, folder, opened, optional, threads, whole
+from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, optional, threads, whole
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.indexing.index import IndexConfig, build_index
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.write_selection import SelectConfig, plan_selection, write_selection
 from prune_toolkit.work.part_work import WorkShare
+from trainer.cli.options import local_path
 
 Number = str | float | Fraction
 """A number whose exact text becomes part of an id: 0.5, "50%", Fraction(1, 3)."""
@@ -42,7 +39,7 @@ def index(
     """
     config = IndexConfig(
         data=DataSpec(data=str(data), split=split, classes=optional(classes), label=label),
-        out=folder(out),
+        out=local_path(out),
         beton=beton,
         max_side=max_side,
         check=check,
@@ -98,7 +95,7 @@ def select(
     """
     config = SelectConfig(
         keep=Keep.parse(text_of(keep)),
-        out=folder(out),
+        out=local_path(out),
         selector="mix" if selector is None and "mix" in parameters else selector,
         score=score,
         parameters={name: text_of(value) for name, value in parameters.items()},
@@ -127,22 +124,3 @@ def select(
 def text_of(number: Number) -> str:
     """Return the text of a number as typed on the command line; for a float, the shortest that gives this float."""
     return repr(float(number)) if isinstance(number, float) else str(number)
-
-
-def data_check(
-    level: str,
-    match: str | Sequence[str],
-    class_map: Place | None,
-    pixel_tolerance: float | None,
-    secret: Place | None,
-    workers: int | None,
-) -> DataCheck:
-    """Return the settings for the comparison of a copy of the images with a manifest."""
-    return DataCheck(
-        level=level,
-        stages=parse_stages([match] if isinstance(match, str) else match),
-        class_map=optional(class_map),
-        pixel_tolerance=PIXEL_TOLERANCE if pixel_tolerance is None else pixel_tolerance,
-        secret=None if secret is None else read_secret(Path(secret)),
-        workers=threads(workers),
-    )

@@ -6,8 +6,9 @@ from typing import Any, TypedDict, Unpack
 
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, folder, optional
+from prune_toolkit.api.arguments import Place, optional
 from prune_toolkit.api.torch_state import torch_as_it_was
+from trainer.cli.options import local_path
 from trainer.config import TrainConfig
 from trainer.data.task import open_task, open_validation
 from trainer.loop.budget import MatchTime, asked_seconds, training_seconds
@@ -102,9 +103,9 @@ def train_student(
         raise UsageError(
             "checkpoint holds the weights of a live teacher, but teacher is missing", hint='name it: teacher="SPEC"'
         )
-    path = folder(out)
+    path = local_path(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
-    task = open_task(manifest if isinstance(manifest, Manifest) else folder(manifest))
+    task = open_task(manifest if isinstance(manifest, Manifest) else local_path(manifest))
     flags: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in options.items()}
     if "milestones" in flags:
         flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
@@ -148,11 +149,11 @@ def _length(
     epochs: int | None, steps: int | None, match_time: Run | Place | None, out: Any
 ) -> tuple[dict[str, Any], str | None]:
     """Return the one length that was given, and the run whose time is matched; UsageError for two lengths."""
-    asked = {name: value for name, value in (("epochs", epochs), ("steps", steps)) if value is not None}
-    if len(asked) + (match_time is not None) > 1:
-        names = [*asked, *([] if match_time is None else ["match_time"])]
-        raise UsageError(f"{' and '.join(names)} contradict each other", hint="give one of them")
+    lengths = {"epochs": epochs, "steps": steps, "match_time": match_time}
+    asked = {name: value for name, value in lengths.items() if value is not None}
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} contradict each other", hint="give one of them")
     if match_time is None:
         return asked, None
-    other = match_time.path if isinstance(match_time, Run) else folder(match_time)
+    other = match_time.path if isinstance(match_time, Run) else local_path(match_time)
     return {"match_s": training_seconds(other) if out is None else asked_seconds(other, out)}, str(other)

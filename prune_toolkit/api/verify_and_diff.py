@@ -1,18 +1,15 @@
 """Verify a manifest or a copy of its images, and compare two manifests. Torch-free except for check="pixels"."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from manifests.compare.diff import compare
-from manifests.copies.check import check_data
+from manifests.copies.check import DataCheck, check_data
 from manifests.copies.data_report import DataReport
-from manifests.hidden.secret import read_secret
 from manifests.integrity import Report
 from manifests.integrity import verify as verify_files
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, opened
-from prune_toolkit.api.select import data_check
+from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, secret_in
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
 from prune_toolkit.images.where import open_copy
@@ -37,12 +34,17 @@ def verify(
     Differences are reported, not raised: look at `.ok`, then at `.findings` for files, at `.told` and `.differences`
     for images.
     """
-    if data is None:
+    spec = data_spec(data, split, classes, label)
+    if spec is None:
         return verify_files(manifest.where if isinstance(manifest, Manifest) else manifest)
-    found, how = opened(manifest), data_check(check, match, class_map, pixel_tolerance, secret, workers)
-    spec = DataSpec(data=str(data), split=split, classes=None if classes is None else Path(classes), label=label)
-    thumbnails = thumbnails_at_hand(found, how.workers) if how.level == "pixels" else None
-    return check_data(found, open_copy(spec, found), how, thumbnails=thumbnails)
+    how = data_check(check, match, class_map, pixel_tolerance, secret, workers)
+    return verify_copy(opened(manifest), spec, how)
+
+
+def verify_copy(manifest: Manifest, data: DataSpec, check: DataCheck) -> DataReport:
+    """Compare a copy of the images with a manifest, at level pixels by thumbnails of the scored images."""
+    thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
+    return check_data(manifest, open_copy(data, manifest), check, thumbnails=thumbnails)
 
 
 class Difference(dict[str, Any]):
@@ -61,4 +63,4 @@ class Difference(dict[str, Any]):
 
 def diff(a: Manifest | Place, b: Manifest | Place, *, secret: Place | None = None) -> Difference:
     """Compare two manifests of any kind; like `prune diff`."""
-    return Difference(compare(opened(a), opened(b), None if secret is None else read_secret(Path(secret))))
+    return Difference(compare(opened(a), opened(b), secret_in(secret)))

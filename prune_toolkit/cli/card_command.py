@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from prune_toolkit.cli.options import FOLDER, json_option
+from trainer.cli.console import echo_json
 
 
 @click.command(name="card")
@@ -21,7 +22,6 @@ def command(manifest: Path, url: str | None, as_json: bool) -> None:
     prune card manifest
     """
     from manifests.card.readme import write_full_card
-    from trainer.cli.console import echo_json
 
     paths = write_full_card(manifest, url)
     if as_json:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, gathered, secret_in, secret_option, typed
+from manifests.base.progress import note
+from manifests.errors import UsageError
+from prune_toolkit.cli.options import FOLDER, DataOptions, data_options, gathered, secret_option, typed, workers_option
 
 if TYPE_CHECKING:
     from manifests.copies.check import DataCheck
@@ -35,21 +37,11 @@ class CheckOptions:
 
     def data_check(self, workers: int) -> "DataCheck":
         """Return the requested check; typed options win over prune.toml, UsageError for a contradiction."""
-        from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
-        from manifests.copies.matching import parse_stages
+        from prune_toolkit.api.arguments import data_check
 
-        return DataCheck(
-            level=self._level(),
-            stages=parse_stages(self.match),
-            class_map=self.class_map,
-            pixel_tolerance=PIXEL_TOLERANCE if self.pixel_tolerance is None else self.pixel_tolerance,
-            secret=secret_in(self.secret),
-            workers=workers,
-        )
+        return data_check(self._level(), self.match, self.class_map, self.pixel_tolerance, self.secret, workers)
 
     def _level(self) -> str:
-        from manifests.errors import UsageError
-
         given = {name: level for name, level in (("check", self.check), (PIXELS, self.pixels and PIXELS)) if level}
         levels = {level for name, level in given.items() if name in typed()} or set(given.values()) or {self.default}
         if len(levels) > 1:
@@ -92,10 +84,27 @@ def check_options(default: str) -> Callable[[F], F]:
     return gathered("check", asked)
 
 
+@data_options
+@check_options("sizes")
+@workers_option
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """The images that a beton is cut from: which, how closely they are compared, and the threads that read them."""
+
+    images: DataOptions
+    check: CheckOptions
+    workers: int
+
+    def settings(self) -> dict[str, Any]:
+        """Return these as fields of a `CutConfig`."""
+        return {"data": self.images.spec(), "check": self.check.data_check(self.workers), "workers": self.workers}
+
+
+copy_options = gathered("copy", CopyOptions)
+
+
 def note_unused(data: "DataSpec | None", beton: Path | None, *, is_written: bool = True) -> None:
     """Print a note if typed `check_options` have no effect: a beton is copied as it is, or none is written."""
-    from manifests.base.progress import note
-
     if data is not None and not is_written:
         note("--data is ignored: no beton is written")
     given = [name for name in FLAGS if name != "secret" and name in typed()]

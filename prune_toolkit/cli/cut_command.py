@@ -1,30 +1,17 @@
 """`prune cut`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import CheckOptions, check_options, note_unused
-from prune_toolkit.cli.options import (
-    FOLDER,
-    MANIFEST,
-    DataOptions,
-    data_options,
-    dry_run_option,
-    echo_train_command,
-    json_option,
-    workers_option,
-)
-
-if TYPE_CHECKING:
-    from prune_toolkit.selection.choose_samples import Plan
-
-CHECK = "sizes"
+from manifests.base.progress import format_bytes
+from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
+from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_train_command, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 
 @click.command(name="cut")
-@click.argument("selection", type=MANIFEST, default="selection")
+@click.argument("selection", type=manifest_place, default="selection")
 @click.option("--out", "-o", type=FOLDER, default="cut", show_default=True, help="Folder of the new selection.")
 @click.option(
     "--max-side",
@@ -32,18 +19,14 @@ CHECK = "sizes"
     metavar="PX",
     help="Shrink images whose longer side exceeds PX [default: as for SELECTION].",
 )
-@data_options
-@check_options(CHECK)
-@workers_option
+@copy_options
 @dry_run_option
 @json_option
 def command(
     selection: Path | str,
     out: Path,
     max_side: int | None,
-    images: DataOptions,
-    check: CheckOptions,
-    workers: int,
+    copy: CopyOptions,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -56,17 +39,14 @@ def command(
     prune cut selection --data photos
     prune cut s3://bucket/half --data smaller-photos --pixels -o half
     """
-    from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
     from manifests.manifest import Manifest
     from prune_toolkit.images.where import place_of
     from prune_toolkit.selection.cut_images import cut_from
     from prune_toolkit.selection.cut_selection import plan_cut, write_cut_selection
     from prune_toolkit.selection.select_config import CutConfig
-    from trainer.cli.console import echo_json
 
-    data_check = check.data_check(workers)
-    config = CutConfig(out=out, data=images.spec(), check=data_check, max_side=max_side, workers=workers)
+    config = CutConfig(out=out, max_side=max_side, **copy.settings())
     parent = Manifest.open(selection)
     plan = plan_cut(config, parent)
     beton = place_of(parent, config.data).beton
@@ -74,7 +54,10 @@ def command(
     if dry_run:
         left = cut_from(config, plan)[0]
         size_bytes = left.beton_bytes(None if beton is None else Beton.open(beton))
-        _echo_plan(plan.count, left, size_bytes, as_json)
+        if as_json:
+            echo_json({"count": left.count, "of": plan.count, "bytes": size_bytes, "config": left.resolved})
+        else:
+            click.echo(f"{left.count:,} of {plan.count:,} samples, about {format_bytes(size_bytes)}")
         return
     cut = write_cut_selection(config, plan)
     chosen, path = cut.header.selection, cut.beton_path
@@ -98,13 +81,3 @@ def command(
         f"{format_bytes(size_bytes)}; id {cut.id[:12]}"
     )
     echo_train_command(config.out, has_labels=bool(plan.targets.tables))
-
-
-def _echo_plan(before: int, plan: "Plan", size_bytes: int, as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
-    from trainer.cli.console import echo_json
-
-    if as_json:
-        echo_json({"count": plan.count, "of": before, "bytes": size_bytes, "config": plan.resolved})
-    else:
-        click.echo(f"{plan.count:,} of {before:,} samples, about {format_bytes(size_bytes)}")

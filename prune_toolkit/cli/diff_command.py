@@ -1,11 +1,14 @@
 """`prune diff`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from prune_toolkit.cli.options import MANIFEST, json_option, secret_in, secret_option
+from manifests.base.progress import one_line
+from prune_toolkit.cli.options import json_option, manifest_place, secret_option
+from trainer.cli.console import echo_json
 
 SHOWN = 5
 """Number of classes, settings and samples printed per kind; --json has all but the samples."""
@@ -19,8 +22,8 @@ WIDEST = 48
 
 
 @click.command(name="diff")
-@click.argument("a", type=MANIFEST)
-@click.argument("b", type=MANIFEST)
+@click.argument("a", type=manifest_place)
+@click.argument("b", type=manifest_place)
 @secret_option
 @json_option
 def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) -> None:
@@ -33,12 +36,9 @@ def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) ->
     prune diff selection s3://bucket/selection
     prune diff manifest s3://bucket/hidden --secret secret.txt
     """
-    from manifests.base.progress import one_line
-    from manifests.compare.diff import compare
-    from manifests.manifest import Manifest
-    from trainer.cli.console import echo_json
+    from prune_toolkit.api.verify_and_diff import diff
 
-    report = compare(Manifest.open(a), Manifest.open(b), secret_in(secret))
+    report = diff(a, b, secret=secret)
     if as_json:
         echo_json(report)
         return
@@ -48,15 +48,15 @@ def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) ->
     if report["same"]:
         click.echo("equal ids: nothing differs")
         return
-    for title, lines in (
-        ("data", _data(report["data"])),
-        ("teacher", _teacher(report["teacher"])),
-        ("scores", _scores(report["scores"])),
-        ("kept", _selections(report["selections"])),
-        ("labels", _labels(report["labels"])),
-        ("settings", _settings(report["settings"])),
+    for name, title, lines_of in (
+        ("data", "data", _data),
+        ("teacher", "teacher", _teacher),
+        ("scores", "scores", _scores),
+        ("selections", "kept", _selections),
+        ("labels", "labels", _labels),
+        ("settings", "settings", _settings),
     ):
-        for number, line in enumerate(lines):
+        for number, line in enumerate([] if report[name] is None else lines_of(report[name])):
             click.echo(f"{'' if number else title:<10} {one_line(line)}")
 
 
@@ -83,9 +83,7 @@ def _data(data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _teacher(teacher: dict[str, Any] | None) -> list[str]:
-    if teacher is None:
-        return []
+def _teacher(teacher: dict[str, Any]) -> list[str]:
     specs = [spec or "none" for spec in teacher["spec"]]
     top1 = ["" if value is None else f" ({100 * value:.2f} % on its images)" for value in teacher["train_top1"]]
     if not teacher["differing"]:
@@ -93,46 +91,33 @@ def _teacher(teacher: dict[str, Any] | None) -> list[str]:
     same = "the same weights" if teacher["same"] else "different weights"
     return [
         f"{specs[0]}{top1[0]} and {specs[1]}{top1[1]}: {same}",
-        *(f"{one['key']}: {_short(one['a'])} and {_short(one['b'])}" for one in _shown(teacher["differing"])),
+        *(_both(one) for one in teacher["differing"] if one["key"] not in ("spec", "train_top1", "weights_sha256")),
     ]
 
 
-def _shown(differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the differences that the first line about the teacher does not show."""
-    return [one for one in differing if one["key"] not in ("spec", "train_top1", "weights_sha256")]
-
-
-def _scores(scores: dict[str, Any] | None) -> list[str]:
-    if scores is None:
-        return []
+def _scores(scores: dict[str, Any]) -> list[str]:
     lines = []
     for score in scores["common"]:
+        count = f"{score['samples']:,} samples"
         if not score["samples"]:
             continue
         if score["equal"]:
-            lines.append(f"{score['score']}: equal on {score['samples']:,} samples")
-            continue
-        if score["spearman"] is None:
-            lines.append(
-                f"{score['score']}: not ranked, one side has the same value for all {score['samples']:,} samples"
-            )
-            continue
-        ranked = [entry for entry in score["per_class"] if entry["spearman"] is not None]
-        lowest = sorted(ranked, key=lambda entry: entry["spearman"])[:SHOWN]
-        classes = ", ".join(f"{entry['class']} {entry['spearman']:.3f}" for entry in lowest)
-        lines.append(
-            f"{score['score']}: Spearman {score['spearman']:.4f} on {score['samples']:,} samples"
-            f"{'; lowest by class: ' + classes if classes else ''}"
-        )
+            text = f"equal on {count}"
+        elif score["spearman"] is None:
+            text = f"not ranked, one side has the same value for all {count}"
+        else:
+            ranked = [entry for entry in score["per_class"] if entry["spearman"] is not None]
+            lowest = sorted(ranked, key=lambda entry: entry["spearman"])[:SHOWN]
+            classes = ", ".join(f"{entry['class']} {entry['spearman']:.3f}" for entry in lowest)
+            text = f"Spearman {score['spearman']:.4f} on {count}{'; lowest by class: ' + classes if classes else ''}"
+        lines.append(f"{score['score']}: {text}")
     for name, side in (("only_a", "A"), ("only_b", "B")):
         if scores[name]:
             lines.append(f"only in {side}: {', '.join(scores[name])}")
     return lines
 
 
-def _selections(kept: dict[str, Any] | None) -> list[str]:
-    if kept is None:
-        return []
+def _selections(kept: dict[str, Any]) -> list[str]:
     lines = [
         f"{kept['kept'][0]:,} and {kept['kept'][1]:,}, both keep {kept['both']:,}: Jaccard {_number(kept['jaccard'])}"
     ]
@@ -148,26 +133,21 @@ def _selections(kept: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _labels(labels: dict[str, Any] | None) -> list[str]:
-    if labels is None:
-        return []
+def _labels(labels: dict[str, Any]) -> list[str]:
     if labels["why"]:
         return [f"not compared: {labels['why']}"]
     lines = [
         f"{view['table']}: KL(A||B) {_number(view['kl_a_b'])}, KL(B||A) {_number(view['kl_b_a'])} nats, mean over "
-        f"{view['samples']:,} samples{_not_finite(view)}"
+        f"{view['samples']:,} samples"
+        + (f"; {view['not_finite']:,} with labels that are not finite are left out" if "not_finite" in view else "")
         for view in labels["views"]
         if view["samples"] or "not_finite" in view
     ]
     return lines if labels["same_crops"] or not lines else [*lines, "views from 1 on have different crops"]
 
 
-def _not_finite(view: dict[str, Any]) -> str:
-    return f"; {view['not_finite']:,} with labels that are not finite are left out" if "not_finite" in view else ""
-
-
 def _settings(settings: list[dict[str, Any]]) -> list[str]:
-    lines = [f"{one['key']}: {_short(one['a'])} and {_short(one['b'])}" for one in settings[: 4 * SHOWN]]
+    lines = [_both(one) for one in settings[: 4 * SHOWN]]
     left = len(settings) - len(lines)
     return [*lines, f"and {left:,} more: --json"] if left else lines or ["the same"]
 
@@ -181,9 +161,11 @@ def _few(names: list[str], count: int | None = None) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if left else "")
 
 
-def _short(value: Any) -> str:
-    import json
+def _both(one: dict[str, Any]) -> str:
+    return f"{one['key']}: {_short(one['a'])} and {_short(one['b'])}"
 
+
+def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, DataOptions, data_options, json_option, typed, workers_option
+from manifests.base.progress import format_bytes, note
+from manifests.errors import UsageError
+from prune_toolkit.cli.options import (
+    FOLDER,
+    DataOptions,
+    data_options,
+    json_option,
+    manifest_place,
+    typed,
+    workers_option,
+)
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +30,7 @@ Written = tuple[dict[str, Any], str | None]
 
 
 @click.command(name="export")
-@click.argument("selection", type=MANIFEST, default="selection")
+@click.argument("selection", type=manifest_place, default="selection")
 @click.option("--indices", type=FOLDER, metavar="F", help="Write sample_ids to F.npy (int64), or F.txt, one per line.")
 @click.option("--filelist", type=FOLDER, metavar="F", help="Write keys to F, one per line; - for stdout.")
 @click.option("--imagefolder", type=FOLDER, metavar="DIR", help="Write the images as DIR/CLASS/NAME.")
@@ -46,7 +57,6 @@ def command(
     prune export selection --filelist - | rsync -a --files-from=- photos/ server:photos-half/
     prune export selection --imagefolder photos-half
     """
-    from manifests.errors import UsageError
     from manifests.manifest import Manifest
     from prune_toolkit.export.export import kept_samples
 
@@ -55,7 +65,8 @@ def command(
     if len(asked) != 1:
         raise UsageError("give exactly one of --indices F, --filelist F and --imagefolder DIR")
     [(form, path)] = asked
-    if form != "imagefolder" and (unused := [name for name in _OF_IMAGEFOLDER if name in typed()]):
+    of_imagefolder = ("copy", "data", "split", "label", "classes")
+    if form != "imagefolder" and (unused := [name for name in of_imagefolder if name in typed()]):
         raise UsageError(f"--{unused[0]} cannot be used with --{form}", hint="it goes with --imagefolder")
     manifest = Manifest.open(selection)
     samples = kept_samples(manifest)
@@ -66,15 +77,12 @@ def command(
     else:
         facts, line = _imagefolder(path, manifest, samples, images, copy=copy, workers=workers)
     if as_json:
-        from trainer.cli.console import echo_json
-
         echo_json({"id": manifest.id, "form": form, "path": str(path), "count": len(samples), **facts})
     elif line is not None:
         click.echo(f"{line}; selection {manifest.id[:12]}")
 
 
 def _indices(path: Path, manifest: "Manifest", samples: "pa.Table") -> Written:
-    from manifests.base.progress import note
     from prune_toolkit.export.export import image_folder_order, write_indices
 
     data, is_position = manifest.header.data, None
@@ -90,7 +98,6 @@ def _indices(path: Path, manifest: "Manifest", samples: "pa.Table") -> Written:
 
 
 def _filelist(path: Path, manifest: "Manifest", samples: "pa.Table", *, as_json: bool) -> Written:
-    from manifests.errors import UsageError
     from prune_toolkit.export.export import write_file_list
 
     if str(path) != "-":
@@ -105,8 +112,6 @@ def _filelist(path: Path, manifest: "Manifest", samples: "pa.Table", *, as_json:
 def _imagefolder(
     path: Path, manifest: "Manifest", samples: "pa.Table", images: DataOptions, *, copy: bool, workers: int
 ) -> Written:
-    from manifests.base.progress import format_bytes, note
-    from manifests.errors import UsageError
     from manifests.sources.names import read_class_names
     from prune_toolkit.export.export import refuse_existing, tree_paths, write_kept
 
@@ -133,6 +138,3 @@ def _imagefolder(
         f"{tree.written:,} files written ({format_bytes(tree.bytes)})"
     )
     return facts, line
-
-
-_OF_IMAGEFOLDER = ("copy", "data", "split", "label", "classes")

@@ -6,26 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.copy_options import CheckOptions, check_options
-from prune_toolkit.cli.options import (
-    FOLDER,
-    MANIFEST,
-    DataOptions,
-    data_options,
-    echo_next,
-    gathered,
-    json_option,
-    workers_option,
-)
+from manifests.base.progress import note
+from manifests.errors import UsageError
+from prune_toolkit.cli.copy_options import CopyOptions, copy_options
+from prune_toolkit.cli.options import FOLDER, echo_next, gathered, json_option, manifest_place, teacher_licence_option
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
-    from manifests.format.header import Harder, Preprocessing
+    from manifests.format.header import Harder
     from manifests.manifest import Manifest
-    from prune_toolkit.imports.import_logits import LogitsImport
-    from prune_toolkit.imports.import_scores import ScoresImport
     from prune_toolkit.selection.select_config import SelectConfig
 
-CHECK = "sizes"
+    Written = tuple[Manifest, str, tuple[object, ...]]
+    """What was written, the line that tells of it, and the words of the next command."""
 
 
 @click.option("--score", multiple=True, metavar="COL", help="Column to import as a score; repeatable.")
@@ -47,33 +40,6 @@ class ScoresOptions:
     name: tuple[str, ...]
     set_name: str
     missing: str | None
-
-    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "ScoresImport":
-        """Return what to import from a table; UsageError for options that do not go together."""
-        from manifests.errors import UsageError
-        from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport
-
-        columns, harder = self.score, self.harder
-        if key is None or not columns or not harder:
-            raise UsageError(
-                "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
-                hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
-            )
-        if len(harder) not in (1, len(columns)) or len(self.name) not in (0, len(columns)):
-            raise UsageError("give --harder once or once per --score, and --name once per --score or not at all")
-        ends, names = harder * (len(columns) // len(harder)), self.name or columns
-        return ScoresImport(
-            file=file,
-            out=out or Path("imported"),
-            key=key,
-            scores=[
-                ImportedScore(column=column, name=name, harder=end)
-                for column, name, end in zip(columns, names, ends, strict=True)
-            ],
-            set=self.set_name,
-            missing=self.missing,
-            listing=listing,
-        )
 
 
 @click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
@@ -104,13 +70,7 @@ class ScoresOptions:
     default=0,
     help="With --logits: number of parameters of the teacher, if known.",
 )
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    metavar="NAME",
-    help="With --logits: licence of the teacher.",
-)
+@teacher_licence_option(metavar="NAME", help="With --logits: licence of the teacher.")
 @click.option(
     "--weights-sha256",
     metavar="HEX",
@@ -130,43 +90,10 @@ class LogitsOptions:
     teacher_licence: str | None
     weights_sha256: str | None
 
-    def config(self, file: Path, out: Path | None, key: str | None, listing: Path | None) -> "LogitsImport":
-        """Return what to import as logits; UsageError if the teacher or its image size is missing."""
-        from manifests.errors import UsageError
-        from manifests.sources.names import read_class_names
-        from prune_toolkit.imports.import_logits import LogitsImport
-
-        if self.teacher_name is None or self.image_size is None:
-            raise UsageError(
-                "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
-                hint="--teacher-name NAME --image-size PX",
-            )
-        return LogitsImport(
-            file=file,
-            out=out or Path("imported"),
-            teacher=self.teacher_name,
-            preprocessing=self._preprocessing(self.image_size),
-            tensor=self.tensor,
-            key=key or "key",
-            parameters=self.parameters,
-            class_names=None if self.outputs is None else read_class_names(self.outputs),
-            licence=self.teacher_licence,
-            weights_sha256=None if self.weights_sha256 is None else self.weights_sha256.lower(),
-            listing=listing,
-        )
-
-    def _preprocessing(self, image_px: int) -> "Preprocessing":
-        """Return the usual preprocessing for the size; students adopt it, labels do not depend on it."""
-        from trainer.models.info import default_preprocessing
-
-        usual = default_preprocessing(image_px)
-        resize_px = max(image_px, self.resize_size or usual.resize_px)
-        return usual.model_copy(update={"resize_px": resize_px, "interpolation": self.interpolation})
-
 
 @click.command(name="import")
 @click.argument("file", type=FOLDER)
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @click.option("--key", metavar="COL", help="Column that names the image: its key, or a unique file name.")
 @gathered("scores", ScoresOptions)
 @click.option("--indices", is_flag=True, help="FILE lists a subset: rows or keys, as .npy or .txt. Writes a selection.")
@@ -182,9 +109,7 @@ class LogitsOptions:
 @gathered("teacher", LogitsOptions)
 @click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
-@data_options
-@check_options(CHECK)
-@workers_option
+@copy_options
 @json_option
 def command(
     file: Path,
@@ -200,9 +125,7 @@ def command(
     teacher: LogitsOptions,
     listing: Path | None,
     out: Path | None,
-    images: DataOptions,
-    check: CheckOptions,
-    workers: int,
+    copy: CopyOptions,
     as_json: bool,
 ) -> None:
     """Import results of other tools into a manifest: a table of scores, a subset as indices, or a teacher's logits.
@@ -214,7 +137,6 @@ def command(
     prune import coreset.npy manifest --indices -o coreset
     prune import logits.npy index --logits --teacher-name vit-h --image-size 224 -o manifest
     """
-    from manifests.errors import UsageError
     from manifests.hidden.secret import refuse_hidden
     from manifests.manifest import Manifest
     from prune_toolkit.quotas.keep import WHOLE
@@ -225,7 +147,7 @@ def command(
     parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
     if logits:
-        _import_logits(teacher.config(file, out, key, listing), parent, as_json)
+        written, text, next_step = _import_logits(teacher, file, parent, out, key, listing)
     elif indices:
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         config = SelectConfig(
@@ -233,28 +155,63 @@ def command(
             out=out or Path("selection"),
             labels=labels or ("raw" if has_logits else None),
             beton=beton,
-            data=images.spec(),
-            check=check.data_check(workers),
             max_side=max_side,
-            workers=workers,
+            **copy.settings(),
         )
-        _import_subset(file, config, parent, order=order, listing=listing, as_json=as_json)
+        written, text, next_step = _import_subset(file, config, parent, order, listing)
     else:
-        _import_scores(scores.config(file, out, key, listing), parent, as_json)
+        written, text, next_step = _import_scores(scores, file, parent, out, key, listing)
+    if as_json:
+        header = written.header
+        echo_json(
+            {
+                "id": written.id,
+                "path": written.where,
+                "scores": [spec.model_dump(exclude_none=True) for spec in header.scores],
+                "teacher": None if header.teacher is None else header.teacher.model_dump(),
+                "selection": None if header.selection is None else header.selection.model_dump(),
+            }
+        )
+        return
+    click.echo(f"{written.where}/: {text}; id {written.id[:12]}")
+    echo_next(*next_step)
 
 
-def _import_scores(config: "ScoresImport", parent: "Manifest", as_json: bool) -> None:
-    from prune_toolkit.imports.import_scores import import_scores
+def _import_scores(
+    options: ScoresOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+) -> "Written":
+    from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport, import_scores
 
+    columns, harder = options.score, options.harder
+    if key is None or not columns or not harder:
+        raise UsageError(
+            "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
+            hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
+        )
+    if len(harder) not in (1, len(columns)) or len(options.name) not in (0, len(columns)):
+        raise UsageError("give --harder once or once per --score, and --name once per --score or not at all")
+    ends, names = harder * (len(columns) // len(harder)), options.name or columns
+    config = ScoresImport(
+        file=file,
+        out=out or Path("imported"),
+        key=key,
+        scores=[
+            ImportedScore(column=column, name=name, harder=end)
+            for column, name, end in zip(columns, names, ends, strict=True)
+        ],
+        set=options.set_name,
+        missing=options.missing,
+        listing=listing,
+    )
     manifest = import_scores(config, parent)
-    names = [f"{config.set}/{score.name}" for score in config.scores]
-    next_step = ("prune", "select", config.out, "--keep", "0.5", "--score", names[0])
-    _tell(manifest, f"{', '.join(names)} of {manifest.header.data.readable:,} samples", next_step, as_json)
+    scored = [f"{config.set}/{score.name}" for score in config.scores]
+    text = f"{', '.join(scored)} of {manifest.header.data.readable:,} samples"
+    return manifest, text, ("prune", "select", config.out, "--keep", "0.5", "--score", scored[0])
 
 
 def _import_subset(
-    file: Path, config: "SelectConfig", parent: "Manifest", *, order: str | None, listing: Path | None, as_json: bool
-) -> None:
+    file: Path, config: "SelectConfig", parent: "Manifest", order: str | None, listing: Path | None
+) -> "Written":
     from prune_toolkit.imports.import_subset import plan_subset
     from prune_toolkit.selection.write_selection import write_selection
 
@@ -264,15 +221,38 @@ def _import_subset(
     assert chosen is not None
     share, transform = f"{100 * chosen.keep_got:.2f} %", "none" if labels is None else labels.transform
     text = f"{chosen.count:,} samples kept ({share}), labels {transform}"
-    next_step = ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
-    _tell(selection, text, next_step, as_json)
+    return selection, text, ("train-student", "--manifest", config.out, *(() if labels else ("--loss", "ce")))
 
 
-def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) -> None:
-    from manifests.base.progress import note
-    from prune_toolkit.imports.import_logits import import_logits
+def _import_logits(
+    options: LogitsOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+) -> "Written":
+    from manifests.sources.names import read_class_names
+    from prune_toolkit.imports.import_logits import LogitsImport, import_logits
     from prune_toolkit.scoring.logit_scores import is_near_chance
+    from trainer.models.info import default_preprocessing
 
+    if options.teacher_name is None or options.image_size is None:
+        raise UsageError(
+            "--teacher-name or --image-size is missing: name the network that gave these logits and its image size",
+            hint="--teacher-name NAME --image-size PX",
+        )
+    # Students adopt the preprocessing; labels do not depend on it.
+    usual = default_preprocessing(options.image_size)
+    resize_px = max(options.image_size, options.resize_size or usual.resize_px)
+    config = LogitsImport(
+        file=file,
+        out=out or Path("imported"),
+        teacher=options.teacher_name,
+        preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": options.interpolation}),
+        tensor=options.tensor,
+        key=key or "key",
+        parameters=options.parameters,
+        class_names=None if options.outputs is None else read_class_names(options.outputs),
+        licence=options.teacher_licence,
+        weights_sha256=None if options.weights_sha256 is None else options.weights_sha256.lower(),
+        listing=listing,
+    )
     manifest = import_logits(config, parent)
     card = manifest.header.teacher
     assert card is not None
@@ -282,23 +262,4 @@ def _import_logits(config: "LogitsImport", parent: "Manifest", as_json: bool) ->
             "  check that columns are in the order of the classes (--outputs FILE), and rows in the order of the keys"
         )
     text = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
-    _tell(manifest, text, ("prune", "select", config.out, "--keep", "0.5"), as_json)
-
-
-def _tell(manifest: "Manifest", text: str, next_step: tuple[object, ...], as_json: bool) -> None:
-    from trainer.cli.console import echo_json
-
-    if as_json:
-        header = manifest.header
-        echo_json(
-            {
-                "id": manifest.id,
-                "path": manifest.where,
-                "scores": [spec.model_dump(exclude_none=True) for spec in header.scores],
-                "teacher": None if header.teacher is None else header.teacher.model_dump(),
-                "selection": None if header.selection is None else header.selection.model_dump(),
-            }
-        )
-        return
-    click.echo(f"{manifest.where}/: {text}; id {manifest.id[:12]}")
-    echo_next(*next_step)
+    return manifest, text, ("prune", "select", config.out, "--keep", "0.5")

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from manifests.base.progress import format_bytes, format_seconds, note
+from manifests.errors import UsageError
 from prune_toolkit.cli.options import (
     FOLDER,
     DataOptions,
-    RankOptions,
     data_options,
     dry_run_option,
     json_option,
@@ -16,6 +17,7 @@ from prune_toolkit.cli.options import (
     redistributable_option,
     workers_option,
 )
+from trainer.cli.console import echo_json
 
 
 @click.command(name="index")
@@ -43,7 +45,6 @@ def command(
     data_argument: str | None,
     images: DataOptions,
     out: Path,
-    ranks: RankOptions,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
@@ -53,18 +54,15 @@ def command(
     \b
     prune index photos --split train --beton
     """
-    from manifests.base.progress import format_bytes, format_seconds, note
-    from manifests.errors import UsageError
     from prune_toolkit.indexing.index import IndexConfig, build_index
     from prune_toolkit.work.part_work import ALONE
-    from trainer.cli.console import echo_json
 
     data = images.spec(data_argument)
     if data is None:
         raise UsageError(
             "DATA is missing: name the images to index", hint='prune index DIR, or data = "DIR" in prune.toml'
         )
-    config = IndexConfig(data=data, out=out, ranks=ranks.share(), **settings)
+    config = IndexConfig(data=data, out=out, **settings)
     if dry_run:
         config.data.refuse_out(out)
         source = config.data.open()

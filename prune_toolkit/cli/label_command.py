@@ -6,29 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.base.progress import format_bytes, format_seconds, note
 from prune_toolkit.cli.options import (
     FOLDER,
-    MANIFEST,
     DataOptions,
-    RankOptions,
     TeacherOptions,
     asked_for,
     data_options,
     dry_run_option,
     echo_train_command,
     json_option,
+    manifest_place,
     rank_options,
+    teacher_licence_option,
     teacher_options,
     view_options,
     workers_option,
 )
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from prune_toolkit.scoring.view_flags import ViewFlags
 
 
 @click.command(name="label")
-@click.argument("selection", type=MANIFEST, default="selection")
+@click.argument("selection", type=manifest_place, default="selection")
 @view_options(views=8)
 @click.option(
     "--labels",
@@ -37,12 +39,7 @@ if TYPE_CHECKING:
 @click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options
 @click.option("--other-teacher", is_flag=True, help="Allow a teacher other than the one that scored the data.")
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    help="With --other-teacher: licence of its weights, recorded in the manifest.",
-)
+@teacher_licence_option(help="With --other-teacher: licence of its weights, recorded in the manifest.")
 @click.option("--out", "-o", type=FOLDER, default="labelled", show_default=True, help="Folder of the new selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
@@ -62,7 +59,6 @@ def command(
     other_teacher: bool,
     teacher_licence: str | None,
     images: DataOptions,
-    ranks: RankOptions,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
@@ -77,7 +73,6 @@ def command(
     prune label selection --teacher resnet32x4 --checkpoint teacher.safetensors
     prune label selection --views 16 --policy mean --dry-run
     """
-    from manifests.base.progress import format_bytes, note
     from manifests.card.readme import revision_line, targets_text
     from manifests.manifest import Manifest
     from prune_toolkit.labelling.label_defaults import (
@@ -89,7 +84,6 @@ def command(
     )
     from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
-    from trainer.cli.console import echo_json
 
     parent = Manifest.open(selection)
     check_selection(parent)
@@ -115,7 +109,6 @@ def command(
         data=images.spec(),
         batch_size=teacher_options.batch_size,
         loader=teacher_options.loader,
-        ranks=ranks.share(),
         **settings,
     )
     work = Labelling.of(config, teacher, parent)
@@ -157,8 +150,6 @@ def command(
 
 
 def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:
-    from manifests.base.progress import format_bytes, format_seconds
-
     click.echo(
         f"{tried['samples']:,} samples x {tried['views']} view(s), {tried['targets']} target(s) each: about "
         f"{format_bytes(tried['bytes'])} of {'targets' if bare else 'targets and train.beton, images included'}"

@@ -1,61 +1,18 @@
 """`prune list`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from prune_toolkit.cli.options import json_option
-
-_SETS = ("teacher", "features", "dynamics")
-KINDS = ("scores", "selectors", "quotas", "labels", "losses", "dynamic", "presets", "models")
-
-
-@click.command(name="list")
-@click.argument("kind", type=click.Choice(KINDS), required=False)
-@json_option
-def command(kind: str | None, as_json: bool) -> None:
-    """List the available methods: name, formula, source.
-
-    \b
-    prune list scores
-    """
-    from trainer.cli.console import echo_json
-
-    listings: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "scores": _scores,
-        "selectors": _selectors,
-        "quotas": _quotas,
-        "labels": _labels,
-        "losses": _losses,
-        "dynamic": _dynamic,
-        "presets": _presets,
-        "models": _models,
-    }
-    found = {name: listings[name]() for name in KINDS if kind in (None, name)}
-    if as_json:
-        echo_json(found if kind is None else found[kind])
-        return
-    for position, (name, entries) in enumerate(found.items()):
-        if position:
-            click.echo()
-        click.echo(name)
-        _echo_entries(entries)
-
-
-def _echo_entries(entries: list[dict[str, Any]]) -> None:
-    """Print one paragraph per entry: the name, then each fact on its own line."""
-    width = max(len(entry["name"]) for entry in entries)
-    for entry in entries:
-        facts = [f"{key}: {value}" for key, value in entry.items() if key != "name"]
-        click.echo(f"  {entry['name']:<{width}}  {facts[0]}")
-        for fact in facts[1:]:
-            click.echo(f"  {'':<{width}}  {fact}")
+from trainer.cli.console import echo_json
 
 
 def _scores() -> list[dict[str, Any]]:
     from prune_toolkit.scoring.score import SCORES
 
+    order = {"teacher": 0, "features": 1, "dynamics": 2}
     return [
         {
             "name": s.name,
@@ -67,7 +24,7 @@ def _scores() -> list[dict[str, Any]]:
             "cost": s.cost,
             **({"from": origin} if (origin := SCORES.origin(s.name)) else {}),
         }
-        for s in sorted(SCORES.values(), key=lambda score: _SETS.index(score.set) if score.set in _SETS else len(_SETS))
+        for s in sorted(SCORES.values(), key=lambda score: order.get(score.set, len(order)))
     ]
 
 
@@ -171,3 +128,39 @@ def _models() -> list[dict[str, Any]]:
         "FILE.safetensors": "a student written by train-student",
     }
     return own + [{"name": name, "images": "the model's own size", "source": text} for name, text in others.items()]
+
+
+LISTINGS = {
+    "scores": _scores,
+    "selectors": _selectors,
+    "quotas": _quotas,
+    "labels": _labels,
+    "losses": _losses,
+    "dynamic": _dynamic,
+    "presets": _presets,
+    "models": _models,
+}
+
+
+@click.command(name="list")
+@click.argument("kind", type=click.Choice(tuple(LISTINGS)), required=False)
+@json_option
+def command(kind: str | None, as_json: bool) -> None:
+    """List the available methods: name, formula, source.
+
+    \b
+    prune list scores
+    """
+    found = {name: listing() for name, listing in LISTINGS.items() if kind in (None, name)}
+    if as_json:
+        echo_json(found if kind is None else found[kind])
+        return
+    for position, (name, entries) in enumerate(found.items()):
+        if position:
+            click.echo()
+        click.echo(name)
+        width = max(len(entry["name"]) for entry in entries)
+        for entry in entries:
+            heading, *facts = (value if key == "name" else f"{key}: {value}" for key, value in entry.items())
+            for number, fact in enumerate(facts):
+                click.echo(f"  {'' if number else heading:<{width}}  {fact}")

@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, echo_next, json_option
+from manifests.base.progress import format_bytes
+from manifests.errors import UsageError
+from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_next, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import Merge, MergeConfig
-    from prune_toolkit.combine.merge import Shards, ShardsConfig
+    from prune_toolkit.combine.average_config import Merge
+    from prune_toolkit.combine.joined_writing import ShareWork
 
 
 @click.command(name="merge")
-@click.argument("manifests", nargs=-1, type=MANIFEST)
+@click.argument("manifests", nargs=-1, type=manifest_place)
 @click.option(
     "--average",
     type=click.Choice(["logits", "probabilities"]),
@@ -52,10 +55,10 @@ def command(
     prune merge shard-1 shard-2 shard-3
     prune merge manifest-a manifest-b --average probabilities
     """
-    from manifests.errors import UsageError
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.average import MergeConfig
-    from prune_toolkit.combine.merge import ShardsConfig
+    from prune_toolkit.combine.average import write_merge
+    from prune_toolkit.combine.average_config import Merge
+    from prune_toolkit.combine.merge import plan_shards, write_shards
 
     if score_views and not average:
         raise UsageError("--score-views needs --average")
@@ -63,21 +66,14 @@ def command(
         raise UsageError("--prefer cannot be used with --average")
     opened = [Manifest.open(path) for path in manifests]
     if average is None:
-        _join(opened, ShardsConfig(out=out, prefer=prefer), dry_run=dry_run, as_json=as_json)
+        shards = plan_shards(opened, out=out, prefer=prefer)
+        _echo_shards(shards, as_json) if dry_run else _echo_joined(write_shards(shards), shards, as_json)
     else:
-        config = MergeConfig(out=out, average=average, score_views=score_views)
-        _average(opened, config, dry_run=dry_run, as_json=as_json)
+        merge = Merge.of(opened, out=out, average=average, score_views=score_views)
+        _echo_plan(merge, as_json) if dry_run else _echo_averaged(write_merge(merge), merge, as_json)
 
 
-def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool, as_json: bool) -> None:
-    from prune_toolkit.combine.merge import Shards, write_shards
-    from trainer.cli.console import echo_json
-
-    shards = Shards.of(config, manifests)
-    if dry_run:
-        _echo_shards(shards, as_json)
-        return
-    merged = write_shards(shards)
+def _echo_joined(merged: "Manifest", shards: "ShareWork", as_json: bool) -> None:
     header, sets = merged.header, list(dict.fromkeys(spec.set for spec in merged.header.scores))
     if as_json:
         echo_json(
@@ -87,7 +83,7 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
                 "samples": header.data.count,
                 "readable": header.data.readable,
                 "score_sets": sets,
-                "left_out": list(shards.not_merged),
+                "left_out": list(shards.left_out),
                 "teacher": None if header.teacher is None else header.teacher.model_dump(),
             }
         )
@@ -95,7 +91,7 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
     top1 = "" if header.teacher is None else f", top-1 {100 * header.teacher.train_top1:.2f} % on these images"
     scores = f", scores {', '.join(sets)}" if sets else ""
     click.echo(
-        f"{merged.path}/: {header.data.count:,} samples of {len(manifests)} manifests{scores}{top1}; "
+        f"{merged.path}/: {header.data.count:,} samples of {len(shards.parents)} manifests{scores}{top1}; "
         f"id {merged.id[:12]}"
     )
     echo_next(
@@ -103,45 +99,35 @@ def _join(manifests: list["Manifest"], config: "ShardsConfig", *, dry_run: bool,
     )
 
 
-def _echo_shards(shards: "Shards", as_json: bool) -> None:
-    from trainer.cli.console import echo_json
-
+def _echo_shards(shards: "ShareWork", as_json: bool) -> None:
     tables = ["samples", *(plan.name for plan in shards.plans)]
     plan = {
-        "samples": shards.count,
-        "shares": {share.manifest.where: len(share.old_n) for share in shards.joined.shares},
+        "samples": len(shards.samples),
+        "shares": {share.manifest.where: len(share.old_n) for share in shards.shares},
         "tables": tables,
-        "left_out": list(shards.not_merged),
-        "config": shards.resolved(),
-        "out": str(shards.config.out),
+        "left_out": list(shards.left_out),
+        "config": shards.resolved,
+        "out": str(shards.out),
     }
     if as_json:
         echo_json(plan)
         return
-    for share in shards.joined.shares:
+    for share in shards.shares:
         click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
-    for what in shards.not_merged:
+    for what in shards.left_out:
         click.echo(f"left out: {what}")
-    click.echo(f"{shards.count:,} samples with {', '.join(tables)} into {shards.config.out}/")
+    click.echo(f"{len(shards.samples):,} samples with {', '.join(tables)} into {shards.out}/")
 
 
-def _average(manifests: list["Manifest"], config: "MergeConfig", *, dry_run: bool, as_json: bool) -> None:
-    from prune_toolkit.combine.average import Merge, write_merge
-    from trainer.cli.console import echo_json
-
-    merge = Merge.of(config, manifests)
-    if dry_run:
-        _echo_plan(merge, as_json)
-        return
-    merged = write_merge(merge)
+def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:
     card, members = merged.header.teacher, merge.teachers
     assert card is not None
     if as_json:
         echo_json(
             {
                 "id": merged.id,
-                "path": str(config.out),
-                "average": config.average,
+                "path": str(merge.out),
+                "average": merge.average,
                 "teacher": card.model_dump(),
                 "members": [member.model_dump() for member in members],
                 "run": {name: value for name, value in merged.header.run.items() if name != "parent_runs"},
@@ -152,18 +138,16 @@ def _average(manifests: list["Manifest"], config: "MergeConfig", *, dry_run: boo
     views_top1 = merged.header.run.get("views_top1")
     on_views = "" if views_top1 is None else f", {100 * views_top1:.2f} % on their training views"
     click.echo(
-        f"{config.out}/: {merged.header.data.readable:,} samples, {config.average} averaged over {len(members)} "
+        f"{merge.out}/: {merged.header.data.readable:,} samples, {merge.average} averaged over {len(members)} "
         f"teachers: top-1 {100 * card.train_top1:.2f} % on these images ({each}){on_views}, ECE "
         f"{card.train_ece:.4f}; id {merged.id[:12]}"
     )
-    echo_next("prune", "select", config.out, "--keep", "0.5")
+    echo_next("prune", "select", merge.out, "--keep", "0.5")
 
 
 def _echo_plan(merge: "Merge", as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
     from prune_toolkit.scoring.logit_scores import LogitScore
     from prune_toolkit.work.part_work import ALONE
-    from trainer.cli.console import echo_json
 
     data, views = merge.data, merge.views.count
     size_bytes = data.readable * (2 * views * merge.class_count + 4 * len(LogitScore.registered()))
@@ -176,13 +160,13 @@ def _echo_plan(merge: "Merge", as_json: bool) -> None:
         "parts": len(ALONE.parts(merge.count)),
         "bytes": size_bytes,
         "config": merge.resolved(),
-        "out": str(merge.config.out),
+        "out": str(merge.out),
     }
     if as_json:
         echo_json(plan)
         return
     click.echo(
-        f"{merge.config.average} of {len(specs)} teachers ({', '.join(specs)}), {data.readable:,} "
+        f"{merge.average} of {len(specs)} teachers ({', '.join(specs)}), {data.readable:,} "
         f"samples x {views} view(s), {plan['parts']} part(s): {format_bytes(size_bytes)} of logits and scores into "
-        f"{merge.config.out}/"
+        f"{merge.out}/"
     )

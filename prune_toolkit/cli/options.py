@@ -4,18 +4,18 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from manifests.base.cores import core_count
+from manifests.errors import UsageError
 from trainer.cli.options import LOCAL
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
-    from prune_toolkit.quotas.keep import Keep
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
     from trainer.models.teacher import Teacher
@@ -25,31 +25,10 @@ T = TypeVar("T")
 FOLDER = LOCAL
 
 
-class _Manifest(click.ParamType):  # type: ignore[type-arg]
-    """A manifest that is only read: the path of a folder, or the text of a URL."""
-
-    name = "manifest"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        """Return a URL as text, and anything else as a path."""
-        text = str(value)
-        return text if "://" in text else Path(text)
-
-
-class _Keep(click.ParamType):  # type: ignore[type-arg]
-    """A fraction of the samples to keep."""
-
-    name = "text"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> "Keep":
-        """Return the fraction as typed; UsageError unless it is above 0 and at most 1."""
-        from prune_toolkit.quotas.keep import Keep
-
-        return value if isinstance(value, Keep) else Keep.parse(str(value))
-
-
-MANIFEST = _Manifest()
-KEEP = _Keep()
+def manifest_place(value: object) -> Path | str:
+    """Return the place of a manifest that is only read: the text of a URL, anything else as a path."""
+    text = str(value)
+    return text if "://" in text else Path(text)
 
 
 def options_of(make: Callable[..., Any]) -> list[click.Parameter]:
@@ -125,12 +104,9 @@ class DataOptions:
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
         """Return the spec of the images `named`, else of --data; None if neither is given."""
-        from prune_toolkit.images.data_spec import DataSpec
+        from prune_toolkit.api.arguments import data_spec
 
-        data = named or self.data
-        if data is None:
-            return None
-        return DataSpec(data=data, split=self.split, classes=self.classes, label=self.label)
+        return data_spec(named or self.data, self.split, self.classes, self.label)
 
 
 data_options = gathered("images", DataOptions)
@@ -176,8 +152,6 @@ class TeacherOptions:
 
     def named(self) -> str:
         """Return the teacher's spec; UsageError if none is given."""
-        from manifests.errors import UsageError
-
         if self.teacher is None:
             raise UsageError(
                 "--teacher is missing: name the network to run",
@@ -249,30 +223,17 @@ def view_options(views: int) -> Callable[[F], F]:
 
 @click.option("--rank", type=int, help="Number of this process, from 0 [default: $RANK, or 0].")
 @click.option("--world-size", type=int, help="Number of processes that share the work [default: $WORLD_SIZE, or 1].")
-@dataclass(frozen=True, kw_only=True)
-class RankOptions:
-    """The number of this process among those that share the work."""
+def work_share(rank: int | None, world_size: int | None) -> "WorkShare":
+    """Return this process's share of the work, from these options or the environment."""
+    from prune_toolkit.work.part_work import WorkShare
 
-    rank: int | None
-    world_size: int | None
-
-    def share(self) -> "WorkShare":
-        """Return this process's share of the work, from these options or the environment."""
-        from prune_toolkit.work.part_work import WorkShare
-
-        return WorkShare.resolve(self.rank, self.world_size)
+    return WorkShare.resolve(rank, world_size)
 
 
-rank_options = gathered("ranks", RankOptions)
+rank_options = gathered("ranks", work_share)
 
 
-def secret_in(file: Path | None) -> bytes | None:
-    """Read the secret from the file of `secret_option`; None if none is given. `check_secret` compares it."""
-    from manifests.hidden.secret import read_secret
-
-    return None if file is None else read_secret(file)
-
-
+teacher_licence_option = partial(click.option, "--teacher-licence", "--teacher-license", "teacher_licence")
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files to transfer at once."
 )

@@ -1,10 +1,12 @@
 """`prune pull`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option
+from trainer.cli.console import echo_json
 
 
 @click.command(name="pull")
@@ -30,10 +32,7 @@ def command(url: str, folder: Path, only: tuple[str, ...], with_images: bool, jo
     prune pull s3://bucket/cars cars
     prune pull https://example.org/cars cars --only scores
     """
-    from dataclasses import asdict
-
     from manifests.share.transfer import pull
-    from trainer.cli.console import echo_json
 
     pulled, moved = pull(url, folder, only=only, with_images=with_images, jobs=jobs)
     if as_json:

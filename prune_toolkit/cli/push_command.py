@@ -1,11 +1,17 @@
 """`prune push`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, echo_next, jobs_option, json_option
+from manifests.base.files import scratch_folder
+from manifests.base.layout import BETON_NAME
+from manifests.base.progress import note
+from manifests.errors import UsageError
+from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.format.header import Header
@@ -18,7 +24,7 @@ MATCHING = {"features", "logits", "scores", "targets"}
 
 
 @click.command(name="push")
-@click.argument("manifest", type=MANIFEST)
+@click.argument("manifest", type=manifest_place)
 @click.argument("url")
 @click.option(
     "--only",
@@ -57,15 +63,10 @@ def command(
     prune push manifest s3://bucket/cars
     prune push manifest hf://datasets/team/cars --only scores
     """
-    from dataclasses import asdict
-
-    from manifests.base.files import scratch_folder
     from manifests.card.croissant import url_in
-    from manifests.errors import UsageError
     from manifests.manifest import Manifest
     from manifests.share.transfer import check_images, push
     from manifests.stores.destinations import destination_at
-    from trainer.cli.console import echo_json
 
     if with_images and (only or secret is not None):
         flag = "--only" if only else "--secret"
@@ -90,9 +91,6 @@ def command(
 
 def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, scratch: Path) -> "Manifest":
     """Return what to send: the manifest itself, a part of it, or either with hidden keys."""
-    from manifests.base.layout import BETON_NAME
-    from manifests.base.progress import note
-    from manifests.errors import UsageError
     from manifests.hidden.hide import hide
     from manifests.hidden.secret import read_secret
     from manifests.share.excerpt import excerpt
@@ -121,7 +119,6 @@ def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, sc
 
 def _kinds(header: "Header") -> set[str]:
     """Return the kinds of tables in a manifest."""
-    from manifests.base.layout import BETON_NAME
     from manifests.share.transfer import kind_of
 
     return {kind_of(entry) for entry in header.files} - {BETON_NAME}
@@ -129,8 +126,6 @@ def _kinds(header: "Header") -> set[str]:
 
 def _warn(header: "Header") -> None:
     """Print notes on what its readers can do with the manifest."""
-    from manifests.base.progress import note
-
     kinds = _kinds(header)
     if telling := sorted(kinds & TELLING):
         others = "".join(f" --only {kind}" for kind in sorted(kinds - TELLING - {"samples"}))
@@ -148,7 +143,6 @@ def _warn(header: "Header") -> None:
 
 def _describe(manifest: "Manifest", url: str | None, folder: Path, with_images: bool) -> None:
     """Write the card and its pictures into a folder; a README.md that is not a card replaces it."""
-    from manifests.base.progress import note
     from manifests.card.readme import CARD_NAME, is_card, write_full_card
     from manifests.format.header_file import MAX_HEADER_BYTES
 

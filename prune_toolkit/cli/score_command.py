@@ -1,14 +1,16 @@
 """`prune score`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.base.progress import format_bytes, format_seconds, note
+from manifests.errors import UsageError
 from prune_toolkit.cli.options import (
     FOLDER,
     DataOptions,
-    RankOptions,
     TeacherOptions,
     asked_for,
     data_options,
@@ -17,13 +19,15 @@ from prune_toolkit.cli.options import (
     json_option,
     rank_options,
     redistributable_option,
+    teacher_licence_option,
     teacher_options,
+    typed,
     view_options,
     workers_option,
 )
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.images.readers import ImagesAtHand
     from prune_toolkit.scoring.preview import Preview
     from prune_toolkit.scoring.score_config import ScoreConfig
@@ -82,12 +86,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
 @redistributable_option
-@click.option(
-    "--teacher-licence",
-    "--teacher-license",
-    "teacher_licence",
-    help="Licence of the teacher's weights, recorded in the manifest.",
-)
+@teacher_licence_option(help="Licence of the teacher's weights, recorded in the manifest.")
 @rank_options
 @dry_run_option
 @json_option
@@ -106,7 +105,6 @@ def command(
     dynamics: tuple[Path, ...],
     early_epoch: int | None,
     limit: int | None,
-    ranks: RankOptions,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
@@ -123,32 +121,28 @@ def command(
     prune score manifest --dynamics run
     """
     if dynamics:
-        from prune_toolkit.cli.score_dynamics_command import score_dynamics
-
-        score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
+        _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
-    from manifests.base.progress import note
-    from manifests.errors import UsageError
-    from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
+    from prune_toolkit.api.arguments import data_spec
+    from prune_toolkit.images.readers import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
-    from trainer.cli.console import echo_json
 
     if early_epoch is not None:
         raise UsageError("--early-epoch needs --dynamics RUN")
     check_held_out(held_out, held_out_split, has_features=features)
     teacher_options.named()
     training = images_to_score(images.spec(data_argument), index)
-    validation = images_of_same_classes(_other_spec(images, val, val_split, held_out=True), training)
-    influenced = images_of_same_classes(_other_spec(images, held_out, held_out_split, held_out=False), training)
+    validated = data_spec(val, val_split, images.classes, images.label, held_out=True)
+    validation = images_of_same_classes(validated, training)
+    influenced = images_of_same_classes(data_spec(held_out, held_out_split, images.classes, images.label), training)
     teacher = teacher_options.load(training.class_names)
     config = ScoreConfig(
         out=out or Path("manifest"),
         batch_size=teacher_options.batch_size,
         loader=teacher_options.loader,
-        ranks=ranks.share(),
         recipe=recipe_or_none(views, teacher.preprocessing.image_px, typed=asked_for()),
         view_count=views.views,
         top_k=views.top_k,
@@ -185,16 +179,37 @@ def command(
     echo_next("prune", "select", config.out, "--keep", "0.5")
 
 
-def _other_spec(images: DataOptions, data: str | None, split: str | None, *, held_out: bool) -> "DataSpec | None":
-    """Return the spec of the images of --val or --held-out, read like those of --data; None if none are given.
+def _score_dynamics(
+    scored: str | None, runs: Sequence[Path], early_epoch: int | None, out: Path | None, *, dry_run: bool, as_json: bool
+) -> None:
+    """Add scores of recorded runs to a manifest; UsageError for typed flags that need a teacher or images."""
+    from manifests.manifest import Manifest
+    from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 
-    held_out: if no split is given, use the test or validation split.
-    """
-    from prune_toolkit.images.data_spec import DataSpec
-
-    if data is None:
-        return None
-    return DataSpec(data=data, split=split, classes=images.classes, label=images.label, held_out=held_out)
+    if unused := typed() - {"data_argument", "dynamics", "early_epoch", "out", "dry_run", "as_json"}:
+        flags = [option.opts[0] for option in click.get_current_context().command.params if option.name in unused]
+        raise UsageError(
+            f"{', '.join(flags)} cannot be used with --dynamics: no teacher is run and no image is read",
+            hint="score first, then: prune score MANIFEST --dynamics RUN",
+        )
+    plan = DynamicsPlan.of(out or Path("manifest-dynamics"), Manifest.open(scored or "manifest"), runs, early_epoch)
+    manifest = None if dry_run else write_dynamics_scores(plan)
+    count = len(plan.runs[0].sample_id_N)
+    if as_json:
+        scores = [entry.name for entry in plan.scores]
+        written = {} if manifest is None else {"id": manifest.id, "path": str(plan.out), "run": manifest.header.run}
+        echo_json({"samples": count, "runs": plan.run_facts(), "scores": scores, "out": str(plan.out), **written})
+        return
+    names = ", ".join(f"dynamics/{entry.name}" for entry in plan.scores)
+    infos = [record.info for record in plan.runs]
+    recorded = ", ".join(f"{info.epochs_recorded} epochs of {info.student} (seed {info.seed})" for info in infos)
+    early = ", ".join(dict.fromkeys(map(str, plan.early_epochs)))
+    click.echo(f"{count:,} samples, {recorded}; early scores at epoch {early}")
+    if manifest is None:
+        click.echo(f"would write {plan.out}/ with {names}")
+        return
+    click.echo(f"{plan.out}/: {names}; id {manifest.id[:12]}")
+    echo_next("prune", "select", plan.out, "--keep", "0.5", "--score", f"dynamics/{plan.scores[0].name}")
 
 
 def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
@@ -225,8 +240,6 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
 
 
 def _echo_plan(plan: dict[str, Any]) -> None:
-    from manifests.base.progress import format_bytes, format_seconds
-
     views = plan["views"]
     read = "from the index" if plan["indexed"] else "indexed in the same pass"
     click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
@@ -254,9 +267,6 @@ def _preprocessing_text(block: dict[str, Any]) -> str:
 
 
 def _echo_preview(result: "Preview", count: int) -> None:
-    from manifests.base.progress import format_bytes, format_seconds
-    from trainer.cli.console import echo_table
-
     click.echo(f"top-1 {100 * result.top1:.2f} %, ECE {result.ece:.4f} on {result.samples:,} of {count:,} images")
     click.echo(_preprocessing_text(result.preprocessing))
     echo_table(

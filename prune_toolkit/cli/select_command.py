@@ -5,30 +5,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.cli.copy_options import CheckOptions, check_options, note_unused
-from prune_toolkit.cli.options import (
-    FOLDER,
-    KEEP,
-    MANIFEST,
-    DataOptions,
-    data_options,
-    dry_run_option,
-    echo_train_command,
-    gathered,
-    json_option,
-    workers_option,
-)
+from manifests.base.progress import format_bytes
+from manifests.errors import UsageError
+from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
+from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_train_command, gathered, json_option, manifest_place
+from prune_toolkit.quotas.keep import Keep
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
     from prune_toolkit.selection.write_selection import SelectConfig, SelectionPlan
 
 
-CHECK = "sizes"
 PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 """Parameters of built-in selectors that have a flag of their own; --parameter takes these and all others."""
 
 
-@click.option("--keep", type=KEEP, required=True, help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.")
+def _keep(value: object) -> Keep:
+    # Text is exact; in prune.toml it may be a number.
+    return Keep.parse(str(value))
+
+
+@click.option(
+    "--keep",
+    type=_keep,
+    metavar="TEXT",
+    required=True,
+    help="Fraction of the readable samples to keep: 0.5, 1/3 or 30%.",
+)
 @click.option(
     "--selector",
     help="medium (default), random, window, ccs, moderate, herding or mix; see `prune list selectors`.",
@@ -61,7 +64,7 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 )
 @click.option(
     "--without",
-    type=MANIFEST,
+    type=manifest_place,
     metavar="SELECTION",
     help="Leave out the samples that SELECTION keeps, such as a hold-out.",
 )
@@ -87,27 +90,15 @@ PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
 @click.option("--out", "-o", type=FOLDER, default="selection", show_default=True, help="Folder of the selection.")
 @click.option("--beton/--no-beton", default=True, help="Write train.beton from the images.")
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
-@data_options
-@check_options(CHECK)
-@workers_option
+@copy_options
 def select_config(
-    selector: str | None,
-    position: str | None,
-    beta: str | None,
-    strata: str | None,
-    mix: str | None,
-    parameter: tuple[str, ...],
-    images: DataOptions,
-    check: CheckOptions,
-    workers: int,
-    **settings: Any,
+    selector: str | None, parameter: tuple[str, ...], copy: CopyOptions, **settings: Any
 ) -> "SelectConfig":
     """Return the settings of a selection; UsageError for a parameter without a value or given twice."""
-    from manifests.errors import UsageError
     from prune_toolkit.selection.select_config import SelectConfig
 
-    flags = zip(PARAMETER_FLAGS, (position, beta, strata, mix), strict=True)
-    parameters = {name: value for name, value in flags if value is not None}
+    flags = {name: settings.pop(name) for name in PARAMETER_FLAGS}
+    parameters = {name: value for name, value in flags.items() if value is not None}
     for text in parameter:
         name, equals, value = text.partition("=")
         if not equals or not name:
@@ -116,17 +107,15 @@ def select_config(
             raise UsageError(f"--parameter {text}: {name} is already {parameters[name]}", hint="give it once")
         parameters[name] = value
     return SelectConfig(
-        selector="mix" if selector is None and mix is not None else selector,
+        selector="mix" if selector is None and flags["mix"] is not None else selector,
         parameters=parameters,
-        data=images.spec(),
-        check=check.data_check(workers),
-        workers=workers,
+        **copy.settings(),
         **settings,
     )
 
 
 @click.command(name="select")
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @gathered("config", select_config)
 @dry_run_option
 @click.option(
@@ -147,13 +136,11 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     prune select --keep 0.5
     prune select manifest --keep 0.3 --selector window --position 1 --score el2n --labels raw -o hard
     """
-    from manifests.base.progress import format_bytes
     from manifests.card.readme import selection_lines, targets_text
     from manifests.manifest import Manifest
     from prune_toolkit.images.where import place_of
     from prune_toolkit.selection.cut_images import planned_cut
     from prune_toolkit.selection.write_selection import plan_selection, write_selection
-    from trainer.cli.console import echo_json
 
     plan = plan_selection(config, Manifest.open(manifest))
     note_unused(config.data, place_of(plan.parent, config.data).beton, is_written=config.beton)
@@ -189,10 +176,8 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
 
 
 def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
     from manifests.betons.reader import Beton
     from prune_toolkit.images.where import place_of
-    from trainer.cli.console import echo_json, echo_table
 
     path = place_of(plan.parent).beton
     size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))

@@ -1,21 +1,22 @@
 """`prune show`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prune_toolkit.cli.options import MANIFEST, json_option
+from manifests.base.progress import format_bytes, format_seconds, one_line
+from prune_toolkit.cli.options import json_option, manifest_place
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
     from manifests.format.header import Views
     from manifests.manifest import Manifest
 
-_PASSED_ON = {True: "; images may be redistributed", False: "; images must not be redistributed", None: ""}
-
 
 @click.command(name="show")
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @json_option
 def command(manifest: Path | str, as_json: bool) -> None:
     """Describe MANIFEST: data, teacher, views, scores, selection, labels, files, and the time they took.
@@ -23,9 +24,7 @@ def command(manifest: Path | str, as_json: bool) -> None:
     \b
     prune show selection
     """
-    from manifests.base.progress import one_line
     from manifests.manifest import Manifest
-    from trainer.cli.console import echo_json
     from trainer.loop.label_times import label_times
 
     opened = Manifest.open(manifest)
@@ -51,11 +50,11 @@ def command(manifest: Path | str, as_json: bool) -> None:
 
 
 def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
-    from manifests.base.progress import format_bytes
     from manifests.card.readme import has_particular_parameters, selection_lines, targets_text
+    from trainer.loop.label_times import label_times
 
     header, data = manifest.header, manifest.header.data
-    size_bytes = sum(entry.bytes for entry in header.files)
+    redistributable = {True: "; images may be redistributed", False: "; images must not be redistributed", None: ""}
     facts = [
         (header.kind, f"{manifest.where}  id {manifest.id[:16]}"),
         (
@@ -63,7 +62,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
             f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
             f"{data.count:,} samples, {len(data.class_names)} classes, fingerprint {data.fingerprint[:16]}",
         ),
-        ("licence", f"{data.licence or 'not stated'}{_PASSED_ON[data.redistributable]}"),
+        ("licence", f"{data.licence or 'not stated'}{redistributable[data.redistributable]}"),
     ]
     if (teacher := header.teacher) is not None:
         val = "" if teacher.val_top1 is None else f", {100 * teacher.val_top1:.2f} % on validation"
@@ -106,20 +105,17 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
         each = "per sample and view" if header.labels.views > 1 else "per sample"
         stored = f", {format_bytes(size_of['targets'])} {each}" if "targets" in size_of else ""
         facts += [("targets", f"{targets_text(header)}{stored}")]
+    whats = (("not pulled", manifest.not_pulled), ("left out", header.left_out or ()))
+    absent = "".join(f"; {what}: {', '.join(sorted(kinds))}" for what, kinds in whats if kinds)
+    times = label_times(header)
+    took = [f"{name.removesuffix('_s')} {format_seconds(seconds)}" for name, seconds in times.items() if seconds]
     facts += [
-        ("files", f"{len(header.files)}, {format_bytes(size_bytes)}{_absent_text(manifest)}"),
-        *_times(manifest),
+        ("files", f"{len(header.files)}, {format_bytes(sum(entry.bytes for entry in header.files))}{absent}"),
+        *([("took", ", ".join(took))] if took else []),
         ("made by", f"{header.tool.name} {header.tool.version}, schema {header.schema_version}"),
+        *(("parent", parent[:16]) for parent in header.parents),
     ]
-    for parent in header.parents:
-        facts.append(("parent", parent[:16]))
     return facts
-
-
-def _absent_text(manifest: "Manifest") -> str:
-    """Return which kinds of tables are missing; "" if none are."""
-    whats = (("not pulled", manifest.not_pulled), ("left out", manifest.header.left_out or ()))
-    return "".join(f"; {what}: {', '.join(sorted(kinds))}" for what, kinds in whats if kinds)
 
 
 def _views_text(views: "Views") -> str:
@@ -160,21 +156,9 @@ def _bytes_per_vector(manifest: "Manifest") -> dict[str, float]:
     return sizes
 
 
-def _times(manifest: "Manifest") -> list[tuple[str, str]]:
-    """Return the time spent so far, if the headers report it."""
-    from manifests.base.progress import format_seconds
-    from trainer.loop.label_times import label_times
-
-    times = label_times(manifest.header)
-    known = [f"{name.removesuffix('_s')} {format_seconds(seconds)}" for name, seconds in times.items() if seconds]
-    return [("took", ", ".join(known))] if known else []
-
-
 def _echo_scores(manifest: "Manifest") -> None:
     """Print the distribution of every score: quartiles, and which end is harder."""
     import numpy as np
-
-    from trainer.cli.console import echo_table
 
     rows: list[tuple[str, ...]] = []
     for set_name in dict.fromkeys(spec.set for spec in manifest.header.scores):
@@ -191,9 +175,5 @@ def _echo_scores(manifest: "Manifest") -> None:
 
 def _echo_classes(manifest: "Manifest") -> None:
     """Print how many samples were kept or dropped for which reason."""
-    from collections import Counter
-
-    from trainer.cli.console import echo_table
-
     reasons: Counter[Any] = Counter(manifest.selection().column("reason").to_pylist())
     echo_table([(str(reason), f"{count:,}") for reason, count in reasons.most_common()], ("reason", "samples"))

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, MANIFEST, dry_run_option, json_option
+from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option, manifest_place
+from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
     from manifests.manifest import Manifest
-    from prune_toolkit.combine.split import Split
 
 
 @click.command(name="split")
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @click.option("--classes", multiple=True, metavar="A,B", help="Take the samples of these classes; repeatable.")
 @click.option(
     "--prefix", multiple=True, metavar="TEXT", help="Take the samples whose keys start with TEXT; repeatable."
@@ -41,11 +41,15 @@ def command(
     """
     from manifests.manifest import Manifest
     from prune_toolkit.combine.split import Split, SplitConfig, write_split
-    from trainer.cli.console import echo_json
 
     split = Split.of(SplitConfig(out=out, rest=rest, classes=classes, prefixes=prefix), Manifest.open(manifest))
     if dry_run:
-        _echo_plan(split, as_json)
+        planned = [{"out": str(path), "samples": int(rows_N.sum())} for path, rows_N in split.pieces]
+        if as_json:
+            echo_json(planned)
+            return
+        for part in planned:
+            click.echo(f"{part['samples']:,} of {len(split.samples):,} samples into {part['out']}/")
         return
     written = write_split(split)
     if as_json:
@@ -72,14 +76,3 @@ def _facts(piece: "Manifest") -> dict[str, object]:
         "readable": piece.header.data.readable,
         "classes": len(np.unique(labels)),
     }
-
-
-def _echo_plan(split: "Split", as_json: bool) -> None:
-    from trainer.cli.console import echo_json
-
-    pieces = [{"out": str(out), "samples": int(rows_N.sum())} for out, rows_N in split.pieces()]
-    if as_json:
-        echo_json(pieces)
-        return
-    for piece in pieces:
-        click.echo(f"{piece['samples']:,} of {len(split.samples):,} samples into {piece['out']}/")

@@ -1,27 +1,37 @@
 """`prune verify`."""
 
-from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from manifests.base.progress import format_bytes
+from manifests.errors import InputError, MismatchError, UsageError
 from prune_toolkit.cli.copy_options import FLAGS, CheckOptions, check_options
-from prune_toolkit.cli.options import FOLDER, MANIFEST, DataOptions, data_options, json_option, typed, workers_option
+from prune_toolkit.cli.options import (
+    FOLDER,
+    DataOptions,
+    data_options,
+    json_option,
+    manifest_place,
+    typed,
+    workers_option,
+)
+from prune_toolkit.quotas.keep import parse_fraction
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from manifests.copies.check import DataCheck
     from manifests.copies.data_report import DataReport
-    from prune_toolkit.images.data_spec import DataSpec
+    from manifests.manifest import Manifest
 
 SHOWN = 20
 OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
 
 
 @click.command(name="verify")
-@click.argument("manifest", type=MANIFEST, default="manifest")
+@click.argument("manifest", type=manifest_place, default="manifest")
 @data_options
 @check_options("hashes")
 @click.option(
@@ -53,7 +63,8 @@ def command(
     prune verify manifest --data photos --check sizes
     prune verify manifest --data smaller-photos --pixels
     """
-    from manifests.errors import UsageError
+    from manifests.manifest import Manifest
+    from prune_toolkit.api.verify_and_diff import verify_copy
 
     data = images.spec()
     if data is None:
@@ -61,19 +72,28 @@ def command(
             flag = {"list_path": "list"}.get(name, name).replace("_", "-")
             raise UsageError(f"--{flag} needs --data: it is about images", hint="give --data DIR")
         _verify_files(manifest, as_json)
+        return
+    if list_path is not None and list_path.is_dir():
+        raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
+    allowed, how, opened = _allowed(allow_mismatch), check.data_check(workers), Manifest.open(manifest)
+    report = verify_copy(opened, data, how)
+    ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
+    if list_path is not None:
+        report.write_list(list_path)
+    if as_json:
+        echo_json({"ok": ok, **report.as_json()})
     else:
-        if list_path is not None and list_path.is_dir():
-            raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
-        allowed = _allowed(allow_mismatch)
-        _verify_data(manifest, data, check.data_check(workers), allowed=allowed, listing=list_path, as_json=as_json)
+        _echo_report(report, opened.where, data.data)
+    if not ok:
+        raise MismatchError(
+            f"{data.data} does not match {opened.where}: {report.unmatched:,} of {report.checked:,} samples",
+            hint=_next_steps(report, opened, how, is_listed=list_path is not None),
+        )
 
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
-    from manifests.base.progress import format_bytes
-    from manifests.errors import InputError
     from manifests.integrity import verify
     from manifests.stores.store import without_password
-    from trainer.cli.console import echo_json, echo_table
 
     report, where = verify(manifest), without_password(str(manifest))
     if as_json:
@@ -93,52 +113,8 @@ def _verify_files(manifest: Path | str, as_json: bool) -> None:
         )
 
 
-def _verify_data(
-    where: Path | str,
-    data: "DataSpec",
-    check: "DataCheck",
-    *,
-    allowed: "Fraction",
-    listing: Path | None,
-    as_json: bool,
-) -> None:
-    from fractions import Fraction
-
-    from manifests.copies.check import check_data
-    from manifests.errors import MismatchError
-    from manifests.manifest import Manifest
-    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
-    from prune_toolkit.images.where import open_copy
-    from trainer.cli.console import echo_json
-
-    manifest = Manifest.open(where)
-    thumbnails = thumbnails_at_hand(manifest, check.workers) if check.level == "pixels" else None
-    report = check_data(manifest, open_copy(data, manifest), check, thumbnails=thumbnails)
-    ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed
-    if listing is not None:
-        report.write_list(listing)
-    if as_json:
-        echo_json({"ok": ok, **report.as_json()})
-    else:
-        _echo_report(report, manifest.where, data.data)
-    if not ok:
-        raise MismatchError(
-            f"{data.data} does not match {manifest.where}: {report.unmatched:,} of {report.checked:,} samples",
-            hint=_next_steps(
-                report,
-                is_listed=listing is not None,
-                has_pixels=lambda: thumbnails_at_hand(manifest, check.workers) is not None,
-            ),
-        )
-
-
-def _allowed(text: str | None) -> "Fraction":
+def _allowed(text: str | None) -> Fraction:
     """Return the share of --allow-mismatch; UsageError unless 0 <= share <= 1."""
-    from fractions import Fraction
-
-    from manifests.errors import UsageError
-    from prune_toolkit.quotas.keep import parse_fraction
-
     share = Fraction(0) if text is None else parse_fraction(text)
     if share is None or not 0 <= share <= 1:
         raise UsageError(
@@ -147,14 +123,17 @@ def _allowed(text: str | None) -> "Fraction":
     return share
 
 
-def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[], bool]) -> str:
+def _next_steps(report: "DataReport", manifest: "Manifest", check: "DataCheck", *, is_listed: bool) -> str:
     """Return what to do about a mismatch; the share is the smallest, in hundredths of a percent, that passes.
 
     If most of the data does not match, no share is suggested: it is hardly what was scored.
     """
+    from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
+
     hundredths = -(-10_000 * report.unmatched // report.checked)
     steps = [] if is_listed else ["list them: --list FILE"]
-    if 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked and has_pixels():
+    is_mostly_other = 2 * (report.counts["another size"] + report.counts["other content"]) > report.checked
+    if is_mostly_other and thumbnails_at_hand(manifest, check.workers) is not None:
         steps.append("if they were re-encoded: --pixels")
     if 2 * report.unmatched <= report.checked:
         steps.append(f"accept this many: --allow-mismatch {hundredths / 100:g}%")
@@ -162,8 +141,6 @@ def _next_steps(report: "DataReport", *, is_listed: bool, has_pixels: Callable[[
 
 
 def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
-    from trainer.cli.console import echo_table
-
     matched = report.checked - report.unmatched
     click.echo(
         f"{data} against {manifest}, by {report.level}: {matched:,} of {report.checked:,} samples match "
@@ -173,8 +150,7 @@ def _echo_report(report: "DataReport", manifest: str, data: str) -> None:
     click.echo(f"found: {found or 'none'}")
     if report.ambiguous:
         click.echo(f"of the missing, {report.ambiguous:,} have a file name that is not unique within their class")
-    difference_n = report.pixel_difference_n
-    if len(difference_n):
+    if len(difference_n := report.pixel_difference_n):
         click.echo(
             f"re-encoded: {len(difference_n):,}, which differ by {difference_n.mean():.2f} grey levels on "
             f"average, {difference_n.max():.2f} at most"

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 from manifests.compare.diff import flat
 from manifests.errors import MismatchError, UsageError
 from manifests.format.header import Header
 from manifests.manifest import Manifest
 
+T = TypeVar("T")
 _SCORED = "score all shards with one teacher, and with the same --image-size and view flags"
 _HINTS = {
     "data": "index all shards from data sets of the same kind",
@@ -27,7 +28,11 @@ def check_alike(manifests: Sequence[Manifest]) -> None:
     An optional block, such as the teacher, is compared among the manifests that have it.
     """
     for other in manifests[1:]:
-        _check_classes(manifests[0], other)
+        if difference := class_difference(manifests[0], other):
+            raise MismatchError(
+                f"{manifests[0].where} and {other.where} have different classes: {difference}",
+                hint="index the shards with the class names of the whole data set: prune index --classes FILE",
+            )
     for block, hint in _HINTS.items():
         having = [(manifest, fields) for manifest in manifests if (fields := _fields(manifest.header, block))]
         for other, theirs in having[1:]:
@@ -65,15 +70,15 @@ def check_divisible(manifest: Manifest) -> None:
         )
 
 
-def _check_classes(first: Manifest, other: Manifest) -> None:
-    if first.class_names == other.class_names:
-        return
+def agreed(values: Sequence[T]) -> T | None:
+    """Return the value, if all are equal; else None."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def class_difference(first: Manifest, other: Manifest) -> str | None:
+    """Describe the first class that has different names in two manifests; None if there is none."""
     pairs = enumerate(zip_longest(first.class_names, other.class_names))
-    label, (one, another) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
-    raise MismatchError(
-        f"{first.where} and {other.where} have different classes: class {label} is {one} and {another}",
-        hint="index the shards with the class names of the whole data set: prune index --classes FILE",
-    )
+    return next((f"class {label} is {one} and {another}" for label, (one, another) in pairs if one != another), None)
 
 
 def _fields(header: Header, block: str) -> dict[str, Any]:

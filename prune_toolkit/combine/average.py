@@ -5,7 +5,6 @@ Torch-free.
 
 import hashlib
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,30 +15,28 @@ from manifests.format.header import TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.combine.average_config import SCORE_TABLE, Merge, MergeConfig, licences
+from prune_toolkit.combine.alike import agreed
+from prune_toolkit.combine.average_config import SCORE_TABLE, Merge, licences
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.view_flags import views_text
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, note_time
 
-__all__ = ["Merge", "MergeConfig", "write_merge"]
-
 
 def write_merge(merge: Merge) -> Manifest:
     """Write the scored manifest of the ensemble; an interrupted run is resumed."""
-    config = merge.config
 
     def make(parts: list[int], digest: str) -> None:
         labels = sum(len(part_rows(part, merge.count)) for part in parts) * merge.views.count
-        with Progress(labels, f"averaging {config.average} of {len(merge.parents)} teachers", "labels") as progress:
+        with Progress(labels, f"averaging {merge.average} of {len(merge.parents)} teachers", "labels") as progress:
             for part in parts:
                 _average_part(merge, part, digest, progress)
 
     return PartWork(
-        out=config.out,
+        out=merge.out,
         config=merge.resolved(),
         count=merge.count,
-        tables=merge.tables,
+        tables=[*merge.logits_tables, SCORE_TABLE],
         make=make,
         finish=lambda parts, start: _finish(merge, parts, start),
         parents=merge.parents,
@@ -48,7 +45,7 @@ def write_merge(merge: Merge) -> Manifest:
 
 
 def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> None:
-    start, hits, out = time.monotonic(), 0, merge.config.out
+    start, hits, out = time.monotonic(), 0, merge.out
     ids, per_view = np.empty(0, np.int64), []
     for view, table in enumerate(merge.logits_tables):
         ids, logits_nC = merge.logits(table, part)
@@ -68,24 +65,33 @@ def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> N
 
 
 def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
-    calibration = calibration_of(merge.config.out, merge.logits_tables[0], merge.label_N, merge.class_count)
-    computed = [parent.header.compute for parent in merge.parents]
+    calibration = calibration_of(merge.out, merge.logits_tables[0], merge.label_N, merge.class_count)
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
+    training_views = calibration.count * (merge.views.count - 1)
+    hits = parts.hits if training_views else None
+    runs = {parent.id: parent.header.run for parent in merge.parents}
     blocks: Blocks = {
         "kind": "scores",
         "data": merge.data,
         "teacher": _card(merge, calibration),
-        "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+        "compute": agreed([parent.header.compute for parent in merge.parents]),
         "views": merge.views,
         "scores": [entry.spec(averaged_over) for entry in LogitScore.registered()],
-        "run": _run_block(merge, parts, calibration.count, start),
+        # The run block as of scoring; the runs of the teachers are under `parent_runs`.
+        "run": {
+            "command": "merge",
+            "seconds": parts.seconds,
+            "wall": round(time.monotonic() - start, 3),
+            "views_top1": None if hits is None else round(hits / training_views, 6),
+            "parent_runs": list(runs.values()),
+        },
     }
     return Outcome(blocks=blocks, local=next((parent.local for parent in merge.parents if parent.local), {}))
 
 
 def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
     """The ensemble as one teacher; the normalisation is that of the first member, others may differ in it."""
-    kind, teachers = merge.config.average, merge.teachers
+    kind, teachers = merge.average, merge.teachers
     names = [f"({teacher.spec})" if teacher.spec.startswith("average of ") else teacher.spec for teacher in teachers]
     digests = "\0".join([kind, *(teacher.weights_sha256 for teacher in teachers)])
     return TeacherCard(
@@ -97,17 +103,3 @@ def _card(merge: Merge, calibration: Calibration) -> TeacherCard:
         train_ece=calibration.ece,
         licence=licences([teacher.licence for teacher in teachers]),
     )
-
-
-def _run_block(merge: Merge, parts: Totals, samples: int, start: float) -> dict[str, Any]:
-    """The run block as of scoring; the runs of the teachers are under `parent_runs`."""
-    training_views = samples * (merge.views.count - 1)
-    known = parts.hits is not None and training_views > 0
-    runs = {parent.id: parent.header.run for parent in merge.parents}
-    return {
-        "command": "merge",
-        "seconds": parts.seconds,
-        "wall": round(time.monotonic() - start, 3),
-        "views_top1": round((parts.hits or 0) / training_views, 6) if known else None,
-        "parent_runs": list(runs.values()),
-    }

@@ -1,4 +1,4 @@
-"""The configuration of `prune merge --average`, and checks that the manifests fit together.
+"""What `prune merge --average` works on, and checks that the manifests fit together.
 
 The labels of an ensemble are the mean of its members' outputs for the same pixels: same samples, same views, same
 crops. The order of the manifests does not matter: teachers are sorted before anything is added.
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from manifests.format.header import DataSet, FileEntry, TeacherCard, Views
 from manifests.format.parts import part_count, soft_labels_of
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.combine.mean_logits import AVERAGES, average, check_logits
+from prune_toolkit.combine.alike import class_difference
+from prune_toolkit.combine.mean_logits import average, check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_text, views_to_score
@@ -35,24 +35,12 @@ _AND, _NOT_STATED = "; ", "not stated"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
-    """The options of `prune merge --average`, without the manifests."""
-
-    out: Path
-    average: str
-    score_views: str | None = None
-    """all, 0 or train: the views whose scores are averaged; None: as in the manifests, if these agree."""
-
-    def __post_init__(self) -> None:
-        if self.average not in AVERAGES:
-            raise UsageError(f"unknown average {self.average!r}", hint=f"known: {', '.join(AVERAGES)}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Merge:
     """Manifests that can be averaged, sorted by their teachers."""
 
-    config: MergeConfig
+    out: Path
+    average: str
+    """logits or probabilities: what the mean is taken of."""
     parents: tuple[Manifest, ...]
     teachers: tuple[TeacherCard, ...]
     views: Views
@@ -61,8 +49,11 @@ class Merge:
     """key and label of every sample."""
 
     @classmethod
-    def of(cls, config: MergeConfig, manifests: Sequence[Manifest]) -> "Merge":
-        """Check that manifests fit together; UsageError, MismatchError or InputError if they do not."""
+    def of(cls, manifests: Sequence[Manifest], *, out: Path, average: str, score_views: str | None) -> "Merge":
+        """Check that manifests fit together; UsageError, MismatchError or InputError if they do not.
+
+        score_views: all, 0 or train, the views whose scores are averaged; None: as in the manifests, if these agree.
+        """
         if len(manifests) < 2:
             raise UsageError(
                 "at least two scored manifests are needed to average",
@@ -78,11 +69,12 @@ class Merge:
             if (count := times[teacher.weights_sha256]) > 1:
                 note(f"{teacher.spec} is given {count} times with the same weights: it counts {count} times")
         return cls(
-            config=config,
+            out=out,
+            average=average,
             parents=parents,
             teachers=teachers,
             views=views,
-            scored_views=_scored_views(config, parents, views.count),
+            scored_views=_scored_views(score_views, parents, views.count),
             samples=_common_samples(parents),
         )
 
@@ -113,16 +105,10 @@ class Merge:
         """The tables of logits, one per view."""
         return [f"logits/view-{view:03d}" for view in range(self.views.count)]
 
-    @property
-    def tables(self) -> list[str]:
-        """The tables that are made part by part."""
-        return [*self.logits_tables, SCORE_TABLE]
-
     @cached_property
     def label_N(self) -> NDArray[np.int64]:
         """(N,) class of every sample."""
-        label_N: NDArray[np.int64] = self.samples.column("label").to_numpy().astype(np.int64)
-        return label_N
+        return np.asarray(self.samples.column("label").to_numpy(), np.int64)
 
     @cached_property
     def _entries(self) -> dict[str, list[list[FileEntry]]]:
@@ -139,7 +125,7 @@ class Merge:
         outside = outside_scores(TEACHER)
         return {
             "command": "merge",
-            "average": self.config.average,
+            "average": self.average,
             "parents": [parent.id for parent in self.parents],
             "score_views": views_text(self.scored_views),
             **({"scores": outside} if outside else {}),
@@ -159,7 +145,7 @@ class Merge:
             logits_nC = np.asarray(labels.logits(), np.float16)
             check_logits(logits_nC, keys_n, where=path, what="is not finite", hint="score with this teacher again")
             found.append(logits_nC)
-        return ids_n, average(self.config.average, found, keys_n)
+        return ids_n, average(self.average, found, keys_n)
 
 
 def licences(stated: Sequence[str | None]) -> str | None:
@@ -201,12 +187,9 @@ def _check_data(manifests: Sequence[Manifest]) -> None:
                 f"{theirs.fingerprint[:12]}",
                 hint="score the same index with each teacher",
             )
-        if ours.class_names != theirs.class_names:
-            pairs = enumerate(zip_longest(ours.class_names, theirs.class_names))
-            label, (one, another) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
+        if difference := class_difference(first, other):
             raise MismatchError(
-                f"{first.where} and {other.where} number their classes differently: class {label} is {one} and "
-                f"{another}",
+                f"{first.where} and {other.where} number their classes differently: {difference}",
                 hint="score the same index with each teacher",
             )
 
@@ -247,13 +230,13 @@ def _common_samples(manifests: Sequence[Manifest]) -> pa.Table:
     return first.select(["key", "label"])
 
 
-def _scored_views(config: MergeConfig, manifests: Sequence[Manifest], count: int) -> range:
+def _scored_views(asked: str | None, manifests: Sequence[Manifest], count: int) -> range:
     """Return the views whose scores are averaged: those requested, else those of all manifests.
 
     Raises UsageError if the manifests have scores of different views.
     """
-    if config.score_views is not None or count == 1:
-        return views_to_score(config.score_views, count)
+    if asked is not None or count == 1:
+        return views_to_score(asked, count)
     specs = [spec for manifest in manifests for spec in manifest.header.scores if spec.set == TEACHER]
     texts = {spec.views for spec in specs}
     for which in ("train", "all", "0"):

@@ -1,7 +1,6 @@
 """Join the samples of several manifests: in the order of their keys, each once. Torch-free."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,39 +15,25 @@ from manifests.manifest import Manifest
 from manifests.tables.rows import Ids, Share, hash_matrix, with_ids
 
 HINT = "choose the manifest that takes precedence: --prefer MANIFEST, first or last"
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class JoinedSamples:
-    """The samples of several manifests, and which of them each manifest has."""
-
-    samples: pa.Table
-    shares: tuple[Share, ...]
-    """One per manifest, in order; without the samples for which another manifest's row was preferred."""
-
-    @property
-    def shared_N(self) -> NDArray[np.bool_]:
-        """(N,) flags of the samples that several manifests have."""
-        times_N = np.zeros(len(self.samples), np.int64)
-        for share in self.shares:
-            times_N[share.new_n] += 1
-        return times_N > 1
-
-
-def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples:
+def join_samples(manifests: Sequence[Manifest], preferred: int) -> tuple[pa.Table, tuple[Share, ...]]:
     """Join samples; if manifests differ on one, the row of the first counts if that is a preferred manifest.
 
-    The first `preferred` manifests are preferred. Raises MismatchError for any other sample that two manifests
-    describe differently (label, content, view or readability) and for a row number that stands for different images;
-    InputError for a manifest whose samples are not in the order of their keys.
+    The first `preferred` manifests are preferred. Returns the samples, and which of them each manifest has, in order,
+    without those for which another manifest's row was preferred. Raises MismatchError for any other sample that two
+    manifests describe differently (label, content, view or readability) and for a row number that stands for different
+    images; InputError for a manifest whose samples are not in the order of their keys.
     """
     tables = [checked_samples(manifest) for manifest in manifests]
     whole = pa.concat_tables(tables)
     owner_M = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     # Stable, and by the bytes of UTF-8: of equal keys, that of the first manifest comes first.
     order_M = pc.sort_indices(whole.column("key")).to_numpy().astype(np.int64)
-    is_first_M = np.append(True, _differs(whole.column("key").take(pa.array(order_M))))[: len(order_M)]
+    keys_M = whole.column("key").take(pa.array(order_M)).combine_chunks()
+    differs = pc.not_equal(keys_M[1:], keys_M[:-1]).to_numpy(zero_copy_only=False)
+    is_first_M = np.append(True, differs)[: len(order_M)]
     new_M = np.empty(len(order_M), np.int64)
     new_M[order_M] = np.cumsum(is_first_M) - 1
     first_N = order_M[is_first_M]
@@ -58,34 +43,35 @@ def join_samples(manifests: Sequence[Manifest], preferred: int) -> JoinedSamples
     undecided_M = {name: rows[owner_M[first_N[new_M[rows]]] >= preferred] for name, rows in differs_M.items()}
     _check_agreement(manifests, whole, owner_M, first_N[new_M], undecided_M)
     dropped_M = np.zeros(len(order_M), np.bool_)
-    for rows in differs_M.values():
-        dropped_M[rows] = True
-    start = np.cumsum([0, *(len(table) for table in tables)])
+    dropped_M[np.concatenate(list(differs_M.values()))] = True
     shares = []
     for number, manifest in enumerate(manifests):
-        old_n = np.flatnonzero(~dropped_M[start[number] : start[number + 1]])
-        shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[start[number] + old_n]))
-    samples = with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N)))
-    return JoinedSamples(samples=samples, shares=tuple(shares))
+        old_n = np.flatnonzero(~dropped_M[owner_M == number])
+        shares.append(Share(manifest=manifest, old_n=old_n, new_n=new_M[owner_M == number][old_n]))
+    return with_ids(whole.take(pa.array(first_N)), np.arange(len(first_N))), tuple(shares)
 
 
-def check_scored(joined: JoinedSamples) -> None:
+def check_scored(samples: pa.Table, shares: Sequence[Share]) -> None:
     """Raise UsageError if some manifests have a teacher, and a readable sample is in none of these."""
-    scored_N, without = np.zeros(len(joined.samples), np.bool_), []
-    for share in joined.shares:
-        if share.manifest.header.teacher is None:
-            without.append(share.manifest)
-        else:
-            scored_N[share.new_n] = True
-    lacking_N = readable(joined.samples) & ~scored_N
-    if len(without) == len(joined.shares) or not lacking_N.any():
+    scored = [share for share in shares if share.manifest.header.teacher is not None]
+    lacking_N = readable(samples) & ~flags_of(scored, len(samples))
+    if not scored or not lacking_N.any():
         return
+    without = [share.manifest for share in shares if share not in scored]
     wheres = " and ".join(f"{manifest.where} (of kind {manifest.kind})" for manifest in without)
     raise UsageError(
         f"the teacher has not scored {lacking_N.sum():,} samples that are only in {wheres}; the first: "
-        f"{joined.samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
+        f"{samples.column('key')[int(np.argmax(lacking_N))].as_py()}",
         hint="score them with prune score, and merge the scored manifest",
     )
+
+
+def flags_of(shares: Iterable[Share], count: int) -> NDArray[np.bool_]:
+    """(N,) flags of the samples that are in one of the shares, of `count` in all."""
+    has_N = np.zeros(count, np.bool_)
+    for share in shares:
+        has_N[share.new_n] = True
+    return has_N
 
 
 def readable(samples: pa.Table) -> NDArray[np.bool_]:
@@ -102,7 +88,7 @@ def checked_samples(manifest: Manifest) -> pa.Table:
         not len(keys) or pc.all(pc.greater(keys[1:].combine_chunks(), keys[:-1].combine_chunks())).as_py() is not False
     )
     if not rises or not np.array_equal(id_N, np.arange(manifest.header.data.count)):
-        raise InputError(f"{manifest.where}: its samples are not in the order of their keys", hint=_AGAIN)
+        raise InputError(f"{manifest.where}: its samples are not in the order of their keys", hint=AGAIN)
     return samples
 
 
@@ -117,24 +103,18 @@ def data_fingerprint(samples: pa.Table, class_names: Sequence[str]) -> str:
     return fingerprint(column("key"), (names[label] for label in column("label")), column("content_hash"))
 
 
-def _differs(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(n - 1,) flags of the values that differ from the one before."""
-    values = column.combine_chunks()
-    changed: NDArray[np.bool_] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
-    return changed
-
-
 def _unlike(whole: pa.Table, first_M: Ids, again_m: Ids) -> dict[str, Ids]:
     """Return the rows that repeat a key and differ from its first row, by the field that differs."""
-    found: dict[str, NDArray[np.bool_]] = {}
-    for name in ("label", "view_id"):
-        values_M = whole.column(name).to_numpy()
-        found[name] = values_M[again_m] != values_M[first_M[again_m]]
-    hash_M16 = hash_matrix(whole.column("content_hash"))
-    found["content"] = (hash_M16[again_m] != hash_M16[first_M[again_m]]).any(axis=1)
-    problem_M = whole.column("problem").is_valid().to_numpy(zero_copy_only=False)
-    found["problem"] = problem_M[again_m] != problem_M[first_M[again_m]]
-    return {name: again_m[differs_m] for name, differs_m in found.items()}
+    fields: dict[str, NDArray[Any]] = {
+        "label": whole.column("label").to_numpy()[:, None],
+        "view_id": whole.column("view_id").to_numpy()[:, None],
+        "content": hash_matrix(whole.column("content_hash")),
+        "problem": whole.column("problem").is_valid().to_numpy(zero_copy_only=False)[:, None],
+    }
+    return {
+        name: again_m[(value_Mk[again_m] != value_Mk[first_M[again_m]]).any(axis=1)]
+        for name, value_Mk in fields.items()
+    }
 
 
 def _check_rows(

@@ -7,7 +7,6 @@ whole; it is carried over only from a manifest that has all samples, or from the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, MismatchError
 from manifests.format.header import Header, ScoreSpec
-from manifests.format.parts import part_path, part_rows, write_part
-from manifests.tables.rows import Ids, Share, SharedTable
+from manifests.format.parts import part_rows
+from manifests.tables.rows import Share, SharedTable
+from prune_toolkit.combine.joined_samples import AGAIN, flags_of
 
 SAMPLES = "samples"
 CARRIED = ("logits", "features", "scores", "thumbnails")
@@ -24,7 +24,6 @@ CARRIED = ("logits", "features", "scores", "thumbnails")
 TOGETHER = ("features", "dynamics")
 """Sets of scores that depend on all samples together, with the exceptions below."""
 ROW_BY_ROW = frozenset({"grand"})
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +74,7 @@ def plan_tables(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> tuple
             for share in shares:
                 header = share.manifest.header
                 if header.teacher is not None and not share.manifest.has(name) and kind not in (header.left_out or ()):
-                    raise InputError(f"{share.manifest.where} has no {name}", hint=_AGAIN)
+                    raise InputError(f"{share.manifest.where} has no {name}", hint=AGAIN)
         for share in dict.fromkeys(share for source in sources for share in source.shares):
             share.manifest.require(name)
         if sources:
@@ -87,7 +86,7 @@ def _score_sources(
     shares: Sequence[Share], set_name: str, readable_N: NDArray[np.bool_], dropped: list[str]
 ) -> Iterator[TableOrigin]:
     """Yield the columns of one set of scores by their origin; add the columns left out to `dropped`."""
-    specs = [_specs(share.manifest.header, set_name) for share in shares]
+    specs = [{spec.name: spec for spec in share.manifest.header.scores if spec.set == set_name} for share in shares]
     together: dict[tuple[int, ...], list[str]] = {}
     for name in dict.fromkeys(name for of_share in specs for name in of_share):
         having = [number for number, of_share in enumerate(specs) if name in of_share]
@@ -119,21 +118,24 @@ def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> l
     return [specs[key] for key in order if (f"scores/{key[0]}", key[1]) in carried]
 
 
-def write_table_part(
-    out: Path, plan: TablePlan, tables: Sequence[SharedTable], part: int, readable_N: NDArray[np.bool_], digest: str
-) -> None:
-    """Write one part of a table; InputError unless it has one row per readable sample."""
+def joined_part(tables: Sequence[SharedTable], part: int, readable_N: NDArray[np.bool_]) -> pa.Table:
+    """Put one part of a table together; InputError unless it has one row per readable sample."""
     span = part_rows(part, len(readable_N))
     expected_n = span.start + np.flatnonzero(readable_N[span.start : span.stop])
     fields: dict[str, pa.Field] = {}
     columns: dict[str, pa.ChunkedArray] = {}
     for table in tables:
         found = table.part(part)
-        _check_rows(found, expected_n, table)
+        id_n = found.column("sample_id").to_numpy()
+        if not np.array_equal(id_n, expected_n):
+            wheres = ", ".join(share.manifest.where for share in table.shares)
+            raise InputError(
+                f"{table.table} of {wheres} has {len(id_n):,} rows for {len(expected_n):,} readable samples",
+                hint=AGAIN,
+            )
         fields |= {field.name: field for field in found.schema}
         columns |= dict(zip(found.column_names, found.columns, strict=True))
-    whole = pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
-    write_part(out / part_path(plan.name, part), whole, digest)
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
 
 
 def opened(plan: TablePlan, count: int) -> list[SharedTable]:
@@ -145,16 +147,6 @@ def origin(header: Header) -> str:
     """Return the id of the manifest whose samples were scored together: for a piece of a split, the whole."""
     whole = header.config.get("whole") if header.config.get("command") == "split" else None
     return whole if isinstance(whole, str) else header.id
-
-
-def _check_rows(found: pa.Table, expected_n: Ids, table: SharedTable) -> None:
-    id_n = found.column("sample_id").to_numpy()
-    if not np.array_equal(id_n, expected_n):
-        wheres = ", ".join(share.manifest.where for share in table.shares)
-        raise InputError(
-            f"{table.table} of {wheres} has {len(id_n):,} rows for {len(expected_n):,} readable samples",
-            hint=_AGAIN,
-        )
 
 
 def _check_spec(shares: Sequence[Share], having: list[int], specs: list[ScoreSpec]) -> None:
@@ -171,13 +163,6 @@ def _check_spec(shares: Sequence[Share], having: list[int], specs: list[ScoreSpe
                 )
 
 
-def _specs(header: Header, set_name: str) -> dict[str, ScoreSpec]:
-    return {spec.name: spec for spec in header.scores if spec.set == set_name}
-
-
 def _covers(shares: Sequence[Share], readable_N: NDArray[np.bool_]) -> bool:
     """Return whether every readable sample is in one of the shares."""
-    covered_N = np.zeros(len(readable_N), np.bool_)
-    for share in shares:
-        covered_N[share.new_n] = True
-    return not (readable_N & ~covered_N).any()
+    return not (readable_N & ~flags_of(shares, len(readable_N))).any()

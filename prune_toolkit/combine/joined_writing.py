@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.base.progress import Progress
+from manifests.base.progress import Progress, note
 from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks
 from manifests.format.header import DataSet, Header, TeacherCard
@@ -26,9 +26,10 @@ from manifests.format.parts import (
 )
 from manifests.manifest import Manifest
 from manifests.tables.rows import Share
+from prune_toolkit.combine.alike import agreed
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
 from prune_toolkit.combine.joined_samples import data_fingerprint, readable
-from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_score_specs, opened, origin, write_table_part
+from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_part, joined_score_specs, opened, origin
 from prune_toolkit.combine.mean_logits import check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
 from prune_toolkit.work.part_work import Outcome, PartWork
@@ -43,68 +44,58 @@ class ShareWork:
     """A manifest made of rows of others, before anything is written."""
 
     out: Path
-    command: str
     resolved: dict[str, Any]
+    """Everything the result depends on, without paths."""
     parents: tuple[Manifest, ...]
     """In an order that does not depend on the command line."""
     shares: tuple[Share, ...]
     """In the order of precedence."""
     samples: pa.Table
     plans: tuple[TablePlan, ...]
+    left_out: tuple[str, ...]
+    """Tables and samples that are not carried over, with the reason."""
     what: str
     """The task, for the progress bar."""
 
     def write(self) -> Manifest:
         """Write the manifest; an interrupted run is resumed. Raises UsageError if its header cannot be made."""
-        answers_in = self._answers_in()
-        return PartWork(
-            out=self.out,
-            config=self.resolved,
-            count=len(self.samples),
-            tables=self._made,
-            make=self._make,
-            finish=lambda _parts, start: self._finish(start, answers_in),
-            parents=self.parents,
-            linked=self._linked,
-        ).run_alone()
-
-    @property
-    def _linked(self) -> dict[str, Manifest]:
-        """The tables that equal those of a parent, with that parent."""
-        count = len(self.samples)
+        for what in self.left_out:
+            note(f"left out: {what}")
+        answers_in, count = self._answers_in(), len(self.samples)
         linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
         if self.shares[0].is_whole(count):
             linked[SAMPLES] = self.shares[0].manifest
-        return linked
+        made = [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
+        return PartWork(
+            out=self.out,
+            config=self.resolved,
+            count=count,
+            tables=made,
+            make=lambda parts, digest: self._make(made, parts, digest),
+            finish=lambda _parts, start: self._finish(start, answers_in),
+            parents=self.parents,
+            linked=linked,
+        ).run_alone()
 
-    @property
-    def _made(self) -> list[str]:
-        linked = self._linked
-        return [name for name in (SAMPLES, *(plan.name for plan in self.plans)) if name not in linked]
-
-    def _make(self, parts: list[int], digest: str) -> None:
+    def _make(self, made: list[str], parts: list[int], digest: str) -> None:
         """Write table by table, so that only a part of one table of every manifest is in memory."""
-        count, made, readable_N = len(self.samples), self._made, readable(self.samples)
+        count, readable_N, plans = len(self.samples), readable(self.samples), {plan.name: plan for plan in self.plans}
         rows = sum(len(part_rows(part, count)) for part in parts)
         with Progress(rows * len(made), self.what, "rows") as progress:
             for name in made:
-                plan = next((plan for plan in self.plans if plan.name == name), None)
-                tables = [] if plan is None else opened(plan, count)
+                tables = [] if name == SAMPLES else opened(plans[name], count)
                 for part in parts:
                     path, span = self.out / part_path(name, part), part_rows(part, count)
-                    if part_is_valid(path, digest):
-                        pass
-                    elif plan is None:
-                        part_samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
-                        write_part(path, part_samples.cast(SAMPLES_SCHEMA), digest)
-                    else:
-                        write_table_part(self.out, plan, tables, part, readable_N, digest)
+                    if not part_is_valid(path, digest):
+                        samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
+                        content = joined_part(tables, part, readable_N) if tables else samples.cast(SAMPLES_SCHEMA)
+                        write_part(path, content, digest)
                     progress.advance(len(span))
 
     def _finish(self, start: float, answers_in: str | None) -> Outcome:
         headers = [parent.header for parent in self.parents]
         scored = [header for header in headers if header.teacher is not None] or headers
-        computed, specs = [header.compute for header in scored], joined_score_specs(self.shares, self.plans)
+        specs = joined_score_specs(self.shares, self.plans)
         seconds = round(time.monotonic() - start, 3)
         kinds = {plan.name.partition("/")[0] for plan in self.plans}
         lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
@@ -112,10 +103,10 @@ class ShareWork:
             "kind": "scores" if specs or answers_in is not None or "scores" in lacking else "index",
             "data": self._data(),
             "teacher": None if answers_in is None else self._teacher(answers_in),
-            "compute": computed[0] if all(block == computed[0] for block in computed) else None,
+            "compute": agreed([header.compute for header in scored]),
             "left_out": sorted(lacking) or None,
             "scores": specs,
-            "run": {"command": self.command, "seconds": seconds, "wall": seconds, **_runs(headers)},
+            "run": {"command": self.resolved["command"], "seconds": seconds, "wall": seconds, **_runs(headers)},
         }
         return Outcome(blocks=blocks, local=self._local())
 
@@ -124,11 +115,10 @@ class ShareWork:
         names = {block.name for block in blocks}
         if len(names) > 1:
             names = {name for several in names for name in several.split(_AND)}
-        splits = {block.split for block in blocks}
         return blocks[0].model_copy(
             update={
                 "name": _AND.join(sorted(names)),
-                "split": splits.pop() if len(splits) == 1 else None,
+                "split": agreed([block.split for block in blocks]),
                 "count": len(self.samples),
                 "readable": int(readable(self.samples).sum()),
                 "fingerprint": data_fingerprint(self.samples, blocks[0].class_names),
@@ -143,12 +133,11 @@ class ShareWork:
         calibration = Calibration()
         for confidence_n, correct_n in self._answers(answers_in):
             calibration.add(confidence_n, correct_n)
-        val = {card.val_top1 for card in cards}
         return cards[0].model_copy(
             update={
                 "train_top1": calibration.top1,
                 "train_ece": calibration.ece,
-                "val_top1": val.pop() if len(val) == 1 else None,
+                "val_top1": agreed([card.val_top1 for card in cards]),
                 "licence": licences([card.licence for card in cards]),
             }
         )
@@ -184,7 +173,14 @@ class ShareWork:
             keys_n = self.samples.column("key").take(table.column("sample_id")).to_pylist()
             if table_name == SCORE_TABLE:
                 confidence_n, correct_n = (table.column(name).to_numpy() for name in ("confidence", "correct"))
-                _check_answers(confidence_n, correct_n, keys_n, where)
+                sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
+                if not sound_n.all():
+                    row = int(np.argmin(sound_n))
+                    raise InputError(
+                        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct is "
+                        f"{correct_n[row]:g}; expected a probability, and 0 or 1",
+                        hint="score with this teacher again",
+                    )
                 yield confidence_n, correct_n
                 continue
             ids, logits = soft_labels_of(table, "logits", len(self.parents[0].class_names))
@@ -199,22 +195,7 @@ class ShareWork:
             {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
             for parent in self.parents
         ]
-        return places[0] if places[0] and all(place == places[0] for place in places) else None
-
-
-def _check_answers(
-    confidence_n: NDArray[np.float32], correct_n: NDArray[np.float32], keys_n: Sequence[str], where: str
-) -> None:
-    """Raise InputError for the first sample whose confidence is not a probability, or correct neither 0 nor 1."""
-    sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))
-    if sound_n.all():
-        return
-    row = int(np.argmin(sound_n))
-    raise InputError(
-        f"{where}: sample {keys_n[row]}: confidence is {confidence_n[row]:g} and correct is {correct_n[row]:g}; "
-        "expected a probability, and 0 or 1",
-        hint="score with this teacher again",
-    )
+        return agreed(places) or None
 
 
 def _runs(headers: Sequence[Header]) -> dict[str, Any]:

@@ -53,10 +53,12 @@ class SplitConfig:
 class Split:
     """A manifest, and the piece that each of its samples belongs to."""
 
-    config: SplitConfig
     parent: Manifest
     samples: pa.Table
-    chosen_N: NDArray[np.bool_]
+    by: dict[str, list[str]]
+    """The classes or prefixes, sorted."""
+    pieces: tuple[tuple[Path, NDArray[np.bool_]], ...]
+    """The folder of each piece and the flags (N,) of its samples; the second piece has the rest."""
 
     @classmethod
     def of(cls, config: SplitConfig, parent: Manifest) -> "Split":
@@ -65,9 +67,11 @@ class Split:
         samples = checked_samples(parent)
         if config.classes:
             names = class_list(config.classes, parent.class_names)
+            by = {"classes": sorted(names)}
             chosen_C = np.array([name in names for name in parent.class_names])
             chosen_N = chosen_C[samples.column("label").to_numpy()]
         else:
+            by = {"prefixes": sorted(set(config.prefixes))}
             chosen_N = np.zeros(len(samples), np.bool_)
             for prefix in config.prefixes:
                 begins_N = pc.starts_with(samples.column("key"), prefix).to_numpy()
@@ -77,28 +81,16 @@ class Split:
                         hint=f"its first key is {samples.column('key')[0].as_py()}",
                     )
                 chosen_N |= begins_N
-        split = cls(config=config, parent=parent, samples=samples, chosen_N=chosen_N)
-        for out, rows_N in split.pieces():
+        pieces = ((config.out, chosen_N), *(() if config.rest is None else ((config.rest, ~chosen_N),)))
+        for out, rows_N in pieces:
             if not (rows_N & readable(samples)).any():
                 raise UsageError(f"{out} would have no readable image", hint="choose other classes or another prefix")
-        return split
-
-    def pieces(self) -> list[tuple[Path, NDArray[np.bool_]]]:
-        """Return the folder of each piece and the flags (N,) of its samples."""
-        rest = [] if self.config.rest is None else [(self.config.rest, ~self.chosen_N)]
-        return [(self.config.out, self.chosen_N), *rest]
+        return cls(parent=parent, samples=samples, by=by, pieces=pieces)
 
     def resolved(self, *, rest: bool) -> dict[str, Any]:
         """Return everything a piece depends on, without paths."""
-        config = self.config
-        by = {"classes": sorted(class_list(config.classes, self.parent.class_names))} if config.classes else {}
-        return {
-            "command": "split",
-            "parent": self.parent.id,
-            "whole": origin(self.parent.header),
-            **(by or {"prefixes": sorted(set(config.prefixes))}),
-            "rest": rest,
-        }
+        whole = origin(self.parent.header)
+        return {"command": "split", "parent": self.parent.id, "whole": whole, **self.by, "rest": rest}
 
 
 def class_list(asked: Sequence[str], known: Sequence[str]) -> set[str]:
@@ -117,28 +109,26 @@ def class_list(asked: Sequence[str], known: Sequence[str]) -> set[str]:
 
 def write_split(split: Split) -> list[Manifest]:
     """Write the pieces, one or two; an interrupted run is resumed. Raises UsageError if a folder is taken."""
-    for number, (out, _) in enumerate(split.pieces()):
+    for number, (out, _) in enumerate(split.pieces):
         finished(out, split.resolved(rest=number == 1))
     if split.parent.header.file(BETON_NAME):
         note("the beton is not split: `prune select --data DATA` cuts a new one from the images")
     written = []
-    for number, (out, rows_N) in enumerate(split.pieces()):
+    for number, (out, rows_N) in enumerate(split.pieces):
         old_n = np.flatnonzero(rows_N)
         new_n = np.arange(len(old_n))
         samples = with_ids(split.samples.filter(pa.array(rows_N)), new_n)
         shares = (Share(manifest=split.parent, old_n=old_n, new_n=new_n),)
-        plans, not_divided = plan_tables(shares, readable(samples))
-        for what in not_divided:
-            note(f"left out: {what}")
+        plans, left_out = plan_tables(shares, readable(samples))
         written.append(
             ShareWork(
                 out=out,
-                command="split",
                 resolved=split.resolved(rest=number == 1),
                 parents=(split.parent,),
                 shares=shares,
                 samples=samples,
                 plans=tuple(plans),
+                left_out=tuple(left_out),
                 what=f"splitting off {out}",
             ).write()
         )

@@ -40,14 +40,13 @@ class DataSpec:
     def local(self) -> dict[str, Any]:
         """Return the entries for local.json: absolute paths, valid on this machine only."""
         path = Path(self.data)
-        local = {"data": str(path.resolve()) if path.exists() else self.data}
-        if self.split is not None:
-            local["split"] = self.split
-        if self.classes is not None:
-            local["classes"] = str(self.classes.resolve())
-        if self.label is not None:
-            local["label"] = self.label
-        return local
+        entries = {
+            "data": str(path.resolve()) if path.exists() else self.data,
+            "split": self.split,
+            "classes": None if self.classes is None else str(self.classes.resolve()),
+            "label": self.label,
+        }
+        return {name: value for name, value in entries.items() if value is not None}
 
     @classmethod
     def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":

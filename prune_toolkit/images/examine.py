@@ -1,6 +1,6 @@
 """Facts about one image: its size, content hash, dimensions, thumbnail, or why it cannot be read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,8 +19,8 @@ class SampleFacts:
 
     size_bytes: int
     content_hash: bytes
-    width: int
-    height: int
+    width: int = 0
+    height: int = 0
     problem: str | None = None
     thumbnail: bytes | None = None
     """None unless it was requested and the image could be decoded."""
@@ -31,10 +31,9 @@ def examine(
 ) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
     """Return facts about one image, and its RGB pixels (H, W, 3) if `check` decoded it successfully."""
     if isinstance(image, ImageProblem):
-        facts = SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), width=0, height=0, problem=str(image))
-        return facts, None
-    digest = content_hash(image)
+        return SampleFacts(size_bytes=0, content_hash=bytes(HASH_BYTES), problem=str(image)), None
     size_bytes = len(image.data) if isinstance(image, Encoded) else image.array.nbytes
+    facts = SampleFacts(size_bytes=size_bytes, content_hash=content_hash(image))
     try:
         info = jpeg_info(image.data) if check == "header" and isinstance(image, Encoded) else None
         if info is not None and info.whole:
@@ -45,8 +44,6 @@ def examine(
             pixels = decode_rgb(image)
             height, width = pixels.shape[:2]
     except ImageProblem as problem:
-        facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=0, height=0, problem=str(problem))
-        return facts, None
+        return replace(facts, problem=str(problem)), None
     small = thumbnail(pixels).tobytes() if with_thumbnail and pixels is not None else None
-    facts = SampleFacts(size_bytes=size_bytes, content_hash=digest, width=width, height=height, thumbnail=small)
-    return facts, pixels
+    return replace(facts, width=width, height=height, thumbnail=small), pixels

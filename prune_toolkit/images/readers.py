@@ -1,14 +1,18 @@
-"""The images of one scoring run: from an index's beton, or read from the source and indexed in the same pass."""
+"""The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from manifests.base.layout import HEADER_NAME
+from manifests.base.progress import note
 from manifests.betons.reader import Beton
 from manifests.errors import MismatchError, UsageError
 from manifests.format.header import Preprocessing
@@ -156,21 +160,46 @@ class ImagesAtHand:
         return SourceReader(self, preprocessing, device, workers, recipe, view_count, with_thumbnails)
 
 
-class ImageReader:
-    """Views 0 .. V - 1 of samples, batch by batch."""
+def images_to_score(data: DataSpec | None, index_path: Path) -> ImagesAtHand:
+    """Return the manifest or images that `data` names; those of the index at `index_path` if it is of this data.
 
-    name: str
+    Raises UsageError if there is neither.
+    """
+    index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
+    if data is None:
+        if index is None:
+            raise UsageError(
+                "DATA is missing: name the images to score",
+                hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index',
+            )
+        return ImagesAtHand.of_index(index)
+    if _is_manifest(data) or index is None or not index.local:
+        return _opened(data)
+    if data.local().items() <= index.local.items():
+        note(f"using the index at {index_path}/")
+        return ImagesAtHand.of_index(index)
+    return ImagesAtHand.of_source(data)
 
-    def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
 
-        b is the number of samples whose views all fit into `batch_size` images, at least one. Unreadable samples are
-        left out; only the last batch may be smaller. Each image is decoded once.
-        """
-        raise NotImplementedError
+def images_of_same_classes(data: DataSpec | None, images: ImagesAtHand) -> ImagesAtHand | None:
+    """Open further images, to validate on or to hold out; raises MismatchError unless their classes match `images`."""
+    if data is None:
+        return None
+    found = _opened(data)
+    if found.class_names != images.class_names:
+        raise MismatchError(
+            f"{data.data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
+            hint="give both the same class names in the same order, if necessary with --classes",
+        )
+    return found
 
-    def close(self) -> None:
-        """Release threads and files."""
+
+def _is_manifest(data: DataSpec) -> bool:
+    return (Path(data.data) / HEADER_NAME).is_file()
+
+
+def _opened(data: DataSpec) -> ImagesAtHand:
+    return ImagesAtHand.of_index(Manifest.open(data.data)) if _is_manifest(data) else ImagesAtHand.of_source(data)
 
 
 def samples_per_batch(batch_size: int, view_count: int) -> int:
@@ -178,8 +207,8 @@ def samples_per_batch(batch_size: int, view_count: int) -> int:
     return max(1, batch_size // view_count)
 
 
-class BetonReader(ImageReader):
-    """Reads from a beton through the training loaders."""
+class BetonReader:
+    """Views 0 .. V - 1 of samples, read from a beton through the training loaders."""
 
     def __init__(self, beton: Beton, samples: pa.Table, loader: ViewLoader, view_count: int) -> None:
         self.beton, self.loader, self.view_count = beton, loader, view_count
@@ -187,7 +216,11 @@ class BetonReader(ImageReader):
         self.name = loader.kind
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Read batches; raises MismatchError unless the beton has every sample with the view_id of its table row."""
+        """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
+
+        b is the number of samples whose views all fit into `batch_size` images, at least one; only the last batch may
+        be smaller. Raises MismatchError unless the beton has every sample with the view_id of its table row.
+        """
         rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_per_batch(batch_size, self.view_count)
@@ -201,26 +234,21 @@ class BetonReader(ImageReader):
         self.loader.close()
 
 
-class SourceReader(ImageReader):
-    """Reads from the source through a thread pool and collects the facts about every image."""
+@dataclass(frozen=True)
+class SourceReader:
+    """Views 0 .. V - 1 of samples, read by threads from the source; collects the facts about every image."""
 
-    name = "source"
-
-    def __init__(
-        self,
-        images: ImagesAtHand,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        workers: int,
-        recipe: ViewRecipe,
-        view_count: int,
-        with_thumbnails: bool,
-    ) -> None:
-        self.images, self.preprocessing, self.device, self.workers = images, preprocessing, device, workers
-        self.recipe, self.view_count, self.with_thumbnails = recipe, view_count, with_thumbnails
+    images: ImagesAtHand
+    preprocessing: Preprocessing
+    device: torch.device
+    workers: int
+    recipe: ViewRecipe
+    view_count: int
+    with_thumbnails: bool
+    name: str = "source"
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
-        """Read, hash, decode and resample each image once."""
+        """Yield the same as `BetonReader.batches`, without unreadable samples; each image is decoded once."""
         source = self.images.source
         samples = self.images.samples
         rows = ids.tolist()
@@ -241,24 +269,29 @@ class SourceReader(ImageReader):
         # With several views per image, blocks hold as many views as they hold images with one.
         block_rows = max(1, BLOCK_ROWS // self.view_count)
         read = map_images(source, rows, work, self.workers, block_rows)
-        step = samples_per_batch(batch_size, self.view_count)
-        held_ids: list[int] = []
-        held: list[NDArray[np.uint8]] = []
-        for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
-            if samples is None:
-                self.images.facts[sample_id] = facts
-            elif facts.content_hash != samples.column("content_hash")[sample_id].as_py():
-                key = samples.column("key")[sample_id].as_py()
-                raise MismatchError(f"{key} was altered since it was indexed", hint=_AGAIN)
-            if views is None:
-                continue
-            held_ids.append(sample_id)
-            held.append(views)
-            if len(held) == step:
-                yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
-                held_ids, held = [], []
-        if held:
-            yield np.array(held_ids, np.int64), as_tensor(np.concatenate(held), self.device)
+
+        def readable() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+            for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
+                if samples is None:
+                    self.images.facts[sample_id] = facts
+                elif facts.content_hash != samples.column("content_hash")[sample_id].as_py():
+                    raise MismatchError(
+                        f"{samples.column('key')[sample_id].as_py()} was altered since it was indexed",
+                        hint="index the data again: prune index DATA --out NEW",
+                    )
+                if views is not None:
+                    yield sample_id, views
+
+        found = readable()
+        while batch := list(islice(found, samples_per_batch(batch_size, self.view_count))):
+            batch_ids, views = zip(*batch, strict=True)
+            yield np.array(batch_ids, np.int64), as_tensor(np.concatenate(views), self.device)
+
+    def close(self) -> None:
+        """Do nothing: the threads end with the batches."""
+
+
+ImageReader = BetonReader | SourceReader
 
 
 def _as_stored(image: RawImage | ImageProblem, pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
@@ -272,6 +305,3 @@ def _as_stored(image: RawImage | ImageProblem, pixels: NDArray[np.uint8], max_si
 
 def _view_id(facts: SampleFacts) -> int:
     return int(view_ids(np.frombuffer(facts.content_hash, np.uint8).reshape(1, HASH_BYTES))[0])
-
-
-_AGAIN = "index the data again: prune index DATA --out NEW"

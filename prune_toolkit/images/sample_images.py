@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,37 +20,18 @@ from manifests.tables.rows import places
 Sizes = NDArray[np.int64]
 
 
-class SampleImages(Protocol):
-    """A place to read the images of samples from; `samples` are rows of a manifest's table of that name."""
-
-    @property
-    def source(self) -> Source | None:
-        """The source to compare with the manifest before use; None for a beton, which holds the scored images."""
-
-    @property
-    def local(self) -> dict[str, Any]:
-        """The entries for local.json that name the place of the images."""
-
-    def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """Return (n, 2) sizes of the images that were scored in these views; None if `stored` gives the same sizes."""
-
-    def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Yield each image as a beton stores it, in order.
-
-        Raises MismatchError if one is missing or was altered since it was indexed.
-        """
-
-
 @dataclass(frozen=True, kw_only=True)
 class BetonImages:
     """Images of a manifest's beton, copied unchanged: `max_side` has no effect."""
 
     beton: Beton
     local: dict[str, Any]
+    """The entries for local.json that name the place of the images."""
     source: None = None
+    """There is none to compare with the manifest: a beton holds the scored images."""
 
     def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """Return (n, 2) sizes of the scored images; None if the beton holds images of the same sizes."""
+        """Return (n, 2) sizes of the images scored in these views; None if the beton holds images of the same sizes."""
         known_N2 = self.beton.scored_size_N2
         return None if known_N2 is None else known_N2[beton_rows(self.beton, samples)]
 
@@ -64,7 +45,9 @@ class SourceImages:
     """Images of a source: the one a manifest was made from, or a copy that was compared with it."""
 
     source: Source
+    """The source to compare with the manifest before use."""
     local: dict[str, Any]
+    """The entries for local.json that name the place of the images."""
     row_N: NDArray[np.int64] | None = None
     """Row of the source that holds each sample; None to find them by key."""
     hash_of: Callable[[RawImage], bytes] | None = content_hash
@@ -78,7 +61,7 @@ class SourceImages:
         return row_n
 
     def scored_sizes(self, samples: pa.Table, max_side: int | None, views: Views | None) -> Sizes | None:
-        """Return (n, 2) sizes of the scored images; None if the written images have the same sizes."""
+        """Return (n, 2) sizes of the images scored in these views; None if `stored` gives the same sizes."""
         if views is None:
             return None
         size_n2 = np.stack([samples.column(side).to_numpy().astype(np.int64) for side in ("width", "height")], axis=1)
@@ -89,7 +72,10 @@ class SourceImages:
         return None if views.max_side is None or np.array_equal(written_n2, scored_n2) else scored_n2
 
     def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Read the images again and, unless encodings may differ, check their hashes against the samples table."""
+        """Read each image as a beton stores it, in order; `samples` are rows of a manifest's table of that name.
+
+        Raises MismatchError if one is missing or, unless encodings may differ, was altered since it was indexed.
+        """
         rows = self.rows(samples).tolist()
         hash_of_row = dict(zip(rows, samples.column("content_hash").to_pylist(), strict=True))
 
@@ -114,6 +100,10 @@ class SourceImages:
                 yield result
 
         return read()
+
+
+SampleImages = BetonImages | SourceImages
+"""The images of a manifest's samples, wherever they are."""
 
 
 def rows_by_key(source: Source, keys: pa.ChunkedArray) -> NDArray[np.int64]:

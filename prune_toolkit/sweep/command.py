@@ -1,16 +1,17 @@
 """`prune sweep`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from manifests.base.progress import note
+from manifests.errors import IncompleteError, UsageError
 from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option
+from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from prune_toolkit.sweep.runs import Cell
-    from prune_toolkit.sweep.study import Study
+    from prune_toolkit.sweep.study import Phase, Study
 
 
 @click.command(name="sweep")
@@ -84,13 +85,9 @@ def command(
     prune sweep manifest --val photos --keep 0.3,0.5 --select medium --select "hard=window --position 1"
     prune sweep manifest --kd-weight 0,0.5,0.9 --seeds 3 --jobs 2
     """
-    from manifests.base.progress import note
-    from manifests.errors import IncompleteError
-    from prune_toolkit.sweep.grid import RANDOM, Grid
-    from prune_toolkit.sweep.spelling import spelled_keep
+    from prune_toolkit.sweep.grid import RANDOM, Grid, spelled_keep
+    from prune_toolkit.sweep.results import write_report
     from prune_toolkit.sweep.study import SweepConfig, dry_study, run_study
-    from prune_toolkit.sweep.sweep_report import write_report
-    from trainer.cli.console import echo_json
 
     grid = Grid(
         keeps=tuple(dict.fromkeys(map(spelled_keep, _items(keep, "--keep")))),
@@ -108,12 +105,7 @@ def command(
     if dry_run:
         _echo_plan(dry_study(config), as_json)
         return
-    written: dict[str, Any] = {}
-
-    def report(study: "Study", chosen: "Mapping[Cell, str]") -> None:
-        written.update(write_report(study, chosen))
-
-    failed = run_study(config, report)
+    failed, written = run_study(config, write_report)
     if as_json:
         echo_json({"path": str(config.out), "failed": failed, **{name: written[name] for name in ("rows", "files")}})
     else:
@@ -129,8 +121,6 @@ def command(
 
 def _items(text: str, option: str) -> tuple[str, ...]:
     """Return the entries between commas, each once."""
-    from manifests.errors import UsageError
-
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
     if not items:
         raise UsageError(f"{option} {text!r} names nothing", hint="separate several by commas")
@@ -139,8 +129,7 @@ def _items(text: str, option: str) -> tuple[str, ...]:
 
 def _numbers(text: str, option: str) -> tuple[str, ...]:
     """Return the same for numbers, each in its canonical spelling."""
-    from manifests.errors import UsageError
-    from prune_toolkit.sweep.spelling import spelled_number
+    from prune_toolkit.sweep.grid import spelled_number
 
     try:
         return tuple(dict.fromkeys(spelled_number(float(item)) for item in _items(text, option)))
@@ -149,30 +138,45 @@ def _numbers(text: str, option: str) -> tuple[str, ...]:
 
 
 def _echo_plan(study: "Study", as_json: bool) -> None:
-    from prune_toolkit.sweep.sweep_report import plan_facts
-    from trainer.cli.console import echo_json, echo_table
+    from prune_toolkit.sweep.study import one_weight
 
-    facts = plan_facts(study)
+    phases = [study.final] if study.tuning is None else [study.tuning, one_weight(study.final)]
+    facts = {
+        "rows": [
+            {
+                "arm": row.arm.name,
+                "teacher": row.teacher,
+                "keep": str(row.keep),
+                "labels": row.runs[0].selection.labels,
+                "loss": row.runs[0].loss,
+                "kd_weight": row.weight or "-",
+                "samples": row.runs[0].selection.count,
+                "budget": " ".join(row.runs[0].budget),
+            }
+            for row in study.final.rows
+        ],
+        "phases": [_phase_facts(study, phase) for phase in phases],
+    }
     if as_json:
         echo_json(facts)
         return
-    echo_table(
-        [
-            (
-                row["arm"],
-                row["keep"],
-                row["labels"],
-                row["loss"],
-                row["kd_weight"],
-                f"{row['samples']:,}",
-                row["budget"],
-            )
-            for row in facts["rows"]
-        ],
-        ("arm", "keep", "labels", "loss", "kd weight", "samples", "budget"),
-    )
+    columns = ("arm", "keep", "labels", "loss", "kd_weight", "samples", "budget")
+    cells = [tuple(f"{row[name]:,}" if name == "samples" else row[name] for name in columns) for row in facts["rows"]]
+    echo_table(cells, tuple(name.replace("_", " ") for name in columns))
     for phase in facts["phases"]:
         click.echo(
             f"judged on {phase['judged_on']}: {phase['runs']:,} students from {phase['selections']:,} selections, "
             f"{phase['finished']:,} finished already; {phase['images']:,} images to be shown"
         )
+
+
+def _phase_facts(study: "Study", phase: "Phase") -> dict[str, Any]:
+    runs = [run for _, run in phase.runs().values()]
+    left = [run for run in runs if study.folder.report(run.key) is None]
+    return {
+        "judged_on": phase.judged_on,
+        "runs": len(runs),
+        "selections": len({run.selection.key for run in runs}),
+        "finished": len(runs) - len(left),
+        "images": sum(run.images for run in left),
+    }

@@ -1,12 +1,13 @@
 """The grid of a sweep: entries as typed, and the arms made from them and from the baselines that pruning must beat."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from manifests.errors import UsageError
-from prune_toolkit.quotas.keep import Keep
+from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
 from trainer.losses import LOSSES
@@ -68,11 +69,6 @@ class Grid:
         """The words of `train_flags`."""
         return tuple(words_of(self.train_flags, "--train"))
 
-    @property
-    def is_tuned(self) -> bool:
-        """True if there is a KD weight to choose."""
-        return len(self.kd_weights) > 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -89,30 +85,24 @@ class Arm:
 
 
 def all_arms(grid: Grid) -> list[Arm]:
-    """Return every arm of the grid once, baselines that pruning must beat first; UsageError for equal names."""
+    """Return every arm of the grid once, baselines that pruning must beat first; UsageError for equal names.
+
+    The first is the one that every other is compared with: random + KD with raw labels.
+    """
     entries = [entry for text in grid.selects for entry in _entry_arms(text, grid)]
     ours = _arm(RANDOM, ("--selector", RANDOM), (), "raw", "kd", grid)
     first = next((arm for arm in entries if _is_baseline(arm)), ours)
-    always = [
-        Arm(name=name, kind=kind, select=first.select, train=first.train, weights=first.weights)
-        for name, kind in _always(grid)
-    ]
-    arms = list(dict.fromkeys([first, *always, *entries]))
-    _check_names(arms)
-    return arms
-
-
-def baseline_of(arms: Sequence[Arm]) -> Arm:
-    """Return the arm that every other is compared with: random + KD with raw labels."""
-    return arms[0]
-
-
-def _always(grid: Grid) -> Iterator[tuple[str, Kind]]:
-    yield ALL, "all"
-    yield FEWER if grid.steps is None else SAME_STEPS, "fewer"
-    yield RS2, "rs2"
+    always: dict[str, Kind] = {ALL: "all", FEWER if grid.steps is None else SAME_STEPS: "fewer", RS2: "rs2"}
     if "infobatch" in grid.dynamics and grid.steps is None:
-        yield INFOBATCH, "infobatch"
+        always[INFOBATCH] = "infobatch"
+    baselines = [replace(first, name=name, kind=kind) for name, kind in always.items()]
+    arms = list(dict.fromkeys([first, *baselines, *entries]))
+    rows = Counter((arm.name, select_flags(arm.select, "--select").get("labels"), arm.train) for arm in arms)
+    for (name, _, _), count in rows.items():
+        if count > 1:
+            # Their rows could not be distinguished.
+            raise UsageError(f"two entries are called {name!r}", hint='name them: --select "NAME=SELECTOR ..."')
+    return arms
 
 
 def _entry_arms(text: str, grid: Grid) -> Iterator[Arm]:
@@ -181,16 +171,14 @@ def _is_baseline(arm: Arm) -> bool:
     )
 
 
-def _check_names(arms: Sequence[Arm]) -> None:
-    """Raise UsageError if a name stands for two entries: their rows could not be distinguished."""
-    seen: dict[tuple[str, str, str], Arm] = {}
-    for arm in arms:
-        key = (arm.name, labels_text(arm), " ".join(arm.train))
-        if key in seen:
-            raise UsageError(f"two entries are called {arm.name!r}", hint='name them: --select "NAME=SELECTOR ..."')
-        seen[key] = arm
+def spelled_keep(text: str) -> Keep:
+    """Return 0.1 for 0.10, .1, 10% and 1/10: the shortest exact decimal, else a fraction; UsageError outside (0, 1]."""
+    keep = Keep.parse(text)
+    spellings = (spelled_number(float(keep.fraction)), str(keep.fraction))
+    found = (spelling for spelling in spellings if parse_fraction(spelling) == keep.fraction)
+    return Keep(next(found, text), keep.fraction)
 
 
-def labels_text(arm: Arm) -> str:
-    """Return the labels flag of an arm; empty if a preset decides."""
-    return str(select_flags(arm.select, "--select").get("labels") or "")
+def spelled_number(number: float) -> str:
+    """Return the shortest text of a number with all its digits, 1 for 1.0."""
+    return repr(number + 0.0).removesuffix(".0")

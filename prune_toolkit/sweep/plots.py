@@ -1,9 +1,9 @@
-"""Plot a sweep's table: accuracy over keep, training time, total time and KD weight; PNG and SVG."""
+"""Plot a sweep's table: accuracy over keep, times and KD weight, and gains over random + KD; PNG and SVG."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from manifests.base.files import atomic_file
@@ -26,6 +26,9 @@ NAMES = {
     "total_s": "scoring, labelling and training, seconds",
 }
 """Axis labels of the plots, by column: files plots/keep.png, ..."""
+WITHIN = 4
+"""The axis ends at this multiple of the median reach of an interval: one collapsed arm must not flatten all others."""
+BETTER, WORSE, OPEN = "#0072b2", "#d55e00", "#6f6f6f"
 
 
 def lines_of(records: Sequence[Record]) -> Lines:
@@ -110,7 +113,8 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
 
     with drawn(path, 9.5, max(4.8, 1.4 + 0.26 * len(lines))) as (figure, written):
         axes = figure.add_subplot()
-        in_order = sorted(lines, key=lambda label: -_height(lines[label]))
+        # In the order of the right ends of the lines, top to bottom.
+        in_order = sorted(lines, key=lambda label: -lines[label][-1]["mean"])
         style = {label: number for number, label in enumerate(lines)}
         for label in in_order:
             _draw_line(axes, label, lines[label], x, style[label], len(lines))
@@ -131,11 +135,6 @@ def _draw(lines: Lines, x: str, name: str, path: Path, title: str) -> list[Path]
     return written
 
 
-def _height(rows: Sequence[Record]) -> float:
-    """Return the height of a line's right end; the legend has that order."""
-    return float(rows[-1]["mean"]) if rows else -math.inf
-
-
 def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number: int, count: int) -> None:
     """Draw one arm with its intervals; the first, random + KD, is the line to compare with."""
     at = [float(row[x]) for row in rows]
@@ -143,19 +142,64 @@ def _draw_line(axes: "Axes", label: str, rows: Sequence[Record], x: str, number:
         at = [place + SPREAD[x] * (number / max(1, count - 1) - 0.5) for place in at]
     mean = [row["mean"] for row in rows]
     half = [0.0 if row["high"] is None else row["high"] - row["mean"] for row in rows]
-    colour = (number - 1) % len(COLOURS)
-    axes.errorbar(
-        at,
-        mean,
-        yerr=half if any(half) else None,
-        label=label,
-        color="black" if number == 0 else COLOURS[colour],
-        marker="o" if number == 0 else MARKERS[(number - 1) % len(MARKERS)],
-        linestyle="-" if number == 0 else STYLES[(number - 1) // len(COLOURS) % len(STYLES)],
-        linewidth=2.4 if number == 0 else 1.3,
-        zorder=3 if number == 0 else 2,
-        markersize=5.5,
-        elinewidth=0.9,
-        capsize=2,
-        alpha=0.9,
-    )
+    style: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.4, "zorder": 3}
+    if number > 0:
+        style = {
+            "color": COLOURS[(number - 1) % len(COLOURS)],
+            "marker": MARKERS[(number - 1) % len(MARKERS)],
+            "linestyle": STYLES[(number - 1) // len(COLOURS) % len(STYLES)],
+            "linewidth": 1.3,
+            "zorder": 2,
+        }
+    style |= {"markersize": 5.5, "elinewidth": 0.9, "capsize": 2, "alpha": 0.9}
+    axes.errorbar(at, mean, yerr=half if any(half) else None, label=label, **style)
+
+
+def draw_differences(records: Sequence[Record], folder: Path, title: str) -> list[Path]:
+    """Write difference.png and .svg, with one panel per keep; nothing if no row has a difference."""
+    lines = {
+        label: compared
+        for label, rows in lines_of(records).items()
+        if (compared := [row for row in rows if row["difference"] is not None])
+    }
+    if not lines:
+        return []
+    in_order = sorted(lines, key=lambda label: fmean(row["difference"] for row in lines[label]))
+    keeps = sorted({row["keep"] for rows in lines.values() for row in rows})
+    end = WITHIN * median(_reach(row) for rows in lines.values() for row in rows) or 1.0
+    with drawn(folder / "difference", 3.0 + 2.6 * len(keeps), 1.5 + 0.3 * len(lines)) as (figure, written):
+        panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
+        for axes, keep in zip(panels, keeps, strict=True):
+            _draw_keep(axes, in_order, lines, keep, end)
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        figure.supxlabel("top-1 minus that of random + KD, points; paired by seed, bars: 95 % interval", fontsize=10)
+    return written
+
+
+def _reach(row: Record) -> float:
+    names = ("difference", "difference_low", "difference_high")
+    return max(abs(float(row[name])) for name in names if row[name] is not None)
+
+
+def _draw_keep(axes: "Axes", in_order: Sequence[str], lines: Lines, keep: float, end: float) -> None:
+    axes.axvline(0, color="black", linewidth=1.2)
+    for place, label in enumerate(in_order):
+        for row in lines[label]:
+            if row["keep"] != keep:
+                continue
+            gain, low, high = row["difference"], row["difference_low"], row["difference_high"]
+            colour = OPEN if low is None or low <= 0 <= high else BETTER if gain > 0 else WORSE
+            if abs(gain) > end:
+                side = 1 if gain > 0 else -1
+                axes.plot(side * end, place, marker=">" if side > 0 else "<", color=colour, clip_on=False)
+                align = "right" if side > 0 else "left"
+                axes.text(side * 0.93 * end, place, f"{gain:+.1f}", color=colour, ha=align, va="center", fontsize=9)
+                continue
+            if low is not None:
+                axes.plot([max(low, -end), min(high, end)], [place, place], color=colour, linewidth=1.4)
+            axes.plot(gain, place, marker="o", color=colour, markersize=5)
+    axes.set_xlim(-end, end)
+    axes.set_yticks(range(len(in_order)), in_order)
+    axes.set_title(f"keep {keep:g}", fontsize=10)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,17 +1,12 @@
-"""The length of each run of a sweep: resolve its flags as train-student will, before that is called."""
+"""The length of each run of a sweep, in epochs or steps."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
 
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Grid, Kind
-from prune_toolkit.sweep.selections import PlannedSelection
 from trainer.config import TrainConfig
 from trainer.data.order import epoch_batches
 from trainer.loop.dynamic import full_epochs
-from trainer.loop.recipes import resolve
-from trainer.losses.settings import under_flags
 
 EASY_SHARE = 0.65
 """Assumption for InfoBatch: the share of samples whose loss is below the mean. A few large losses raise it above 0.5.
@@ -20,14 +15,6 @@ Runs of 5 to 16 epochs on Fashion-MNIST had 0.61 to 0.66.
 """
 FEWEST_PRUNED = 2
 """If fewer epochs leave samples out, InfoBatch hardly differs from training on all the data."""
-
-
-def run_config(chosen: PlannedSelection, flags: Sequence[str]) -> TrainConfig:
-    """Return the configuration that train-student makes of these flags; UsageError for an invalid one."""
-    given = train_options(flags)
-    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
-    asked = under_flags(chosen.published, {name: value for name, value in given.items() if name in names})
-    return resolve(asked, recipe=given.get("recipe", "auto"), stored=chosen.stored)
 
 
 def images_shown(config: TrainConfig, count: int) -> int:

@@ -1,25 +1,43 @@
-"""Plan the runs of a grid, before anything is written or trained.
+"""Plan the selections and runs of a grid, before anything is written or trained.
 
-Equal runs are trained once: runs differ by their flags and their selection, of which only the samples count if the loss
-uses no targets.
+Equal selections are made once: they are identified by the samples they keep and the targets of these. Equal runs are
+trained once: they differ by their flags and their selection, of which only the samples count if the loss uses no
+targets.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from manifests.base.layout import HEADER_NAME
+from numpy.typing import NDArray
+
 from manifests.errors import MismatchError, UsageError
 from manifests.manifest import Manifest
+from prune_toolkit.cli.options import made
+from prune_toolkit.cli.select_command import command as select_command
+from prune_toolkit.cli.select_command import select_config
 from prune_toolkit.quotas.keep import WHOLE, Keep
+from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
+from prune_toolkit.sweep.flags import train_options
 from prune_toolkit.sweep.grid import Arm, Grid, all_arms
-from prune_toolkit.sweep.run_lengths import budget_flags, images_shown, run_config
-from prune_toolkit.sweep.selections import PlannedSelection, plan_command, short_digest
+from prune_toolkit.sweep.run_lengths import budget_flags, images_shown
 from trainer.config import TrainConfig
+from trainer.data.stored import StoredLabels, scored_recipe
+from trainer.loop.recipes import resolve
 from trainer.losses import LOSSES
+from trainer.losses.settings import under_flags
 
 Cell = tuple[Arm, str, Keep]
 """An arm, a teacher and a keep."""
+_CHOSEN_BY = {
+    *("command", "parent", "keep", "selector", "parameters", "score", "quota", "per_class_min", "without"),
+    *("seed", "preset", "distill_fraction", "distill_by"),
+}
+"""Keys of a resolved selection that only affect which samples are kept, and which of these are distilled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +46,28 @@ class SweepTeacher:
 
     name: str
     manifest: Manifest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlannedSelection:
+    """A planned selection."""
+
+    key: str
+    """Digest of the kept samples and their targets; the name of its folder."""
+    samples_key: str
+    """Digest of the kept samples and their views, without the targets."""
+    command: tuple[str, ...]
+    """Arguments of prune select except --out."""
+    stored: StoredLabels
+    """The labels and views stored in it, for a student."""
+    published: Mapping[str, Any]
+    """Settings of the loss from its preset and its labels."""
+    labels: str
+
+    @property
+    def count(self) -> int:
+        """Number of samples kept."""
+        return self.stored.count
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +127,9 @@ def named_teachers(folders: Sequence[Path]) -> list[SweepTeacher]:
                 f"{same.path} and {manifest.path} are the same manifest",
                 hint="name each teacher's manifest once; --seeds sets the number of students",
             )
-    names = _unique_names([_spec(manifest) for manifest in manifests], [manifest.path for manifest in manifests])
+    cards = [(manifest.header.teacher, manifest.path) for manifest in manifests]
+    specs = [path.name if card is None else card.spec for card, path in cards]
+    names = _unique_names(specs, [manifest.path for manifest in manifests])
     return [SweepTeacher(name=name, manifest=manifest) for name, manifest in zip(names, manifests, strict=True)]
 
 
@@ -100,11 +142,6 @@ def _unique_names(specs: Sequence[str], paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _spec(manifest: Manifest) -> str:
-    card = manifest.header.teacher
-    return manifest.path.name if card is None else card.spec
 
 
 class Planner:
@@ -120,16 +157,14 @@ class Planner:
 
     def rows(self, seeds: int) -> Iterator[Row]:
         """Yield every arm at every keep with every KD weight, `seeds` runs each."""
-        for teacher in self.teachers:
-            for arm in self._arms:
-                for keep in self._keeps(arm):
-                    for weight in arm.weights or (None,):
-                        planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
-                        runs = tuple(run for run in planned if run is not None)
-                        if len(runs) < seeds:
-                            self.skipped.add((arm, teacher.name, keep))
-                        else:
-                            yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
+        for teacher, arm in product(self.teachers, self._arms):
+            for keep, weight in product(self._keeps(arm), arm.weights or (None,)):
+                planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
+                runs = tuple(run for run in planned if run is not None)
+                if len(runs) < seeds:
+                    self.skipped.add((arm, teacher.name, keep))
+                else:
+                    yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)
 
     def _keeps(self, arm: Arm) -> list[Keep]:
         if arm.kind == "all":
@@ -189,6 +224,64 @@ class Planner:
         return self._planned[command]
 
 
-def data_identity(spec: str) -> str:
-    """Return what identifies validation data: the id of a manifest, else the text of the option."""
-    return Manifest.open(spec).id if (Path(spec) / HEADER_NAME).is_file() else spec
+def plan_command(command: tuple[str, ...], manifest: Manifest) -> PlannedSelection:
+    """Plan a selection given as arguments of prune select; raises the same errors as that command."""
+    context = select_command.make_context("select", [*command, "--out", "selection"])
+    plan = plan_selection(made(select_config, context.params), manifest)
+    samples_key = short_digest({"kept": _sha256(plan.keep_N), "shown": _shown(plan)})
+    taught = {name: value for name, value in plan.resolved.items() if name not in _CHOSEN_BY}
+    key = {"samples": samples_key, "parent": manifest.id, "taught": taught, "distilled": _sha256(plan.distilled_N)}
+    loss, revision = dict[str, Any](plan.decisions.loss), plan.decisions.revision
+    return PlannedSelection(
+        key=short_digest(key),
+        samples_key=samples_key,
+        command=command,
+        stored=_stored(plan),
+        published=loss | ({} if revision is None else {"revise_eta": revision.eta, "revise_scope": revision.scope}),
+        labels=plan.decisions.labels,
+    )
+
+
+def short_digest(content: object) -> str:
+    """Return a digest of plain values: twelve hexadecimal digits."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _sha256(values_N: NDArray[Any]) -> str:
+    return hashlib.sha256(values_N.tobytes()).hexdigest()
+
+
+def _shown(plan: SelectionPlan) -> dict[str, Any]:
+    """Return what determines the pixels shown to a student, and the loss of a preset."""
+    header = plan.parent.header
+    counted = {"count", "top_k"}
+    return {
+        "data": header.data.fingerprint,
+        "image": None if header.teacher is None else header.teacher.preprocessing.model_dump(),
+        "views": None if header.views is None else header.views.model_dump(exclude=counted, exclude_none=True),
+        "max_side": plan.max_side,
+        "loss": dict(plan.decisions.loss),
+    }
+
+
+def _stored(plan: SelectionPlan) -> StoredLabels:
+    """Return what a training task will find in the selection."""
+    views, card = plan.parent.header.views, plan.parent.header.teacher
+    return StoredLabels(
+        count=plan.count,
+        image_px=224 if card is None else card.preprocessing.image_px,
+        view_count=len(plan.targets.tables),
+        policy=plan.targets.policy,
+        scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
+        scored_views=plan.targets.views,
+        top_k=plan.targets.top_k,
+    )
+
+
+def run_config(chosen: PlannedSelection, flags: Sequence[str]) -> TrainConfig:
+    """Return the configuration that train-student makes of these flags; UsageError for an invalid one."""
+    given = train_options(flags)
+    names = {field.name for field in fields(TrainConfig)} - {"recipe"}
+    asked = under_flags(chosen.published, {name: value for name, value in given.items() if name in names})
+    return resolve(asked, recipe=given.get("recipe", "auto"), stored=chosen.stored)

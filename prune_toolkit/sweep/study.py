@@ -1,4 +1,4 @@
-"""PlannedRun a sweep from grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
+"""Run a sweep from grid to finished runs: hold out, plan everything, tune on the hold-out, train the rest."""
 
 import tempfile
 import time
@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from manifests.base.layout import BETON_NAME
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
+from manifests.manifest import Manifest
 from prune_toolkit.sweep.flags import train_flags, train_options
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
-from prune_toolkit.sweep.holdout import HOLDOUT_SEED, holdout_command, write_holdout
 from prune_toolkit.sweep.run_lengths import FEWEST_PRUNED
-from prune_toolkit.sweep.runs import Cell, PlannedRun, Planner, Row, SweepTeacher, data_identity, named_teachers
+from prune_toolkit.sweep.runs import Cell, PlannedRun, Planner, Row, SweepTeacher, named_teachers
 from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
-from prune_toolkit.sweep.work import Job, perform, printing_to, select_by_command
+from prune_toolkit.sweep.work import HOLDOUT_SEED, Job, perform, printing_to, write_holdout
 from prune_toolkit.sweep.workers import cores, run_each
 from trainer.data.task import open_validation
 from trainer.losses import LOSSES
 
+T = TypeVar("T")
 HOLDOUT = "hold-out"
 SAME_FAILURES = 4
 """The sweep stops if its first runs, this many, fail in the same way: the others would too."""
@@ -76,14 +77,15 @@ class Study:
 
 def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options that may never change in a folder, and those that may be extended."""
-    grid = config.grid
+    grid, val = config.grid, config.val
     fixed = {
         "student": grid.student,
         "train": list(grid.every_train),
         "select-flags": list(grid.every_select),
         "epochs": grid.epochs,
         "steps": grid.steps,
-        "val": None if config.val is None else data_identity(config.val),
+        # A manifest is identified by its id, whatever its path; other images by the text of the option.
+        "val": Manifest.open(val).id if val is not None and (Path(val) / HEADER_NAME).is_file() else val,
         "holdout": str(grid.holdout),
         "holdout-seed": HOLDOUT_SEED,
     }
@@ -150,7 +152,7 @@ def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
 
 def needs_holdout(config: SweepConfig) -> bool:
     """Return whether any run is evaluated on samples of the training data."""
-    return config.val is None or config.grid.is_tuned
+    return config.val is None or len(config.grid.kd_weights) > 1
 
 
 def dry_study(config: SweepConfig) -> Study:
@@ -162,12 +164,12 @@ def dry_study(config: SweepConfig) -> Study:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "holdout"
         with printing_to(Path(scratch) / "log"):
-            select_by_command([*holdout_command(config.grid, teachers[0]), "--no-beton"], folder)
+            write_holdout(config.grid, teachers, folder, "--no-beton")
         return plan_study(config, teachers, folder)
 
 
-def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]], None]) -> list[str]:
-    """PlannedRun a sweep; return a line for each run that failed.
+def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]], T]) -> tuple[list[str], T]:
+    """Run a sweep; return a line for each run that failed, and the report.
 
     report: called with the study and the chosen KD weights when all runs have ended.
     """
@@ -189,8 +191,7 @@ def run_study(config: SweepConfig, report: Callable[[Study, Mapping[Cell, str]],
             failed += _run_phase(study, study.tuning, later=later)
             chosen = chosen_weights(study.tuning, folder)
         failed += _run_phase(study, final_phase(study, chosen), later=0)
-        report(study, chosen)
-        return failed
+        return failed, report(study, chosen)
 
 
 def final_phase(study: Study, chosen: Mapping[Cell, str]) -> Phase:
@@ -214,31 +215,24 @@ def chosen_weights(tuning: Phase, folder: SweepFolder) -> dict[Cell, str]:
 
     Among equal ones, the first.
     """
-    best: dict[Cell, tuple[float, str]] = {}
-    incomplete = set()
+    means: dict[Cell, dict[str, float]] = {}
+    incomplete = set[Cell]()
     for row in tuning.rows:
         reports = [folder.report(run.key) for run in row.runs]
         found = [report["last"]["top1"] for report in reports if report is not None]
         if len(found) < len(reports):
             incomplete.add(row.cell)
-            continue
-        mean = sum(found) / len(found)
-        if row.weight is not None and (row.cell not in best or mean > best[row.cell][0]):
-            best[row.cell] = (mean, row.weight)
-    return {cell: weight for cell, (_, weight) in best.items() if cell not in incomplete}
-
-
-def title_of(row: Row, run: PlannedRun) -> str:
-    """Return the title of a run: arm, labels, loss, KD weight, keep and seed."""
-    weight = "" if row.weight is None else f"weight {row.weight}"
-    keep = "" if row.arm.name == ALL else f"keep {row.keep}"
-    parts = (row.arm.name, run.selection.labels, run.loss, weight, keep, f"seed {run.seed}")
-    return ", ".join(part for part in parts if part)
+        elif row.weight is not None:
+            means.setdefault(row.cell, {})[row.weight] = sum(found) / len(found)
+    return {cell: max(of, key=of.__getitem__) for cell, of in means.items() if cell not in incomplete}
 
 
 def job_of(study: Study, phase: Phase, row: Row, run: PlannedRun) -> Job:
-    """Return a run as two commands."""
-    folder, title = study.folder, title_of(row, run)
+    """Return a run as two commands; its title has arm, labels, loss, KD weight, keep and seed."""
+    weight = "" if row.weight is None else f"weight {row.weight}"
+    keep = "" if row.arm.name == ALL else f"keep {row.keep}"
+    parts = (row.arm.name, run.selection.labels, run.loss, weight, keep, f"seed {run.seed}")
+    folder, title = study.folder, ", ".join(part for part in parts if part)
     at = folder.run(run.key, f"{'tune ' if phase is study.tuning else ''}{title}")
     workers = () if "workers" in train_options(run.flags) else ("--workers", str(max(1, cores() // study.config.jobs)))
     return Job(

@@ -1,4 +1,4 @@
-"""The work for one run: prune select, unless its selection is there already, then train-student."""
+"""The commands that a sweep calls: prune select for the hold-out and for each selection, train-student for each run."""
 
 import os
 import shlex
@@ -13,6 +13,15 @@ import click
 from filelock import FileLock
 
 from manifests.base.layout import BETON_NAME, HEADER_NAME
+from manifests.errors import UsageError
+from manifests.manifest import Manifest
+from prune_toolkit.quotas.keep import Keep
+from prune_toolkit.sweep.grid import Grid
+from prune_toolkit.sweep.runs import SweepTeacher
+
+HOLDOUT_SEED = 1_000_003
+"""Seed of the hold-out: one that a run is unlikely to have."""
+_METHOD, _QUOTA, _LABELS = "random", "proportional", "raw"
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,9 @@ def perform(job: Job) -> None:
         except Exception:
             traceback.print_exc()
             raise
-        tidy(job.folder)
+        # Its last weights and its report are what is needed of a finished run.
+        for name in ("checkpoint.pt", "best.safetensors"):
+            (job.folder / name).unlink(missing_ok=True)
 
 
 def select_by_command(arguments: Sequence[str], folder: Path) -> None:
@@ -60,10 +71,27 @@ def select_by_command(arguments: Sequence[str], folder: Path) -> None:
         _call(command, "prune select", [*arguments, "--workers", "1", "--out", str(folder)])
 
 
-def tidy(folder: Path) -> None:
-    """Remove files of a finished run that are not needed beside its last weights and its report."""
-    for name in ("checkpoint.pt", "best.safetensors"):
-        (folder / name).unlink(missing_ok=True)
+def write_holdout(grid: Grid, teachers: Sequence[SweepTeacher], folder: Path, *more: str) -> None:
+    """Write the hold-out unless it is there; replace one that an earlier call with other options left before it began.
+
+    The hold-out is training samples that students are evaluated on, and that these students are not trained on.
+    more: further flags of prune select. Raises UsageError if the folder has a manifest that is not a hold-out of a
+    sweep.
+    """
+    if (folder / HEADER_NAME).is_file() and not _is_wanted(Manifest.open(folder), grid, teachers):
+        shutil.rmtree(folder)
+    flags = ("--selector", _METHOD, "--quota", _QUOTA, "--labels", _LABELS, "--seed", str(HOLDOUT_SEED), *more)
+    select_by_command((str(teachers[0].manifest.path), "--keep", str(grid.holdout), *flags), folder)
+
+
+def _is_wanted(there: Manifest, grid: Grid, teachers: Sequence[SweepTeacher]) -> bool:
+    """Return whether a manifest is the hold-out of this grid, made from the manifest of any of the teachers."""
+    chosen, labels = there.header.selection, there.header.labels
+    made = None if chosen is None or labels is None else (chosen.method, chosen.quota, labels.transform, chosen.seed)
+    if chosen is None or made != (_METHOD, _QUOTA, _LABELS, HOLDOUT_SEED):
+        raise UsageError(f"{there.path} is not the hold-out of a sweep", hint="name another folder with --out")
+    is_of_these = any(there.header.parents == [teacher.manifest.id] for teacher in teachers)
+    return is_of_these and Keep.parse(chosen.keep_asked) == grid.holdout
 
 
 def _call(command: click.Command, name: str, arguments: list[str]) -> None:

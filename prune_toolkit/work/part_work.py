@@ -175,12 +175,9 @@ def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
             raise UsageError(f"{out} is a file; the manifest needs a folder", hint="name a folder with --out")
         return None
     manifest = Manifest.open(out)
-    if manifest.header.config != dict(config):
-        changed = sorted(
-            key
-            for key in manifest.header.config.keys() | config.keys()
-            if manifest.header.config.get(key) != config.get(key)
-        )
+    there = manifest.header.config
+    if there != dict(config):
+        changed = sorted(key for key in there.keys() | config.keys() if there.get(key) != config.get(key))
         raise UsageError(
             f"{out} is a finished manifest made with other options ({one_line(', '.join(changed))} differ)",
             hint="manifests are never changed: name another folder with --out, or delete this one",

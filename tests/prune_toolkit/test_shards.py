@@ -20,7 +20,7 @@ from tests_support import tree_bytes
 from manifests.images.identity import fingerprint
 from manifests.integrity import verify
 from manifests.manifest import Manifest
-from prune_toolkit.combine.merge import Shards, ShardsConfig, write_shards
+from prune_toolkit.combine.merge import plan_shards, write_shards
 from trainer.loop.label_times import label_times
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,7 +95,7 @@ def test_shards_of_any_cut_hold_what_the_whole_holds(
     if len({piece.id for piece in pieces}) < 2:
         return
     different = list({piece.id: piece for piece in pieces}.values())
-    merged = write_shards(Shards.of(ShardsConfig(out=folder / "m"), different))
+    merged = write_shards(plan_shards(different, out=folder / "m"))
     assert content_of(merged) == content_of(whole)
     assert merged.header.data.fingerprint == whole.header.data.fingerprint
     assert merged.header.scores == whole.header.scores

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from manifests.errors import UsageError
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.sweep.grid import Arm, Grid, all_arms, baseline_of, split_entry, unweighted_losses
-from prune_toolkit.sweep.spelling import spelled_keep, spelled_number
+from prune_toolkit.sweep.grid import Arm, Grid, all_arms, spelled_keep, spelled_number, split_entry, unweighted_losses
 
 ALWAYS = ["random", "all data", "all data, fewer epochs", "RS2"]
 
@@ -52,8 +51,8 @@ def test_an_entry_without_a_selector_or_with_an_open_quote_is_refused(text: str)
 def test_what_pruning_must_beat_is_in_every_sweep_and_random_comes_first() -> None:
     found = arms("medium")
     assert [arm.name for arm in found] == [*ALWAYS, "medium"]
-    assert baseline_of(found).select == ("--selector", "random", "--labels", "raw")
-    assert baseline_of(found).train == ("--loss", "kd")
+    assert found[0].select == ("--selector", "random", "--labels", "raw")
+    assert found[0].train == ("--loss", "kd")
     assert [arm.kind for arm in found] == ["static", "all", "fewer", "rs2", "static"]
 
 
@@ -102,11 +101,11 @@ def test_weights_are_shares_of_1_and_not_tried_with_losses_whose_weights_are_non
 
 def test_the_first_random_entry_with_raw_labels_and_kd_is_what_others_are_compared_with() -> None:
     found = arms("medium", "equal=random --quota equal", "other=random --labels reshape")
-    assert baseline_of(found).name == "equal"
+    assert found[0].name == "equal"
     assert [arm.name for arm in found].count("random") == 0
     [whole] = [arm for arm in found if arm.kind == "all"]
-    assert whole.select == baseline_of(found).select
-    assert baseline_of(arms("lr=random --distill-fraction 0.5")).name == "random"
+    assert whole.select == found[0].select
+    assert arms("lr=random --distill-fraction 0.5")[0].name == "random"
 
 
 def test_under_fixed_steps_all_the_data_is_not_said_to_have_fewer_epochs() -> None:

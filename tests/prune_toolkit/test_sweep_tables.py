@@ -16,12 +16,10 @@ from scipy import stats
 from sweep_support import pretend
 
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.sweep.differences import draw_differences
 from prune_toolkit.sweep.grid import Arm, Grid
-from prune_toolkit.sweep.plots import draw_plots, draw_weights, lines_of
-from prune_toolkit.sweep.results import TABLE, markdown, run_records, table_records, write_tables
+from prune_toolkit.sweep.plots import draw_differences, draw_plots, draw_weights, lines_of
+from prune_toolkit.sweep.results import TABLE, markdown, paired, run_records, summarise, table_records, write_tables
 from prune_toolkit.sweep.runs import PlannedRun, Row
-from prune_toolkit.sweep.statistics import paired, summarise
 from prune_toolkit.sweep.study import Phase, Study, SweepConfig, chosen_weights, final_phase, one_weight
 from prune_toolkit.sweep.sweep_folder import SweepFolder
 
