@@ -26,9 +26,7 @@ from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
 from manifests.format.soft_labels import SoftLabels
-from manifests.sources import Source, open_source
-from manifests.sources.names import NoSplitsError
-from manifests.sources.pictures import pictures_of_beton, pictures_of_source
+from manifests.sources.pictures import pictures_at_home, pictures_in
 from manifests.stores.store import LocalStore, Store, store_of
 
 if TYPE_CHECKING:
@@ -158,32 +156,13 @@ class Manifest:
                 f"sample_ids must be whole numbers from 0 to {self.header.data.count - 1:,}",
                 hint="for example the index of some rows of to_pandas()",
             )
-        return [Image.fromarray(pixels) for pixels in self._pixels(id_n.astype(np.int64), data, split)]
-
-    def _pixels(self, id_n: Ids, data: str | Path | None, split: str | None) -> list[NDArray[np.uint8]]:
-        samples, local = self.samples(["key", "content_hash"]).take(pa.array(id_n)), self.local
+        samples = self.samples(["key", "content_hash"]).take(pa.array(id_n, pa.int64()))
         keys, hashes = samples.column("key").to_pylist(), samples.column("content_hash").to_pylist()
-        if data is not None:
-            return pictures_of_source(self._source(str(data), split), keys, None)
-        beton = self.beton_path or local.get("beton")
-        if "data" in local and not (beton and _is_gone(local["data"])):
-            source = open_source(
-                local["data"], split=local.get("split"), classes=_path(local.get("classes")), label=local.get("label")
-            )
-            return pictures_of_source(source, keys, None if local.get("is_copy") else hashes)
-        if beton is None:
-            raise InputError(
-                f"{self.where} does not know where its images are on this machine",
-                hint='name them: images(sample_ids, data="photos")',
-            )
-        return pictures_of_beton(Path(beton), id_n.tolist())
-
-    def _source(self, data: str, split: str | None) -> Source:
-        """Open the named split, else the one that was indexed, else all the data if it has no splits."""
-        try:
-            return open_source(data, split=split or self.header.data.split)
-        except NoSplitsError:
-            return open_source(data)
+        if data is None:
+            found = pictures_at_home(self.local, self.beton_path, keys, hashes, id_n.tolist(), self.where)
+        else:
+            found = pictures_in(str(data), split, self.header.data.split, keys)
+        return [Image.fromarray(pixels) for pixels in found]
 
     def logits(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
@@ -330,15 +309,6 @@ class Manifest:
                 link_or_copy(self.store.folder / entry.path, path)
             else:
                 write_atomic(path, data)
-
-
-def _is_gone(data: str) -> bool:
-    """Return whether a named folder or file no longer exists."""
-    return ":" not in data and not Path(data).exists()
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:

@@ -4,7 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -13,15 +13,8 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
-from manifests.sources.names import (
-    check_source_labels,
-    choose_split,
-    data_set_name,
-    names_beside,
-    read_class_names,
-    resolve_names,
-    row_keys,
-)
+from manifests.sources.base import Source, row_source
+from manifests.sources.names import choose_split, data_set_name, names_beside, refuse_label, row_keys
 
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UBYTE = 0x08
@@ -30,45 +23,9 @@ _DEFLATE_RATIO = 1032
 _CHUNK_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ArraySource:
-    """Rows of one uint8 array (N, H, W) or (N, H, W, 3)."""
-
-    kind: str
-    name: str
-    split: str | None
-    class_names: tuple[str, ...]
-    keys: list[str] = field(repr=False)
-    labels_N: NDArray[np.int32] = field(repr=False)
-    images: NDArray[np.uint8] = field(repr=False)
-    root: None = None
-
-    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """Return the pixels as stored, in the order requested; views of the array."""
-        return [Pixels(self.images[row]) for row in rows]
-
-
-def array_source(
-    *,
-    kind: str,
-    name: str,
-    split: str,
-    class_names: tuple[str, ...],
-    labels_N: NDArray[np.integer],
-    images: NDArray[np.uint8],
-    where: object,
-) -> ArraySource:
-    """Number the rows and check the labels."""
-    keys = row_keys(split, len(images))
-    return ArraySource(
-        kind=kind,
-        name=name,
-        split=split,
-        class_names=class_names,
-        keys=keys,
-        labels_N=check_source_labels(labels_N, class_names, keys, where),
-        images=images,
-    )
+def read_array(images: NDArray[np.uint8], rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+    """Return some rows of an array (N, H, W) or (N, H, W, 3), as views of it."""
+    return [Pixels(images[row]) for row in rows]
 
 
 def find_idx(path: Path) -> Path | None:
@@ -76,28 +33,23 @@ def find_idx(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "raw", *sorted(path.glob("*/raw"))) if _idx_splits(folder)), None)
 
 
-def open_idx(folder: Path, *, split: str | None = None, classes: Path | None = None) -> ArraySource:
+def open_idx(folder: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open {train,t10k}-images-idx3-ubyte[.gz] and their labels."""
+    refuse_label(label, folder)
     chosen = choose_split(_idx_splits(folder), split, folder)
     prefix = _IDX_SPLITS[chosen]
-    images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
     labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
-    labels_N = read_idx(labels_path, 1)
-    beside = names_beside(folder, "names.json", "classes.txt")
-    class_names = resolve_names(
-        labels_N,
-        given=None if classes is None else read_class_names(classes),
-        known=None if beside is None or classes is not None else read_class_names(beside),
-        where=labels_path,
-    )
-    return array_source(
+    images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
+    return row_source(
         kind="idx",
         name=data_set_name(folder),
         split=chosen,
-        class_names=class_names,
-        labels_N=labels_N,
-        images=images,
+        keys=row_keys(chosen, len(images)),
+        labels_N=read_idx(labels_path, 1),
+        classes=classes,
+        known=None if classes is not None else names_beside(folder, "names.json", "classes.txt"),
         where=labels_path,
+        read=partial(read_array, images),
     )
 
 

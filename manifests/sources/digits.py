@@ -1,23 +1,29 @@
 """The handwritten digits that come with scikit-learn: real images without a download."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.sources.arrays import ArraySource, array_source
-from manifests.sources.names import choose_split, read_class_names, resolve_names
+from manifests.errors import UsageError
+from manifests.sources.arrays import read_array
+from manifests.sources.base import Source, row_source
+from manifests.sources.names import choose_split, refuse_label, row_keys
 
 _GREY_LEVELS = 16
 
 
-def open_digits(*, split: str | None = None, classes: Path | None = None) -> ArraySource:
-    """Open 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
+def open_demo(name: str, split: str | None, classes: Path | None, label: str | None) -> Source:
+    """Open `digits`: 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
 
     The 0..16 grey levels become round(v * 255 / 16). In each class, images are ordered by the sha256 of these pixels;
     the first 5/18 of them, rounded, are the test split. Rows keep scikit-learn's order.
     """
+    refuse_label(label, f"demo:{name}")
+    if name != "digits":
+        raise UsageError(f"unknown demo data set {name!r}", hint="known: demo:digits")
     from sklearn.datasets import load_digits
 
     chosen = choose_split(("train", "test"), split, "demo:digits")
@@ -26,20 +32,16 @@ def open_digits(*, split: str | None = None, classes: Path | None = None) -> Arr
     labels_N = np.asarray(digits.target, np.int64)
     held_out_N = _held_out(images, labels_N)
     rows = np.flatnonzero(held_out_N if chosen == "test" else ~held_out_N)
-    class_names = resolve_names(
-        labels_N,
-        given=None if classes is None else read_class_names(classes),
-        known=tuple(str(name) for name in digits.target_names),
-        where="demo:digits",
-    )
-    return array_source(
+    return row_source(
         kind="digits",
         name="digits",
         split=chosen,
-        class_names=class_names,
+        keys=row_keys(chosen, len(rows)),
         labels_N=labels_N[rows],
-        images=images[rows],
+        classes=classes,
+        known=tuple(str(name) for name in digits.target_names),
         where="demo:digits",
+        read=partial(read_array, images[rows]),
     )
 
 
