@@ -25,7 +25,7 @@ from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
-from manifests.format.soft_labels import SoftLabels
+from manifests.format.top_k import SoftLabels
 from manifests.sources.pictures import pictures_at_home, pictures_in
 from manifests.stores.store import LocalStore, Store, store_of
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from manifests.base import layout as limits
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
-from manifests.format.soft_labels import FullLogits, SoftLabels
-from manifests.format.top_k import COLUMNS, TopK
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import COLUMNS, SoftLabels, TopK
 from manifests.untrusted.bounds import read_bounded
 
 PART_ROWS = limits.PART_ROWS
