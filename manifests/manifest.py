@@ -97,10 +97,7 @@ class Manifest:
 
     def files(self, table: str) -> list[FileEntry]:
         """Return the parts of one table, such as `samples` or `logits/view-000`, in row order."""
-        return sorted(
-            (entry for entry in self.header.files if entry.path.rpartition("/")[0] == table),
-            key=lambda entry: entry.path,
-        )
+        return sorted((entry for entry in self.header.files if entry.table == table), key=lambda entry: entry.path)
 
     def has(self, table: str) -> bool:
         """Return whether the manifest holds a table."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.compare.pairing import Pairs, Side, labels_in
+from manifests.format.columns import tables_of
 from manifests.format.parts import PART_ROWS, soft_labels_of
 from manifests.format.soft_labels import Logits, row_blocks
 from manifests.manifest import Manifest
@@ -56,7 +57,7 @@ def _views(manifest: Manifest, kind: str) -> list[int]:
     """Return the views whose labels are stored here."""
     if kind in manifest.not_pulled:
         return []
-    tables = {entry.path.rpartition("/")[0] for entry in manifest.header.files}
+    tables = tables_of(manifest.header)
     return [view for view in range(len(tables)) if f"{kind}/view-{view:03d}" in tables]
 
 

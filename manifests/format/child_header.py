@@ -93,7 +93,7 @@ def child_header(making: Making, *originals: Header, **made: Unpack[Blocks]) -> 
     must make.
     """
     fields: dict[str, Any] = {**made}
-    kinds = {entry.path.partition("/")[0] for entry in made["files"]}
+    kinds = {entry.kind for entry in made["files"]}
     for block, fate in ((name, fates[making.value]) for name, fates in FATES.items() if name not in made):
         if fate == "anew":
             raise KeyError(block)

@@ -51,7 +51,12 @@ _TOP_K: Mapping[str, tuple[str, str, int | None]] = {
 
 def tables_of(header: "Header") -> list[str]:
     """Return the tables a header names, in its order; files at the top, such as a beton, are not tables."""
-    return list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in header.files if "/" in entry.path))
+    return list(dict.fromkeys(entry.table for entry in header.files if entry.table))
+
+
+def kinds_of(header: "Header") -> set[str]:
+    """Return the kinds of tables a header names, such as logits."""
+    return {entry.kind for entry in header.files if entry.table}
 
 
 def columns_of(table: str, header: "Header") -> list[Column]:

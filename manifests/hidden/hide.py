@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.errors import UsageError
 from manifests.format.child_header import Making, child_header
@@ -48,8 +47,7 @@ def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         write_part(folder / part_path("samples", part), hidden.slice(rows.start, len(rows)), digest)
-    tables = sorted({entry.path.rpartition("/")[0] for entry in source.header.files if entry.path != BETON_NAME})
-    tables = [table for table in tables if table.partition("/")[0] not in NEVER]
+    tables = sorted({entry.table for entry in source.header.files if entry.table and entry.kind not in NEVER})
     with Progress(len(tables) * part_count(count), "hiding", "parts") as progress:
         for table in tables:
             _reorder(source, table, new_id_N, folder, digest, progress)

@@ -110,6 +110,7 @@ class RemoteStore:
         self.filesystem, self.root = filesystem, root.rstrip("/")
         self.scheme = url.partition("://")[0]
         self.where = without_password(url).rstrip("/")
+        self._is_http = self.scheme in _WEB
 
     @property
     def folder(self) -> Path:
@@ -160,10 +161,6 @@ class RemoteStore:
     def _told_bytes(self, path: str) -> int:
         size_bytes = self.filesystem.info(self.full(path)).get("size")
         return UNKNOWN_SIZE if size_bytes is None else int(size_bytes)
-
-    @property
-    def _is_http(self) -> bool:
-        return self.scheme in _WEB
 
 
 Store = LocalStore | RemoteStore
@@ -259,10 +256,11 @@ def answering(where: str) -> Iterator[None]:
 
 
 def _tell(where: str, error: Exception) -> NoReturn:
-    cause: BaseException = error
-    if isinstance(error, FileNotFoundError) and _is_of_http(error.__cause__):
-        # The HTTP file system reports every failure as a missing file, with the reason as its cause.
-        cause = error.__cause__ or error
+    cause = error.__cause__
+    # The HTTP file system reports every failure as a missing file, with the reason as its cause.
+    is_of_http = isinstance(cause, TimeoutError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+    if cause is None or not (is_of_http and isinstance(error, FileNotFoundError)):
+        cause = error
     status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, FileNotFoundError) or status in (404, 410):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
@@ -271,7 +269,3 @@ def _tell(where: str, error: Exception) -> NoReturn:
         hint = "check the address and the credentials"
         raise InputError(f"{where}: access is denied ({reason})", hint=hint) from None
     raise UnreachableError(f"{where}: {reason}", hint="check the address and the network") from None
-
-
-def _is_of_http(cause: BaseException | None) -> bool:
-    return isinstance(cause, TimeoutError) or type(cause).__module__.partition(".")[0] == "aiohttp"

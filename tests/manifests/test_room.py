@@ -20,8 +20,7 @@ from manifests.format.header_file import parse_header
 from manifests.hidden.hide import hide
 from manifests.integrity import verify
 from manifests.manifest import Manifest, write_local
-from manifests.share.excerpt import excerpt
-from manifests.share.transfer import pull, push
+from manifests.share.transfer import excerpt, pull, push
 from manifests.stores.destinations import Destination, RemoteDestination, destination_at
 from manifests.stores.local_file import LocalFile
 from manifests.stores.store import LocalStore
