@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manifests.base.layout import MAX_PART_BYTES, MAX_VIEWS, PART_ROWS
 
@@ -24,8 +24,9 @@ def check_header(header: "Header") -> None:
         if entry.path.casefold() in seen:
             raise ValueError(f"files: {shortened(entry.path)} is named twice")
         seen.add(entry.path.casefold())
-    for where, low, number, high in _numbers(header):
-        if not low <= number <= high:
+    for where, (low, high) in _bounds(header).items():
+        number = _value(header, where)
+        if number is not None and not low <= number <= high:
             raise ValueError(f"{where} is {number}, not from {low:,} to {high:,}")
     free = {"config", "run", "files"}
     for where, text in _texts(header.model_dump(exclude=free, exclude_none=True), ""):
@@ -49,27 +50,31 @@ def _check_file(entry: "FileEntry") -> None:
             raise ValueError(f"files: {shortened(entry.path)} has {number} {name}, not from 0 to {most:,}")
 
 
-def _numbers(header: "Header") -> Iterator[tuple[str, int, int, int]]:
-    """Yield (field, least, value, most) of the numbers that memory and loops depend on."""
-    data, classes = header.data, len(header.data.class_names)
-    parts = sum(entry.path.startswith("samples/") for entry in header.files)
-    yield "data.count", 0, data.count, parts * PART_ROWS if parts else 1 << 40
-    yield "data.readable", 0, data.readable, data.count
-    if header.teacher is not None:
-        yield "teacher.preprocessing.image_px", 1, header.teacher.preprocessing.image_px, MAX_IMAGE_PX
-        yield "teacher.preprocessing.resize_px", 1, header.teacher.preprocessing.resize_px, MAX_IMAGE_PX
-    if header.views is not None:
-        yield "views.count", 1, header.views.count, MAX_VIEWS
-        yield "views.image_px", 1, header.views.image_px, MAX_IMAGE_PX
-        yield "views.max_side", 1, 1 if header.views.max_side is None else header.views.max_side, MAX_IMAGE_PX
-        yield "views.top_k", 1, 1 if header.views.top_k is None else header.views.top_k, max(1, classes)
-    if header.labels is not None:
-        yield "labels.views", 0, header.labels.views, MAX_VIEWS
-        yield "labels.top_k", 1, 1 if header.labels.top_k is None else header.labels.top_k, max(1, classes)
-    if header.features is not None:
-        yield "features.width", 1, header.features.width, MAX_WIDTH
-    if header.selection is not None:
-        yield "selection.count", 0, header.selection.count, data.count
+def _bounds(header: "Header") -> dict[str, tuple[int, int]]:
+    """Return the least and the largest value of the numbers that memory and loops depend on."""
+    classes = max(1, len(header.data.class_names))
+    parts = sum(entry.kind == "samples" for entry in header.files)
+    return {
+        "data.count": (0, parts * PART_ROWS if parts else 1 << 40),
+        "data.readable": (0, header.data.count),
+        "teacher.preprocessing.image_px": (1, MAX_IMAGE_PX),
+        "teacher.preprocessing.resize_px": (1, MAX_IMAGE_PX),
+        "views.count": (1, MAX_VIEWS),
+        "views.image_px": (1, MAX_IMAGE_PX),
+        "views.max_side": (1, MAX_IMAGE_PX),
+        "views.top_k": (1, classes),
+        "labels.views": (0, MAX_VIEWS),
+        "labels.top_k": (1, classes),
+        "features.width": (1, MAX_WIDTH),
+        "selection.count": (0, header.data.count),
+    }
+
+
+def _value(block: Any, where: str) -> Any:
+    """Return the number at a path of fields; None if it, or a block above it, is not set."""
+    for name in where.split("."):
+        block = getattr(block, name, None)
+    return block
 
 
 def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ A rerun keeps the parts whose digests match, so resuming needs no state besides 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from manifests.base import layout as limits
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
+from manifests.format.columns import SAMPLES, SELECTION, Column
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import COLUMNS, SoftLabels, TopK
 from manifests.untrusted.bounds import read_bounded
@@ -28,28 +29,13 @@ CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
-SAMPLES_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("content_hash", pa.binary(16), nullable=False),
-        pa.field("view_id", pa.uint64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("problem", pa.string()),
-    ]
-)
-SELECTION_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("keep", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("kd_weight", pa.float32(), nullable=False),
-    ]
-)
+
+def _schema(columns: Iterable[Column]) -> pa.Schema:
+    kinds = {"binary": pa.binary(16)}
+    return pa.schema([pa.field(each.name, kinds.get(each.type, each.type), each.name == "problem") for each in columns])
+
+
+SAMPLES_SCHEMA, SELECTION_SCHEMA = _schema(SAMPLES), _schema(SELECTION)
 
 
 def part_count(rows: int) -> int:
@@ -74,17 +60,47 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[np.float16]) -> pa.Table:
     """A table of sample_id and one FixedSizeList(float16) column; values (n, C)."""
-    return _table_of(sample_id_n, {name: np.asarray(values_nC, np.float16)})
+    return numbers_table(sample_id_n, {name: np.asarray(values_nC, np.float16)})
 
 
 def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
     """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of the K largest."""
-    return _table_of(sample_id_n, labels.columns(name))
+    return numbers_table(sample_id_n, labels.columns(name))
+
+
+def numbers_table(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Return a table of sample_id and named columns: one number per row for (n,), a FixedSizeList for (n, width)."""
+    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
+    for name, array in values.items():
+        column = pa.array(np.ascontiguousarray(array).reshape(-1))
+        if array.ndim == 2:
+            # Parquet stores the name "element": any other would be lost.
+            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
+            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
+        fields.append(pa.field(name, column.type, nullable=False))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def numbers_of(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
+    """Return a column of numbers (n,), or of vectors (n, width). Raises InputError for anything else."""
+    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
+    kind = types.get(name, pa.null())
+    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
+    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
+        what = "one vector" if ndim == 2 else "one value"
+        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=_AGAIN)
+    values = table.column(name).combine_chunks()
+    flat = values.flatten() if is_list else values
+    if values.null_count or flat.null_count:
+        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
+    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, kind.list_size) if is_list else array
 
 
 def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """Return sample_id (n,) and the vectors (n, C) float16 of a part. Raises InputError if it lacks these columns."""
-    return _column(table, "sample_id", pa.int64(), 1), _column(table, name, pa.float16(), 2)
+    return numbers_of(table, "sample_id", pa.int64(), 1), numbers_of(table, name, pa.float16(), 2)
 
 
 def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
@@ -98,14 +114,14 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
             raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
         return sample_id_n, FullLogits(dense_nC)
     arrays = {
-        field: _column(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
+        field: numbers_of(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
         for column, (field, dtype) in COLUMNS.items()
     }
     try:
         labels = TopK(class_count=class_count, **arrays)
     except ValueError as error:
         raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=_AGAIN) from None
-    return _column(table, "sample_id", pa.int64(), 1), labels
+    return numbers_of(table, "sample_id", pa.int64(), 1), labels
 
 
 def write_part(path: Path, table: pa.Table, digest: str) -> None:
@@ -178,36 +194,6 @@ def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[
     if missing := [name for name in columns or () if name not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}")
     return table
-
-
-def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
-    """Return a table of sample_id and named columns: one number per row for (n,), a FixedSizeList for (n, width)."""
-    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
-    for name, array in values.items():
-        column = pa.array(np.ascontiguousarray(array).reshape(-1))
-        if array.ndim == 2:
-            # Parquet stores the name "element": any other would be lost.
-            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
-            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
-        fields.append(pa.field(name, column.type, nullable=False))
-        columns.append(column)
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
-
-
-def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
-    """Return a column of numbers (n,), or of vectors (n, width). Raises InputError for anything else."""
-    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
-    kind = types.get(name, pa.null())
-    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
-    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
-        what = "one vector" if ndim == 2 else "one value"
-        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=_AGAIN)
-    values = table.column(name).combine_chunks()
-    flat = values.flatten() if is_list else values
-    if values.null_count or flat.null_count:
-        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
-    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
-    return array.reshape(-1, kind.list_size) if is_list else array
 
 
 def _content_digest(table: pa.Table) -> str:
