@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from manifests.base.layout import BETON_NAME
-from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, UnreachableError
 from manifests.format.columns import tables_of
@@ -18,7 +17,8 @@ from manifests.format.header import FileEntry
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
 from manifests.format.top_k import words_count
-from manifests.images.decode import jpeg_info
+from manifests.images.decode import MODE_JPEG
+from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
 from manifests.stores.store import UNKNOWN_SIZE, Store
 
@@ -191,7 +191,7 @@ def beton_problems(beton: Beton) -> Iterator[str]:
     torn = (first_page != (table["ptr"] + size_bytes - 1) // beton.page_bytes) | (first_page != page_N[sample_id])
     if torn.any():
         yield f"row {sample_id[torn].min()} lies on two pages"
-    for row in np.flatnonzero(beton.modes_N == fmt.MODE_JPG).tolist():
+    for row in np.flatnonzero(beton.modes_N == MODE_JPEG).tolist():
         info = jpeg_info(beton.image_bytes(row).tobytes())
         width, height = int(beton.widths_N[row]), int(beton.heights_N[row])
         if info is None or (info.width, info.height) != (width, height):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from manifests.betons import format as fmt
 from manifests.betons.writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.images.decode import BetonImage, Encoded, ImageProblem, decode_rgb, jpeg_info
+from manifests.images.decode import MODE_RAW, BetonImage, Encoded, ImageProblem, decode_rgb
+from manifests.images.jpeg import jpeg_info
 
 __all__ = ["INDEX_FIELDS", "Beton", "BetonColumns", "write_beton"]
 
@@ -90,7 +91,7 @@ class Beton:
         """Return (H, W, 3) uint8; raw images are a view of the map. Raises InputError if a JPEG cannot be decoded."""
         height, width = int(self.heights_N[row]), int(self.widths_N[row])
         data = self.image_bytes(row)
-        if self.modes_N[row] == fmt.MODE_RAW:
+        if self.modes_N[row] == MODE_RAW:
             return data.reshape(height, width, 3)
         encoded = Encoded(data.tobytes())
         if (info := jpeg_info(encoded.data)) is not None and {info.width, info.height} != {width, height}:
@@ -119,7 +120,7 @@ class Beton:
 
     def raw_block(self, row_n: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         """Return (n, H, W, 3) pixels if all these rows are raw and of one size, in one gather; None otherwise."""
-        if len(row_n) == 0 or (self.modes_N[row_n] != fmt.MODE_RAW).any():
+        if len(row_n) == 0 or (self.modes_N[row_n] != MODE_RAW).any():
             return None
         height, width = int(self.heights_N[row_n[0]]), int(self.widths_N[row_n[0]])
         if (self.heights_N[row_n] != height).any() or (self.widths_N[row_n] != width).any():
@@ -193,11 +194,11 @@ def _open(cls: type[Beton], path: Path) -> Beton:
             raise ValueError(f"{name} is not the size of an image")
     modes_N = np.ascontiguousarray(image["mode"])
     widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
-    if (modes_N > fmt.MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():
+    if (modes_N > MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():
         raise ValueError("an image has an unknown mode or no size")
     image_pointer_N = image["data_ptr"].astype(np.int64)
     image_size_N = regions.sizes("image", image_pointer_N)
-    wrong = (modes_N == fmt.MODE_RAW) & (image_size_N != widths_N.astype(np.int64) * heights_N * 3)
+    wrong = (modes_N == MODE_RAW) & (image_size_N != widths_N.astype(np.int64) * heights_N * 3)
     if wrong.any():
         raise ValueError(f"row {wrong.argmax()}: the region of a raw image does not have the size of its pixels")
     if target is not None and (regions.sizes("target", target[1]) != target[0].size_bytes).any():

@@ -15,8 +15,7 @@ from manifests.format.columns import tables_of
 from manifests.format.parts import PART_ROWS, soft_labels_of
 from manifests.format.soft_labels import Logits, row_blocks
 from manifests.manifest import Manifest
-from manifests.tables.rows import Share, SharedTable, TableRows
-from manifests.tables.scattering import ScatteredRows
+from manifests.tables.rows import ScatteredRows, Share, SharedTable, TableRows
 
 COLUMNS = {"logits": "logits", "targets": "target"}
 """Kinds of labels, and the column of each."""

@@ -4,8 +4,10 @@ The samples are in the order of the hidden keys: in the order of the images, cla
 the listing. So every table is rewritten, in two passes, with a few parts in memory.
 """
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +18,31 @@ from manifests.base.progress import Progress
 from manifests.errors import UsageError
 from manifests.format.child_header import Making, child_header
 from manifests.format.columns import columns_of
-from manifests.format.header import Header
+from manifests.format.header import Block, Header, Views
 from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
-from manifests.hidden.hidden_header import hide_header
-from manifests.hidden.secret import hidden_block, hide_hashes, hide_keys, hide_text, hide_view_ids
+from manifests.hidden.secret import hidden_block, hide_hashes, hide_ids, hide_keys, hide_text, hide_view_ids
 from manifests.images.identity import fingerprint
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.tables.scattering import ScatteredRows
+from manifests.tables.rows import ScatteredRows
 
+OPEN = frozenset({
+    "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
+    "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
+    "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
+    "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset", "quota", "redistributable",
+    "rest", "revise_scope", "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student",
+    "teacher", "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
+})  # fmt: skip
+"""Fields of `config` and `run` that are kept; ids in them are hidden."""
+SEALED = frozenset({
+    "content", "data", "file_sha256", "held_out", "index", "listing", "manifest", "parent", "parents", "prefer",
+    "prefixes", "run", "val", "weights_sha256", "whole", "without",
+})  # fmt: skip
+"""Fields that are replaced by an HMAC, so that equal values can be recognised."""
+NESTED = frozenset({"copy", "dynamics", "parent_run", "parent_runs"})
+"""Fields that contain such fields, or lists of them."""
+RECIPE = ("pad_px", "scale_min", "scale_max", "ratio_min", "ratio_max", "flip")
+"""Parameters of views, besides the fields that all recipes have."""
 NEVER = ("samples", "thumbnails")
 """Tables that are not copied: samples are rewritten, thumbnails show the images."""
 
@@ -109,3 +128,55 @@ def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tab
         hidden=hidden_block(secret),
         files=part_entries(folder, ["samples", *tables], header.data.count),
     )
+
+
+def hide_header(secret: bytes, header: Header) -> Header:
+    """Return the header without unknown fields, with `config` and `run` filtered as above, ids in `selection` hidden.
+
+    Fields that depend on the tables (`files`, `parents`, the fingerprint) are unchanged.
+    """
+    known = cast(Header, _known(header))
+    changes: dict[str, Any] = {"config": _allowed(secret, header.config), "run": _allowed(secret, header.run)}
+    for name in ("selection", "labels"):
+        if (block := getattr(known, name)) is not None:
+            changes[name] = block.model_copy(update={"parameters": hide_ids(secret, block.parameters)})
+    if known.selection is not None and known.selection.without is not None:
+        without = {"without": hide_text(secret, known.selection.without)}
+        changes["selection"] = changes["selection"].model_copy(update=without)
+    return known.model_copy(update=changes)
+
+
+def _known(value: Any) -> Any:
+    """Return a block of the header, including nested blocks, without fields added by a later minor version."""
+    if isinstance(value, list):
+        return [_known(each) for each in value]
+    if not isinstance(value, Block):
+        return value
+    names = list(type(value).model_fields)
+    if isinstance(value, Views):
+        names += [name for name in value.model_extra or () if name in RECIPE]
+    return type(value).model_construct(**{name: _known(getattr(value, name)) for name in names})
+
+
+def _allowed(secret: bytes, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_allowed(secret, each) for each in value]
+    if not isinstance(value, dict):
+        return None
+    found = {}
+    for name, content in value.items():
+        if name in NESTED:
+            found[name] = _allowed(secret, content)
+        elif name in SEALED:
+            found[name] = _sealed(secret, content)
+        elif name in OPEN:
+            found[name] = hide_ids(secret, content)
+    return found
+
+
+def _sealed(secret: bytes, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return sorted((_sealed(secret, each) for each in value), key=str)
+    return hide_text(secret, value if isinstance(value, str) else json.dumps(value, sort_keys=True))

@@ -14,26 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from manifests.images.exif import exif_orientation, ignore_pillow_warnings
-from manifests.images.jpeg import JpegInfo, jpeg_info
+from manifests.images.jpeg import exif_orientation, ignore_pillow_warnings, jpeg_info
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = [
-    "MAX_PIXELS",
-    "MODE_JPEG",
-    "MODE_RAW",
-    "BetonImage",
-    "Encoded",
-    "ImageProblem",
-    "JpegInfo",
-    "Pixels",
-    "RawImage",
-    "beton_form",
-    "decode_rgb",
-    "jpeg_info",
-]
 
 MAX_PIXELS = 400_000_000
 MODE_JPEG, MODE_RAW = 0, 1

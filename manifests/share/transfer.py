@@ -26,8 +26,7 @@ from manifests.format.header_file import header_bytes, parse_header
 from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, commit, write_local
 from manifests.share.overwrite import check_folder, check_undisturbed, clear, clear_destination
 from manifests.stores.destinations import Destination, FolderDestination
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore, Store, answering, store_of
+from manifests.stores.store import LocalFile, LocalStore, Store, answering, store_of
 
 ALWAYS = ("samples", "selection")
 """Tables without which the others mean nothing."""

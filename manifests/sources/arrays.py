@@ -1,6 +1,7 @@
-"""Images stored in one array: the idx files of MNIST and its successors."""
+"""Images stored in one array: the idx files of MNIST and its successors, and the handwritten digits of scikit-learn."""
 
 import gzip
+import hashlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.errors import InputError
+from manifests.errors import InputError, UsageError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
 from manifests.sources.base import Source, row_source
 from manifests.sources.names import choose_split, data_set_name, names_beside, refuse_label, row_keys
@@ -21,6 +22,7 @@ _UBYTE = 0x08
 # Deflate cannot pack more than 1032 bytes into one.
 _DEFLATE_RATIO = 1032
 _CHUNK_BYTES = 16 << 20
+_GREY_LEVELS = 16
 
 
 def read_array(images: NDArray[np.uint8], rows: Sequence[int]) -> list[RawImage | ImageProblem]:
@@ -103,3 +105,42 @@ def _idx_file(folder: Path, name: str) -> Path:
         if (folder / (name + suffix)).is_file():
             return folder / (name + suffix)
     raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")
+
+
+def open_demo(name: str, split: str | None, classes: Path | None, label: str | None) -> Source:
+    """Open `digits`: 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
+
+    The 0..16 grey levels become round(v * 255 / 16). In each class, images are ordered by the sha256 of these pixels;
+    the first 5/18 of them, rounded, are the test split. Rows keep scikit-learn's order.
+    """
+    refuse_label(label, f"demo:{name}")
+    if name != "digits":
+        raise UsageError(f"unknown demo data set {name!r}", hint="known: demo:digits")
+    from sklearn.datasets import load_digits
+
+    chosen = choose_split(("train", "test"), split, "demo:digits")
+    digits = load_digits()
+    images = np.floor(digits.images * 255 / _GREY_LEVELS + 0.5).astype(np.uint8)
+    labels_N = np.asarray(digits.target, np.int64)
+    held_out_N = _held_out(images, labels_N)
+    rows = np.flatnonzero(held_out_N if chosen == "test" else ~held_out_N)
+    return row_source(
+        kind="digits",
+        name="digits",
+        split=chosen,
+        keys=row_keys(chosen, len(rows)),
+        labels_N=labels_N[rows],
+        classes=classes,
+        known=tuple(str(name) for name in digits.target_names),
+        where="demo:digits",
+        read=partial(read_array, images[rows]),
+    )
+
+
+def _held_out(images: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    held_out_N = np.zeros(len(images), np.bool_)
+    for label in np.unique(labels_N):
+        ranked = sorted(np.flatnonzero(labels_N == label).tolist(), key=lambda row: (digests[row], row))
+        held_out_N[ranked[: round(len(ranked) * 5 / 18)]] = True
+    return held_out_N

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError
-from manifests.sources.arrays import find_idx, open_idx
+from manifests.sources.arrays import find_idx, open_demo, open_idx
 from manifests.sources.base import Source
 from manifests.sources.betons import open_beton
 from manifests.sources.cifar import find_cifar, open_cifar
-from manifests.sources.digits import open_demo
 from manifests.sources.downloads import open_torchvision
 from manifests.sources.folder import open_image_folder
 from manifests.sources.names import LAYOUTS, NoSplitsError

@@ -14,8 +14,7 @@ from manifests.base.files import CHUNK_BYTES, atomic_file, remove_temporaries, w
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError, UsageError
 from manifests.stores.hub import HubDestination
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore, RemoteStore, answering, levels, store_of
+from manifests.stores.store import LocalFile, LocalStore, RemoteStore, answering, levels, store_of
 
 ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Object stores: an uploaded file appears whole or not at all."""

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from manifests.base.files import CHUNK_BYTES
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import RemoteStore, answering
+from manifests.stores.store import LocalFile, RemoteStore, answering
 
 PRECONDITION_FAILED = 412
 """The hub's status for a commit whose parent is no longer the newest."""

@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
@@ -19,6 +20,7 @@ from manifests.base.files import CHUNK_BYTES
 from manifests.errors import InputError, PruneError, UnreachableError, UsageError
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+_WRONG = "the manifest is incomplete or damaged: prune verify lists what is wrong"
 _WEB = ("http", "https")
 UNKNOWN_SIZE = -1
 """Size of a file at a URL if the server does not report it."""
@@ -99,6 +101,38 @@ def _is_link(name: str, descriptor: int) -> bool:
         return stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode)
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to push, as the header names it."""
+
+    store: LocalStore
+    path: str
+    sha256: str
+    md5: str
+    bytes: int
+
+    @classmethod
+    def of(cls, store: LocalStore, path: str, sha256: str | None = None) -> "LocalFile":
+        """Read a file once for its digests. Raises InputError if it is missing or its sha256 differs."""
+        found, md5, size_bytes = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        try:
+            with store.open(path) as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    found.update(chunk)
+                    md5.update(chunk)
+                    size_bytes += len(chunk)
+        except OSError as error:
+            raise InputError(f"cannot read {store.name(path)}: {error.strerror or error}", hint=_WRONG) from None
+        if sha256 is not None and found.hexdigest() != sha256:
+            raise InputError(f"{store.name(path)} was altered: its sha256 is not the header's", hint=_WRONG)
+        return cls(store, path, found.hexdigest(), md5.hexdigest(), size_bytes)
+
+    @property
+    def full(self) -> Path:
+        """Path of the file on this disk."""
+        return self.store.folder / self.path
 
 
 class RemoteStore:

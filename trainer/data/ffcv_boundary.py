@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
+from manifests.images.decode import MODE_RAW
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
 from trainer.data.resample import draw_view
 from trainer.data.views import ViewPlan
@@ -92,7 +93,7 @@ class FfcvReader:
         self._images = (
             beton.image_pointer_N,
             beton.image_size_N,
-            beton.modes_N == fmt.MODE_RAW,
+            beton.modes_N == MODE_RAW,
             beton.heights_N,
             beton.widths_N,
         )
