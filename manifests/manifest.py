@@ -105,15 +105,15 @@ class Manifest:
 
     def samples(self, columns: list[str] | None = None) -> pa.Table:
         """Return one row per sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
-        return self._whole("samples", columns)
+        return self._table("samples", columns)
 
     def scores(self, name: str = "teacher") -> pa.Table:
         """Return sample_id and one float32 column per score, readable samples only."""
-        return self._table(f"scores/{name}", None)
+        return self._table(f"scores/{name}")
 
     def selection(self) -> pa.Table:
         """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
-        return self._whole("selection", None)
+        return self._table("selection")
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the facts about each sample in one table, indexed by sample_id.
@@ -256,18 +256,15 @@ class Manifest:
             raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
         return content
 
-    def _whole(self, table: str, columns: list[str] | None) -> pa.Table:
-        """Return a table with one row per sample."""
-        found = self._table(table, columns)
-        check_whole(found, self.header.data.count, f"{self.where}: {table}")
-        return found
-
-    def _table(self, table: str, columns: list[str] | None) -> pa.Table:
+    def _table(self, table: str, columns: list[str] | None = None) -> pa.Table:
         parts = [self.part(entry, columns) for entry in self.require(table)]
         try:
-            return pa.concat_tables(parts).replace_schema_metadata(None)
+            found = pa.concat_tables(parts).replace_schema_metadata(None)
         except pa.ArrowException:
             raise InputError(f"{self.where}: the parts of {table} have different columns") from None
+        if table in ("samples", "selection"):
+            check_whole(found, self.header.data.count, f"{self.where}: {table}")
+        return found
 
     def require(self, table: str) -> list[FileEntry]:
         """Return the parts of a table like `files`; raises InputError if it was left out, not pulled or is missing."""

@@ -186,11 +186,8 @@ def _open(cls: type[Beton], path: Path) -> Beton:
     if image is None:
         raise ValueError("it has no image field")
     for name in set(SCORED_FIELDS) & columns.keys():
-        if (
-            columns[name].dtype != np.int64
-            or (columns[name] < 0).any()
-            or (columns[name] > np.iinfo(np.int32).max).any()
-        ):
+        sides_N = columns[name]
+        if sides_N.dtype != np.int64 or not ((sides_N >= 0) & (sides_N <= np.iinfo(np.int32).max)).all():
             raise ValueError(f"{name} is not the size of an image")
     modes_N = np.ascontiguousarray(image["mode"])
     widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)

@@ -48,7 +48,7 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
     to_b_C = labels_in(ours.class_names, theirs.class_names)
     relabelled = pairs.a_n[to_b_C[a.label_N[pairs.a_n]] != b.label_N[pairs.b_n]]
     changed = pairs.a_n[(a.hash_N16[pairs.a_n] != b.hash_N16[pairs.b_n]).any(axis=1)]
-    only_a, only_b = _others(len(a), pairs.a_n), _others(len(b), pairs.b_n)
+    only_a, only_b = (np.setdiff1d(np.arange(len(side)), ids) for side, ids in ((a, pairs.a_n), (b, pairs.b_n)))
     return {
         "same": ours.fingerprint == theirs.fingerprint,
         "fingerprint": [ours.fingerprint, theirs.fingerprint],
@@ -154,8 +154,7 @@ def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
     common_a, common_b = np.zeros(len(a), np.bool_), np.zeros(len(b), np.bool_)
     both_n = keep_a[pairs.a_n] & keep_b[pairs.b_n]
     common_a[pairs.a_n[both_n]] = common_b[pairs.b_n[both_n]] = True
-    names = [*a.manifest.class_names, *(set(b.manifest.class_names) - set(a.manifest.class_names))]
-    names[len(a.manifest.class_names) :] = sorted(names[len(a.manifest.class_names) :])
+    names = [*a.manifest.class_names, *sorted(set(b.manifest.class_names) - set(a.manifest.class_names))]
     b_in_union = labels_in(b.manifest.class_names, names)
     counts = {
         "a": np.bincount(a.label_N[keep_a], minlength=len(names)),
@@ -222,13 +221,6 @@ def flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, value in content.items():
         yield from flat(f"{prefix}.{name}" if prefix else name, value)
-
-
-def _others(count: int, ids: Ids) -> Ids:
-    """Return those of the first `count` sample_ids that are not in `ids`."""
-    left_N = np.ones(count, np.bool_)
-    left_N[ids] = False
-    return np.flatnonzero(left_N)
 
 
 def _some(side: Side, ids: Ids) -> dict[str, Any]:

@@ -219,10 +219,6 @@ def _add_values(digest: "hashlib._Hash", values: Any) -> None:
     elif pa.types.is_primitive(values.type):
         digest.update(values.to_numpy(zero_copy_only=False).tobytes())
     else:
-        texts = [repr(value).encode() for value in _as_bytes(values).to_pylist()]
-        digest.update(b"".join(texts))
-
-
-def _as_bytes(values: Any) -> Any:
-    """Return text as its bytes, so that text that is not UTF-8 has a digest too."""
-    return values.cast(pa.binary()) if pa.types.is_string(values.type) else values
+        # Text as its bytes, so that text that is not UTF-8 has a digest too.
+        texts = values.cast(pa.binary()) if pa.types.is_string(values.type) else values
+        digest.update(b"".join(repr(value).encode() for value in texts.to_pylist()))

@@ -23,7 +23,7 @@ from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, pa
 from manifests.hidden.secret import hidden_block, hide_hashes, hide_ids, hide_keys, hide_text, hide_view_ids
 from manifests.images.identity import fingerprint
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.tables.rows import ScatteredRows
+from manifests.tables.rows import ScatteredRows, hash_column, hash_matrix
 
 OPEN = frozenset({
     "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
@@ -75,7 +75,6 @@ def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
 
 def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Table:
     """Return the hidden rows of `samples`, in their original order."""
-    hashes = np.frombuffer(b"".join(samples.column("content_hash").to_pylist()), np.uint8).reshape(-1, 16)
     view_ids = samples.column("view_id").to_numpy()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     nothing_N = np.zeros(len(samples), np.int64)
@@ -84,9 +83,7 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
         "key": keys,
         "label": samples.column("label"),
         "size_bytes": pa.array(nothing_N),
-        "content_hash": pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(16), len(samples), [None, pa.py_buffer(hide_hashes(secret, hashes).tobytes())]
-        ),
+        "content_hash": hash_column(hide_hashes(secret, hash_matrix(samples.column("content_hash")))),
         "view_id": pa.array(hide_view_ids(secret, keys, view_ids)),
         "width": pa.array(nothing_N.astype(np.int32)),
         "height": pa.array(nothing_N.astype(np.int32)),
@@ -101,17 +98,14 @@ def _reorder(
 ) -> None:
     """Write one table in the order of the new sample_ids."""
     with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
+        # Columns that a later version added might identify samples.
         known = {column.name for column in columns_of(table, source.header)}
-        parts = (_only(source.part(entry), known) for entry in source.files(table))
+        whole = (source.part(entry) for entry in source.files(table))
+        parts = (rows.select([name for name in rows.column_names if name in known]) for rows in whole)
         scattered = ScatteredRows(parts, new_id_N, len(new_id_N), Path(scratch), source.where)
         for part in range(part_count(len(new_id_N))):
             write_part(folder / part_path(table, part), scattered.part(part), digest)
             progress.advance(1)
-
-
-def _only(rows: pa.Table, known: set[str]) -> pa.Table:
-    """Return the rows without columns added by a later version, which might identify samples."""
-    return rows.select([name for name in rows.column_names if name in known])
 
 
 def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:

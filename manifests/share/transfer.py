@@ -120,7 +120,7 @@ def pull(
     header, destination = source.header, FolderDestination(LocalStore(folder))
     check_images(header, with_images)
     is_there = clear_destination(destination, header, replace=False)
-    wanted = _wanted(source, only)
+    wanted = check_table_kinds(source, only) if only else kinds_of(header)
     if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
         note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
         with_images = False
@@ -186,10 +186,6 @@ def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
             link_or_copy(source.folder / entry.path, folder / entry.path)
     header = child_header(Making.SENT, header, files=entries, parents=[source.id], left_out=sorted(left_out))
     return commit(folder, header)
-
-
-def _wanted(manifest: Manifest, only: Collection[str]) -> set[str]:
-    return check_table_kinds(manifest, only) if only else kinds_of(manifest.header)
 
 
 def _cards(source: Manifest, beside: LocalStore) -> list[str]:

@@ -131,10 +131,9 @@ def _check_memo(data: bytes) -> None:
 
 @dataclass
 class _Type:
-    """Stands for numpy.dtype and numpy.ndarray: keeps what it was called with."""
+    """Stands for numpy.dtype and numpy.ndarray: keeps its code."""
 
     code: bytes = b""
-    rest: tuple[Any, ...] = ()
 
     def __setstate__(self, state: object) -> None:
         """A byte has no byte order: nothing to keep."""
@@ -156,8 +155,8 @@ class _Array:
         self.shape, self.dtype, self.fortran, self.raw = shape, kind.code, bool(fortran), raw
 
 
-def _dtype(code: str | bytes, *rest: object) -> _Type:
-    return _Type(code.encode() if isinstance(code, str) else code, rest)
+def _dtype(code: str | bytes, *_: object) -> _Type:
+    return _Type(code.encode() if isinstance(code, str) else code)
 
 
 def _reconstruct(*_: object) -> _Array:

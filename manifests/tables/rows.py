@@ -231,9 +231,28 @@ def hash_matrix(hashes: pa.ChunkedArray) -> NDArray[np.uint8]:
     return np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width).reshape(-1, width)
 
 
+def hash_column(hash_N16: NDArray[np.uint8]) -> pa.Array:
+    """Return (N, 16) content hashes as fixed-size binary, the reverse of `hash_matrix`."""
+    data = pa.py_buffer(np.ascontiguousarray(hash_N16))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(hash_N16), [None, data])
+
+
 def places(wanted: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Ids:
     """Return (N,) the row of each value among unique others (M,); -1 if it is missing or null."""
     whole = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
     found = pc.index_in(wanted, value_set=whole, skip_nulls=True)
     place_N: Ids = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     return place_N
+
+
+def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
+    """Return positions of values that are once on each side, and in name_n of those on both sides, but not once."""
+    code: Ids = pa.concat_arrays([name_n, name_m]).dictionary_encode().indices.to_numpy().astype(np.int64)
+    code_n, code_m = code[: len(name_n)], code[len(name_n) :]
+    codes = int(code.max(initial=-1)) + 1
+    here_U, there_U = np.bincount(code_n, minlength=codes), np.bincount(code_m, minlength=codes)
+    row_U = np.full(codes, -1, np.int64)
+    row_U[code_m] = np.arange(len(name_m))
+    unique_n = (here_U[code_n] == 1) & (there_U[code_n] == 1)
+    positions_n = np.flatnonzero(unique_n)
+    return positions_n, row_U[code_n[positions_n]], np.flatnonzero(~unique_n & (there_U[code_n] > 0))
