@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
-from manifests.sources.base import Source, row_source
-from manifests.sources.names import choose_split, data_set_name, names_beside, refuse_label, row_keys
+from manifests.sources.base import Source
+from manifests.sources.names import choose_split, data_set_name, named_labels, names_beside, refuse_label, row_keys
 
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UBYTE = 0x08
@@ -40,17 +40,18 @@ def open_idx(folder: Path, split: str | None, classes: Path | None, label: str |
     refuse_label(label, folder)
     chosen = choose_split(_idx_splits(folder), split, folder)
     prefix = _IDX_SPLITS[chosen]
-    labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
     images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
-    return row_source(
+    labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
+    keys = row_keys(chosen, len(images))
+    known = None if classes is not None else names_beside(folder, "names.json", "classes.txt")
+    class_names, labels_N = named_labels(read_idx(labels_path, 1), keys, classes, known, labels_path)
+    return Source(
         kind="idx",
         name=data_set_name(folder),
         split=chosen,
-        keys=row_keys(chosen, len(images)),
-        labels_N=read_idx(labels_path, 1),
-        classes=classes,
-        known=None if classes is not None else names_beside(folder, "names.json", "classes.txt"),
-        where=labels_path,
+        class_names=class_names,
+        keys=keys,
+        labels_N=labels_N,
         read=partial(read_array, images),
     )
 
@@ -121,18 +122,17 @@ def open_demo(name: str, split: str | None, classes: Path | None, label: str | N
     chosen = choose_split(("train", "test"), split, "demo:digits")
     digits = load_digits()
     images = np.floor(digits.images * 255 / _GREY_LEVELS + 0.5).astype(np.uint8)
-    labels_N = np.asarray(digits.target, np.int64)
-    held_out_N = _held_out(images, labels_N)
+    held_out_N = _held_out(images, digits.target)
     rows = np.flatnonzero(held_out_N if chosen == "test" else ~held_out_N)
-    return row_source(
+    keys, known = row_keys(chosen, len(rows)), tuple(str(name) for name in digits.target_names)
+    class_names, labels_N = named_labels(digits.target[rows], keys, classes, known, "demo:digits")
+    return Source(
         kind="digits",
         name="digits",
         split=chosen,
-        keys=row_keys(chosen, len(rows)),
-        labels_N=labels_N[rows],
-        classes=classes,
-        known=tuple(str(name) for name in digits.target_names),
-        where="demo:digits",
+        class_names=class_names,
+        keys=keys,
+        labels_N=labels_N,
         read=partial(read_array, images[rows]),
     )
 

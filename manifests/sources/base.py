@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.images.decode import ImageProblem, RawImage
-from manifests.sources.names import check_source_labels, read_class_names, resolve_names
 
 ReadRows = Callable[[Sequence[int]], list[RawImage | ImageProblem]]
 
@@ -40,32 +39,3 @@ class Source:
 
 Opener = Callable[[Path, str | None, Path | None, str | None], Source]
 """A function of a path, a split, a file of class names and a label column, each None if it is not named."""
-
-
-def row_source(
-    *,
-    kind: str,
-    name: str,
-    split: str | None,
-    keys: list[str],
-    labels_N: NDArray[np.integer],
-    classes: Path | None,
-    known: tuple[str, ...] | None,
-    where: object,
-    read: ReadRows,
-) -> Source:
-    """Return images that are rows of something, with class names from the file `classes` or else as `known`.
-
-    Raises InputError if names and labels do not go together.
-    """
-    given = None if classes is None else read_class_names(classes)
-    class_names = resolve_names(labels_N, given=given, known=known, where=where)
-    return Source(
-        kind=kind,
-        name=name,
-        split=split,
-        class_names=class_names,
-        keys=keys,
-        labels_N=check_source_labels(labels_N, class_names, keys, where),
-        read=read,
-    )

@@ -1,6 +1,7 @@
 """A beton as a source of images: this toolkit's or FFCV's own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.format.header_file import read_header
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
-from manifests.sources.base import Source, row_source
-from manifests.sources.names import data_set_name, names_beside, refuse_label, refuse_split, row_keys
+from manifests.sources.base import Source
+from manifests.sources.names import data_set_name, named_labels, names_beside, refuse_label, refuse_split, row_keys
 
 _NOT_LABELS = ("sample_id", "view_id")
 
@@ -26,17 +27,11 @@ def open_beton(path: Path, split: str | None, classes: Path | None, label: str |
     refuse_label(label, path)
     refuse_split(split, path)
     beton = Beton.open(path)
-    return row_source(
-        kind="beton",
-        name=data_set_name(path.with_suffix("")),
-        split=None,
-        keys=row_keys("row", beton.count),
-        labels_N=_labels(beton),
-        classes=classes,
-        known=None if classes is not None else _known_names(path.parent),
-        where=path,
-        read=partial(read_beton, beton),
-    )
+    images = beton_images(beton)
+    known = None if classes is not None else _known_names(path.parent)
+    class_names, labels_N = named_labels(_labels(beton), images.keys, classes, known, path)
+    name = data_set_name(path.with_suffix(""))
+    return replace(images, name=name, class_names=class_names, labels_N=labels_N)
 
 
 def beton_images(beton: Beton) -> Source:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.sources.arrays import read_array
-from manifests.sources.base import Source, row_source
-from manifests.sources.names import check_class_names, choose_split, data_set_name, row_keys
+from manifests.sources.base import Source
+from manifests.sources.names import check_class_names, choose_split, data_set_name, named_labels, row_keys
 
 MAX_BATCH_BYTES = 1 << 30
 _ROW_BYTES = 3 * 32 * 32
@@ -67,16 +67,16 @@ def open_cifar(folder: Path, split: str | None, classes: Path | None, label: str
     label_key, name_key = layout.labels[column]
     chosen = choose_split(_splits(folder, layout), split, folder)
     batches = [_read_batch(folder / name, label_key) for name in layout.splits[chosen]]
-    images = np.concatenate([images for images, _ in batches])
-    return row_source(
+    images, labels_N = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    keys = row_keys(chosen, len(images))
+    class_names, labels_N = named_labels(labels_N, keys, classes, _names(folder / layout.meta, name_key), folder)
+    return Source(
         kind="cifar",
         name=data_set_name(folder),
         split=chosen,
-        keys=row_keys(chosen, len(images)),
-        labels_N=np.concatenate([labels for _, labels in batches]),
-        classes=classes,
-        known=_names(folder / layout.meta, name_key),
-        where=folder,
+        class_names=class_names,
+        keys=keys,
+        labels_N=labels_N,
         read=partial(read_array, images),
     )
 

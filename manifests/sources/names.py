@@ -168,6 +168,19 @@ def check_source_labels(
     return labels_N.astype(np.int32)
 
 
+def named_labels(
+    labels_N: NDArray[np.integer],
+    keys: Sequence[str],
+    classes: Path | None,
+    known: tuple[str, ...] | None,
+    where: object,
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Return class names, from the file `classes` or else as `known`, and the labels, both checked."""
+    given = None if classes is None else read_class_names(classes)
+    class_names = resolve_names(labels_N, given=given, known=known, where=where)
+    return class_names, check_source_labels(labels_N, class_names, keys, where)
+
+
 def check_unique_keys(keys: Sequence[str], where: object) -> None:
     """Raise InputError if a key occurs twice; `keys` are sorted."""
     for first, second in pairwise(keys):

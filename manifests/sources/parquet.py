@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
-from manifests.sources.base import Source, row_source
+from manifests.sources.base import Source
 from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,
     check_class_names,
     choose_split,
     data_set_name,
+    named_labels,
     names_beside,
     refuse_split,
     row_keys,
@@ -63,16 +64,17 @@ def open_parquet(path: Path, split: str | None, classes: Path | None, label: str
         for column in (image_column, label_column):
             if column not in shard.schema.names or shard.schema.field(column).type != schema.field(column).type:
                 raise InputError(f"{shard.path}: column {column!r} is missing or not of the type in {paths[0].name}")
-    labels_N = np.concatenate([_labels(shard, label_column) for shard in shards])
-    return row_source(
+    stored_N = np.concatenate([_labels(shard, label_column) for shard in shards])
+    keys = row_keys(chosen or "train", len(stored_N))
+    known = None if classes is not None else _known_names(paths[0].parent, schema, label_column, asked=label)
+    class_names, labels_N = named_labels(stored_N, keys, classes, known, path if len(paths) > 1 else paths[0])
+    return Source(
         kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
         split=chosen,
-        keys=row_keys(chosen or "train", len(labels_N)),
+        class_names=class_names,
+        keys=keys,
         labels_N=labels_N,
-        classes=classes,
-        known=None if classes is not None else _known_names(paths[0].parent, schema, label_column, asked=label),
-        where=path if len(paths) > 1 else paths[0],
         read=partial(_read_rows, RowGroups(shards, image_column)),
     )
 
