@@ -24,7 +24,7 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
-from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
+from manifests.format.parts import AGAIN, parse_part, part_count, part_footer, part_path, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels
 from manifests.sources.pictures import pictures_at_home, pictures_in
 from manifests.stores.store import LocalStore, Store, store_of
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 Ids = NDArray[np.int64]
 Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
 
@@ -198,7 +197,7 @@ class Manifest:
         try:
             data = self.store.read(entry.path, max(entry.bytes, 0))
         except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror or error}", hint=_AGAIN) from None
+            raise InputError(f"cannot read {name}: {error.strerror or error}", hint=AGAIN) from None
         if len(data) != entry.bytes:
             found = f"{len(data):,}" if len(data) < entry.bytes else "more"
             raise InputError(
@@ -319,15 +318,7 @@ def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
 def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
     """Describe the parts of some tables over `rows` samples, in path order; other files are ignored."""
     paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
-    return [file_entry(folder, path, _rows(folder / path)) for path in paths]
-
-
-def _rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    # pyarrow would interpret the path of a folder such as s3:x as a URL.
-    with path.open("rb") as stream:
-        return int(pq.read_metadata(stream).num_rows)
+    return [file_entry(folder, path, part_footer(folder / path).num_rows) for path in paths]
 
 
 def write_local(folder: Path, local: Mapping[str, Any]) -> None:

@@ -23,14 +23,13 @@ from manifests.images.thumbnails import THUMBNAIL_BYTES, mean_difference
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.facts import SourceFacts
-from manifests.tables.rows import hash_matrix
+from manifests.tables.rows import Ids, hash_matrix
 
 LEVELS = ("names", "sizes", "hashes", "pixels")
 EXACT = ("sizes", "hashes")
 """Levels that accept no other encoding."""
 PIXEL_TOLERANCE = 8.0
 _SIZE_BITS = 42
-Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 ThumbnailsOf = Callable[[Ids], NDArray[np.uint8]]
 """(n, 192) thumbnails of some samples as they were when the manifest was made."""

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from manifests.errors import UsageError
 from manifests.sources.folder import EXTENSIONS
 from manifests.sources.names import split_in
-from manifests.tables.rows import hash_column, places, unique_in_both
+from manifests.tables.rows import Ids, hash_column, places, unique_in_both
 
 STAGES = ("path", "name", "content")
-Ids = NDArray[np.int64]
 _EXTENSION = rf"(?i)\.({'|'.join(sorted(EXTENSIONS))})$"
 
 
@@ -117,12 +116,10 @@ def match_samples(
             return
         for name_of in (_name, _stem):
             left_n, left_m = np.flatnonzero(row_N < 0), np.flatnonzero(free_M)
-            if len(left_n) and len(left_m):
-                samples_n, rows_n, ambiguous_n = unique_in_both(
-                    _named(ours, left_n, name_of), _named(theirs, left_m, name_of)
-                )
-                take(left_n[samples_n], left_m[rows_n], "name")
-                ambiguous_N[left_n[ambiguous_n]] = True
+            names = _named(ours, left_n, name_of), _named(theirs, left_m, name_of)
+            samples_n, rows_n, ambiguous_n = unique_in_both(*names)
+            take(left_n[samples_n], left_m[rows_n], "name")
+            ambiguous_N[left_n[ambiguous_n]] = True
 
     def by_content() -> None:
         left_n, left_m = np.flatnonzero((row_N < 0) & hash_N16.any(axis=1)), np.flatnonzero(free_M)

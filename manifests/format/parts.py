@@ -26,8 +26,8 @@ from manifests.untrusted.bounds import read_bounded
 PART_ROWS = limits.PART_ROWS
 SMALL_NUMBERS = ["class.list.element", "pixels.list.element"]
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
+AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 def _schema(columns: Iterable[Column]) -> pa.Schema:
@@ -89,11 +89,11 @@ def numbers_of(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]
     is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
     if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
         what = "one vector" if ndim == 2 else "one value"
-        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=_AGAIN)
+        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=AGAIN)
     values = table.column(name).combine_chunks()
     flat = values.flatten() if is_list else values
     if values.null_count or flat.null_count:
-        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
+        raise InputError(f"a part's {name} has rows without a value", hint=AGAIN)
     array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
     return array.reshape(-1, kind.list_size) if is_list else array
 
@@ -111,7 +111,7 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
     if name in table.column_names or "class" not in table.column_names:
         sample_id_n, dense_nC = vectors_of(table, name)
         if dense_nC.shape[1] != class_count:
-            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
+            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=AGAIN)
         return sample_id_n, FullLogits(dense_nC)
     arrays = {
         field: numbers_of(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
@@ -120,7 +120,7 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
     try:
         labels = TopK(class_count=class_count, **arrays)
     except ValueError as error:
-        raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=_AGAIN) from None
+        raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=AGAIN) from None
     return numbers_of(table, "sample_id", pa.int64(), 1), labels
 
 
@@ -159,14 +159,19 @@ def is_whole(table: pa.Table, digest: str) -> bool:
     return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == _content_digest(table).encode()
 
 
+def part_footer(path: Path) -> pq.FileMetaData:
+    """Read the footer of a part, without its content; raises one of UNREADABLE."""
+    # Not by its path: pyarrow would take one that looks like a URL for a URL.
+    with path.open("rb") as stream:
+        return pq.read_metadata(stream)
+
+
 def part_content(path: Path) -> str:
     """Return the content digest that a part carries, without reading the content. Raises InputError if it has none."""
     try:
-        # Not by its path: pyarrow would take one that looks like a URL for a URL.
-        with path.open("rb") as stream:
-            return str((pq.read_metadata(stream).metadata or {})[CONTENT_KEY].decode())
+        return str((part_footer(path).metadata or {})[CONTENT_KEY].decode())
     except UNREADABLE as error:
-        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=_AGAIN) from None
+        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=AGAIN) from None
 
 
 def read_part(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
@@ -174,7 +179,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint=_AGAIN) from None
+        raise InputError(f"cannot read {path}: {error.strerror}", hint=AGAIN) from None
     return parse_part(data, str(path), sha256, columns)
 
 
@@ -190,7 +195,7 @@ def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[
         names = table.column_names
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=_AGAIN) from None
+        raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=AGAIN) from None
     if missing := [name for name in columns or () if name not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}")
     return table

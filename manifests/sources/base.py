@@ -1,14 +1,19 @@
-"""A source of labelled images, of any kind that can be read."""
+"""A source of labelled images, of any kind that can be read, and reading it with a pool of threads."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.images.decode import ImageProblem, RawImage
 
+R = TypeVar("R")
+BLOCK_ROWS = 32
 ReadRows = Callable[[Sequence[int]], list[RawImage | ImageProblem]]
 
 
@@ -39,3 +44,34 @@ class Source:
 
 Opener = Callable[[Path, str | None, Path | None, str | None], Source]
 """A function of a path, a split, a file of class names and a label column, each None if it is not named."""
+
+
+def map_images(
+    source: Source,
+    rows: Sequence[int],
+    function: Callable[[int, RawImage | ImageProblem], R],
+    workers: int,
+    block_rows: int = BLOCK_ROWS,
+) -> Iterator[R]:
+    """Read rows and yield function(row, image) in the order of `rows`, holding no more than a few blocks.
+
+    Decoding and hashing release the interpreter lock, so threads are enough. Only `function`'s results are kept, and
+    at most 2 * workers blocks of them: let it return something small.
+    """
+    blocks = [rows[start : start + block_rows] for start in range(0, len(rows), block_rows)]
+
+    def work(block: Sequence[int]) -> list[R]:
+        return [function(row, image) for row, image in zip(block, source.read(block), strict=True)]
+
+    pending: deque[Future[list[R]]] = deque()
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="images") as pool:
+        try:
+            for block in blocks:
+                pending.append(pool.submit(work, block))
+                if len(pending) >= 2 * workers:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

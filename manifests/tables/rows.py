@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.format.parts import PART_ROWS, part_count, part_path, part_rows
+from manifests.format.parts import AGAIN, PART_ROWS, part_count, part_path, part_rows
 from manifests.manifest import Manifest
 
 Ids = NDArray[np.int64]
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 class TableRows:
@@ -62,7 +61,7 @@ class TableRows:
         self.forget()
         path = part_path(self._table, number)
         if (entry := self._entries.get(path)) is None:
-            raise InputError(f"{self._manifest.where} has no {path}", hint=_AGAIN)
+            raise InputError(f"{self._manifest.where} has no {path}", hint=AGAIN)
         part = self._manifest.part(entry, self._columns).replace_schema_metadata(None)
         self._number, self._part = number, part
         return part
@@ -199,7 +198,7 @@ def concat(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
     try:
         return pa.concat_tables([piece.select(names) for piece in pieces])
     except (pa.ArrowException, KeyError):
-        raise InputError(f"{where}: the columns of {table} are not the same everywhere", hint=_AGAIN) from None
+        raise InputError(f"{where}: the columns of {table} are not the same everywhere", hint=AGAIN) from None
 
 
 def with_ids(rows: pa.Table, id_n: Ids) -> pa.Table:
@@ -218,7 +217,7 @@ def row_bits(rows: pa.Table) -> NDArray[np.uint8]:
         is_list = pa.types.is_fixed_size_list(values.type)
         flat = values.flatten() if is_list else values
         if values.null_count or flat.null_count or not pa.types.is_primitive(flat.type):
-            raise InputError(f"column {name} does not hold one number or one vector per row", hint=_AGAIN)
+            raise InputError(f"column {name} does not hold one number or one vector per row", hint=AGAIN)
         numbers = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False))
         found.append(numbers.reshape(-1, values.type.list_size if is_list else 1).view(np.uint8))
     return np.concatenate(found, axis=1)

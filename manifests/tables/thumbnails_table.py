@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.format.header import Thumbnails
-from manifests.format.parts import numbers_of, numbers_table
+from manifests.format.parts import AGAIN, numbers_of, numbers_table
 from manifests.images.thumbnails import SIDE_PX, THUMBNAIL_BYTES
 from manifests.manifest import Manifest
 
@@ -48,7 +48,6 @@ def stored_thumbnails(manifest: Manifest, sample_id_n: NDArray[np.int64]) -> NDA
         found_n[order_n[here_n]] = True
     if not found_n.all():
         raise InputError(
-            f"{manifest.where}: sample {int(sample_id_n[np.argmin(found_n)])} has no thumbnail",
-            hint="the manifest is incomplete or damaged: fetch or make it again",
+            f"{manifest.where}: sample {int(sample_id_n[np.argmin(found_n)])} has no thumbnail", hint=AGAIN
         )
     return thumbnail_nP
