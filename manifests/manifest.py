@@ -26,7 +26,7 @@ from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import AGAIN, parse_part, part_count, part_footer, part_path, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels
-from manifests.sources.pictures import pictures_at_home, pictures_in
+from manifests.sources.pictures import pictures
 from manifests.stores.store import LocalStore, Store, store_of
 
 if TYPE_CHECKING:
@@ -154,10 +154,10 @@ class Manifest:
             )
         samples = self.samples(["key", "content_hash"]).take(pa.array(id_n, pa.int64()))
         keys, hashes = samples.column("key").to_pylist(), samples.column("content_hash").to_pylist()
-        if data is None:
-            found = pictures_at_home(self.local, self.beton_path, keys, hashes, id_n.tolist(), self.where)
-        else:
-            found = pictures_in(str(data), split, self.header.data.split, keys)
+        local, beton = self.local, self.beton_path if data is None else None
+        if data is not None:
+            local = {"data": str(data), "split": split or self.header.data.split, "is_copy": True}
+        found = pictures(local, beton, keys, hashes, id_n.tolist(), self.where)
         return [Image.fromarray(pixels) for pixels in found]
 
     def logits(self, view: int = 0) -> Vectors:

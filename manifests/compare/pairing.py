@@ -44,8 +44,7 @@ class Side:
     @cached_property
     def label_N(self) -> NDArray[np.int64]:
         """(N,) class of every sample."""
-        label_N: NDArray[np.int64] = self.samples.column("label").to_numpy().astype(np.int64)
-        return label_N
+        return np.asarray(self.samples.column("label").to_numpy(), np.int64)
 
     @cached_property
     def hash_N16(self) -> NDArray[np.uint8]:
@@ -58,8 +57,7 @@ class Side:
 
     def keys(self, ids: Ids | list[int]) -> list[str]:
         """Return the keys of some samples, as the manifest has them."""
-        found: list[str] = self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist()
-        return found
+        return list(self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -230,8 +230,7 @@ def tail_at(tail_n4: NDArray[np.float32], temperature: ArrayLike, tail_classes: 
     Exact at TEMPERATURES, elsewhere interpolated by `tail_weights`.
     """
     weights = tail_weights(temperature)
-    tail_n: NDArray[np.float64] = weights[..., 0] * math.log(tail_classes) + (weights[..., 1:] * tail_n4).sum(axis=-1)
-    return tail_n
+    return np.asarray(weights[..., 0] * math.log(tail_classes) + (weights[..., 1:] * tail_n4).sum(axis=-1))
 
 
 def _largest(logits_nC: NDArray[np.float16], k: int) -> NDArray[np.int64]:

@@ -83,7 +83,8 @@ def push(
     names: list[tuple[str, str | None]] = [
         (entry.path, entry.sha256) for entry in header.files if with_images or entry.table
     ]
-    names += [(path, None) for path in _cards(source, beside)]
+    cards_of_it = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
+    names += [(path, None) for path in cards_of_it if beside.size(path) is not None]
     is_there = clear_destination(destination, header, replace)
 
     def copy(name: tuple[str, str | None]) -> int | None:
@@ -186,12 +187,6 @@ def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
             link_or_copy(source.folder / entry.path, folder / entry.path)
     header = child_header(Making.SENT, header, files=entries, parents=[source.id], left_out=sorted(left_out))
     return commit(folder, header)
-
-
-def _cards(source: Manifest, beside: LocalStore) -> list[str]:
-    """Return the paths of the existing cards beside the header. Raises InputError for a link."""
-    names = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
-    return [name for name in names if beside.size(name) is not None]
 
 
 def _fetch(source: Manifest, entry: FileEntry, destination: FolderDestination) -> None:

@@ -1,6 +1,7 @@
 """The decoded images of chosen samples: from a source by their keys, from a beton by their sample_ids."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,19 +21,7 @@ Images = list[NDArray[np.uint8]]
 T = TypeVar("T")
 
 
-def pictures_in(data: str, split: str | None, indexed_split: str | None, keys: Sequence[str]) -> Images:
-    """The images (H, W, 3) of some keys in the named split, else the one that was indexed, else all of some data.
-
-    MismatchError for one that is not there, InputError for one that cannot be decoded.
-    """
-    try:
-        source = open_source(data, split=split or indexed_split)
-    except NoSplitsError:
-        source = open_source(data)
-    return _of_source(source, keys, None)
-
-
-def pictures_at_home(
+def pictures(
     local: Mapping[str, Any],
     beton: Path | None,
     keys: Sequence[str],
@@ -40,23 +29,29 @@ def pictures_at_home(
     sample_ids: Sequence[int],
     where: str,
 ) -> Images:
-    """The images (H, W, 3) of some samples, from where `local` says that they were indexed, else from a beton.
+    """The images (H, W, 3) of some samples, from the data that `local` names, else from a beton.
 
     MismatchError for one that is not there or was altered, InputError for one that cannot be decoded, and if `local`
-    names no place and there is no beton.
+    names no data and there is no beton.
     """
     beton = beton or _path(local.get("beton"))
     if "data" in local and not (beton and _is_gone(local["data"])):
-        source = open_source(
-            local["data"], split=local.get("split"), classes=_path(local.get("classes")), label=local.get("label")
-        )
-        return _of_source(source, keys, None if local.get("is_copy") else hashes)
+        return _of_source(_opened(local), keys, None if local.get("is_copy") else hashes)
     if beton is None:
         raise InputError(
             f"{where} does not know where its images are on this machine",
             hint='name them: images(sample_ids, data="photos")',
         )
     return _of_beton(beton, sample_ids)
+
+
+def _opened(local: Mapping[str, Any]) -> Source:
+    """Open the split that `local` names, or all of the data if it has no splits."""
+    opened = partial(open_source, local["data"], classes=_path(local.get("classes")), label=local.get("label"))
+    try:
+        return opened(split=local.get("split"))
+    except NoSplitsError:
+        return opened()
 
 
 def _of_source(source: Source, keys: Sequence[str], hashes: Sequence[bytes] | None) -> Images:

@@ -84,7 +84,7 @@ class FolderDestination:
 
     def remove(self, path: str) -> None:
         """Delete a file, if it is there."""
-        (self.folder / os.path.join(*levels(path))).unlink(missing_ok=True)  # noqa: PTH118
+        self.folder.joinpath(*levels(path)).unlink(missing_ok=True)
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
         """Write manifest.json, unless it is there: from then on there is a manifest."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn, cast
 
 from manifests.base.files import CHUNK_BYTES
 from manifests.errors import InputError, PruneError, UnreachableError, UsageError
@@ -181,8 +181,7 @@ class RemoteStore:
         with answering(self.name(path)):
             # Few web servers send ranges, so the file is read as one stream.
             block_bytes = 0 if self._is_http else 8 << 20
-            stream: IO[bytes] = self.filesystem.open(self.full(path), "rb", block_size=block_bytes)
-            return stream
+            return cast("IO[bytes]", self.filesystem.open(self.full(path), "rb", block_size=block_bytes))
 
     def sha256(self, path: str) -> str:
         """Return the hexadecimal sha256 of a file, read as a stream; raises the same errors as `read`."""

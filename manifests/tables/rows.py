@@ -240,8 +240,7 @@ def places(wanted: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray
     """Return (N,) the row of each value among unique others (M,); -1 if it is missing or null."""
     whole = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
     found = pc.index_in(wanted, value_set=whole, skip_nulls=True)
-    place_N: Ids = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    return place_N
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
 
 
 def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
