@@ -94,18 +94,18 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 def _idx_splits(folder: Path) -> list[str]:
-    return [
-        split
-        for split, prefix in _IDX_SPLITS.items()
-        if any((folder / f"{prefix}-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz"))
-    ]
+    return [split for split, prefix in _IDX_SPLITS.items() if _idx_files(folder, f"{prefix}-images-idx3-ubyte")]
+
+
+def _idx_files(folder: Path, name: str) -> list[Path]:
+    return [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
 
 
 def _idx_file(folder: Path, name: str) -> Path:
-    for suffix in ("", ".gz"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")
+    found = _idx_files(folder, name)
+    if not found:
+        raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")
+    return found[0]
 
 
 def open_demo(name: str, split: str | None, classes: Path | None, label: str | None) -> Source:
