@@ -53,7 +53,6 @@ def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
 
 
 def _views(manifest: Manifest, kind: str) -> list[int]:
-    """Return the views whose labels are stored here."""
     if kind in manifest.not_pulled:
         return []
     tables = tables_of(manifest.header)

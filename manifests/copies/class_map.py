@@ -113,7 +113,6 @@ def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: ClassMap) ->
 
 
 def _some(names: Iterable[str]) -> str:
-    """List the first few of some names."""
     listed = list(names)
     more = f", ... ({len(listed):,} in all)" if len(listed) > _NAMED else ""
     return (", ".join(listed[:_NAMED]) or "none") + more

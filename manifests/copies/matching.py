@@ -215,7 +215,6 @@ def _found(row_N: Ids) -> tuple[Ids, Ids]:
 
 
 def _named(side: Listing, rows_n: Ids, name_of: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Return LABEL/NAME of some rows."""
     labels = pa.array(side.label_N[rows_n]).cast(pa.string())
     return pc.binary_join_element_wise(labels, name_of(side.keys.take(pa.array(rows_n))), "/")
 

@@ -96,7 +96,6 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
 def _reorder(
     source: Manifest, table: str, new_id_N: NDArray[np.int64], folder: Path, digest: str, progress: Progress
 ) -> None:
-    """Write one table in the order of the new sample_ids."""
     with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
         # Columns that a later version added might identify samples.
         known = {column.name for column in columns_of(table, source.header)}
@@ -109,7 +108,6 @@ def _reorder(
 
 
 def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:
-    """Return the header of the hidden manifest."""
     header = hide_header(secret, source.header)
     names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
     keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()

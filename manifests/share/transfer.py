@@ -134,7 +134,7 @@ def pull(
         return entry.bytes
 
     if not is_there:
-        check_folder(folder, header, store)
+        check_folder(destination, header, store)
     with _resumable():
         folder.mkdir(parents=True, exist_ok=True)
         destination.begin([])

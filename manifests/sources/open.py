@@ -30,16 +30,21 @@ def open_source(
         raise InputError(f"cannot read {error.filename or spec}: {error.strerror or error}") from None
 
 
+def open_split(spec: str, split: str | None, classes: Path | None = None, label: str | None = None) -> Source:
+    """Open a split, or all of the data if it has no splits."""
+    try:
+        return open_source(spec, split=split, classes=classes, label=label)
+    except NoSplitsError:
+        return open_source(spec, classes=classes, label=label)
+
+
 def open_held_out(
     spec: str, *, split: str | None = None, classes: Path | None = None, label: str | None = None
 ) -> Source:
     """Open validation images: the named split, else test or validation; all of them if there are no splits."""
-    if split is not None:
-        return open_source(spec, split=split, classes=classes, label=label)
-    try:
-        return open_source(spec, split="test", classes=classes, label=label)
-    except NoSplitsError:
-        return open_source(spec, classes=classes, label=label)
+    if split is None:
+        return open_split(spec, "test", classes, label)
+    return open_source(spec, split=split, classes=classes, label=label)
 
 
 def _open(spec: str, split: str | None, classes: Path | None, label: str | None) -> Source:

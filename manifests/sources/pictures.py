@@ -1,7 +1,6 @@
 """The decoded images of chosen samples: from a source by their keys, from a beton by their sample_ids."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +13,7 @@ from manifests.images.decode import ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import content_hash
 from manifests.sources.base import Source
 from manifests.sources.betons import read_beton
-from manifests.sources.names import NoSplitsError
-from manifests.sources.open import open_source
+from manifests.sources.open import open_split
 
 Images = list[NDArray[np.uint8]]
 T = TypeVar("T")
@@ -36,22 +34,14 @@ def pictures(
     """
     beton = beton or _path(local.get("beton"))
     if "data" in local and not (beton and _is_gone(local["data"])):
-        return _of_source(_opened(local), keys, None if local.get("is_copy") else hashes)
+        source = open_split(local["data"], local.get("split"), _path(local.get("classes")), local.get("label"))
+        return _of_source(source, keys, None if local.get("is_copy") else hashes)
     if beton is None:
         raise InputError(
             f"{where} does not know where its images are on this machine",
             hint='name them: images(sample_ids, data="photos")',
         )
     return _of_beton(beton, sample_ids)
-
-
-def _opened(local: Mapping[str, Any]) -> Source:
-    """Open the split that `local` names, or all of the data if it has no splits."""
-    opened = partial(open_source, local["data"], classes=_path(local.get("classes")), label=local.get("label"))
-    try:
-        return opened(split=local.get("split"))
-    except NoSplitsError:
-        return opened()
 
 
 def _of_source(source: Source, keys: Sequence[str], hashes: Sequence[bytes] | None) -> Images:

@@ -125,7 +125,6 @@ def hub_api() -> Any:
 
 
 def _git_blob(file: LocalFile) -> str:
-    """Return the hexadecimal git digest of a file."""
     digest = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
     with file.store.open(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
