@@ -1,12 +1,4 @@
-"""Every error a user can cause, as one tree.
-
-PruneError            1    a bug in this toolkit, or a class below
-    UsageError        2    the command was called wrongly
-    InputError        3    an input is missing, corrupt, altered or of the wrong kind
-        UnreachableError   the other side of a connection gave no complete answer
-    MismatchError     4    a manifest and a data set do not belong together
-    IncompleteError   5    stopped before the end; the same command resumes from there
-"""
+"""Every error a user can cause, as one tree, each with its exit code."""
 
 
 class PruneError(Exception):

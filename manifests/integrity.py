@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from manifests.base.layout import BETON_NAME
-from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, UnreachableError
+from manifests.format.columns import tables_of
 from manifests.format.header import FileEntry
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
 from manifests.format.top_k import words_count
-from manifests.images.decode import jpeg_info
+from manifests.images.decode import MODE_JPEG
+from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
 from manifests.stores.store import UNKNOWN_SIZE, Store
 
@@ -70,10 +71,10 @@ def verify(where: str | Path) -> Report:
     absent: list[str] = []
     total_bytes = 0
     for entry in manifest.header.files:
-        may_be_absent = entry.path == BETON_NAME or entry.path.partition("/")[0] in not_pulled
+        may_be_absent = entry.path == BETON_NAME or entry.kind in not_pulled
         problems = list(_file_problems(manifest, entry))
         if may_be_absent and problems == [_MISSING] and not _is_there(manifest.store, entry.path):
-            absent.append(entry.path if entry.path == BETON_NAME else entry.path.rpartition("/")[0])
+            absent.append(entry.table or BETON_NAME)
             continue
         findings += [Finding(entry.path, problem) for problem in problems]
         total_bytes += 0 if problems else entry.bytes
@@ -153,7 +154,7 @@ def _table_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
 def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     """Every view that the header counts must be there, and a beton's targets must have the shape it names."""
     header = manifest.header
-    stored = {entry.path.rpartition("/")[0] for entry in header.files}
+    stored = tables_of(header)
     counts = {
         "logits": header.views.count if header.kind == "scores" and header.views is not None else 0,
         "targets": 0 if header.labels is None else header.labels.views,
@@ -190,7 +191,7 @@ def beton_problems(beton: Beton) -> Iterator[str]:
     torn = (first_page != (table["ptr"] + size_bytes - 1) // beton.page_bytes) | (first_page != page_N[sample_id])
     if torn.any():
         yield f"row {sample_id[torn].min()} lies on two pages"
-    for row in np.flatnonzero(beton.modes_N == fmt.MODE_JPG).tolist():
+    for row in np.flatnonzero(beton.modes_N == MODE_JPEG).tolist():
         info = jpeg_info(beton.image_bytes(row).tobytes())
         width, height = int(beton.widths_N[row]), int(beton.heights_N[row])
         if info is None or (info.width, info.height) != (width, height):

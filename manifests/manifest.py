@@ -24,11 +24,9 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
-from manifests.format.parts import parse_part, part_count, part_path, soft_labels_of, vectors_of
-from manifests.format.soft_labels import SoftLabels
-from manifests.sources import Source, open_source
-from manifests.sources.names import NoSplitsError
-from manifests.sources.pictures import pictures_of_beton, pictures_of_source
+from manifests.format.parts import AGAIN, parse_part, part_count, part_footer, part_path, soft_labels_of, vectors_of
+from manifests.format.top_k import SoftLabels
+from manifests.sources.pictures import pictures
 from manifests.stores.store import LocalStore, Store, store_of
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 Ids = NDArray[np.int64]
 Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
 
@@ -99,10 +96,7 @@ class Manifest:
 
     def files(self, table: str) -> list[FileEntry]:
         """Return the parts of one table, such as `samples` or `logits/view-000`, in row order."""
-        return sorted(
-            (entry for entry in self.header.files if entry.path.rpartition("/")[0] == table),
-            key=lambda entry: entry.path,
-        )
+        return sorted((entry for entry in self.header.files if entry.table == table), key=lambda entry: entry.path)
 
     def has(self, table: str) -> bool:
         """Return whether the manifest holds a table."""
@@ -110,15 +104,15 @@ class Manifest:
 
     def samples(self, columns: list[str] | None = None) -> pa.Table:
         """Return one row per sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
-        return self._whole("samples", columns)
+        return self._table("samples", columns)
 
     def scores(self, name: str = "teacher") -> pa.Table:
         """Return sample_id and one float32 column per score, readable samples only."""
-        return self._table(f"scores/{name}", None)
+        return self._table(f"scores/{name}")
 
     def selection(self) -> pa.Table:
         """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
-        return self._whole("selection", None)
+        return self._table("selection")
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the facts about each sample in one table, indexed by sample_id.
@@ -158,32 +152,13 @@ class Manifest:
                 f"sample_ids must be whole numbers from 0 to {self.header.data.count - 1:,}",
                 hint="for example the index of some rows of to_pandas()",
             )
-        return [Image.fromarray(pixels) for pixels in self._pixels(id_n.astype(np.int64), data, split)]
-
-    def _pixels(self, id_n: Ids, data: str | Path | None, split: str | None) -> list[NDArray[np.uint8]]:
-        samples, local = self.samples(["key", "content_hash"]).take(pa.array(id_n)), self.local
+        samples = self.samples(["key", "content_hash"]).take(pa.array(id_n, pa.int64()))
         keys, hashes = samples.column("key").to_pylist(), samples.column("content_hash").to_pylist()
+        local, beton = self.local, self.beton_path if data is None else None
         if data is not None:
-            return pictures_of_source(self._source(str(data), split), keys, None)
-        beton = self.beton_path or local.get("beton")
-        if "data" in local and not (beton and _is_gone(local["data"])):
-            source = open_source(
-                local["data"], split=local.get("split"), classes=_path(local.get("classes")), label=local.get("label")
-            )
-            return pictures_of_source(source, keys, None if local.get("is_copy") else hashes)
-        if beton is None:
-            raise InputError(
-                f"{self.where} does not know where its images are on this machine",
-                hint='name them: images(sample_ids, data="photos")',
-            )
-        return pictures_of_beton(Path(beton), id_n.tolist())
-
-    def _source(self, data: str, split: str | None) -> Source:
-        """Open the named split, else the one that was indexed, else all the data if it has no splits."""
-        try:
-            return open_source(data, split=split or self.header.data.split)
-        except NoSplitsError:
-            return open_source(data)
+            local = {"data": str(data), "split": split or self.header.data.split, "is_copy": True}
+        found = pictures(local, beton, keys, hashes, id_n.tolist(), self.where)
+        return [Image.fromarray(pixels) for pixels in found]
 
     def logits(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), logits (n, C) float16), one part at a time.
@@ -222,7 +197,7 @@ class Manifest:
         try:
             data = self.store.read(entry.path, max(entry.bytes, 0))
         except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror or error}", hint=_AGAIN) from None
+            raise InputError(f"cannot read {name}: {error.strerror or error}", hint=AGAIN) from None
         if len(data) != entry.bytes:
             found = f"{len(data):,}" if len(data) < entry.bytes else "more"
             raise InputError(
@@ -280,18 +255,15 @@ class Manifest:
             raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
         return content
 
-    def _whole(self, table: str, columns: list[str] | None) -> pa.Table:
-        """Return a table with one row per sample."""
-        found = self._table(table, columns)
-        check_whole(found, self.header.data.count, f"{self.where}: {table}")
-        return found
-
-    def _table(self, table: str, columns: list[str] | None) -> pa.Table:
+    def _table(self, table: str, columns: list[str] | None = None) -> pa.Table:
         parts = [self.part(entry, columns) for entry in self.require(table)]
         try:
-            return pa.concat_tables(parts).replace_schema_metadata(None)
+            found = pa.concat_tables(parts).replace_schema_metadata(None)
         except pa.ArrowException:
             raise InputError(f"{self.where}: the parts of {table} have different columns") from None
+        if table in ("samples", "selection"):
+            check_whole(found, self.header.data.count, f"{self.where}: {table}")
+        return found
 
     def require(self, table: str) -> list[FileEntry]:
         """Return the parts of a table like `files`; raises InputError if it was left out, not pulled or is missing."""
@@ -332,15 +304,6 @@ class Manifest:
                 write_atomic(path, data)
 
 
-def _is_gone(data: str) -> bool:
-    """Return whether a named folder or file no longer exists."""
-    return ":" not in data and not Path(data).exists()
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
         yield ids, np.asarray(labels.logits(), np.float16)
@@ -355,15 +318,7 @@ def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
 def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
     """Describe the parts of some tables over `rows` samples, in path order; other files are ignored."""
     paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
-    return [file_entry(folder, path, _rows(folder / path)) for path in paths]
-
-
-def _rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    # pyarrow would interpret the path of a folder such as s3:x as a URL.
-    with path.open("rb") as stream:
-        return int(pq.read_metadata(stream).num_rows)
+    return [file_entry(folder, path, part_footer(folder / path).num_rows) for path in paths]
 
 
 def write_local(folder: Path, local: Mapping[str, Any]) -> None:

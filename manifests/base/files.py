@@ -75,8 +75,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         with source.open("rb") as reader, atomic_file(target) as writer:
-            while chunk := reader.read(CHUNK_BYTES):
-                writer.write(chunk)
+            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
 
 
 def _host() -> str:

@@ -3,7 +3,6 @@
 Opening checks what FFCV takes on trust: pointers, table length, region bounds.
 """
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,91 @@ from numpy.typing import NDArray
 from manifests.betons import format as fmt
 from manifests.betons.writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
-from manifests.images.decode import BetonImage, Encoded, ImageProblem, decode_rgb, jpeg_info
+from manifests.images.decode import MODE_RAW, BetonImage, Encoded, ImageProblem, decode_rgb
+from manifests.images.jpeg import jpeg_info
 
 __all__ = ["INDEX_FIELDS", "Beton", "BetonColumns", "write_beton"]
 
 _AGAIN = "the file is truncated or damaged: write it again (prune index --beton, or prune select)"
 
 
-@dataclass(frozen=True, eq=False)
 class Beton:
     """A beton opened for reading, also one that FFCV wrote (its first image and integer fields, with any names)."""
 
-    path: Path
-    page_bytes: int
-    fields: dict[str, fmt.Field]
-    columns: dict[str, NDArray[Any]]
-    """int64 or float64 (N,) for every scalar field; view_id as uint64."""
-    modes_N: NDArray[np.uint8]
-    widths_N: NDArray[np.int32]
-    heights_N: NDArray[np.int32]
-    image_pointer_N: NDArray[np.int64]
-    image_size_N: NDArray[np.int64]
-    target_pointer_N: NDArray[np.int64] | None
-    target_shape: tuple[int, int] | None
-    allocations: NDArray[np.void]
-    _map: NDArray[np.uint8] = field(repr=False)
+    def __init__(self, path: Path) -> None:
+        size_bytes = path.stat().st_size
+        if size_bytes < fmt.HEADER.itemsize:
+            raise ValueError("it is shorter than a header")
+        self.path = path
+        # A plain array over the map: slices of np.memmap cost ten times as much.
+        self._map = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        header = np.frombuffer(self._map[: fmt.HEADER.itemsize], fmt.HEADER)[0]
+        self.page_bytes, count = int(header["page_size"]), int(header["num_samples"])
+        fields, metadata_start = _fields(self._map, header)
+        self.fields = {entry.name: entry for entry in fields}
+        dtype = fmt.metadata_dtype(fields)
+        metadata_end, table_start = metadata_start + count * dtype.itemsize, int(header["alloc_table_ptr"])
+        if count < 1:
+            raise ValueError("it holds no samples")
+        if self.page_bytes < 1 or self.page_bytes & (self.page_bytes - 1):
+            raise ValueError(f"page size {self.page_bytes} is not a power of two")
+        if not metadata_end <= table_start < size_bytes:
+            raise ValueError(
+                f"its allocation table starts at byte {table_start}, not between {metadata_end} and {size_bytes}"
+            )
+        regions_per_sample = sum(entry.type_id not in (fmt.INT, fmt.FLOAT) for entry in fields)
+        table_bytes = count * regions_per_sample * fmt.ALLOCATION.itemsize
+        if size_bytes - table_start != table_bytes:
+            raise ValueError(f"its allocation table has {size_bytes - table_start} bytes instead of {table_bytes}")
+        self.allocations = np.frombuffer(self._map[table_start:], fmt.ALLOCATION)
+        regions = _Regions(self.allocations, metadata_end, table_start)
+        self._read_fields(np.frombuffer(self._map[metadata_start:metadata_end], dtype), regions)
+
+    def _read_fields(self, metadata: NDArray[np.void], regions: "_Regions") -> None:
+        self.columns: dict[str, NDArray[Any]] = {}
+        """int64 or float64 (N,) for every scalar field; view_id as uint64."""
+        self.target_pointer_N: NDArray[np.int64] | None = None
+        self.target_shape: tuple[int, int] | None = None
+        image: NDArray[np.void] | None = None
+        for position, entry in enumerate(self.fields.values()):
+            values = metadata[f"f{position}"]
+            if entry.type_id == fmt.IMAGE and image is None:
+                image = values
+            elif entry.type_id in (fmt.INT, fmt.FLOAT):
+                # Copied: in the map they are strided, unaligned and read-only.
+                column = np.ascontiguousarray(values)
+                self.columns[entry.name] = column.view(np.uint64) if entry.name == "view_id" else column
+            elif entry.name == "target" and entry.dtype == "<i2" and len(entry.shape) == 2:
+                self.target_pointer_N, self.target_shape = values.astype(np.int64), (entry.shape[0], entry.shape[1])
+                if (regions.sizes("target", self.target_pointer_N) != entry.size_bytes).any():
+                    raise ValueError("the region of a target has the wrong size")
+        if image is None:
+            raise ValueError("it has no image field")
+        for name in set(SCORED_FIELDS) & self.columns.keys():
+            sides_N = self.columns[name]
+            if sides_N.dtype != np.int64 or not ((sides_N >= 0) & (sides_N <= np.iinfo(np.int32).max)).all():
+                raise ValueError(f"{name} is not the size of an image")
+        self.modes_N = np.ascontiguousarray(image["mode"])
+        self.widths_N, self.heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
+        if (self.modes_N > MODE_RAW).any() or (self.widths_N == 0).any() or (self.heights_N == 0).any():
+            raise ValueError("an image has an unknown mode or no size")
+        self.image_pointer_N = image["data_ptr"].astype(np.int64)
+        self.image_size_N = regions.sizes("image", self.image_pointer_N)
+        raw_bytes_N = self.widths_N.astype(np.int64) * self.heights_N * 3
+        wrong = (self.modes_N == MODE_RAW) & (self.image_size_N != raw_bytes_N)
+        if wrong.any():
+            raise ValueError(f"row {wrong.argmax()}: the region of a raw image does not have the size of its pixels")
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Beton":
+        """Map a beton and check everything a decoder relies on. Raises InputError if anything is inconsistent."""
+        path = Path(path)
+        try:
+            return cls(path)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not a usable beton: {error}", hint=_AGAIN) from None
 
     @property
     def count(self) -> int:
@@ -54,17 +113,6 @@ class Beton:
     def class_count(self) -> int:
         """Values per target, which are logits unless the header's labels say top_k; 0 without targets."""
         return 0 if self.target_shape is None else self.target_shape[1]
-
-    @classmethod
-    def open(cls, path: str | Path) -> "Beton":
-        """Map a beton and check everything a decoder relies on. Raises InputError if anything is inconsistent."""
-        path = Path(path)
-        try:
-            return _open(cls, path)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise InputError(f"{path} is not a usable beton: {error}", hint=_AGAIN) from None
 
     @cached_property
     def scored_size_N2(self) -> NDArray[np.int64] | None:
@@ -90,7 +138,7 @@ class Beton:
         """Return (H, W, 3) uint8; raw images are a view of the map. Raises InputError if a JPEG cannot be decoded."""
         height, width = int(self.heights_N[row]), int(self.widths_N[row])
         data = self.image_bytes(row)
-        if self.modes_N[row] == fmt.MODE_RAW:
+        if self.modes_N[row] == MODE_RAW:
             return data.reshape(height, width, 3)
         encoded = Encoded(data.tobytes())
         if (info := jpeg_info(encoded.data)) is not None and {info.width, info.height} != {width, height}:
@@ -119,7 +167,7 @@ class Beton:
 
     def raw_block(self, row_n: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         """Return (n, H, W, 3) pixels if all these rows are raw and of one size, in one gather; None otherwise."""
-        if len(row_n) == 0 or (self.modes_N[row_n] != fmt.MODE_RAW).any():
+        if len(row_n) == 0 or (self.modes_N[row_n] != MODE_RAW).any():
             return None
         height, width = int(self.heights_N[row_n[0]]), int(self.widths_N[row_n[0]])
         if (self.heights_N[row_n] != height).any() or (self.widths_N[row_n] != width).any():
@@ -142,81 +190,6 @@ class Beton:
         for position, pointer in enumerate(self.target_pointer_N[row_n].tolist()):
             block[position] = self._map[pointer : pointer + size]
         return block.view(np.float16).reshape(-1, *self.target_shape)
-
-
-def _open(cls: type[Beton], path: Path) -> Beton:
-    size_bytes = path.stat().st_size
-    if size_bytes < fmt.HEADER.itemsize:
-        raise ValueError("it is shorter than a header")
-    # A plain array over the map: slices of np.memmap cost ten times as much.
-    mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
-    header = np.frombuffer(mapped[: fmt.HEADER.itemsize], fmt.HEADER)[0]
-    page_bytes, count = int(header["page_size"]), int(header["num_samples"])
-    fields, metadata_start = _fields(mapped, header)
-    dtype = fmt.metadata_dtype(fields)
-    metadata_end, table_start = metadata_start + count * dtype.itemsize, int(header["alloc_table_ptr"])
-    if count < 1:
-        raise ValueError("it holds no samples")
-    if page_bytes < 1 or page_bytes & (page_bytes - 1):
-        raise ValueError(f"page size {page_bytes} is not a power of two")
-    if not metadata_end <= table_start < size_bytes:
-        raise ValueError(
-            f"its allocation table starts at byte {table_start}, not between {metadata_end} and {size_bytes}"
-        )
-    table_bytes = count * sum(entry.type_id not in (fmt.INT, fmt.FLOAT) for entry in fields) * fmt.ALLOCATION.itemsize
-    if size_bytes - table_start != table_bytes:
-        raise ValueError(f"its allocation table has {size_bytes - table_start} bytes instead of {table_bytes}")
-    metadata = np.frombuffer(mapped[metadata_start:metadata_end], dtype)
-    table = np.frombuffer(mapped[table_start:], fmt.ALLOCATION)
-    regions = _Regions(table, metadata_end, table_start)
-    columns: dict[str, NDArray[Any]] = {}
-    image: NDArray[np.void] | None = None
-    target: tuple[fmt.Field, NDArray[np.int64]] | None = None
-    for position, entry in enumerate(fields):
-        values = metadata[f"f{position}"]
-        if entry.type_id == fmt.IMAGE and image is None:
-            image = values
-        elif entry.type_id in (fmt.INT, fmt.FLOAT):
-            # Copied: in the map they are strided, unaligned and read-only.
-            column = np.ascontiguousarray(values)
-            columns[entry.name] = column.view(np.uint64) if entry.name == "view_id" else column
-        elif entry.name == "target" and entry.dtype == "<i2" and len(entry.shape) == 2:
-            target = (entry, values.astype(np.int64))
-    if image is None:
-        raise ValueError("it has no image field")
-    for name in set(SCORED_FIELDS) & columns.keys():
-        if (
-            columns[name].dtype != np.int64
-            or (columns[name] < 0).any()
-            or (columns[name] > np.iinfo(np.int32).max).any()
-        ):
-            raise ValueError(f"{name} is not the size of an image")
-    modes_N = np.ascontiguousarray(image["mode"])
-    widths_N, heights_N = image["width"].astype(np.int32), image["height"].astype(np.int32)
-    if (modes_N > fmt.MODE_RAW).any() or (widths_N == 0).any() or (heights_N == 0).any():
-        raise ValueError("an image has an unknown mode or no size")
-    image_pointer_N = image["data_ptr"].astype(np.int64)
-    image_size_N = regions.sizes("image", image_pointer_N)
-    wrong = (modes_N == fmt.MODE_RAW) & (image_size_N != widths_N.astype(np.int64) * heights_N * 3)
-    if wrong.any():
-        raise ValueError(f"row {wrong.argmax()}: the region of a raw image does not have the size of its pixels")
-    if target is not None and (regions.sizes("target", target[1]) != target[0].size_bytes).any():
-        raise ValueError("the region of a target has the wrong size")
-    return cls(
-        path=path,
-        page_bytes=page_bytes,
-        fields={entry.name: entry for entry in fields},
-        columns=columns,
-        modes_N=modes_N,
-        widths_N=widths_N,
-        heights_N=heights_N,
-        image_pointer_N=image_pointer_N,
-        image_size_N=image_size_N,
-        target_pointer_N=None if target is None else target[1],
-        target_shape=None if target is None else (target[0].shape[0], target[0].shape[1]),
-        allocations=table,
-        _map=mapped,
-    )
 
 
 def _fields(mapped: NDArray[np.uint8], header: np.void) -> tuple[list[fmt.Field], int]:

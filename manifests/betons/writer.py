@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from manifests.base.files import atomic_file
 from manifests.betons import format as fmt
 from manifests.errors import InputError
-from manifests.images.decode import BetonImage
+from manifests.images.decode import MODE_JPEG, MODE_RAW, BetonImage
 
 INDEX_FIELDS = ("label", "sample_id", "view_id", "weight", "kd_weight")
 SCORED_FIELDS = ("scored_width", "scored_height")
@@ -152,8 +152,8 @@ def _check_image(path: Path, row: int, image: BetonImage) -> None:
             f"{path}: row {row} is {width}x{height} px; a beton holds images of up to {fmt.MAX_SIDE_PX:,} px per side",
             hint="shrink larger images with --max-side",
         )
-    right_size = image.data.nbytes == width * height * 3 if image.mode == fmt.MODE_RAW else image.data.nbytes > 0
-    if min(width, height) < 1 or image.mode not in (fmt.MODE_JPG, fmt.MODE_RAW) or not right_size:
+    right_size = image.data.nbytes == width * height * 3 if image.mode == MODE_RAW else image.data.nbytes > 0
+    if min(width, height) < 1 or image.mode not in (MODE_JPEG, MODE_RAW) or not right_size:
         raise ValueError(f"row {row}: {image.data.nbytes} bytes are not a {width}x{height} image of mode {image.mode}")
 
 

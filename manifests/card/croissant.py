@@ -13,7 +13,7 @@ from manifests.base.files import write_atomic
 from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.card.text import TITLES
 from manifests.errors import InputError
-from manifests.format.columns import Column, columns_of, tables_of
+from manifests.format.columns import columns_of, tables_of
 from manifests.format.header_file import MAX_HEADER_BYTES
 from manifests.manifest import Manifest
 from manifests.stores.store import LocalStore
@@ -79,7 +79,7 @@ def croissant(header: "Header", *, date: str, url: str | None = None) -> dict[st
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": VERSION,
-        "name": _identifier(title),
+        "name": "".join(c for c in title if c.isprintable()),
         "description": _description(header, title),
         "license": header.data.licence or "not stated",
         **({} if url is None else {"url": url}),
@@ -144,7 +144,7 @@ def _fields(table: str, header: "Header") -> Iterator[dict[str, Any]]:
             "@type": "cr:Field",
             "@id": f"{name}/{quote(column.name, safe='')}",
             "name": f"{name}/{quote(column.name, safe='')}",
-            "description": _meaning(column),
+            "description": column.meaning + (f"; {column.harder} is harder" if column.harder else ""),
             "dataType": _TYPES[column.type],
             "source": {"fileSet": {"@id": f"{name}-parts"}, "extract": {"column": column.name}},
         }
@@ -153,10 +153,6 @@ def _fields(table: str, header: "Header") -> Iterator[dict[str, Any]]:
         if column.name == "sample_id" and table != "samples":
             field["references"] = {"field": {"@id": "samples/sample_id"}}
         yield field
-
-
-def _meaning(column: Column) -> str:
-    return column.meaning if column.harder is None else f"{column.meaning}; {column.harder} is harder"
 
 
 def _provenance(header: "Header") -> dict[str, Any]:
@@ -179,7 +175,3 @@ def _provenance(header: "Header") -> dict[str, Any]:
 
 def _table_id(table: str) -> str:
     return quote(table.replace("/", "-"), safe="")
-
-
-def _identifier(title: str) -> str:
-    return "".join(c for c in title if c.isprintable())

@@ -149,7 +149,6 @@ def _provenance(header: "Header") -> list[str]:
 
 
 def _parent_runs(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the `run` blocks of the manifests that a manifest was made from."""
     several = run.get("parent_runs")
     found = several if isinstance(several, list) else [run.get("parent_run")]
     return [parent for parent in found if isinstance(parent, dict)]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from manifests.compare.divergence import compare_labels
 from manifests.compare.pairing import Pairs, Side, labels_in, pair_samples, sides
-from manifests.compare.rank_correlation import spearman, spearman_by_class
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 
@@ -20,6 +19,7 @@ FIRST = 5
 """Keys listed per difference."""
 SETTINGS = ("config", "views", "compute", "features", "selection", "labels")
 Section = dict[str, Any] | None
+Floats = NDArray[np.floating[Any]]
 
 
 def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
     to_b_C = labels_in(ours.class_names, theirs.class_names)
     relabelled = pairs.a_n[to_b_C[a.label_N[pairs.a_n]] != b.label_N[pairs.b_n]]
     changed = pairs.a_n[(a.hash_N16[pairs.a_n] != b.hash_N16[pairs.b_n]).any(axis=1)]
-    only_a, only_b = _others(len(a), pairs.a_n), _others(len(b), pairs.b_n)
+    only_a, only_b = (np.setdiff1d(np.arange(len(side)), ids) for side, ids in ((a, pairs.a_n), (b, pairs.b_n)))
     return {
         "same": ours.fingerprint == theirs.fingerprint,
         "fingerprint": [ours.fingerprint, theirs.fingerprint],
@@ -134,6 +134,35 @@ def _correlations(a: Side, b: Side, pairs: Pairs, names: list[str]) -> Iterator[
             }
 
 
+def spearman(x_N: Floats, y_N: Floats) -> float | None:
+    """Return the Pearson correlation of the ranks, ties by mean rank; None for fewer than two or only equal values.
+
+    Source: Spearman 1904.
+    """
+    if len(x_N) < 2:
+        return None
+    x_rank_N, y_rank_N = centred_ranks(x_N), centred_ranks(y_N)
+    spread = np.sqrt((x_rank_N @ x_rank_N) * (y_rank_N @ y_rank_N))
+    return float(np.clip((x_rank_N @ y_rank_N) / spread, -1, 1)) if spread > 0 else None
+
+
+def centred_ranks(values_N: Floats) -> NDArray[np.float64]:
+    """Return (N,) ranks, equal values sharing their mean rank, minus the mean of all."""
+    _, group_N, count_G = np.unique(values_N, return_inverse=True, return_counts=True)
+    rank_G = np.cumsum(count_G) - (count_G + 1) / 2
+    return np.asarray(rank_G[group_N] - (len(values_N) - 1) / 2)
+
+
+def spearman_by_class(
+    x_N: Floats, y_N: Floats, label_N: NDArray[np.int64], class_count: int
+) -> list[tuple[int, float | None]]:
+    """Return the sample count and rank correlation of every class."""
+    order_N = np.argsort(label_N, kind="stable")
+    ends = np.cumsum(np.bincount(label_N, minlength=class_count))
+    per_class = np.split(order_N, ends[:-1])
+    return [(len(rows), spearman(x_N[rows], y_N[rows])) for rows in per_class]
+
+
 def _scores(side: Side, set_name: str) -> dict[str, NDArray[np.float32]]:
     """Return every score of a set, (N,) by sample_id; nan where there is none."""
     table = side.manifest.scores(set_name)
@@ -154,8 +183,7 @@ def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
     common_a, common_b = np.zeros(len(a), np.bool_), np.zeros(len(b), np.bool_)
     both_n = keep_a[pairs.a_n] & keep_b[pairs.b_n]
     common_a[pairs.a_n[both_n]] = common_b[pairs.b_n[both_n]] = True
-    names = [*a.manifest.class_names, *(set(b.manifest.class_names) - set(a.manifest.class_names))]
-    names[len(a.manifest.class_names) :] = sorted(names[len(a.manifest.class_names) :])
+    names = [*a.manifest.class_names, *sorted(set(b.manifest.class_names) - set(a.manifest.class_names))]
     b_in_union = labels_in(b.manifest.class_names, names)
     counts = {
         "a": np.bincount(a.label_N[keep_a], minlength=len(names)),
@@ -178,8 +206,7 @@ def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
 
 
 def _kept(side: Side) -> NDArray[np.bool_]:
-    keep_N: NDArray[np.bool_] = side.manifest.selection().column("keep").to_numpy(zero_copy_only=False)
-    return keep_N
+    return np.asarray(side.manifest.selection().column("keep").to_numpy(zero_copy_only=False))
 
 
 def compare_settings(a: Manifest, b: Manifest) -> list[dict[str, Any]]:
@@ -222,13 +249,6 @@ def flat(prefix: str, content: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, value in content.items():
         yield from flat(f"{prefix}.{name}" if prefix else name, value)
-
-
-def _others(count: int, ids: Ids) -> Ids:
-    """Return those of the first `count` sample_ids that are not in `ids`."""
-    left_N = np.ones(count, np.bool_)
-    left_N[ids] = False
-    return np.flatnonzero(left_N)
 
 
 def _some(side: Side, ids: Ids) -> dict[str, Any]:

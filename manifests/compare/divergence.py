@@ -4,19 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.compare.pairing import Pairs, Side, labels_in
+from manifests.format.columns import tables_of
 from manifests.format.parts import PART_ROWS, soft_labels_of
 from manifests.format.soft_labels import Logits, row_blocks
 from manifests.manifest import Manifest
-from manifests.tables.rows import Share, SharedTable, TableRows
-from manifests.tables.scattering import ScatteredRows
+from manifests.tables.rows import ScatteredRows, Share, SharedTable, TableRows
 
 COLUMNS = {"logits": "logits", "targets": "target"}
 """Kinds of labels, and the column of each."""
@@ -54,10 +53,9 @@ def compare_labels(a: Side, b: Side, pairs: Pairs) -> dict[str, Any] | None:
 
 
 def _views(manifest: Manifest, kind: str) -> list[int]:
-    """Return the views whose labels are stored here."""
     if kind in manifest.not_pulled:
         return []
-    tables = {entry.path.rpartition("/")[0] for entry in manifest.header.files}
+    tables = tables_of(manifest.header)
     return [view for view in range(len(tables)) if f"{kind}/view-{view:03d}" in tables]
 
 
@@ -76,25 +74,19 @@ def _divergence(
             _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names))
             _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names))
             # Contiguous, as sums over another layout round otherwise: equal labels are 0 apart.
-            a_nC, b_nC = labels_a.logits(), np.ascontiguousarray(labels_b.logits()[:, to_b_C])
+            a_nC: Logits = labels_a.logits()
+            b_nC: Logits = np.ascontiguousarray(labels_b.logits()[:, to_b_C])
             finite_n = np.asarray(np.isfinite(a_nC).all(axis=1) & np.isfinite(b_nC).all(axis=1))
-            if not finite_n.all():
-                a_nC, b_nC = a_nC[finite_n], b_nC[finite_n]
-            sums += divergences(a_nC, b_nC)
-            count, wrong = count + len(a_nC), wrong + len(finite_n) - len(a_nC)
+            sums += divergences(a_nC[finite_n], b_nC[finite_n])
+            count, wrong = count + int(finite_n.sum()), wrong + int((~finite_n).sum())
             progress.advance(len(id_n))
     means = [float(value) / count if count else None for value in sums]
     found = {"samples": count, "kl_a_b": means[0], "kl_b_a": means[1]}
     return {**found, "not_finite": wrong} if wrong else found
 
 
-class _Rows(Protocol):
-    def part(self, number: int, /) -> pa.Table:
-        """Return the rows of one part, by sample_id of A."""
-
-
 @contextmanager
-def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[_Rows]:
+def _rows_of_b(a: Side, b: Side, pairs: Pairs, table: str) -> Iterator[SharedTable | ScatteredRows]:
     """Yield a table of B by the sample_ids of A: as stored if both have the same order, else reordered on disk."""
     if (np.diff(pairs.b_n) > 0).all():
         share = Share(manifest=b.manifest, old_n=pairs.b_n, new_n=pairs.a_n)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.hidden.secret import check_secret, hide_hashes, hide_keys
-from manifests.images.identity import hash_words
 from manifests.manifest import Manifest
-from manifests.tables.rows import Ids, hash_matrix, places
+from manifests.tables.rows import Ids, hash_column, hash_matrix, places, unique_in_both
 
 JoinedBy = Literal["key", "content hash", "content hash, then row number"]
 
@@ -45,8 +44,7 @@ class Side:
     @cached_property
     def label_N(self) -> NDArray[np.int64]:
         """(N,) class of every sample."""
-        label_N: NDArray[np.int64] = self.samples.column("label").to_numpy().astype(np.int64)
-        return label_N
+        return np.asarray(self.samples.column("label").to_numpy(), np.int64)
 
     @cached_property
     def hash_N16(self) -> NDArray[np.uint8]:
@@ -59,8 +57,7 @@ class Side:
 
     def keys(self, ids: Ids | list[int]) -> list[str]:
         """Return the keys of some samples, as the manifest has them."""
-        found: list[str] = self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist()
-        return found
+        return list(self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +97,8 @@ def pair_samples(a: Side, b: Side) -> Pairs:
     if {side.manifest.header.data.source for side in (a, b)} == {"folder"}:
         if len(a_n):
             return Pairs("key", a_n, place_N[a_n])
-        return Pairs("content hash", *_once_in_each(a.hash_N16, b.hash_N16))
-    found_n, in_b_n = _once_in_each(a.hash_N16, b.hash_N16)
+        return Pairs("content hash", *_once_in_each(a, b))
+    found_n, in_b_n = _once_in_each(a, b)
     left_N, left_M = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
     left_N[found_n] = left_M[in_b_n] = False
     rest_n = a_n[left_N[a_n] & left_M[place_N[a_n]]]
@@ -112,19 +109,11 @@ def pair_samples(a: Side, b: Side) -> Pairs:
     return Pairs("key" if in_place else "content hash, then row number", paired_n, b_N[paired_n])
 
 
-def _once_in_each(hash_a_N16: NDArray[np.uint8], hash_b_M16: NDArray[np.uint8]) -> tuple[Ids, Ids]:
+def _once_in_each(a: Side, b: Side) -> tuple[Ids, Ids]:
     """Return the rows of equal hashes that occur once in each; zeros, of unreadable images, do not count."""
-    words = [np.concatenate(pair) for pair in zip(hash_words(hash_a_N16), hash_words(hash_b_M16), strict=True)]
-    order = np.lexsort(words)
-    changes = np.logical_or.reduce([np.diff(word[order].view(np.int64)) != 0 for word in words])
-    start = np.flatnonzero(np.append(True, changes)) if len(order) else np.empty(0, np.int64)
-    twice = start[np.diff(np.append(start, len(order))) == 2]
-    # The sort is stable: of two equal hashes, one per side, that of the first side comes first.
-    first, second = order[twice], order[twice + 1] - len(hash_a_N16)
-    is_pair = (first < len(hash_a_N16)) & (second >= 0) & (words[0][first] | words[1][first] != 0)
-    first, second = first[is_pair], second[is_pair]
-    rising = np.argsort(first)
-    return first[rising], second[rising]
+    rows_a, rows_b = (np.flatnonzero(side.hash_N16.any(axis=1)) for side in (a, b))
+    in_a, in_b, _ = unique_in_both(hash_column(a.hash_N16[rows_a]), hash_column(b.hash_N16[rows_b]))
+    return rows_a[in_a], rows_b[in_b]
 
 
 def labels_in(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:

@@ -23,14 +23,13 @@ from manifests.images.thumbnails import THUMBNAIL_BYTES, mean_difference
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.facts import SourceFacts
-from manifests.tables.rows import hash_matrix
+from manifests.tables.rows import Ids, hash_matrix
 
 LEVELS = ("names", "sizes", "hashes", "pixels")
 EXACT = ("sizes", "hashes")
 """Levels that accept no other encoding."""
 PIXEL_TOLERANCE = 8.0
 _SIZE_BITS = 42
-Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 ThumbnailsOf = Callable[[Ids], NDArray[np.uint8]]
 """(n, 192) thumbnails of some samples as they were when the manifest was made."""
@@ -217,15 +216,16 @@ class _Comparison:
     def decoded(self, hash_N16: NDArray[np.uint8]) -> tuple[Ids, NDArray[np.uint8]]:
         """Record what cannot be decoded; return samples (m,) with other bytes that can be, and thumbnails (m, 192)."""
         ids_n, row_n = self._left()
-        is_broken_n, is_other_n, pixels = np.zeros(len(ids_n), np.bool_), np.zeros(len(ids_n), np.bool_), bytearray()
-        for place, seen in enumerate(self.facts.seen(row_n, hash_N16[ids_n])):
-            is_broken_n[place] = seen is None
-            if seen is not None and seen.thumbnail:
-                is_other_n[place] = True
-                self.side_N2[ids_n[place]] = seen.width, seen.height
+        broken, others, pixels = list[int](), list[int](), bytearray()
+        for sample_id, seen in zip(ids_n.tolist(), self.facts.seen(row_n, hash_N16[ids_n]), strict=True):
+            if seen is None:
+                broken.append(sample_id)
+            elif seen.thumbnail:
+                others.append(sample_id)
+                self.side_N2[sample_id] = seen.width, seen.height
                 pixels += seen.thumbnail
-        self._record("unreadable", ids_n[is_broken_n])
-        return ids_n[is_other_n], np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_BYTES)
+        self._record("unreadable", np.array(broken, np.int64))
+        return np.array(others, np.int64), np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_BYTES)
 
     def pixels(self, hash_N16: NDArray[np.uint8], thumbnails: ThumbnailsOf, tolerance: float) -> NDArray[np.float32]:
         """Record what looks different; return mean differences (m,) of images of the same shape but other bytes."""

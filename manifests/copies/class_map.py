@@ -13,6 +13,9 @@ from manifests.sources.names import MAX_NAMES_BYTES
 
 HEADER = ("ours", "theirs")
 _NAMED = 5
+_TELL_APART = "give each class a name of its own in the class map, and in the data"
+ClassMap = Sequence[tuple[str, str]]
+"""Our name and theirs of classes that have other names in the data."""
 
 
 def read_class_map(path: Path) -> list[tuple[str, str]]:
@@ -44,9 +47,7 @@ def read_class_map(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def match_classes(
-    ours: Sequence[str], theirs: Sequence[str], class_map: Sequence[tuple[str, str]] | None = None
-) -> NDArray[np.int64]:
+def match_classes(ours: Sequence[str], theirs: Sequence[str], class_map: ClassMap | None = None) -> NDArray[np.int64]:
     """Return their label for each of our labels, (C,): the class of the same name, in any order on either side.
 
     class_map: (our name, their name) of classes with other names there; rows of classes that neither side has are
@@ -70,12 +71,7 @@ def match_classes(
     return np.array([label_of[name] for name in wanted], np.int64)
 
 
-_TELL_APART = "give each class a name of its own in the class map, and in the data"
-
-
-def names_there(
-    ours: Sequence[str], theirs: Sequence[str], class_map: Sequence[tuple[str, str]] | None = None
-) -> list[str]:
+def names_there(ours: Sequence[str], theirs: Sequence[str], class_map: ClassMap | None = None) -> list[str]:
     """Return the name of each of our classes in the data, composed. Raises InputError if two would be the same."""
     ours, theirs = composed(ours), composed(theirs)
     their_name = _translation(ours, theirs, [(_nfc(name), _nfc(other)) for name, other in class_map or ()])
@@ -97,7 +93,7 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: ClassMap) -> Mapping[str, str]:
     """Return their names by ours, as far as the pairs give them."""
     here, there = set(ours), set(theirs)
     if pairs and pairs[0][0] not in here and pairs[0][1] not in there:
@@ -117,13 +113,12 @@ def _translation(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tup
 
 
 def _some(names: Iterable[str]) -> str:
-    """List the first few of some names."""
     listed = list(names)
     more = f", ... ({len(listed):,} in all)" if len(listed) > _NAMED else ""
     return (", ".join(listed[:_NAMED]) or "none") + more
 
 
-def _hint(ours: Sequence[str], theirs: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> str:
+def _hint(ours: Sequence[str], theirs: Sequence[str], pairs: ClassMap | None) -> str:
     if pairs is None:
         return "map the classes: --class-map FILE.csv with rows of NAME IN THE MANIFEST,NAME IN THE DATA"
     turned = sum(first in set(theirs) and second in set(ours) for first, second in pairs)

@@ -84,14 +84,13 @@ class DataReport:
     def first(self, kind: str) -> list[str]:
         """Return the first few keys of a kind of difference, or of what is extra."""
         of_kind = self.differences.filter(pc.equal(self.differences.column("what"), kind)).slice(0, FIRST)
-        keys: list[str] = of_kind.column("key").to_pylist()
-        return keys
+        return list(of_kind.column("key").to_pylist())
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for `--json`."""
         counts = self.counts
         difference_n = self.pixel_difference_n
-        return {
+        report = {
             "manifest": self.manifest_id,
             "data": self.data,
             "check": self.level,
@@ -103,12 +102,10 @@ class DataReport:
             "differing": {kind: counts[kind] for kind in KINDS[1:] if counts[kind]},
             "extra": self.extra,
             "first": {what: self.first(what) for what in self.told},
-            **(
-                {"pixel_difference": {"mean": float(difference_n.mean()), "largest": float(difference_n.max())}}
-                if len(difference_n)
-                else {}
-            ),
         }
+        if len(difference_n):
+            report["pixel_difference"] = {"mean": float(difference_n.mean()), "largest": float(difference_n.max())}
+        return report
 
     def write_list(self, path: Path) -> None:
         """Write all differences as CSV with a header row."""

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from manifests.errors import UsageError
 from manifests.sources.folder import EXTENSIONS
 from manifests.sources.names import split_in
-from manifests.tables.rows import places
+from manifests.tables.rows import Ids, hash_column, places, unique_in_both
 
 STAGES = ("path", "name", "content")
-Ids = NDArray[np.int64]
 _EXTENSION = rf"(?i)\.({'|'.join(sorted(EXTENSIONS))})$"
 
 
@@ -117,10 +116,10 @@ def match_samples(
             return
         for name_of in (_name, _stem):
             left_n, left_m = np.flatnonzero(row_N < 0), np.flatnonzero(free_M)
-            if len(left_n) and len(left_m):
-                samples_n, rows_n, ambiguous_n = _by_name(ours, left_n, theirs, left_m, name_of)
-                take(left_n[samples_n], left_m[rows_n], "name")
-                ambiguous_N[left_n[ambiguous_n]] = True
+            names = _named(ours, left_n, name_of), _named(theirs, left_m, name_of)
+            samples_n, rows_n, ambiguous_n = unique_in_both(*names)
+            take(left_n[samples_n], left_m[rows_n], "name")
+            ambiguous_N[left_n[ambiguous_n]] = True
 
     def by_content() -> None:
         left_n, left_m = np.flatnonzero((row_N < 0) & hash_N16.any(axis=1)), np.flatnonzero(free_M)
@@ -215,28 +214,7 @@ def _found(row_N: Ids) -> tuple[Ids, Ids]:
     return samples_n, row_N[samples_n]
 
 
-def _by_name(
-    ours: Listing, left_n: Ids, theirs: Listing, left_m: Ids, name_of: Callable[[pa.Array], pa.Array]
-) -> tuple[Ids, Ids, Ids]:
-    """Return positions in left_n and left_m that match, and in left_n those whose name is there but not unique."""
-    return unique_in_both(_named(ours, left_n, name_of), _named(theirs, left_m, name_of))
-
-
-def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
-    """Return positions of strings that are once on each side, and in name_n of those on both sides, but not once."""
-    code: Ids = pa.concat_arrays([name_n, name_m]).dictionary_encode().indices.to_numpy().astype(np.int64)
-    code_n, code_m = code[: len(name_n)], code[len(name_n) :]
-    codes = int(code.max(initial=-1)) + 1
-    here_U, there_U = np.bincount(code_n, minlength=codes), np.bincount(code_m, minlength=codes)
-    row_U = np.full(codes, -1, np.int64)
-    row_U[code_m] = np.arange(len(name_m))
-    unique_n = (here_U[code_n] == 1) & (there_U[code_n] == 1)
-    positions_n = np.flatnonzero(unique_n)
-    return positions_n, row_U[code_n[positions_n]], np.flatnonzero(~unique_n & (there_U[code_n] > 0))
-
-
 def _named(side: Listing, rows_n: Ids, name_of: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Return LABEL/NAME of some rows."""
     labels = pa.array(side.label_N[rows_n]).cast(pa.string())
     return pc.binary_join_element_wise(labels, name_of(side.keys.take(pa.array(rows_n))), "/")
 
@@ -253,7 +231,8 @@ def _by_content(
     hash_n16: NDArray[np.uint8], label_n: Ids, hash_m16: NDArray[np.uint8], label_m: Ids
 ) -> tuple[Ids, Ids]:
     """Return positions that match: equal copies of one class one to one, then the rest across classes."""
-    code = _codes(np.concatenate((hash_n16, hash_m16)))
+    hashes = hash_column(np.concatenate((hash_n16, hash_m16)))
+    code: Ids = hashes.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     code_n, code_m = code[: len(hash_n16)], code[len(hash_n16) :]
     readable_m = np.flatnonzero(hash_m16.any(axis=1))
     labels = 2 + int(max(label_n.max(), label_m.max()))
@@ -266,17 +245,8 @@ def _by_content(
     return _found(row_n)
 
 
-def _codes(hash_n16: NDArray[np.uint8]) -> Ids:
-    """Return (n,) numbers that are equal where hashes are."""
-    hashes = pa.Array.from_buffers(pa.binary(16), len(hash_n16), [None, pa.py_buffer(np.ascontiguousarray(hash_n16))])
-    code_n: Ids = hashes.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return code_n
-
-
 def _one_to_one(code_n: Ids, code_m: Ids) -> Ids:
     """(n,) position in code_m of the k-th copy of the same code, for the k-th copy of each code; -1 beyond the last."""
-    if not len(code_n) or not len(code_m):
-        return np.full(len(code_n), -1, np.int64)
     order_n, order_m = np.argsort(code_n, kind="stable"), np.argsort(code_m, kind="stable")
     sorted_n, sorted_m = code_n[order_n], code_m[order_m]
     place_n = np.arange(len(code_n)) - np.searchsorted(sorted_n, sorted_n) + np.searchsorted(sorted_m, sorted_n)

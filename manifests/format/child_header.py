@@ -60,8 +60,6 @@ FATES: Mapping[str, tuple[Fate, Fate, Fate]] = {
     "files":          ("anew",    "anew",       "anew"),
     "run":            ("anew",    "anew",       "carried"),
 }  # fmt: skip
-_TABLE_OF = {"labels": "targets"}
-"""Kind of table that a block describes, if its name differs."""
 
 
 class Blocks(TypedDict, total=False):
@@ -93,11 +91,12 @@ def child_header(making: Making, *originals: Header, **made: Unpack[Blocks]) -> 
     must make.
     """
     fields: dict[str, Any] = {**made}
-    kinds = {entry.path.partition("/")[0] for entry in made["files"]}
+    kinds = {entry.kind for entry in made["files"]}
+    described = {"labels": "targets"}
     for block, fate in ((name, fates[making.value]) for name, fates in FATES.items() if name not in made):
         if fate == "anew":
             raise KeyError(block)
-        if fate == "carried" or (fate == "with table" and _TABLE_OF.get(block, block) in kinds):
+        if fate == "carried" or (fate == "with table" and described.get(block, block) in kinds):
             found = [value for original in originals if (value := getattr(original, block)) is not None]
             fields |= {block: found[0]} if found else {}
     if "schema_version" in fields:

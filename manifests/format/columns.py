@@ -1,6 +1,5 @@
 """Every column of every table of a manifest: its type, what it means, and which end of a score is harder."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ if TYPE_CHECKING:
     from manifests.format.header import Harder, Header
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One column of a table."""
 
@@ -22,44 +21,42 @@ class Column:
     """End of a score that is harder."""
 
 
-_ID = Column(name="sample_id", type="int64", meaning="row in the order of keys; joins the tables")
-_SAMPLES: Mapping[str, tuple[str, str]] = {
-    "key": ("string", "path of the image below the data folder, or split and row"),
-    "label": ("int32", "index into the class names of the header"),
-    "size_bytes": ("int64", "bytes of the encoded file, or of the pixels as stored"),
-    "content_hash": ("binary", "first 16 bytes of the sha256 of the encoded file, or of size and pixels"),
-    "view_id": ("uint64", "fixes the crops of this image that were scored"),
-    "width": ("int32", "pixels, upright"),
-    "height": ("int32", "pixels, upright"),
-    "problem": ("string", "why the image cannot be used; null where it can"),
-}
-_SELECTION: Mapping[str, tuple[str, str]] = {
-    "keep": ("bool", "whether the student learns from it"),
-    "reason": ("string", "why it was kept or not"),
-    "weight": ("float32", "factor of the loss of this sample"),
-    "kd_weight": ("float32", "factor of the weight of its distillation term"),
-}
-_TOP_K: Mapping[str, tuple[str, str, int | None]] = {
-    "class": ("uint16", "classes of the K largest logits, by falling logit", 0),
-    "logit": ("float16", "their logits", 0),
-    "tail": ("float32", "log sum exp of the other logits at temperature 0.5, 1, 2 and 4", 4),
-    "label_logit": ("float16", "logit of the label's class", None),
-    "mean": ("float32", "mean of all logits", None),
-    "std": ("float32", "standard deviation of all logits", None),
-}
+_ID = Column("sample_id", "int64", "row in the order of keys; joins the tables")
+SAMPLES = (
+    _ID,
+    Column("key", "string", "path of the image below the data folder, or split and row"),
+    Column("label", "int32", "index into the class names of the header"),
+    Column("size_bytes", "int64", "bytes of the encoded file, or of the pixels as stored"),
+    Column("content_hash", "binary", "first 16 bytes of the sha256 of the encoded file, or of size and pixels"),
+    Column("view_id", "uint64", "fixes the crops of this image that were scored"),
+    Column("width", "int32", "pixels, upright"),
+    Column("height", "int32", "pixels, upright"),
+    Column("problem", "string", "why the image cannot be used; null where it can"),
+)
+SELECTION = (
+    _ID,
+    Column("keep", "bool", "whether the student learns from it"),
+    Column("reason", "string", "why it was kept or not"),
+    Column("weight", "float32", "factor of the loss of this sample"),
+    Column("kd_weight", "float32", "factor of the weight of its distillation term"),
+)
 
 
 def tables_of(header: "Header") -> list[str]:
     """Return the tables a header names, in its order; files at the top, such as a beton, are not tables."""
-    return list(dict.fromkeys(entry.path.rpartition("/")[0] for entry in header.files if "/" in entry.path))
+    return list(dict.fromkeys(entry.table for entry in header.files if entry.table))
+
+
+def kinds_of(header: "Header") -> set[str]:
+    """Return the kinds of tables a header names, such as logits."""
+    return {entry.kind for entry in header.files if entry.table}
 
 
 def columns_of(table: str, header: "Header") -> list[Column]:
     """Return the columns of one table; only sample_id for a table of a later version."""
     kind, _, rest = table.partition("/")
     if kind in ("samples", "selection"):
-        facts = _SAMPLES if kind == "samples" else _SELECTION
-        return [_ID, *(Column(name=name, type=type_, meaning=meaning) for name, (type_, meaning) in facts.items())]
+        return list(SAMPLES if kind == "samples" else SELECTION)
     if kind == "scores":
         return [_ID, *_scores(rest, header)]
     if kind == "logits":
@@ -70,19 +67,19 @@ def columns_of(table: str, header: "Header") -> list[Column]:
         return [_ID, *_vectors("target", f"logits the student learns, {_view(rest)}", top_k, header)]
     if kind == "features" and header.features is not None:
         meaning = f"input of the teacher's layer {header.features.layer}, {_view(rest)}"
-        return [_ID, Column(name="features", type="float16", meaning=meaning, width=header.features.width)]
+        return [_ID, Column("features", "float16", meaning, header.features.width)]
     if kind == "thumbnails" and header.thumbnails is not None:
         width = 3 * header.thumbnails.side_px**2
-        return [_ID, Column(name="pixels", type="uint8", meaning="means of the image's squares, RGB", width=width)]
+        return [_ID, Column("pixels", "uint8", "means of the image's squares, RGB", width)]
     return [_ID]
 
 
 def _scores(set_name: str, header: "Header") -> list[Column]:
     return [
         Column(
-            name=spec.name,
-            type="float32",
-            meaning=spec.formula + ("" if spec.views is None else f", mean over views {spec.views}"),
+            spec.name,
+            "float32",
+            spec.formula + ("" if spec.views is None else f", mean over views {spec.views}"),
             harder=spec.harder,
         )
         for spec in header.scores
@@ -92,10 +89,14 @@ def _scores(set_name: str, header: "Header") -> list[Column]:
 
 def _vectors(name: str, meaning: str, top_k: int | None, header: "Header") -> list[Column]:
     if top_k is None:
-        return [Column(name=name, type="float16", meaning=meaning, width=len(header.data.class_names))]
+        return [Column(name, "float16", meaning, len(header.data.class_names))]
     return [
-        Column(name=column, type=type_, meaning=text, width=top_k if width == 0 else width)
-        for column, (type_, text, width) in _TOP_K.items()
+        Column("class", "uint16", "classes of the K largest logits, by falling logit", top_k),
+        Column("logit", "float16", "their logits", top_k),
+        Column("tail", "float32", "log sum exp of the other logits at temperature 0.5, 1, 2 and 4", 4),
+        Column("label_logit", "float16", "logit of the label's class"),
+        Column("mean", "float32", "mean of all logits"),
+        Column("std", "float32", "standard deviation of all logits"),
     ]
 
 

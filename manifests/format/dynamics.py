@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
@@ -181,15 +182,11 @@ def _info(path: Path, content: object) -> DynamicsInfo:
             f"{path} has format {content['format']}; this tool reads {DYNAMICS_FORMAT}",
             hint="upgrade prune-toolkit to read it",
         )
-    lists = {"tuple[str, ...]": list, "tuple[int, ...] | None": (list, type(None))}
-    kinds: dict[str, Any] = {"int": int, "str": str, **lists}
-    values = {field.name: content.get(field.name) for field in fields(DynamicsInfo)}
-    for field in fields(DynamicsInfo):
-        if not isinstance(values[field.name], kinds[str(field.type)]):
-            raise InputError(f"{path}: {field.name} is missing or malformed", hint=_AGAIN)
-    stepped = None if values["stepped"] is None else tuple(values["stepped"])
-    info = DynamicsInfo(**values | {"columns": tuple(content["columns"]), "stepped": stepped})
-    if stepped is not None and [type(count) for count in stepped] != [int] * info.epochs_recorded:
+    try:
+        info = TypeAdapter(DynamicsInfo).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path}: {error.errors()[0]['loc'][0]} is missing or malformed", hint=_AGAIN) from None
+    if info.stepped is not None and len(info.stepped) != info.epochs_recorded:
         raise InputError(f"{path}: stepped is missing or malformed", hint=_AGAIN)
     if info.rows < 1 or info.epochs_recorded < 1:
         raise InputError(f"{path} describes {info.epochs_recorded} epochs of {info.rows} samples", hint=_AGAIN)

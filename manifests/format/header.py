@@ -182,6 +182,16 @@ class FileEntry(Block):
     bytes: int
     sha256: str
 
+    @property
+    def table(self) -> str:
+        """The table it is a part of, such as `logits/view-000`; empty for a beton."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def kind(self) -> str:
+        """The kind of that table, such as `logits`; for a beton, its name."""
+        return self.path.partition("/")[0]
+
 
 class Tool(Block):
     """The tool that wrote this manifest."""

@@ -21,11 +21,11 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
     """Raise InputError unless a part can be used without further checks; it may lack columns if it is not `whole`."""
     if part.num_columns and part.num_rows != entry.rows:
         raise InputError(f"{where} has {part.num_rows:,} rows, the header says {entry.rows:,}", hint=_AGAIN)
-    kind, _, rest = entry.path.partition("/")
+    kind = entry.kind
     fields = {field.name: field for field in _SCHEMAS.get(kind, ())}
     fields["sample_id"] = SAMPLES_SCHEMA.field("sample_id")
     if kind == "scores":
-        of_set = [spec.name for spec in header.scores if spec.set == rest.partition("/")[0]]
+        of_set = [spec.name for spec in header.scores if f"scores/{spec.set}" == entry.table]
         fields |= {name: pa.field(name, pa.float32(), nullable=False) for name in of_set}
     for field in fields.values():
         if whole or field.name in part.column_names:

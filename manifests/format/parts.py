@@ -6,7 +6,7 @@ A rerun keeps the parts whose digests match, so resuming needs no state besides 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,24 @@ from numpy.typing import NDArray
 from manifests.base import layout as limits
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
-from manifests.format.soft_labels import FullLogits, SoftLabels
-from manifests.format.top_k import COLUMNS, TopK
+from manifests.format.columns import SAMPLES, SELECTION, Column
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import COLUMNS, SoftLabels, TopK
 from manifests.untrusted.bounds import read_bounded
 
 PART_ROWS = limits.PART_ROWS
 SMALL_NUMBERS = ["class.list.element", "pixels.list.element"]
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
+AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
-SAMPLES_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("content_hash", pa.binary(16), nullable=False),
-        pa.field("view_id", pa.uint64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("problem", pa.string()),
-    ]
-)
-SELECTION_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("keep", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("kd_weight", pa.float32(), nullable=False),
-    ]
-)
+
+def _schema(columns: Iterable[Column]) -> pa.Schema:
+    kinds = {"binary": pa.binary(16)}
+    return pa.schema([pa.field(each.name, kinds.get(each.type, each.type), each.name == "problem") for each in columns])
+
+
+SAMPLES_SCHEMA, SELECTION_SCHEMA = _schema(SAMPLES), _schema(SELECTION)
 
 
 def part_count(rows: int) -> int:
@@ -74,17 +60,47 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[np.float16]) -> pa.Table:
     """A table of sample_id and one FixedSizeList(float16) column; values (n, C)."""
-    return _table_of(sample_id_n, {name: np.asarray(values_nC, np.float16)})
+    return numbers_table(sample_id_n, {name: np.asarray(values_nC, np.float16)})
 
 
 def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
     """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of the K largest."""
-    return _table_of(sample_id_n, labels.columns(name))
+    return numbers_table(sample_id_n, labels.columns(name))
+
+
+def numbers_table(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Return a table of sample_id and named columns: one number per row for (n,), a FixedSizeList for (n, width)."""
+    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
+    for name, array in values.items():
+        column = pa.array(np.ascontiguousarray(array).reshape(-1))
+        if array.ndim == 2:
+            # Parquet stores the name "element": any other would be lost.
+            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
+            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
+        fields.append(pa.field(name, column.type, nullable=False))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def numbers_of(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
+    """Return a column of numbers (n,), or of vectors (n, width). Raises InputError for anything else."""
+    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
+    kind = types.get(name, pa.null())
+    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
+    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
+        what = "one vector" if ndim == 2 else "one value"
+        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=AGAIN)
+    values = table.column(name).combine_chunks()
+    flat = values.flatten() if is_list else values
+    if values.null_count or flat.null_count:
+        raise InputError(f"a part's {name} has rows without a value", hint=AGAIN)
+    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, kind.list_size) if is_list else array
 
 
 def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """Return sample_id (n,) and the vectors (n, C) float16 of a part. Raises InputError if it lacks these columns."""
-    return _column(table, "sample_id", pa.int64(), 1), _column(table, name, pa.float16(), 2)
+    return numbers_of(table, "sample_id", pa.int64(), 1), numbers_of(table, name, pa.float16(), 2)
 
 
 def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
@@ -95,17 +111,17 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
     if name in table.column_names or "class" not in table.column_names:
         sample_id_n, dense_nC = vectors_of(table, name)
         if dense_nC.shape[1] != class_count:
-            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=_AGAIN)
+            raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=AGAIN)
         return sample_id_n, FullLogits(dense_nC)
     arrays = {
-        field: _column(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
+        field: numbers_of(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
         for column, (field, dtype) in COLUMNS.items()
     }
     try:
         labels = TopK(class_count=class_count, **arrays)
     except ValueError as error:
-        raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=_AGAIN) from None
-    return _column(table, "sample_id", pa.int64(), 1), labels
+        raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=AGAIN) from None
+    return numbers_of(table, "sample_id", pa.int64(), 1), labels
 
 
 def write_part(path: Path, table: pa.Table, digest: str) -> None:
@@ -143,14 +159,19 @@ def is_whole(table: pa.Table, digest: str) -> bool:
     return metadata.get(CONFIG_KEY) == digest.encode() and metadata.get(CONTENT_KEY) == _content_digest(table).encode()
 
 
+def part_footer(path: Path) -> pq.FileMetaData:
+    """Read the footer of a part, without its content; raises one of UNREADABLE."""
+    # Not by its path: pyarrow would take one that looks like a URL for a URL.
+    with path.open("rb") as stream:
+        return pq.read_metadata(stream)
+
+
 def part_content(path: Path) -> str:
     """Return the content digest that a part carries, without reading the content. Raises InputError if it has none."""
     try:
-        # Not by its path: pyarrow would take one that looks like a URL for a URL.
-        with path.open("rb") as stream:
-            return str((pq.read_metadata(stream).metadata or {})[CONTENT_KEY].decode())
+        return str((part_footer(path).metadata or {})[CONTENT_KEY].decode())
     except UNREADABLE as error:
-        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=_AGAIN) from None
+        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=AGAIN) from None
 
 
 def read_part(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
@@ -158,7 +179,7 @@ def read_part(path: Path, sha256: str | None = None, columns: list[str] | None =
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint=_AGAIN) from None
+        raise InputError(f"cannot read {path}: {error.strerror}", hint=AGAIN) from None
     return parse_part(data, str(path), sha256, columns)
 
 
@@ -174,40 +195,10 @@ def parse_part(data: bytes, path: str, sha256: str | None = None, columns: list[
         names = table.column_names
     except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=_AGAIN) from None
+        raise InputError(f"{path} is not a readable Parquet file: {reason}", hint=AGAIN) from None
     if missing := [name for name in columns or () if name not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}")
     return table
-
-
-def _table_of(sample_id_n: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.Table:
-    """Return a table of sample_id and named columns: one number per row for (n,), a FixedSizeList for (n, width)."""
-    fields, columns = [pa.field("sample_id", pa.int64(), nullable=False)], [pa.array(sample_id_n, pa.int64())]
-    for name, array in values.items():
-        column = pa.array(np.ascontiguousarray(array).reshape(-1))
-        if array.ndim == 2:
-            # Parquet stores the name "element": any other would be lost.
-            kind = pa.list_(pa.field("element", column.type, nullable=False), array.shape[1])
-            column = pa.FixedSizeListArray.from_arrays(column, type=kind)
-        fields.append(pa.field(name, column.type, nullable=False))
-        columns.append(column)
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
-
-
-def _column(table: pa.Table, name: str, item: Any, ndim: int) -> NDArray[Any]:
-    """Return a column of numbers (n,), or of vectors (n, width). Raises InputError for anything else."""
-    types: dict[str, Any] = dict(zip(table.column_names, table.schema.types, strict=True))
-    kind = types.get(name, pa.null())
-    is_list = pa.types.is_fixed_size_list(kind) and kind.list_size > 0
-    if is_list != (ndim == 2) or (kind.value_type if is_list else kind) != item:
-        what = "one vector" if ndim == 2 else "one value"
-        raise InputError(f"a part has no column {name} with {what} of {item} per row", hint=_AGAIN)
-    values = table.column(name).combine_chunks()
-    flat = values.flatten() if is_list else values
-    if values.null_count or flat.null_count:
-        raise InputError(f"a part's {name} has rows without a value", hint=_AGAIN)
-    array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
-    return array.reshape(-1, kind.list_size) if is_list else array
 
 
 def _content_digest(table: pa.Table) -> str:
@@ -233,10 +224,6 @@ def _add_values(digest: "hashlib._Hash", values: Any) -> None:
     elif pa.types.is_primitive(values.type):
         digest.update(values.to_numpy(zero_copy_only=False).tobytes())
     else:
-        texts = [repr(value).encode() for value in _as_bytes(values).to_pylist()]
-        digest.update(b"".join(texts))
-
-
-def _as_bytes(values: Any) -> Any:
-    """Return text as its bytes, so that text that is not UTF-8 has a digest too."""
-    return values.cast(pa.binary()) if pa.types.is_string(values.type) else values
+        # Text as its bytes, so that text that is not UTF-8 has a digest too.
+        texts = values.cast(pa.binary()) if pa.types.is_string(values.type) else values
+        digest.update(b"".join(repr(value).encode() for value in texts.to_pylist()))

@@ -1,61 +1,15 @@
-"""The stored logits of some samples: all C of each, or the K largest, behind one interface."""
+"""All logits of some samples, with the interface of the `TopK` of manifests/format/top_k.py."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.floating[Any]]
-Words = NDArray[np.float16] | NDArray[np.int16]
 # 512 KiB of float64 stays in cache: every score of an 8,192 x 1,000 part in 0.10 s, as one block in 0.86 s.
 BLOCK_VALUES = 1 << 16
-
-
-class SoftLabels(Protocol):
-    """n vectors of C logits: `FullLogits`, or the `TopK` of manifests/format/top_k.py."""
-
-    @property
-    def class_count(self) -> int:
-        """C."""
-
-    @property
-    def top_k(self) -> int | None:
-        """Number of largest logits stored per vector; None if all are stored."""
-
-    def __len__(self) -> int:
-        """n."""
-
-    def __getitem__(self, rows: slice | NDArray[Any]) -> "SoftLabels":
-        """Return some rows: a slice, or an index or boolean array."""
-
-    def logits(self, temperature: float = 1.0) -> Logits:
-        """Return all C logits (n, C); those not stored are filled in for a softmax at this temperature."""
-
-    def logits_with(self, label_n: NDArray[np.integer[Any]]) -> Logits:
-        """Return all C logits (n, C) for a softmax at T = 1; that of the label (n,) is exact, even outside the K."""
-
-    @property
-    def top1_n(self) -> NDArray[np.integer[Any]]:
-        """(n,) class of the largest logit, the first of equals."""
-
-    @property
-    def std_n(self) -> NDArray[np.floating[Any]]:
-        """(n,) unbiased standard deviation of all C logits."""
-
-    @property
-    def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) True if all stored logits of a vector are finite."""
-
-    def scaled(self, scale_n: NDArray[np.floating[Any]]) -> "SoftLabels":
-        """Return scale * z for scale (n,) > 0, rounded to float16: inf if it does not fit."""
-
-    def columns(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return the columns of a part, (n,) or (n, width), by name; `name` is that of a column of all C logits."""
-
-    def words(self) -> Words:
-        """Return (n, words) of 16 bits, as a beton stores them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +18,7 @@ class FullLogits:
 
     logits_nC: NDArray[np.float16]
     top_k: None = None
+    """All are stored."""
 
     @property
     def class_count(self) -> int:
@@ -104,11 +59,11 @@ class FullLogits:
         return FullLogits(scaled_rows(self.logits_nC, scale_n, np.dtype(np.float16)))
 
     def columns(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return all C logits in one column."""
+        """Return all C logits as the column `name` of a part."""
         return {name: np.asarray(self.logits_nC, np.float16)}
 
     def words(self) -> NDArray[np.float16]:
-        """Return the logits (n, C) themselves."""
+        """Return the logits (n, C) themselves, as a beton stores them."""
         return self.logits_nC
 
 

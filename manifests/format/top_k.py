@@ -8,14 +8,14 @@ at several temperatures. Class ids are uint16: float16 would round those above 2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.format.soft_labels import SoftLabels, row_blocks
+from manifests.format.soft_labels import FullLogits, row_blocks
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 MAX_CLASSES = 1 << 16
@@ -33,7 +33,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "mean": ("mean_n", np.float32),
     "std": ("std_n", np.float32),
 }
-"""Columns of a part with the K largest logits, as fields of TopK: vectors, or numbers if the name ends in _n."""
+"""Columns of a part with the K largest logits, as fields of TopK in its order: vectors, or numbers if it ends in _n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,26 +74,11 @@ class TopK:
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> TopK:
         """Return some rows: a slice, or an index or boolean array."""
-        return TopK(
-            self.class_count,
-            self.class_nK[rows],
-            self.logit_nK[rows],
-            self.tail_n4[rows],
-            self.label_logit_n[rows],
-            self.mean_n[rows],
-            self.std_n[rows],
-        )
+        return TopK(self.class_count, *(getattr(self, field)[rows] for field, _ in COLUMNS.values()))
 
     def words(self) -> NDArray[np.int16]:
         """Return all fields as (n, 2K + 13) int16, bit by bit: class, logit, tail, label_logit, mean, std."""
-        columns = (
-            self.class_nK,
-            self.logit_nK,
-            self.tail_n4,
-            self.label_logit_n[:, None],
-            self.mean_n[:, None],
-            self.std_n[:, None],
-        )
+        columns = [values if values.ndim == 2 else values[:, None] for values in self.columns("").values()]
         return np.concatenate([np.ascontiguousarray(values).view(np.int16) for values in columns], axis=1)
 
     def logits(self, temperature: float = 1.0) -> NDArray[np.float32]:
@@ -155,15 +140,20 @@ class TopK:
         with np.errstate(over="ignore"):
             logit_nK = (self.logit_nK * scale_n[:, None]).astype(np.float16)
             label_logit_n = (self.label_logit_n * scale_n).astype(np.float16)
-        return TopK(
-            self.class_count,
-            self.class_nK,
-            logit_nK,
-            np.stack(tails, axis=1).astype(np.float32),
-            label_logit_n,
-            (self.mean_n * scale_n).astype(np.float32),
-            (self.std_n * scale_n).astype(np.float32),
+        return replace(
+            self,
+            logit_nK=logit_nK,
+            tail_n4=np.stack(tails, axis=1).astype(np.float32),
+            label_logit_n=label_logit_n,
+            mean_n=(self.mean_n * scale_n).astype(np.float32),
+            std_n=(self.std_n * scale_n).astype(np.float32),
         )
+
+
+SoftLabels = FullLogits | TopK
+"""n vectors of C logits, of which all or the K largest are stored."""
+Words = NDArray[np.float16] | NDArray[np.int16]
+"""(n, words) of 16 bits: logit vectors as a beton stores them."""
 
 
 def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]], k: int) -> TopK:
@@ -215,26 +205,6 @@ def words_count(k: int) -> int:
     return 2 * k + _FIXED_WORDS
 
 
-def from_words(words_nW: NDArray[np.int16] | NDArray[np.float16], k: int, class_count: int) -> TopK:
-    """Decode the output of `TopK.words`, also as the float16 that a beton's reader returns.
-
-    Raises ValueError for other shapes.
-    """
-    if words_nW.ndim != 2 or words_nW.shape[1] != words_count(k):
-        raise ValueError(f"{words_count(k)} words per row expected for {k} classes, not an array of {words_nW.shape}")
-    words_nW = np.ascontiguousarray(words_nW).view(np.int16)
-    ends = np.cumsum([k, k, 2 * len(TEMPERATURES), 1, 2]).tolist()
-    class_nK, logit_nK, tail, label, mean, std = (
-        np.ascontiguousarray(part).view(dtype)
-        for part, dtype in zip(
-            np.split(words_nW, ends, axis=1),
-            (np.uint16, np.float16, np.float32, np.float16, np.float32, np.float32),
-            strict=True,
-        )
-    )
-    return TopK(class_count, class_nK, logit_nK, tail, label[:, 0], mean[:, 0], std[:, 0])
-
-
 def tail_weights(temperature: ArrayLike) -> NDArray[np.float64]:
     """Return weights (..., 5) of log(C - K) and the four stored tails in the tail at a temperature.
 
@@ -260,8 +230,7 @@ def tail_at(tail_n4: NDArray[np.float32], temperature: ArrayLike, tail_classes: 
     Exact at TEMPERATURES, elsewhere interpolated by `tail_weights`.
     """
     weights = tail_weights(temperature)
-    tail_n: NDArray[np.float64] = weights[..., 0] * math.log(tail_classes) + (weights[..., 1:] * tail_n4).sum(axis=-1)
-    return tail_n
+    return np.asarray(weights[..., 0] * math.log(tail_classes) + (weights[..., 1:] * tail_n4).sum(axis=-1))
 
 
 def _largest(logits_nC: NDArray[np.float16], k: int) -> NDArray[np.int64]:

@@ -4,27 +4,45 @@ The samples are in the order of the hidden keys: in the order of the images, cla
 the listing. So every table is rewritten, in two passes, with a few parts in memory.
 """
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.errors import UsageError
 from manifests.format.child_header import Making, child_header
 from manifests.format.columns import columns_of
-from manifests.format.header import Header
+from manifests.format.header import Block, Header, Views
 from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
-from manifests.hidden.hidden_header import hide_header
-from manifests.hidden.secret import hidden_block, hide_hashes, hide_keys, hide_text, hide_view_ids
+from manifests.hidden.secret import hidden_block, hide_hashes, hide_ids, hide_keys, hide_text, hide_view_ids
 from manifests.images.identity import fingerprint
 from manifests.manifest import Manifest, commit, part_entries
-from manifests.tables.scattering import ScatteredRows
+from manifests.tables.rows import ScatteredRows, hash_column, hash_matrix
 
+OPEN = frozenset({
+    "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
+    "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
+    "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
+    "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset", "quota", "redistributable",
+    "rest", "revise_scope", "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student",
+    "teacher", "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
+})  # fmt: skip
+"""Fields of `config` and `run` that are kept; ids in them are hidden."""
+SEALED = frozenset({
+    "content", "data", "file_sha256", "held_out", "index", "listing", "manifest", "parent", "parents", "prefer",
+    "prefixes", "run", "val", "weights_sha256", "whole", "without",
+})  # fmt: skip
+"""Fields that are replaced by an HMAC, so that equal values can be recognised."""
+NESTED = frozenset({"copy", "dynamics", "parent_run", "parent_runs"})
+"""Fields that contain such fields, or lists of them."""
+RECIPE = ("pad_px", "scale_min", "scale_max", "ratio_min", "ratio_max", "flip")
+"""Parameters of views, besides the fields that all recipes have."""
 NEVER = ("samples", "thumbnails")
 """Tables that are not copied: samples are rewritten, thumbnails show the images."""
 
@@ -48,8 +66,7 @@ def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         write_part(folder / part_path("samples", part), hidden.slice(rows.start, len(rows)), digest)
-    tables = sorted({entry.path.rpartition("/")[0] for entry in source.header.files if entry.path != BETON_NAME})
-    tables = [table for table in tables if table.partition("/")[0] not in NEVER]
+    tables = sorted({entry.table for entry in source.header.files if entry.table and entry.kind not in NEVER})
     with Progress(len(tables) * part_count(count), "hiding", "parts") as progress:
         for table in tables:
             _reorder(source, table, new_id_N, folder, digest, progress)
@@ -58,7 +75,6 @@ def hide(source: Manifest, secret: bytes, folder: Path) -> Manifest:
 
 def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Table:
     """Return the hidden rows of `samples`, in their original order."""
-    hashes = np.frombuffer(b"".join(samples.column("content_hash").to_pylist()), np.uint8).reshape(-1, 16)
     view_ids = samples.column("view_id").to_numpy()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     nothing_N = np.zeros(len(samples), np.int64)
@@ -67,9 +83,7 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
         "key": keys,
         "label": samples.column("label"),
         "size_bytes": pa.array(nothing_N),
-        "content_hash": pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(16), len(samples), [None, pa.py_buffer(hide_hashes(secret, hashes).tobytes())]
-        ),
+        "content_hash": hash_column(hide_hashes(secret, hash_matrix(samples.column("content_hash")))),
         "view_id": pa.array(hide_view_ids(secret, keys, view_ids)),
         "width": pa.array(nothing_N.astype(np.int32)),
         "height": pa.array(nothing_N.astype(np.int32)),
@@ -82,23 +96,18 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
 def _reorder(
     source: Manifest, table: str, new_id_N: NDArray[np.int64], folder: Path, digest: str, progress: Progress
 ) -> None:
-    """Write one table in the order of the new sample_ids."""
     with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
+        # Columns that a later version added might identify samples.
         known = {column.name for column in columns_of(table, source.header)}
-        parts = (_only(source.part(entry), known) for entry in source.files(table))
+        whole = (source.part(entry) for entry in source.files(table))
+        parts = (rows.select([name for name in rows.column_names if name in known]) for rows in whole)
         scattered = ScatteredRows(parts, new_id_N, len(new_id_N), Path(scratch), source.where)
         for part in range(part_count(len(new_id_N))):
             write_part(folder / part_path(table, part), scattered.part(part), digest)
             progress.advance(1)
 
 
-def _only(rows: pa.Table, known: set[str]) -> pa.Table:
-    """Return the rows without columns added by a later version, which might identify samples."""
-    return rows.select([name for name in rows.column_names if name in known])
-
-
 def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:
-    """Return the header of the hidden manifest."""
     header = hide_header(secret, source.header)
     names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
     keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()
@@ -111,3 +120,55 @@ def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tab
         hidden=hidden_block(secret),
         files=part_entries(folder, ["samples", *tables], header.data.count),
     )
+
+
+def hide_header(secret: bytes, header: Header) -> Header:
+    """Return the header without unknown fields, with `config` and `run` filtered as above, ids in `selection` hidden.
+
+    Fields that depend on the tables (`files`, `parents`, the fingerprint) are unchanged.
+    """
+    known = cast(Header, _known(header))
+    changes: dict[str, Any] = {"config": _allowed(secret, header.config), "run": _allowed(secret, header.run)}
+    for name in ("selection", "labels"):
+        if (block := getattr(known, name)) is not None:
+            changes[name] = block.model_copy(update={"parameters": hide_ids(secret, block.parameters)})
+    if known.selection is not None and known.selection.without is not None:
+        without = {"without": hide_text(secret, known.selection.without)}
+        changes["selection"] = changes["selection"].model_copy(update=without)
+    return known.model_copy(update=changes)
+
+
+def _known(value: Any) -> Any:
+    """Return a block of the header, including nested blocks, without fields added by a later minor version."""
+    if isinstance(value, list):
+        return [_known(each) for each in value]
+    if not isinstance(value, Block):
+        return value
+    names = list(type(value).model_fields)
+    if isinstance(value, Views):
+        names += [name for name in value.model_extra or () if name in RECIPE]
+    return type(value).model_construct(**{name: _known(getattr(value, name)) for name in names})
+
+
+def _allowed(secret: bytes, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_allowed(secret, each) for each in value]
+    if not isinstance(value, dict):
+        return None
+    found = {}
+    for name, content in value.items():
+        if name in NESTED:
+            found[name] = _allowed(secret, content)
+        elif name in SEALED:
+            found[name] = _sealed(secret, content)
+        elif name in OPEN:
+            found[name] = hide_ids(secret, content)
+    return found
+
+
+def _sealed(secret: bytes, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return sorted((_sealed(secret, each) for each in value), key=str)
+    return hide_text(secret, value if isinstance(value, str) else json.dumps(value, sort_keys=True))

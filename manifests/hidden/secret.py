@@ -7,9 +7,9 @@ the crops depend on it: it is XORed with the first 8 bytes (little-endian) of th
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ METHOD: Final = "hmac-sha256"
 LEAST_BYTES, MOST_BYTES = 16, 1 << 16
 _CHECKED = b"prune-toolkit: hidden manifest"
 _ID = re.compile(r"[0-9a-f]{64}")
+Keys: TypeAlias = "pa.Array | pa.ChunkedArray | Iterable[str]"
 
 
 def read_secret(path: Path) -> bytes:
@@ -42,11 +43,9 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def hide_keys(secret: bytes, keys: pa.Array | pa.ChunkedArray | Iterable[str]) -> pa.Array:
+def hide_keys(secret: bytes, keys: Keys) -> pa.Array:
     """Return (N,) hidden keys, 64 hexadecimal digits each, as pyarrow strings."""
-    if isinstance(keys, pa.Array | pa.ChunkedArray):
-        keys = keys.to_pylist()
-    return pa.array([_hmac(secret, key.encode()).hex() for key in keys], pa.string())
+    return pa.array([digest.hex() for digest in _hmacs(secret, keys)], pa.string())
 
 
 def hide_hashes(secret: bytes, hash_N16: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -56,13 +55,9 @@ def hide_hashes(secret: bytes, hash_N16: NDArray[np.uint8]) -> NDArray[np.uint8]
     return np.frombuffer(hidden, np.uint8).reshape(-1, 16)
 
 
-def hide_view_ids(
-    secret: bytes, hidden_keys: pa.Array | pa.ChunkedArray | Iterable[str], view_id_N: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
+def hide_view_ids(secret: bytes, hidden_keys: Keys, view_id_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return (N,) hidden view_ids of (N,), or the reverse: XOR is its own inverse."""
-    if isinstance(hidden_keys, pa.Array | pa.ChunkedArray):
-        hidden_keys = hidden_keys.to_pylist()
-    pads = b"".join(_hmac(secret, key.encode())[:8] for key in hidden_keys)
+    pads = b"".join(digest[:8] for digest in _hmacs(secret, hidden_keys))
     return np.asarray(view_id_N, np.uint64) ^ np.frombuffer(pads, "<u8").astype(np.uint64)
 
 
@@ -107,6 +102,11 @@ def refuse_hidden(header: Header, where: str) -> None:
             f"{where} is hidden: its keys and view_ids are not those of the images",
             hint="prune verify, prune select, prune cut and train-student work with hidden manifests",
         )
+
+
+def _hmacs(secret: bytes, keys: Keys) -> Iterator[bytes]:
+    texts = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else keys
+    return (_hmac(secret, key.encode()) for key in texts)
 
 
 def _hmac(secret: bytes, message: bytes) -> bytes:

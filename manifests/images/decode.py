@@ -14,26 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from manifests.images.exif import exif_orientation, ignore_pillow_warnings
-from manifests.images.jpeg import JpegInfo, jpeg_info
+from manifests.images.jpeg import exif_orientation, ignore_pillow_warnings, jpeg_info
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = [
-    "MAX_PIXELS",
-    "MODE_JPEG",
-    "MODE_RAW",
-    "BetonImage",
-    "Encoded",
-    "ImageProblem",
-    "JpegInfo",
-    "Pixels",
-    "RawImage",
-    "beton_form",
-    "decode_rgb",
-    "jpeg_info",
-]
 
 MAX_PIXELS = 400_000_000
 MODE_JPEG, MODE_RAW = 0, 1
@@ -118,7 +102,7 @@ def beton_form(image: RawImage, max_side: int | None = None) -> BetonImage:
 def _decode(data: bytes) -> NDArray[np.uint8]:
     if not data:
         raise ImageProblem("the file is empty")
-    opened = next((open_ for accept, open_ in _formats() if accept(data)), None)
+    opened = next((open_ for begin, open_ in _formats().items() if re.match(begin, data, re.DOTALL)), None)
     if opened is None:
         raise ImageProblem("not an image of a known format")
     with opened(io.BytesIO(data)) as picture:
@@ -190,8 +174,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 @cache
-def _formats() -> tuple[tuple[Callable[[bytes], bool], Callable[[io.BytesIO], Any]], ...]:
-    """Return recognisers and openers; Image.open is not used because it enforces a process-wide size limit."""
+def _formats() -> dict[bytes, Callable[[io.BytesIO], Any]]:
+    """Return openers by how a file begins; Image.open is not used because it enforces a process-wide size limit."""
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,
@@ -202,18 +186,15 @@ def _formats() -> tuple[tuple[Callable[[bytes], bool], Callable[[io.BytesIO], An
         WebPImagePlugin,
     )
 
-    def starts(*prefixes: bytes) -> Callable[[bytes], bool]:
-        return lambda data: data.startswith(prefixes)
-
-    return (
-        (starts(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
-        (starts(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-        (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
-        (starts(b"BM"), BmpImagePlugin.BmpImageFile),
-        (starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
-        (lambda data: data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace(), PpmImagePlugin.PpmImageFile),
-        (starts(b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
-    )
+    return {
+        rb"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+        rb"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+        rb"RIFF....WEBP": WebPImagePlugin.WebPImageFile,
+        rb"BM": BmpImagePlugin.BmpImageFile,
+        rb"II[*+]\0|MM\0[*+]": TiffImagePlugin.TiffImageFile,
+        rb"P[1-6]\s": PpmImagePlugin.PpmImageFile,
+        rb"GIF8[79]a": GifImagePlugin.GifImageFile,
+    }
 
 
 def _reason(error: Exception) -> str:

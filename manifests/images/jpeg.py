@@ -1,11 +1,13 @@
-"""Facts about a JPEG, read from its markers without decoding pixels."""
+"""Facts about a JPEG, read from its markers without decoding pixels, and the orientation in EXIF."""
 
 import re
 import struct
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
-from manifests.images.exif import exif_orientation
-
+_ORIENTATION_TAG = 0x0112
+_PILLOW_MODULES = re.compile(r"PIL\.")
 SOI, EOI, SOS, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _NOT_SOF = (0xC4, 0xC8, 0xCC)
 _STANDALONE = (0x01, SOI, *range(0xD0, 0xD8))
@@ -91,3 +93,29 @@ def jpeg_info(data: bytes) -> JpegInfo | None:
         exif_orientation=orientation or 1,
         whole=clean and ended and scans > 0,
     )
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation 1..8 in an EXIF block (with or without its "Exif" prefix); 1 if it cannot be read."""
+    from PIL.Image import Exif
+
+    ignore_pillow_warnings()
+    block = Exif()
+    try:
+        block.load(exif)
+        orientation = block.get(_ORIENTATION_TAG)
+    # The errors Pillow raises for a broken block are not documented: SyntaxError and struct.error have been seen.
+    except Exception:
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def ignore_pillow_warnings() -> None:
+    """Silence Pillow's warnings about odd metadata of images whose pixels decode completely.
+
+    warnings.catch_warnings is not thread-safe: it restores a list that another thread may have changed. A permanent
+    filter, moved back to the front if necessary, has no such race.
+    """
+    entry: Any = ("ignore", None, Warning, _PILLOW_MODULES, 0)
+    if warnings.filters[:1] != [entry]:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)

@@ -1,7 +1,6 @@
 """Making room for a manifest: what is in its place, whether that may be removed, and what is removed first."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from manifests.base.layout import HEADER_NAME
 from manifests.card.readme import CARD_NAME, CROISSANT_NAME
@@ -9,7 +8,7 @@ from manifests.errors import InputError, MismatchError, UnreachableError
 from manifests.format.header import Header
 from manifests.format.header_file import read_header
 from manifests.manifest import Manifest
-from manifests.stores.destinations import Destination
+from manifests.stores.destinations import Destination, FolderDestination
 from manifests.stores.store import Store
 from manifests.untrusted.rules import is_file_of_a_manifest
 
@@ -89,16 +88,15 @@ def clear(destination: Destination, names: Sequence[tuple[str, str | None]], rep
         destination.remove(path)
 
 
-def check_folder(folder: Path, header: Header, store: Store) -> None:
+def check_folder(destination: FolderDestination, header: Header, store: Store) -> None:
     """Raise MismatchError if a folder without header holds anything but what a pull of this URL left."""
-    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    first = next((path for path in found if not path.name.endswith(".tmp")), None)
-    if first is None:
+    folder, found = destination.folder, [path for path in destination.listed() if not path.endswith(".tmp")]
+    if not found:
         return
     begun = Manifest(folder, header).pulled_from
     if begun is None:
         raise MismatchError(
-            f"{folder} holds files ({first.relative_to(folder)}) but no manifest: a pull might overwrite them",
+            f"{folder} holds files ({found[0]}) but no manifest: a pull might overwrite them",
             hint="name a folder that is empty or does not exist",
         )
     if begun != store.where:

@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from manifests.base.files import CHUNK_BYTES
+from manifests.base.files import CHUNK_BYTES, link_or_copy
 from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.base.progress import Progress, format_bytes, note
 from manifests.card.readme import CARD_NAME, CROISSANT_NAME, write_card
 from manifests.card.score_plots import picture_paths
 from manifests.errors import IncompleteError, InputError, UnreachableError, UsageError
+from manifests.format.child_header import Making, child_header
+from manifests.format.columns import kinds_of
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import header_bytes, parse_header
-from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, write_local
+from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, commit, write_local
 from manifests.share.overwrite import check_folder, check_undisturbed, clear, clear_destination
 from manifests.stores.destinations import Destination, FolderDestination
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore, Store, answering, store_of
+from manifests.stores.store import LocalFile, LocalStore, Store, answering, store_of
 
 ALWAYS = ("samples", "selection")
 """Tables without which the others mean nothing."""
@@ -55,11 +56,6 @@ class Moved:
         return f"{files} {done}, {format_bytes(self.copied_bytes)}{there}"
 
 
-def kind_of(entry: FileEntry) -> str:
-    """Return the kind of table a file belongs to, such as logits; for a beton, its name."""
-    return entry.path.partition("/")[0]
-
-
 def push(
     source: Manifest,
     destination: Destination,
@@ -85,9 +81,10 @@ def push(
         )
     check_images(header, with_images)
     names: list[tuple[str, str | None]] = [
-        (entry.path, entry.sha256) for entry in header.files if with_images or not _is_beton(entry)
+        (entry.path, entry.sha256) for entry in header.files if with_images or entry.table
     ]
-    names += [(path, None) for path in _cards(source, beside)]
+    cards_of_it = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
+    names += [(path, None) for path in cards_of_it if beside.size(path) is not None]
     is_there = clear_destination(destination, header, replace)
 
     def copy(name: tuple[str, str | None]) -> int | None:
@@ -124,11 +121,11 @@ def pull(
     header, destination = source.header, FolderDestination(LocalStore(folder))
     check_images(header, with_images)
     is_there = clear_destination(destination, header, replace=False)
-    wanted = _wanted(source, only)
+    wanted = check_table_kinds(source, only) if only else kinds_of(header)
     if with_images and (header.file(BETON_NAME) is None or store.size(BETON_NAME) is None):
         note(f"{store.where} holds no {BETON_NAME}: it was pushed without --with-images, or never written")
         with_images = False
-    entries = [entry for entry in header.files if kind_of(entry) in wanted or (with_images and _is_beton(entry))]
+    entries = [entry for entry in header.files if entry.kind in wanted or (with_images and not entry.table)]
 
     def copy(entry: FileEntry) -> int | None:
         if destination.store.size(entry.path) == entry.bytes and destination.store.sha256(entry.path) == entry.sha256:
@@ -137,7 +134,7 @@ def pull(
         return entry.bytes
 
     if not is_there:
-        check_folder(folder, header, store)
+        check_folder(destination, header, store)
     with _resumable():
         folder.mkdir(parents=True, exist_ok=True)
         destination.begin([])
@@ -166,7 +163,7 @@ def check_images(header: Header, with_images: bool) -> None:
 
 def check_table_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
     """Return the requested kinds of tables, samples and selection. Raises UsageError for one that is not there."""
-    has = {kind_of(entry) for entry in manifest.header.files} - {BETON_NAME}
+    has = kinds_of(manifest.header)
     if unknown := sorted(set(only) - has):
         raise UsageError(f"--only {unknown[0]}: {manifest.where} has only {', '.join(sorted(has))}")
     kinds = {*only, *has.intersection(ALWAYS)}
@@ -175,19 +172,21 @@ def check_table_kinds(manifest: Manifest, only: Collection[str]) -> set[str]:
     return kinds
 
 
-def _wanted(manifest: Manifest, only: Collection[str]) -> set[str]:
-    everything = {kind_of(entry) for entry in manifest.header.files if not _is_beton(entry)}
-    return check_table_kinds(manifest, only) if only else everything
+def excerpt(source: Manifest, only: Collection[str], folder: Path) -> Manifest:
+    """Write a manifest of samples, selection and the kinds of tables in `only` into `folder`.
 
-
-def _is_beton(entry: FileEntry) -> bool:
-    return entry.path == BETON_NAME
-
-
-def _cards(source: Manifest, beside: LocalStore) -> list[str]:
-    """Return the paths of the existing cards beside the header. Raises InputError for a link."""
-    names = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
-    return [name for name in names if beside.size(name) is not None]
+    It names the source as its parent and the missing kinds in `left_out`. It has no beton, because that of a selection
+    holds targets. Raises UsageError for a kind of table that the source lacks.
+    """
+    kinds = check_table_kinds(source, only)
+    header = source.header
+    left_out = kinds_of(header) - kinds | set(header.left_out or ())
+    entries = [entry for entry in header.files if entry.kind in kinds]
+    for entry in entries:
+        with source.store.open(entry.path):
+            link_or_copy(source.folder / entry.path, folder / entry.path)
+    header = child_header(Making.SENT, header, files=entries, parents=[source.id], left_out=sorted(left_out))
+    return commit(folder, header)
 
 
 def _fetch(source: Manifest, entry: FileEntry, destination: FolderDestination) -> None:
@@ -221,7 +220,7 @@ def _chunk(reader: IO[bytes], name: str) -> bytes:
 def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_there: bool) -> Manifest:
     """Note in local.json where a manifest came from, and what was not pulled."""
     here = Manifest(folder, header)
-    before = here.not_pulled if is_there else {kind_of(entry) for entry in header.files} - {BETON_NAME}
+    before = here.not_pulled if is_there else kinds_of(header)
     beside: dict[str, Any] = {**here.local, PULLED_FROM: store.where}
     if left := sorted(set(before) - wanted):
         beside[NOT_PULLED] = left

@@ -1,74 +1,33 @@
-"""Images stored in one array: the idx files of MNIST and its successors."""
+"""Images stored in one array: the idx files of MNIST and its successors, and the handwritten digits of scikit-learn."""
 
 import gzip
+import hashlib
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.errors import InputError
+from manifests.errors import InputError, UsageError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
-from manifests.sources.names import (
-    check_source_labels,
-    choose_split,
-    data_set_name,
-    names_beside,
-    read_class_names,
-    resolve_names,
-    row_keys,
-)
+from manifests.sources.base import Source
+from manifests.sources.names import choose_split, data_set_name, named_labels, names_beside, refuse_label, row_keys
 
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UBYTE = 0x08
 # Deflate cannot pack more than 1032 bytes into one.
 _DEFLATE_RATIO = 1032
 _CHUNK_BYTES = 16 << 20
+_GREY_LEVELS = 16
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ArraySource:
-    """Rows of one uint8 array (N, H, W) or (N, H, W, 3)."""
-
-    kind: str
-    name: str
-    split: str | None
-    class_names: tuple[str, ...]
-    keys: list[str] = field(repr=False)
-    labels_N: NDArray[np.int32] = field(repr=False)
-    images: NDArray[np.uint8] = field(repr=False)
-    root: None = None
-
-    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """Return the pixels as stored, in the order requested; views of the array."""
-        return [Pixels(self.images[row]) for row in rows]
-
-
-def array_source(
-    *,
-    kind: str,
-    name: str,
-    split: str,
-    class_names: tuple[str, ...],
-    labels_N: NDArray[np.integer],
-    images: NDArray[np.uint8],
-    where: object,
-) -> ArraySource:
-    """Number the rows and check the labels."""
-    keys = row_keys(split, len(images))
-    return ArraySource(
-        kind=kind,
-        name=name,
-        split=split,
-        class_names=class_names,
-        keys=keys,
-        labels_N=check_source_labels(labels_N, class_names, keys, where),
-        images=images,
-    )
+def read_array(images: NDArray[np.uint8], rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+    """Return some rows of an array (N, H, W) or (N, H, W, 3), as views of it."""
+    return [Pixels(images[row]) for row in rows]
 
 
 def find_idx(path: Path) -> Path | None:
@@ -76,28 +35,24 @@ def find_idx(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "raw", *sorted(path.glob("*/raw"))) if _idx_splits(folder)), None)
 
 
-def open_idx(folder: Path, *, split: str | None = None, classes: Path | None = None) -> ArraySource:
+def open_idx(folder: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open {train,t10k}-images-idx3-ubyte[.gz] and their labels."""
+    refuse_label(label, folder)
     chosen = choose_split(_idx_splits(folder), split, folder)
     prefix = _IDX_SPLITS[chosen]
     images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
     labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
-    labels_N = read_idx(labels_path, 1)
-    beside = names_beside(folder, "names.json", "classes.txt")
-    class_names = resolve_names(
-        labels_N,
-        given=None if classes is None else read_class_names(classes),
-        known=None if beside is None or classes is not None else read_class_names(beside),
-        where=labels_path,
-    )
-    return array_source(
+    keys = row_keys(chosen, len(images))
+    known = None if classes is not None else names_beside(folder, "names.json", "classes.txt")
+    class_names, labels_N = named_labels(read_idx(labels_path, 1), keys, classes, known, labels_path)
+    return Source(
         kind="idx",
         name=data_set_name(folder),
         split=chosen,
         class_names=class_names,
+        keys=keys,
         labels_N=labels_N,
-        images=images,
-        where=labels_path,
+        read=partial(read_array, images),
     )
 
 
@@ -139,15 +94,53 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 def _idx_splits(folder: Path) -> list[str]:
-    return [
-        split
-        for split, prefix in _IDX_SPLITS.items()
-        if any((folder / f"{prefix}-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz"))
-    ]
+    return [split for split, prefix in _IDX_SPLITS.items() if _idx_files(folder, f"{prefix}-images-idx3-ubyte")]
+
+
+def _idx_files(folder: Path, name: str) -> list[Path]:
+    return [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
 
 
 def _idx_file(folder: Path, name: str) -> Path:
-    for suffix in ("", ".gz"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")
+    found = _idx_files(folder, name)
+    if not found:
+        raise InputError(f"{folder} holds no {name}[.gz]", hint="copy or download the file again")
+    return found[0]
+
+
+def open_demo(name: str, split: str | None, classes: Path | None, label: str | None) -> Source:
+    """Open `digits`: 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
+
+    The 0..16 grey levels become round(v * 255 / 16). In each class, images are ordered by the sha256 of these pixels;
+    the first 5/18 of them, rounded, are the test split. Rows keep scikit-learn's order.
+    """
+    refuse_label(label, f"demo:{name}")
+    if name != "digits":
+        raise UsageError(f"unknown demo data set {name!r}", hint="known: demo:digits")
+    from sklearn.datasets import load_digits
+
+    chosen = choose_split(("train", "test"), split, "demo:digits")
+    digits = load_digits()
+    images = np.floor(digits.images * 255 / _GREY_LEVELS + 0.5).astype(np.uint8)
+    held_out_N = _held_out(images, digits.target)
+    rows = np.flatnonzero(held_out_N if chosen == "test" else ~held_out_N)
+    keys, known = row_keys(chosen, len(rows)), tuple(str(name) for name in digits.target_names)
+    class_names, labels_N = named_labels(digits.target[rows], keys, classes, known, "demo:digits")
+    return Source(
+        kind="digits",
+        name="digits",
+        split=chosen,
+        class_names=class_names,
+        keys=keys,
+        labels_N=labels_N,
+        read=partial(read_array, images[rows]),
+    )
+
+
+def _held_out(images: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    held_out_N = np.zeros(len(images), np.bool_)
+    for label in np.unique(labels_N):
+        ranked = sorted(np.flatnonzero(labels_N == label).tolist(), key=lambda row: (digests[row], row))
+        held_out_N[ranked[: round(len(ranked) * 5 / 18)]] = True
+    return held_out_N

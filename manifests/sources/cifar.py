@@ -4,6 +4,7 @@ import io
 import pickle
 import pickletools
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.sources.arrays import ArraySource, array_source
-from manifests.sources.names import check_class_names, choose_split, data_set_name, read_class_names, resolve_names
+from manifests.sources.arrays import read_array
+from manifests.sources.base import Source
+from manifests.sources.names import check_class_names, choose_split, data_set_name, named_labels, row_keys
 
 MAX_BATCH_BYTES = 1 << 30
 _ROW_BYTES = 3 * 32 * 32
@@ -56,9 +58,7 @@ def find_cifar(path: Path) -> Path | None:
     return None
 
 
-def open_cifar(
-    folder: Path, *, split: str | None = None, classes: Path | None = None, label: str | None = None
-) -> ArraySource:
+def open_cifar(folder: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open cifar-10-batches-py or cifar-100-python; `label` is fine_label (default) or coarse_label for the latter."""
     layout = next(known for known in _LAYOUTS if (folder / known.meta).is_file() and _splits(folder, known))
     column = label or next(iter(layout.labels))
@@ -67,21 +67,17 @@ def open_cifar(
     label_key, name_key = layout.labels[column]
     chosen = choose_split(_splits(folder, layout), split, folder)
     batches = [_read_batch(folder / name, label_key) for name in layout.splits[chosen]]
-    labels_N = np.concatenate([labels for _, labels in batches])
-    class_names = resolve_names(
-        labels_N,
-        given=None if classes is None else read_class_names(classes),
-        known=_names(folder / layout.meta, name_key),
-        where=folder,
-    )
-    return array_source(
+    images, labels_N = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    keys = row_keys(chosen, len(images))
+    class_names, labels_N = named_labels(labels_N, keys, classes, _names(folder / layout.meta, name_key), folder)
+    return Source(
         kind="cifar",
         name=data_set_name(folder),
         split=chosen,
         class_names=class_names,
+        keys=keys,
         labels_N=labels_N,
-        images=np.concatenate([images for images, _ in batches]),
-        where=folder,
+        read=partial(read_array, images),
     )
 
 
@@ -135,10 +131,9 @@ def _check_memo(data: bytes) -> None:
 
 @dataclass
 class _Type:
-    """Stands for numpy.dtype and numpy.ndarray: keeps what it was called with."""
+    """Stands for numpy.dtype and numpy.ndarray: keeps its code."""
 
     code: bytes = b""
-    rest: tuple[Any, ...] = ()
 
     def __setstate__(self, state: object) -> None:
         """A byte has no byte order: nothing to keep."""
@@ -160,8 +155,8 @@ class _Array:
         self.shape, self.dtype, self.fortran, self.raw = shape, kind.code, bool(fortran), raw
 
 
-def _dtype(code: str | bytes, *rest: object) -> _Type:
-    return _Type(code.encode() if isinstance(code, str) else code, rest)
+def _dtype(code: str | bytes, *_: object) -> _Type:
+    return _Type(code.encode() if isinstance(code, str) else code)
 
 
 def _reconstruct(*_: object) -> _Array:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.errors import InputError, UsageError
-from manifests.sources.arrays import ArraySource, open_idx
+from manifests.sources.arrays import open_idx
+from manifests.sources.base import Opener, Source
 from manifests.sources.cifar import open_cifar
-from manifests.sources.folder import FolderSource, open_image_folder
+from manifests.sources.folder import open_image_folder
 from manifests.sources.names import choose_split
 
 DEFAULT_ROOT = "~/.cache/prune-toolkit/torchvision"
@@ -22,7 +23,7 @@ _CHILD = "import sys; from torchvision import datasets; getattr(datasets, sys.ar
 class _Known:
     """The place of a data set below torchvision's root, and what a complete one contains."""
 
-    reader: str
+    open: Opener
     folder: str
     needs: tuple[str, ...]
     """Paths below `folder`; a file may also be there with .gz."""
@@ -32,7 +33,7 @@ class _Known:
 
 def _mnist_like(name: str, *class_names: str) -> _Known:
     return _Known(
-        reader="idx",
+        open=open_idx,
         folder=f"{name}/raw",
         needs=_IDX_FILES,
         counts={"train": 60_000, "test": 10_000},
@@ -48,19 +49,19 @@ _KNOWN = {
     ),
     "KMNIST": _mnist_like("KMNIST", "o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     "CIFAR10": _Known(
-        reader="cifar",
+        open=open_cifar,
         folder="cifar-10-batches-py",
         needs=("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6))),
         counts={"train": 50_000, "test": 10_000},
     ),
     "CIFAR100": _Known(
-        reader="cifar",
+        open=open_cifar,
         folder="cifar-100-python",
         needs=("meta", "train", "test"),
         counts={"train": 50_000, "test": 10_000},
     ),
     "Imagenette": _Known(
-        reader="folder",
+        open=open_image_folder,
         folder="imagenette2",
         needs=("train", "val"),
         counts={"train": 9_469, "val": 3_925},
@@ -69,13 +70,13 @@ _KNOWN = {
             *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
         ),
     ),
-    "EuroSAT": _Known(reader="folder", folder="eurosat/2750", needs=("Forest", "SeaLake"), counts={None: 27_000}),
+    "EuroSAT": _Known(
+        open=open_image_folder, folder="eurosat/2750", needs=("Forest", "SeaLake"), counts={None: 27_000}
+    ),
 }
 
 
-def open_torchvision(
-    spec: str, *, split: str | None = None, classes: Path | None = None, label: str | None = None
-) -> ArraySource | FolderSource:
+def open_torchvision(spec: str, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open NAME or NAME=ROOT; torchvision downloads what is not below ROOT yet.
 
     Raises InputError if the download fails or the files there are incomplete.
@@ -94,7 +95,7 @@ def open_torchvision(
         _download(name, root)
         if absent := _missing(folder, known):
             raise InputError(f"torchvision fetched {name}, but {folder / absent} is missing")
-    source = _open(known, folder, split, classes, label)
+    source = known.open(folder, split, classes, label)
     expected = known.counts[source.split]
     if len(source.keys) != expected:
         raise InputError(
@@ -103,16 +104,6 @@ def open_torchvision(
         )
     names = source.class_names if classes is not None or label is not None else known.class_names
     return dataclasses.replace(source, name=name, class_names=names or source.class_names)
-
-
-def _open(
-    known: _Known, folder: Path, split: str | None, classes: Path | None, label: str | None
-) -> ArraySource | FolderSource:
-    if known.reader == "idx":
-        return open_idx(folder, split=split, classes=classes)
-    if known.reader == "cifar":
-        return open_cifar(folder, split=split, classes=classes, label=label)
-    return open_image_folder(folder, split=split, classes=classes)
 
 
 def _missing(folder: Path, known: _Known) -> str | None:

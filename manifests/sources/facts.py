@@ -12,9 +12,8 @@ from manifests.base.progress import Progress
 from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import HASH_BYTES, content_hash
 from manifests.images.thumbnails import thumbnail
-from manifests.sources.base import Source
+from manifests.sources.base import Source, map_images
 from manifests.sources.folder import file_sizes
-from manifests.sources.reading import map_images
 
 R = TypeVar("R")
 Rows = NDArray[np.int64]

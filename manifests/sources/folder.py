@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
+from manifests.sources.base import Source
 from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,
@@ -20,6 +21,7 @@ from manifests.sources.names import (
     choose_split,
     data_set_name,
     read_class_names,
+    refuse_label,
     refuse_split,
 )
 
@@ -27,29 +29,13 @@ EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm
 MAX_FILE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FolderSource:
-    """Image files below class folders; the key of a file is its path below `root`."""
-
-    name: str
-    split: str | None
-    class_names: tuple[str, ...]
-    keys: list[str] = field(repr=False)
-    labels_N: NDArray[np.int32] = field(repr=False)
-    root: Path
-    kind: str = "folder"
-
-    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """Return the bytes of the files, in the order requested; a file that cannot be read is a problem."""
-        return [_read_file(f"{self.root}/{self.keys[row]}") for row in rows]
-
-
-def open_image_folder(path: Path, *, split: str | None = None, classes: Path | None = None) -> FolderSource:
+def open_image_folder(path: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
 
     `classes` renames them in that order; if it names every folder, it fixes their order instead, and may hold
     more classes than there are folders.
     """
+    refuse_label(label, path)
     chosen = _choose_folder(path, split)
     top = path if chosen is None else path / chosen
     folders = _subfolders(top)
@@ -57,20 +43,22 @@ def open_image_folder(path: Path, *, split: str | None = None, classes: Path | N
         raise InputError(f"{top} holds no class folders" + _what_instead(top), hint=LAYOUTS)
     class_names, label_of = _class_order(folders, classes, top)
     prefix = "" if chosen is None else f"{chosen}/"
-    found = [(prefix + key, label_of[name]) for name in folders for key in _image_files(top / name, f"{name}/")]
-    found.sort()
+    found = sorted((prefix + key, label_of[name]) for name in folders for key in _image_files(top / name, f"{name}/"))
+    if not found:
+        extensions = ", ".join(sorted(EXTENSIONS))
+        raise InputError(f"{top} holds class folders but no images", hint=f"image files end in {extensions}")
     keys = [key for key, _ in found]
     _check_utf8(keys, path)
     check_unique_keys(keys, path)
     labels_N = np.fromiter((label for _, label in found), np.int32, len(found))
-    if not keys:
-        raise InputError(f"{top} holds class folders but no images", hint=f"image files end in {_extensions()}")
-    return FolderSource(
+    return Source(
+        kind="folder",
         name=data_set_name(path),
         split=chosen,
         class_names=class_names,
         keys=keys,
         labels_N=check_source_labels(labels_N, class_names, keys, top),
+        read=partial(_read_files, path, keys),
         root=path,
     )
 
@@ -113,11 +101,7 @@ def _class_order(folders: list[str], classes: Path | None, where: Path) -> tuple
 
 
 def _subfolders(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    names = [entry.name for entry in _entries(path) if entry.is_dir()]
     _check_utf8(names, path)
     return sorted(names)
 
@@ -127,20 +111,21 @@ def _image_files(folder: Path, prefix: str) -> Iterator[str]:
     pending: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), prefix, (os.path.realpath(folder),))]
     while pending:
         current, prefix, trail = pending.pop()
-        try:
-            with os.scandir(current) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if _is_image_name(entry.name) and (entry.is_file() or _dangles(entry)):
-                        yield prefix + entry.name
-                    elif entry.is_dir():
-                        below = trail
-                        if entry.is_symlink():
-                            below = (*trail, _followed(entry.path, trail))
-                        pending.append((entry.path, f"{prefix}{entry.name}/", below))
-        except OSError as error:
-            raise InputError(f"cannot read {current}: {error.strerror}") from None
+        for entry in _entries(current):
+            if _is_image_name(entry.name) and (entry.is_file() or _dangles(entry)):
+                yield prefix + entry.name
+            elif entry.is_dir():
+                below = (*trail, _followed(entry.path, trail)) if entry.is_symlink() else trail
+                pending.append((entry.path, f"{prefix}{entry.name}/", below))
+
+
+def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder and not hidden. Raises InputError if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
 
 def _followed(link: str, trail: tuple[str, ...]) -> str:
@@ -159,16 +144,9 @@ def _is_image_name(name: str) -> bool:
     return bool(stem) and extension.lower() in EXTENSIONS
 
 
-def _holds_images(path: Path) -> bool:
-    try:
-        with os.scandir(path) as entries:
-            return any(not entry.name.startswith(".") and _is_image_name(entry.name) for entry in entries)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-
-
 def _what_instead(path: Path) -> str:
-    return ", but images: each class needs a folder of its own" if _holds_images(path) else ""
+    holds_images = any(_is_image_name(entry.name) for entry in _entries(path))
+    return ", but images: each class needs a folder of its own" if holds_images else ""
 
 
 def _check_utf8(names: list[str], where: Path) -> None:
@@ -182,8 +160,8 @@ def _check_utf8(names: list[str], where: Path) -> None:
                 ) from None
 
 
-def _extensions() -> str:
-    return ", ".join(sorted(EXTENSIONS))
+def _read_files(root: Path, keys: Sequence[str], rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+    return [_read_file(f"{root}/{keys[row]}") for row in rows]
 
 
 def _read_file(path: str) -> RawImage | ImageProblem:

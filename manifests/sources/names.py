@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.errors import InputError
+from manifests.errors import InputError, UsageError
 
 LAYOUTS = (
     "accepted: DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg, train-*.parquet, MNIST-like *-ubyte[.gz], CIFAR batches, "
@@ -55,6 +55,15 @@ def refuse_split(split: str | None, where: object) -> None:
         raise NoSplitsError(
             f"{where} has no split {split!r}: it has no splits",
             hint="leave the split out, or name the folder that holds the splits",
+        )
+
+
+def refuse_label(label: str | None, where: object) -> None:
+    """Raise UsageError if a label column is requested from data without columns."""
+    if label is not None:
+        raise UsageError(
+            f"{where} has one label per sample: there is no column {label!r} to choose",
+            hint="a label column can be chosen for Parquet files and CIFAR-100 only",
         )
 
 
@@ -109,9 +118,10 @@ def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]
     return tuple(seen)
 
 
-def names_beside(folder: Path, *candidates: str) -> Path | None:
-    """Return the first of some files of class names that exists in `folder`."""
-    return next((folder / name for name in candidates if (folder / name).is_file()), None)
+def names_beside(folder: Path, *candidates: str) -> tuple[str, ...] | None:
+    """Read the first of some files of class names that exists in `folder`; None if none does."""
+    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
+    return None if found is None else read_class_names(found)
 
 
 def resolve_names(
@@ -156,6 +166,19 @@ def check_source_labels(
             hint="at least two classes are needed",
         )
     return labels_N.astype(np.int32)
+
+
+def named_labels(
+    labels_N: NDArray[np.integer],
+    keys: Sequence[str],
+    classes: Path | None,
+    known: tuple[str, ...] | None,
+    where: object,
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Return class names, from the file `classes` or else as `known`, and the labels, both checked."""
+    given = None if classes is None else read_class_names(classes)
+    class_names = resolve_names(labels_N, given=given, known=known, where=where)
+    return class_names, check_source_labels(labels_N, class_names, keys, where)
 
 
 def check_unique_keys(keys: Sequence[str], where: object) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
+from manifests.sources.base import Source
 from manifests.sources.names import (
     KNOWN_SPLITS,
     LAYOUTS,
     check_class_names,
-    check_source_labels,
     choose_split,
     data_set_name,
+    named_labels,
     names_beside,
-    read_class_names,
     refuse_split,
-    resolve_names,
     row_keys,
 )
 from manifests.sources.row_groups import RowGroups, Shard, damaged, open_shard
@@ -31,25 +30,6 @@ if TYPE_CHECKING:
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ParquetSource:
-    """Rows of one or more Parquet files, numbered consecutively in the order of the files' names."""
-
-    name: str
-    split: str | None
-    class_names: tuple[str, ...]
-    keys: list[str] = field(repr=False)
-    labels_N: NDArray[np.int32] = field(repr=False)
-    groups: RowGroups = field(repr=False)
-    kind: str = "parquet"
-    root: None = None
-
-    def read(self, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
-        """Return the image bytes as stored, in the order requested; an unreadable row group is a problem per row."""
-        values = self.groups.values(rows)
-        return [_image(value) for value in values]
 
 
 def find_shards(path: Path) -> dict[str, list[Path]]:
@@ -69,9 +49,7 @@ def find_shards(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def open_parquet(
-    path: Path, *, split: str | None = None, classes: Path | None = None, label: str | None = None
-) -> ParquetSource:
+def open_parquet(path: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
     """Open a .parquet file, or a folder of SPLIT-*.parquet or *.parquet.
 
     The image column is a binary one or a struct with `bytes` (image or img, else the first); the label column is
@@ -86,23 +64,18 @@ def open_parquet(
         for column in (image_column, label_column):
             if column not in shard.schema.names or shard.schema.field(column).type != schema.field(column).type:
                 raise InputError(f"{shard.path}: column {column!r} is missing or not of the type in {paths[0].name}")
-    where = path if len(paths) > 1 else paths[0]
-    groups = RowGroups(shards, image_column)
-    labels_N = np.concatenate([_labels(shard, label_column) for shard in shards])
-    keys = row_keys(chosen or "train", len(labels_N))
-    class_names = resolve_names(
-        labels_N,
-        given=None if classes is None else read_class_names(classes),
-        known=None if classes is not None else _known_names(paths[0].parent, schema, label_column, asked=label),
-        where=where,
-    )
-    return ParquetSource(
+    stored_N = np.concatenate([_labels(shard, label_column) for shard in shards])
+    keys = row_keys(chosen or "train", len(stored_N))
+    known = None if classes is not None else _known_names(paths[0].parent, schema, label_column, asked=label)
+    class_names, labels_N = named_labels(stored_N, keys, classes, known, path if len(paths) > 1 else paths[0])
+    return Source(
+        kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
         split=chosen,
         class_names=class_names,
         keys=keys,
-        labels_N=check_source_labels(labels_N, class_names, keys, where),
-        groups=groups,
+        labels_N=labels_N,
+        read=partial(_read_rows, RowGroups(shards, image_column)),
     )
 
 
@@ -189,13 +162,17 @@ def _known_names(folder: Path, schema: "pa.Schema", column: str, *, asked: str |
         files += ["names.json", "classes.txt"]
     beside = names_beside(folder, *files)
     if beside is not None:
-        return read_class_names(beside)
+        return beside
     try:
         content: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = content["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return check_class_names(names, f"{folder}: the metadata of {column}") if isinstance(names, list) else None
+
+
+def _read_rows(groups: RowGroups, rows: Sequence[int]) -> list[RawImage | ImageProblem]:
+    return [_image(value) for value in groups.values(rows)]
 
 
 def _image(value: object) -> RawImage | ImageProblem:

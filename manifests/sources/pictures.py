@@ -1,7 +1,8 @@
 """The decoded images of chosen samples: from a source by their keys, from a beton by their sample_ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,47 +12,64 @@ from manifests.errors import InputError, MismatchError
 from manifests.images.decode import ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import content_hash
 from manifests.sources.base import Source
-from manifests.sources.betons import open_beton
+from manifests.sources.betons import read_beton
+from manifests.sources.open import open_split
 
 Images = list[NDArray[np.uint8]]
+T = TypeVar("T")
 
 
-def pictures_of_source(source: Source, keys: Sequence[str], hashes: Sequence[bytes] | None) -> Images:
-    """The images (H, W, 3) of some keys, compared with their content hashes where these are given.
+def pictures(
+    local: Mapping[str, Any],
+    beton: Path | None,
+    keys: Sequence[str],
+    hashes: Sequence[bytes],
+    sample_ids: Sequence[int],
+    where: str,
+) -> Images:
+    """The images (H, W, 3) of some samples, from the data that `local` names, else from a beton.
 
-    MismatchError for one that is not there or was altered, InputError for one that cannot be decoded.
+    MismatchError for one that is not there or was altered, InputError for one that cannot be decoded, and if `local`
+    names no data and there is no beton.
     """
-    row_of = {key: row for row, key in enumerate(source.keys)}
-    missing = [key for key in keys if key not in row_of]
-    if missing:
-        raise MismatchError(
-            f"{source.name} does not have {len(missing):,} of {len(keys):,} samples; the first: {missing[0]}",
-            hint="name the images that were scored: data=FOLDER, and split=NAME where there are several",
+    beton = beton or _path(local.get("beton"))
+    if "data" in local and not (beton and _is_gone(local["data"])):
+        source = open_split(local["data"], local.get("split"), _path(local.get("classes")), local.get("label"))
+        return _of_source(source, keys, None if local.get("is_copy") else hashes)
+    if beton is None:
+        raise InputError(
+            f"{where} does not know where its images are on this machine",
+            hint='name them: images(sample_ids, data="photos")',
         )
-    images = source.read([row_of[key] for key in keys])
+    return _of_beton(beton, sample_ids)
+
+
+def _of_source(source: Source, keys: Sequence[str], hashes: Sequence[bytes] | None) -> Images:
+    """Compare them with their content hashes where these are given."""
+    rows = _rows(source.keys, keys, source.name, ", and split=NAME where there are several")
+    images = source.read(rows)
     for key, image, digest in zip(keys, images, hashes or (), strict=hashes is not None):
         if not isinstance(image, ImageProblem) and content_hash(image) != digest:
             raise MismatchError(f"{key} was altered since it was indexed", hint="show it all the same: data=FOLDER")
     return [_decoded(key, image) for key, image in zip(keys, images, strict=True)]
 
 
-def pictures_of_beton(path: Path, sample_ids: Sequence[int]) -> Images:
-    """The images (H, W, 3) of some samples; MismatchError for one that this beton does not have."""
-    source = open_beton(path)
-    row_of = {int(sample_id): row for row, sample_id in enumerate(_sample_ids(source.beton))}
-    missing = [sample_id for sample_id in sample_ids if sample_id not in row_of]
-    if missing:
-        raise MismatchError(
-            f"{path} does not have {len(missing):,} of {len(sample_ids):,} samples; the first: {missing[0]}",
-            hint="name the images that were scored: data=FOLDER",
-        )
-    images = source.read([row_of[sample_id] for sample_id in sample_ids])
+def _of_beton(path: Path, sample_ids: Sequence[int]) -> Images:
+    beton = Beton.open(path)
+    held = beton.columns.get("sample_id", np.zeros(0, np.int64)).tolist()
+    images = read_beton(beton, _rows(held, sample_ids, path, ""))
     return [_decoded(f"sample {sample_id}", image) for sample_id, image in zip(sample_ids, images, strict=True)]
 
 
-def _sample_ids(beton: Beton) -> NDArray[np.int64]:
-    none = np.zeros(0, np.int64)
-    return beton.columns.get("sample_id", none)
+def _rows(held: Sequence[T], wanted: Sequence[T], where: object, further: str) -> list[int]:
+    row_of = {name: row for row, name in enumerate(held)}
+    missing = [name for name in wanted if name not in row_of]
+    if missing:
+        raise MismatchError(
+            f"{where} does not have {len(missing):,} of {len(wanted):,} samples; the first: {missing[0]}",
+            hint=f"name the images that were scored: data=FOLDER{further}",
+        )
+    return [row_of[name] for name in wanted]
 
 
 def _decoded(name: str, image: RawImage | ImageProblem) -> NDArray[np.uint8]:
@@ -61,3 +79,12 @@ def _decoded(name: str, image: RawImage | ImageProblem) -> NDArray[np.uint8]:
         return decode_rgb(image)
     except ImageProblem as problem:
         raise InputError(f"{name} {problem}") from None
+
+
+def _is_gone(data: str) -> bool:
+    """Return whether a named folder or file no longer exists."""
+    return ":" not in data and not Path(data).exists()
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -88,10 +88,8 @@ class RowGroups:
         for number in sorted(by_group):
             column = self._column_of(number)
             for position in by_group[number]:
-                if isinstance(column, ImageProblem):
-                    result[position] = column
-                else:
-                    result[position] = column[int(rows[position]) - self._starts[number]].as_py()
+                in_group = int(rows[position]) - self._starts[number]
+                result[position] = column if isinstance(column, ImageProblem) else column[in_group].as_py()
         return result
 
     def _column_of(self, number: int) -> "pa.ChunkedArray | ImageProblem":

@@ -8,59 +8,16 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from manifests.base.files import CHUNK_BYTES, atomic_file, remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError, UsageError
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore, RemoteStore, Store, answering, levels, store_of
+from manifests.stores.hub import HubDestination
+from manifests.stores.store import LocalFile, LocalStore, RemoteStore, answering, levels, store_of
 
 ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Object stores: an uploaded file appears whole or not at all."""
-
-
-class Destination(Protocol):
-    """A place that a manifest is pushed to."""
-
-    store: Store
-    is_one_step: bool
-    """True if `finish` publishes all files in one step, and none of them if someone else was faster."""
-
-    def begin(self, paths: list[str]) -> None:
-        """Find out which of the files are there."""
-
-    def listed(self) -> list[str]:
-        """Return the paths of the files that `begin` found there, whoever put them."""
-
-    def holds(self, file: LocalFile) -> bool:
-        """Return whether this file is there with these bytes."""
-
-    def put(self, file: LocalFile) -> None:
-        """Store a file, replacing any other of its name."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
-
-    def changed(self, paths: list[str]) -> str | None:
-        """Return the first of these files that was put or found here and has changed since; None if none has."""
-
-    def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """Store manifest.json, unless it is there: from then on there is a manifest."""
-
-
-def destination_at(where: str) -> Destination:
-    """Return the destination at a path or URL. Raises UsageError if it cannot be written to."""
-    store = store_of(where)
-    if store.is_local:
-        return FolderDestination(store)
-    if store.scheme in ("http", "https"):
-        raise UsageError(f"{store.where}: a web server accepts no push", hint="push to s3://, gs://, hf:// or a folder")
-    if store.scheme == "hf":
-        from manifests.stores.hub import HubDestination
-
-        return HubDestination(store)
-    return RemoteDestination(store)
 
 
 class FolderDestination:
@@ -69,8 +26,7 @@ class FolderDestination:
     is_one_step = False
 
     def __init__(self, store: LocalStore) -> None:
-        self.store: Store = store
-        self.folder = store.folder
+        self.store, self.folder = store, store.folder
         self._known: dict[str, tuple[object, str]] = {}
         """For each file that is there: a mark that changes if someone else replaces it, and its sha256."""
 
@@ -128,10 +84,10 @@ class FolderDestination:
 
     def remove(self, path: str) -> None:
         """Delete a file, if it is there."""
-        (self.folder / os.path.join(*levels(path))).unlink(missing_ok=True)  # noqa: PTH118
+        self.folder.joinpath(*levels(path)).unlink(missing_ok=True)
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """Write manifest.json."""
+        """Write manifest.json, unless it is there: from then on there is a manifest."""
         if not is_there:
             write_atomic(self.folder / HEADER_NAME, header)
 
@@ -142,8 +98,7 @@ class RemoteDestination:
     is_one_step = False
 
     def __init__(self, store: RemoteStore) -> None:
-        self.store: Store = store
-        self._remote, self._filesystem = store, store.filesystem
+        self.store, self._filesystem = store, store.filesystem
         self._listed: set[str] = set()
         self._known: dict[str, tuple[object, str | None]] = {}
         """For each file that is there: its `_mark`."""
@@ -156,7 +111,7 @@ class RemoteDestination:
         """Return what the server reports about each file below the URL."""
         try:
             with answering(self.store.where):
-                found = self._filesystem.find(self._remote.root, detail=True)
+                found = self._filesystem.find(self.store.root, detail=True)
         except FileNotFoundError:
             return {}
         return {full.strip("/"): info for full, info in found.items()}
@@ -168,26 +123,25 @@ class RemoteDestination:
             if path not in self._known:
                 continue
             # A listing may lag behind, or spell a path differently.
-            info = found.get(self._remote.full(path).strip("/")) or self._info(path)
+            info = found.get(self.store.full(path).strip("/")) or self._info(path)
             if info is None or _mark(info) != self._known[path]:
                 return path
         return None
 
     def listed(self) -> list[str]:
         """Return the paths of the files below the URL."""
-        root = f"{self._remote.root.strip('/')}/"
+        root = f"{self.store.root.strip('/')}/"
         return sorted(full.removeprefix(root) for full in self._listed if full.startswith(root))
 
     def holds(self, file: LocalFile) -> bool:
         """Return whether these bytes are there, by the server's digest, else by reading them back."""
-        return self._remote.full(file.path).strip("/") in self._listed and self._has(file)
+        return self.store.full(file.path).strip("/") in self._listed and self._has(file)
 
     def _info(self, path: str) -> dict[str, Any] | None:
         """Return what the server reports about one file; None if it is missing."""
         try:
             with answering(self.store.name(path)):
-                info: dict[str, Any] = self._filesystem.info(self._remote.full(path))
-                return info
+                return dict(self._filesystem.info(self.store.full(path)))
         except FileNotFoundError:
             return None
 
@@ -208,10 +162,10 @@ class RemoteDestination:
             raise InputError(f"{self.store.name(file.path)} was altered on its way", hint="push again")
 
     def _write(self, path: str, write: Callable[[str], Any]) -> None:
-        full = self._remote.full(path)
+        full = self.store.full(path)
         try:
             with answering(self.store.name(path)):
-                if self._remote.scheme in ATOMIC_SCHEMES:
+                if self.store.scheme in ATOMIC_SCHEMES:
                     write(full)
                     return
                 folder, _, name = full.rpartition("/")
@@ -227,14 +181,31 @@ class RemoteDestination:
         """Delete a file, if it is there."""
         try:
             with answering(self.store.name(path)):
-                self._filesystem.rm_file(self._remote.full(path))
+                self._filesystem.rm_file(self.store.full(path))
         except FileNotFoundError:
             return
 
     def finish(self, header: bytes, message: str, *, is_there: bool) -> None:
-        """Write manifest.json."""
+        """Write manifest.json, unless it is there: from then on there is a manifest."""
         if not is_there:
             self._write(HEADER_NAME, lambda full: self._filesystem.pipe_file(full, header))
+
+
+Destination = FolderDestination | RemoteDestination | HubDestination
+"""A place that a manifest is pushed to.
+
+`is_one_step`: `finish` publishes all files in one step, and none of them if someone else was faster.
+"""
+
+
+def destination_at(where: str) -> Destination:
+    """Return the destination at a path or URL. Raises UsageError if it cannot be written to."""
+    store = store_of(where)
+    if store.is_local:
+        return FolderDestination(store)
+    if store.scheme in ("http", "https"):
+        raise UsageError(f"{store.where}: a web server accepts no push", hint="push to s3://, gs://, hf:// or a folder")
+    return HubDestination(store) if store.scheme == "hf" else RemoteDestination(store)
 
 
 def _mark(info: dict[str, Any]) -> tuple[object, str | None]:

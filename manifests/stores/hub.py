@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from manifests.base.files import CHUNK_BYTES
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import RemoteStore, Store, answering
+from manifests.stores.store import LocalFile, RemoteStore, answering
 
 PRECONDITION_FAILED = 412
 """The hub's status for a commit whose parent is no longer the newest."""
@@ -37,10 +36,10 @@ class HubDestination:
 
     is_one_step = True
 
-    def __init__(self, store: RemoteStore, api: Any = None) -> None:
-        self.store: Store = store
+    def __init__(self, store: RemoteStore) -> None:
+        self.store = store
         self.place = HubPlace.of(store.where)
-        self._api = hub_api() if api is None else api
+        self._api = hub_api()
         self._filesystem = store.filesystem
         self._head: str | None = None
         self._there: dict[str, Any] = {}
@@ -126,7 +125,6 @@ def hub_api() -> Any:
 
 
 def _git_blob(file: LocalFile) -> str:
-    """Return the hexadecimal git digest of a file."""
     digest = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
     with file.store.open(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):

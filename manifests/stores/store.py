@@ -11,14 +11,16 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn, cast
 
 from manifests.base.files import CHUNK_BYTES
 from manifests.errors import InputError, PruneError, UnreachableError, UsageError
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
+_WRONG = "the manifest is incomplete or damaged: prune verify lists what is wrong"
 _WEB = ("http", "https")
 UNKNOWN_SIZE = -1
 """Size of a file at a URL if the server does not report it."""
@@ -101,6 +103,38 @@ def _is_link(name: str, descriptor: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to push, as the header names it."""
+
+    store: LocalStore
+    path: str
+    sha256: str
+    md5: str
+    bytes: int
+
+    @classmethod
+    def of(cls, store: LocalStore, path: str, sha256: str | None = None) -> "LocalFile":
+        """Read a file once for its digests. Raises InputError if it is missing or its sha256 differs."""
+        found, md5, size_bytes = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        try:
+            with store.open(path) as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    found.update(chunk)
+                    md5.update(chunk)
+                    size_bytes += len(chunk)
+        except OSError as error:
+            raise InputError(f"cannot read {store.name(path)}: {error.strerror or error}", hint=_WRONG) from None
+        if sha256 is not None and found.hexdigest() != sha256:
+            raise InputError(f"{store.name(path)} was altered: its sha256 is not the header's", hint=_WRONG)
+        return cls(store, path, found.hexdigest(), md5.hexdigest(), size_bytes)
+
+    @property
+    def full(self) -> Path:
+        """Path of the file on this disk."""
+        return self.store.folder / self.path
+
+
 class RemoteStore:
     """A manifest's files at a URL; nothing is cached on disk."""
 
@@ -110,6 +144,7 @@ class RemoteStore:
         self.filesystem, self.root = filesystem, root.rstrip("/")
         self.scheme = url.partition("://")[0]
         self.where = without_password(url).rstrip("/")
+        self._is_http = self.scheme in _WEB
 
     @property
     def folder(self) -> Path:
@@ -146,8 +181,7 @@ class RemoteStore:
         with answering(self.name(path)):
             # Few web servers send ranges, so the file is read as one stream.
             block_bytes = 0 if self._is_http else 8 << 20
-            stream: IO[bytes] = self.filesystem.open(self.full(path), "rb", block_size=block_bytes)
-            return stream
+            return cast("IO[bytes]", self.filesystem.open(self.full(path), "rb", block_size=block_bytes))
 
     def sha256(self, path: str) -> str:
         """Return the hexadecimal sha256 of a file, read as a stream; raises the same errors as `read`."""
@@ -160,10 +194,6 @@ class RemoteStore:
     def _told_bytes(self, path: str) -> int:
         size_bytes = self.filesystem.info(self.full(path)).get("size")
         return UNKNOWN_SIZE if size_bytes is None else int(size_bytes)
-
-    @property
-    def _is_http(self) -> bool:
-        return self.scheme in _WEB
 
 
 Store = LocalStore | RemoteStore
@@ -259,10 +289,11 @@ def answering(where: str) -> Iterator[None]:
 
 
 def _tell(where: str, error: Exception) -> NoReturn:
-    cause: BaseException = error
-    if isinstance(error, FileNotFoundError) and _is_of_http(error.__cause__):
-        # The HTTP file system reports every failure as a missing file, with the reason as its cause.
-        cause = error.__cause__ or error
+    cause = error.__cause__
+    # The HTTP file system reports every failure as a missing file, with the reason as its cause.
+    is_of_http = isinstance(cause, TimeoutError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+    if cause is None or not (is_of_http and isinstance(error, FileNotFoundError)):
+        cause = error
     status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, FileNotFoundError) or status in (404, 410):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
@@ -271,7 +302,3 @@ def _tell(where: str, error: Exception) -> NoReturn:
         hint = "check the address and the credentials"
         raise InputError(f"{where}: access is denied ({reason})", hint=hint) from None
     raise UnreachableError(f"{where}: {reason}", hint="check the address and the network") from None
-
-
-def _is_of_http(cause: BaseException | None) -> bool:
-    return isinstance(cause, TimeoutError) or type(cause).__module__.partition(".")[0] == "aiohttp"

@@ -4,8 +4,11 @@ Several manifests are aligned by the `sample_id`s of one of them or of a new one
 so that only one part of each is in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.format.parts import PART_ROWS, part_path, part_rows
+from manifests.format.parts import AGAIN, PART_ROWS, part_count, part_path, part_rows
 from manifests.manifest import Manifest
 
 Ids = NDArray[np.int64]
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 
 
 class TableRows:
@@ -59,7 +61,7 @@ class TableRows:
         self.forget()
         path = part_path(self._table, number)
         if (entry := self._entries.get(path)) is None:
-            raise InputError(f"{self._manifest.where} has no {path}", hint=_AGAIN)
+            raise InputError(f"{self._manifest.where} has no {path}", hint=AGAIN)
         part = self._manifest.part(entry, self._columns).replace_schema_metadata(None)
         self._number, self._part = number, part
         return part
@@ -153,13 +155,50 @@ def _is_one_file(shares: Sequence[Share], number: int, count: int, table: str) -
     return len(entries) == len(shares) and None not in entries and len(digests) == 1
 
 
+class ScatteredRows:
+    """The rows of a table in any other order, by new sample_ids, in files below a folder that the caller removes.
+
+    One part of the new order may need rows from every part of the old one: each part is scattered to a file, one batch
+    per new part, and each new part is gathered from all files. One part is in memory, the whole table on disk.
+    """
+
+    def __init__(self, parts: Iterable[pa.Table], new_N: Ids, count: int, folder: Path, where: str) -> None:
+        """Scatter tables: sample_id i becomes new_N[i] of `count`, or is left out if that is -1."""
+        self._where, self._paths = where, list[Path]()
+        first_P = np.arange(part_count(count) + 1) * PART_ROWS
+        for number, part in enumerate(parts):
+            path = folder / f"{number}.arrow"
+            _scatter(part, new_N[part.column("sample_id").to_numpy()], first_P, path)
+            self._paths.append(path)
+
+    def part(self, number: int) -> pa.Table:
+        """Return the rows of one new part by sample_id. Raises InputError if the columns of the parts differ."""
+        found = concat([pa.Table.from_batches([batch]) for batch in self._batches(number)], self._where, "a table")
+        return found.take(pa.array(np.argsort(found.column("sample_id").to_numpy())))
+
+    def _batches(self, number: int) -> Iterator[pa.RecordBatch]:
+        for path in self._paths:
+            with closing(pa.memory_map(str(path))) as file:
+                yield pa.ipc.open_file(file).get_batch(number)
+
+
+def _scatter(part: pa.Table, new_n: Ids, first_P: NDArray[np.int64], path: Path) -> None:
+    wanted_m = np.flatnonzero(new_n >= 0)
+    order_m = wanted_m[np.argsort(new_n[wanted_m])]
+    rows = with_ids(part.take(pa.array(order_m)), new_n[order_m]).replace_schema_metadata(None)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        for start, end in pairwise(np.searchsorted(new_n[order_m], first_P)):
+            batches = rows.slice(start, end - start).combine_chunks().to_batches()
+            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema))
+
+
 def concat(pieces: Sequence[pa.Table], where: str, table: str) -> pa.Table:
     """Concatenate tables. Raises InputError if their columns differ."""
     names = pieces[0].column_names
     try:
         return pa.concat_tables([piece.select(names) for piece in pieces])
     except (pa.ArrowException, KeyError):
-        raise InputError(f"{where}: the columns of {table} are not the same everywhere", hint=_AGAIN) from None
+        raise InputError(f"{where}: the columns of {table} are not the same everywhere", hint=AGAIN) from None
 
 
 def with_ids(rows: pa.Table, id_n: Ids) -> pa.Table:
@@ -178,7 +217,7 @@ def row_bits(rows: pa.Table) -> NDArray[np.uint8]:
         is_list = pa.types.is_fixed_size_list(values.type)
         flat = values.flatten() if is_list else values
         if values.null_count or flat.null_count or not pa.types.is_primitive(flat.type):
-            raise InputError(f"column {name} does not hold one number or one vector per row", hint=_AGAIN)
+            raise InputError(f"column {name} does not hold one number or one vector per row", hint=AGAIN)
         numbers = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False))
         found.append(numbers.reshape(-1, values.type.list_size if is_list else 1).view(np.uint8))
     return np.concatenate(found, axis=1)
@@ -191,9 +230,27 @@ def hash_matrix(hashes: pa.ChunkedArray) -> NDArray[np.uint8]:
     return np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width).reshape(-1, width)
 
 
+def hash_column(hash_N16: NDArray[np.uint8]) -> pa.Array:
+    """Return (N, 16) content hashes as fixed-size binary, the reverse of `hash_matrix`."""
+    data = pa.py_buffer(np.ascontiguousarray(hash_N16))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(hash_N16), [None, data])
+
+
 def places(wanted: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Ids:
     """Return (N,) the row of each value among unique others (M,); -1 if it is missing or null."""
     whole = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else among
     found = pc.index_in(wanted, value_set=whole, skip_nulls=True)
-    place_N: Ids = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    return place_N
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+
+
+def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
+    """Return positions of values that are once on each side, and in name_n of those on both sides, but not once."""
+    code: Ids = pa.concat_arrays([name_n, name_m]).dictionary_encode().indices.to_numpy().astype(np.int64)
+    code_n, code_m = code[: len(name_n)], code[len(name_n) :]
+    codes = int(code.max(initial=-1)) + 1
+    here_U, there_U = np.bincount(code_n, minlength=codes), np.bincount(code_m, minlength=codes)
+    row_U = np.full(codes, -1, np.int64)
+    row_U[code_m] = np.arange(len(name_m))
+    unique_n = (here_U[code_n] == 1) & (there_U[code_n] == 1)
+    positions_n = np.flatnonzero(unique_n)
+    return positions_n, row_U[code_n[positions_n]], np.flatnonzero(~unique_n & (there_U[code_n] > 0))

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.format.header import Thumbnails
+from manifests.format.parts import AGAIN, numbers_of, numbers_table
 from manifests.images.thumbnails import SIDE_PX, THUMBNAIL_BYTES
 from manifests.manifest import Manifest
 
@@ -20,11 +21,7 @@ def thumbnails_block() -> Thumbnails:
 
 def thumbnails_table(sample_id_n: NDArray[np.int64], thumbnail_nP: NDArray[np.uint8]) -> pa.Table:
     """Return the `thumbnails` rows of n readable samples; thumbnails are (n, 192)."""
-    kind = pa.list_(pa.field("element", pa.uint8(), nullable=False), THUMBNAIL_BYTES)
-    values = pa.array(np.ascontiguousarray(thumbnail_nP, np.uint8).reshape(-1))
-    schema = pa.schema([pa.field("sample_id", pa.int64(), nullable=False), pa.field(_COLUMN, kind, nullable=False)])
-    columns = [pa.array(sample_id_n, pa.int64()), pa.FixedSizeListArray.from_arrays(values, type=kind)]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return numbers_table(sample_id_n, {_COLUMN: np.asarray(thumbnail_nP, np.uint8)})
 
 
 def carried_tables(manifest: Manifest) -> list[str]:
@@ -40,7 +37,10 @@ def stored_thumbnails(manifest: Manifest, sample_id_n: NDArray[np.int64]) -> NDA
     sorted_n = sample_id_n[order_n]
     for entry in manifest.files(TABLE):
         part = manifest.part(entry, ["sample_id", _COLUMN])
-        id_m, thumbnail_mP = _columns(part, manifest)
+        kind = part.schema.field(_COLUMN).type
+        if not pa.types.is_fixed_size_list(kind) or (kind.list_size, kind.value_type) != (THUMBNAIL_BYTES, pa.uint8()):
+            raise InputError(f"{manifest.where}: a part of {TABLE} does not hold {THUMBNAIL_BYTES} bytes per sample")
+        id_m, thumbnail_mP = part.column("sample_id").to_numpy(), numbers_of(part, _COLUMN, pa.uint8(), 2)
         at_n = np.searchsorted(id_m, sorted_n)
         here_n = at_n < len(id_m)
         here_n[here_n] = id_m[at_n[here_n]] == sorted_n[here_n]
@@ -48,21 +48,6 @@ def stored_thumbnails(manifest: Manifest, sample_id_n: NDArray[np.int64]) -> NDA
         found_n[order_n[here_n]] = True
     if not found_n.all():
         raise InputError(
-            f"{manifest.where}: sample {int(sample_id_n[np.argmin(found_n)])} has no thumbnail",
-            hint="the manifest is incomplete or damaged: fetch or make it again",
+            f"{manifest.where}: sample {int(sample_id_n[np.argmin(found_n)])} has no thumbnail", hint=AGAIN
         )
     return thumbnail_nP
-
-
-def _columns(part: pa.Table, manifest: Manifest) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    ids, pixels = part.column("sample_id").combine_chunks(), part.column(_COLUMN).combine_chunks()
-    kind = pixels.type
-    is_whole = pa.types.is_fixed_size_list(kind) and kind.list_size == THUMBNAIL_BYTES
-    if not is_whole or kind.value_type != pa.uint8() or ids.type != pa.int64() or ids.null_count:
-        raise InputError(f"{manifest.where}: a part of {TABLE} does not hold {THUMBNAIL_BYTES} bytes per sample")
-    flat = pixels.flatten()
-    if pixels.null_count or flat.null_count:
-        raise InputError(f"{manifest.where}: a part of {TABLE} has rows without a value")
-    id_m: NDArray[np.int64] = ids.to_numpy()
-    thumbnail_mP: NDArray[np.uint8] = flat.to_numpy().reshape(-1, THUMBNAIL_BYTES)
-    return id_m, thumbnail_mP

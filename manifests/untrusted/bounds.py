@@ -52,10 +52,11 @@ def _check_types(schema: pa.Schema) -> None:
     if len(set(schema.names)) < len(schema.names):
         raise ValueError("two of its columns have the same name")
     for field in schema:
-        if not _is_plain(field.type) and not _is_text(field.type):
-            vector = pa.types.is_fixed_size_list(field.type) and pa.types.is_primitive(field.type.value_type)
-            if not vector:
-                raise ValueError(f"column {field.name!r} is of type {field.type}, which no part has")
+        kind = field.type
+        is_plain = pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind)
+        is_vector = pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type)
+        if not (is_plain or is_vector or _is_text(kind)):
+            raise ValueError(f"column {field.name!r} is of type {kind}, which no part has")
 
 
 def _check_pages(footer: Footer, schema: pa.Schema, data: bytes) -> None:
@@ -64,7 +65,7 @@ def _check_pages(footer: Footer, schema: pa.Schema, data: bytes) -> None:
         raise ValueError(f"it has {footer.column_count:,} columns for {len(schema):,} fields")
     width_bytes = [_value_bytes(field.type) for field in schema]
     # A null vector is one value in its page, but takes all its values in memory.
-    if footer.rows * sum(_row_bytes(field.type) for field in schema) > MAX_PART_BYTES:
+    if footer.rows * sum(_value_bytes(field.type) * _row_values(field.type) for field in schema) > MAX_PART_BYTES:
         raise ValueError(f"its rows are more than {MAX_PART_BYTES >> 20:,} MiB")
     taken, count, headers_bytes = 0, 0, 0
     for chunk in footer.chunks:
@@ -87,17 +88,8 @@ def _value_bytes(kind: pa.DataType) -> int:
     return 8 if _is_text(kind) else max(1, int(kind.bit_width) // 8)
 
 
-def _row_bytes(kind: pa.DataType) -> int:
-    """Return the bytes of one row in memory, null or not."""
-    return _value_bytes(kind) * _row_values(kind)
-
-
 def _row_values(kind: pa.DataType) -> int:
     return max(0, int(kind.list_size)) if pa.types.is_fixed_size_list(kind) else 1
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -131,6 +131,6 @@ def is_file_of_a_manifest(path: str) -> bool:
     return _FILE.fullmatch(path) is not None
 
 
-def shortened(text: str, most: int = 80) -> str:
+def shortened(text: str) -> str:
     """Return text for a message: quoted, and cut if it is long."""
-    return repr(text if len(text) <= most else f"{text[:most]}...")
+    return repr(text if len(text) <= 80 else f"{text[:80]}...")

@@ -93,7 +93,7 @@ def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, sc
     """Return what to send: the manifest itself, a part of it, or either with hidden keys."""
     from manifests.hidden.hide import hide
     from manifests.hidden.secret import read_secret
-    from manifests.share.excerpt import excerpt
+    from manifests.share.transfer import excerpt
     from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 
     header = source.header
@@ -119,9 +119,9 @@ def _prepared(source: "Manifest", only: tuple[str, ...], secret: Path | None, sc
 
 def _kinds(header: "Header") -> set[str]:
     """Return the kinds of tables in a manifest."""
-    from manifests.share.transfer import kind_of
+    from manifests.format.columns import kinds_of
 
-    return {kind_of(entry) for entry in header.files} - {BETON_NAME}
+    return kinds_of(header)
 
 
 def _warn(header: "Header") -> None:

@@ -23,7 +23,7 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.hidden.secret import refuse_hidden
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, RawImage
 from manifests.manifest import Manifest
-from manifests.sources.reading import map_images
+from manifests.sources.base import map_images
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import SourceImages
 from prune_toolkit.images.where import IS_COPY, not_known, own_beton, source_images

@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb, jpeg_info
+from manifests.images.decode import Encoded, ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import HASH_BYTES, content_hash
+from manifests.images.jpeg import jpeg_info
 from manifests.images.thumbnails import thumbnail
 
 Check = Literal["decode", "header"]

@@ -20,8 +20,7 @@ from manifests.hidden.secret import refuse_hidden
 from manifests.images.decode import ImageProblem, RawImage, beton_form
 from manifests.images.identity import HASH_BYTES, view_ids
 from manifests.manifest import Manifest
-from manifests.sources.base import Source
-from manifests.sources.reading import BLOCK_ROWS, map_images
+from manifests.sources.base import BLOCK_ROWS, Source, map_images
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.sample_images import beton_rows, rows_by_key

@@ -13,8 +13,7 @@ from manifests.errors import InputError, MismatchError
 from manifests.format.header import Views
 from manifests.images.decode import BetonImage, ImageProblem, RawImage, beton_form, shrunk_sizes
 from manifests.images.identity import content_hash
-from manifests.sources.base import Source
-from manifests.sources.reading import map_images
+from manifests.sources.base import Source, map_images
 from manifests.tables.rows import places
 
 Sizes = NDArray[np.int64]

@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.betons.reader import Beton
 from manifests.copies.check import EXACT, ThumbnailsOf
 from manifests.errors import InputError
 from manifests.images.thumbnails import THUMBNAIL_BYTES
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
-from manifests.sources.betons import BetonSource, open_beton
+from manifests.sources.betons import beton_images
 from manifests.sources.facts import SourceFacts
 from manifests.tables.rows import hash_matrix, places
 from manifests.tables.thumbnails_table import carried_tables, stored_thumbnails
@@ -36,9 +37,9 @@ def thumbnails_at_hand(
     asked_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     asked_n = np.flatnonzero(asked_N if wanted_N is None else asked_N & wanted_N)
     for path in _scored_betons(manifest):
-        source = open_beton(path)
-        if np.isin(asked_n, source.beton.columns.get("sample_id", ())).all():
-            return partial(_of_beton, samples, source, workers)
+        beton = Beton.open(path)
+        if np.isin(asked_n, beton.columns.get("sample_id", ())).all():
+            return partial(_of_beton, samples, beton, workers)
     spec = DataSpec.from_local(manifest.local)
     return None if spec is None or manifest.local.get(IS_COPY) else partial(_of_source, samples, spec, workers)
 
@@ -57,11 +58,9 @@ def _scored_betons(manifest: Manifest) -> Iterator[Path]:
         yield Path(manifest.local["beton"])
 
 
-def _of_beton(
-    samples: pa.Table, source: BetonSource, workers: int, sample_id_n: NDArray[np.int64]
-) -> NDArray[np.uint8]:
+def _of_beton(samples: pa.Table, beton: Beton, workers: int, sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:
     asked = samples.take(pa.array(sample_id_n))
-    return _thumbnails(source, beton_rows(source.beton, asked), asked, workers)
+    return _thumbnails(beton_images(beton), beton_rows(beton, asked), asked, workers)
 
 
 def _of_source(samples: pa.Table, spec: DataSpec, workers: int, sample_id_n: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from manifests.base.files import sha256_file
 from manifests.base.layout import BETON_NAME
@@ -13,7 +12,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, MismatchError
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
-from manifests.sources.betons import BetonSource
+from manifests.sources.betons import beton_images
 from manifests.sources.names import NoSplitsError
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
@@ -96,11 +95,10 @@ def own_beton(manifest: Manifest, path: Path, samples: pa.Table) -> SourceImages
     for column in ("sample_id", "view_id"):
         if not np.array_equal(beton.columns.get(column, ()), samples.column(column).to_numpy()):
             raise MismatchError(f"{path} does not hold the samples that {manifest.where} keeps: {column} differs")
-    nothing: NDArray[np.int32] = np.zeros(0, np.int32)
     row_N = np.full(manifest.header.data.count, -1, np.int64)
     row_N[samples.column("sample_id").to_numpy()] = np.arange(beton.count)
     return SourceImages(
-        source=BetonSource(name=path.name, class_names=(), keys=[], labels_N=nothing, beton=beton),
+        source=beton_images(beton),
         local=manifest.local,
         row_N=row_N,
         hash_of=None,

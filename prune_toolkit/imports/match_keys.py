@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from manifests.base.files import write_atomic
 from manifests.base.progress import note, one_line
-from manifests.copies.matching import unique_in_both
 from manifests.errors import MismatchError
 from manifests.sources.names import split_in
-from manifests.tables.rows import places
+from manifests.tables.rows import places, unique_in_both
 
 SHOWN = 3
 _FOLDERS = r"(?s)^.*[/\\]"

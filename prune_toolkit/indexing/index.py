@@ -22,8 +22,7 @@ from manifests.images.decode import ImageProblem, RawImage
 from manifests.images.identity import HASH_BYTES, fingerprint, view_ids
 from manifests.images.thumbnails import THUMBNAIL_BYTES
 from manifests.manifest import Manifest, file_entry
-from manifests.sources.base import Source
-from manifests.sources.reading import map_images
+from manifests.sources.base import Source, map_images
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 from manifests.tables.thumbnails_table import thumbnails_block, thumbnails_table
 from manifests.untrusted.rules import check_keys

@@ -20,7 +20,8 @@ from manifests.format.parts import (
     soft_labels_of,
     vectors_of,
 )
-from manifests.format.soft_labels import FullLogits, Logits, SoftLabels
+from manifests.format.soft_labels import FullLogits, Logits
+from manifests.format.top_k import SoftLabels
 from manifests.images.identity import HASH_BYTES
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore

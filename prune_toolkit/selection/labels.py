@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
 from manifests.errors import InputError
-from manifests.format.soft_labels import Logits, SoftLabels, row_std, scaled_rows
+from manifests.format.soft_labels import Logits, row_std, scaled_rows
+from manifests.format.top_k import SoftLabels
 from prune_toolkit.scoring.logit_scores import check_finite
 
 Integers = NDArray[np.integer[Any]]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.format.soft_labels import SoftLabels
+from manifests.format.top_k import SoftLabels
 from prune_toolkit.quotas.keep import parse_fraction
 
 SCOPES = ("wrong", "all")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Policy, Views
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
-from manifests.format.soft_labels import FullLogits, SoftLabels, Words
-from manifests.format.top_k import check_k, keep_largest, words_count
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import SoftLabels, Words, check_k, keep_largest, words_count
 from prune_toolkit.scoring.logit_scores import check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
 from prune_toolkit.selection.labels import Integers, LabelTransform

@@ -12,7 +12,7 @@ from manifests.errors import InputError
 from manifests.format.child_header import Blocks
 from manifests.format.header import Distill, Labels, Selection
 from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
-from manifests.format.soft_labels import SoftLabels
+from manifests.format.top_k import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection

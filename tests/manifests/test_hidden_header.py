@@ -14,8 +14,7 @@ from made_manifests import content, content_of, make, some_logits
 from manifests.base.layout import HEADER_NAME
 from manifests.card.readme import write_full_card
 from manifests.format.header import Header, Views
-from manifests.hidden.hidden_header import OPEN, SEALED, hide_header
-from manifests.hidden.hide import hide
+from manifests.hidden.hide import OPEN, SEALED, hide, hide_header
 from manifests.manifest import Manifest, commit, file_entry
 from manifests.share.transfer import push
 from manifests.stores.destinations import destination_at

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from manifests.images.decode import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, jpeg_info, shrunk_sizes
-from manifests.images.exif import exif_orientation
+from manifests.images.decode import Encoded, ImageProblem, Pixels, beton_form, decode_rgb, shrunk_sizes
+from manifests.images.jpeg import exif_orientation, jpeg_info
 
 MODES = {
     "JPEG": "1 L RGB CMYK YCbCr",

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from manifests.compare.rank_correlation import centred_ranks, spearman, spearman_by_class
+from manifests.compare.diff import centred_ranks, spearman, spearman_by_class
 
 VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=30)
 

@@ -20,11 +20,9 @@ from manifests.format.header_file import parse_header
 from manifests.hidden.hide import hide
 from manifests.integrity import verify
 from manifests.manifest import Manifest, write_local
-from manifests.share.excerpt import excerpt
-from manifests.share.transfer import pull, push
+from manifests.share.transfer import excerpt, pull, push
 from manifests.stores.destinations import Destination, RemoteDestination, destination_at
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore
+from manifests.stores.store import LocalFile, LocalStore
 
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(3)]
 LABELS = [0, 0, 0, 1, 1, 1]

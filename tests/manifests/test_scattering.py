@@ -8,8 +8,7 @@ import pytest
 
 from manifests.errors import InputError
 from manifests.format.parts import part_count, part_rows, vectors_table
-from manifests.tables.rows import with_ids
-from manifests.tables.scattering import ScatteredRows
+from manifests.tables.rows import ScatteredRows, with_ids
 
 COUNT = 20_000
 

@@ -15,7 +15,7 @@ from manifests.hidden.hide import hide
 from manifests.hidden.secret import check_secret, hide_hashes, hide_keys, read_secret, reveal_view_ids
 from manifests.integrity import verify
 from manifests.manifest import Manifest
-from manifests.share.excerpt import excerpt
+from manifests.share.transfer import excerpt
 
 SECRET = b"a secret of 24 characters"
 KEYS = [f"train/{name}/{row:03d}.jpg" for name in ("cat", "dog", "eel") for row in range(4)]

@@ -5,14 +5,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from top_k_words import from_words
 
 from manifests.errors import InputError, UsageError
-from manifests.format.soft_labels import FullLogits, SoftLabels
+from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import (
     KNOWN_BETAS,
     TEMPERATURES,
+    SoftLabels,
     TopK,
-    from_words,
     keep_largest,
     tail_at,
     tail_weights,

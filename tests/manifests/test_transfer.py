@@ -20,8 +20,7 @@ from manifests.integrity import verify
 from manifests.manifest import Manifest, commit, file_entry, write_local
 from manifests.share.transfer import pull, push
 from manifests.stores.destinations import FolderDestination, RemoteDestination, destination_at
-from manifests.stores.local_file import LocalFile
-from manifests.stores.store import LocalStore, RemoteStore
+from manifests.stores.store import LocalFile, LocalStore, RemoteStore
 
 KEYS = [f"{name}/{row}.jpg" for name in ("cat", "dog") for row in range(3)]
 LABELS = [0, 0, 0, 1, 1, 1]

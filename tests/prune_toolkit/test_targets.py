@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Views
-from manifests.format.soft_labels import FullLogits, SoftLabels
-from manifests.format.top_k import TopK, top_k
+from manifests.format.soft_labels import FullLogits
+from manifests.format.top_k import SoftLabels, TopK, top_k
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import POLICIES, TargetPlan, carried_views, targets_of
 

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from top_k_words import from_words
 
-from manifests.format.top_k import TEMPERATURES, from_words, top_k
+from manifests.format.top_k import TEMPERATURES, top_k
 from trainer.data.dense_labels import dense_logits
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
 from manifests.format.header import Preprocessing
+from manifests.images.decode import MODE_RAW
 from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
 from trainer.data.resample import draw_view
@@ -105,7 +106,7 @@ class FfcvLoader(ViewLoader):
         self._images = (
             beton.image_pointer_N,
             beton.image_size_N,
-            beton.modes_N == fmt.MODE_RAW,
+            beton.modes_N == MODE_RAW,
             beton.heights_N,
             beton.widths_N,
         )
