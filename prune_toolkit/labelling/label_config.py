@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,37 +17,22 @@ from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.score_config import SCORE_TABLE
-from prune_toolkit.scoring.teacher_pass import score_views
+from prune_toolkit.scoring.teacher_pass import PassConfig, show_views
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
-from prune_toolkit.work.part_work import ALONE, WorkShare
-from trainer.data.views import ViewRecipe
 from trainer.models.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """The options of `prune label`, without the teacher and the selection."""
+class LabelConfig(PassConfig):
+    """The options of `prune label`; `teacher_licence` is another teacher's, the selection names its own teacher's."""
 
-    out: Path
-    recipe: ViewRecipe
     targets: TargetPlan
     labels: str
     other_teacher: bool = False
-    teacher_licence: str | None = None
-    """Licence of another teacher; that of the selection's own teacher is in the selection."""
     beton: bool = True
     data: DataSpec | None = None
-    batch_size: int = 256
-    workers: int = 1
-    loader: str = "auto"
-    ranks: WorkShare = ALONE
-    finish_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
     def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
         """Return the header block of the labelled views."""
@@ -101,11 +85,7 @@ class Labelling:
         return {
             "command": "label",
             "parent": self.selection.id,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(config.batch_size).model_dump(),
+            **config.facts_of(teacher),
             "views": config.views(teacher, self.images).model_dump(exclude_none=True),
             "policy": targets.policy,
             "top_k": targets.top_k,
@@ -133,21 +113,14 @@ class Labelling:
 
     def open_images(self) -> ImageReader:
         """Open a reader of all views."""
-        return self.images.open(
-            self.teacher.preprocessing,
-            device=self.teacher.device,
-            workers=self.config.workers,
-            loader=self.config.loader,
-            recipe=self.config.recipe,
-            view_count=self.config.targets.read_views,
-        )
+        return self.config.open_views(self.teacher, self.images, self.config.targets.read_views)
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
         views, classes = self.config.targets.read_views, len(self.images.class_names)
         if not len(ids):
             return np.empty((0, views, classes), np.float16)
-        found, logits_nVC = score_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
+        found, logits_nVC, _ = show_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
         if len(found) < len(ids):
             missing = np.setdiff1d(ids, found)
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()

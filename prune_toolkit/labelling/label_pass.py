@@ -26,7 +26,7 @@ from prune_toolkit.labelling.label_config import LabelConfig, Labelling
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
-from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_card, training_hits
+from prune_toolkit.scoring.score_pass import run_facts, teacher_card, training_hits
 from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
@@ -68,8 +68,7 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
     label_n = work.images.label_N[ids]
     logits_nVC = work.logits(reader, ids, progress)
     if work.is_other:
-        scores = compute_scores(logits_nVC[:, 0], label_n)
-        table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(values) for name, values in scores.items()}})
+        table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_n)})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
     labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
@@ -119,7 +118,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         "run": _run_block(work, parts, start, finish_start),
     }
     if work.is_other:
-        blocks |= {"teacher": _card(work), "scores": score_specs()}
+        blocks |= {"teacher": _card(work), "scores": [entry.spec() for entry in LogitScore.registered()]}
     return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,9 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.format.parts import (
-    PART_ROWS,
-    part_count,
-    part_path,
-    read_part,
-    soft_labels_of,
-    vectors_of,
-)
+from manifests.format.parts import PART_ROWS, part_count, part_path, read_part, soft_labels_of, vectors_of
 from manifests.format.soft_labels import FullLogits, Logits, SoftLabels
-from manifests.images.identity import HASH_BYTES
+from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
@@ -43,32 +37,24 @@ def write_feature_scores(
     readable = samples.filter(samples.column("problem").is_null())
     ids = readable.column("sample_id").to_numpy()
     label_N = readable.column("label").to_numpy().astype(np.int64)
-    all_label = samples.column("label").to_numpy()
-
-    def stored() -> Iterator[FeatureRows]:
-        return _stored(config.out, all_label, class_count)
-
-    held_N = None if held_out is not None else held_out_split(label_N, _hashes(readable), class_count)
+    stored = partial(_stored, config.out, samples.column("label").to_numpy(), class_count)
+    held_N = held_out_split(label_N, hash_matrix(readable.column("content_hash")), class_count)
 
     def held_out_rows() -> Iterator[FeatureRows]:
         if held_out is not None:
             yield from _shown(config, teacher, held_out)
             return
-        assert held_N is not None
         done = 0
         for rows in stored():
-            held_n = held_N[done : done + len(rows.label_n)]
-            done += len(held_n)
-            yield FeatureRows(rows.features_nD[held_n], partial(_chosen, rows, held_n), rows.label_n[held_n])
+            yield rows.only(held_N[done : done + len(rows.label_n)])
+            done += len(rows.label_n)
 
     def copies() -> NDArray[np.int64]:
         content = list(zip(readable.column("content_hash").to_pylist(), label_N.tolist(), strict=True))
-        inside = () if held_N is None else np.flatnonzero(held_N)
-        count = Counter([content[row] for row in inside] if held_out is None else _content_of(held_out))
+        count = Counter(compress(content, held_N) if held_out is None else _content_of(held_out))
         return np.array([count[one] for one in content], np.int64)
 
-    columns: dict[str, NDArray[np.float32]] = {}
-    entries = FeatureScore.registered()
+    columns, entries = dict[str, NDArray[np.float32]](), FeatureScore.registered()
     with Progress(len(entries) * len(ids), "scores of features") as progress:
         table = FeatureTable(
             label_N=label_N,
@@ -155,12 +141,3 @@ def _blocks(
 
 def _dense(logits: Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
     return logits()[rows].logits_with(label_n)
-
-
-def _chosen(rows: FeatureRows, is_chosen_n: NDArray[np.bool_]) -> Logits:
-    return rows.logits_nC[is_chosen_n]
-
-
-def _hashes(samples: pa.Table) -> NDArray[np.uint8]:
-    joined = b"".join(samples.column("content_hash").to_pylist())
-    return np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)

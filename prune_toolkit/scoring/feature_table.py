@@ -25,16 +25,20 @@ _SALT = 0x48454C44
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """A block of samples: features (n, D), logits (n, C) or a function that reads them, labels (n,)."""
+    """A block of samples: features (n, D), a function that reads logits (n, C), labels (n,)."""
 
     features_nD: Logits
-    logits: Logits | Callable[[], Logits]
+    logits: Callable[[], Logits]
     label_n: Integers
+
+    def only(self, chosen_n: NDArray[np.bool_]) -> "FeatureRows":
+        """Return some of the samples."""
+        return FeatureRows(self.features_nD[chosen_n], lambda: self.logits_nC[chosen_n], self.label_n[chosen_n])
 
     @cached_property
     def logits_nC(self) -> Logits:
         """Logits as stored; read only if a score needs them."""
-        return self.logits() if callable(self.logits) else self.logits
+        return self.logits()
 
     @cached_property
     def h_nD(self) -> Floats:
@@ -73,26 +77,6 @@ class FeatureTable:
     """Iterate over the held-out samples: some of these, in order, or others; never those of a test set."""
     copies: Callable[[], NDArray[np.int64]]
     """(N,) number of held-out samples equal to each sample; known once `held_out` was iterated over."""
-
-    @classmethod
-    def of_arrays(
-        cls, features_ND: Logits, logits_NC: Logits, label_N: Integers, held_out_N: NDArray[np.bool_]
-    ) -> "FeatureTable":
-        """Make a table from arrays; `held_out_N` flags its held-out samples."""
-
-        def blocks_of(chosen_N: NDArray[np.int64]) -> Iterator[FeatureRows]:
-            for start in range(0, len(chosen_N), BLOCK_ROWS):
-                rows = chosen_N[start : start + BLOCK_ROWS]
-                yield FeatureRows(features_ND[rows], logits_NC[rows], label_N[rows])
-
-        return cls(
-            label_N=np.asarray(label_N, np.int64),
-            class_count=logits_NC.shape[1],
-            width=features_ND.shape[1],
-            blocks=lambda: blocks_of(np.arange(len(label_N))),
-            held_out=lambda: blocks_of(np.flatnonzero(held_out_N)),
-            copies=lambda: np.asarray(held_out_N, np.int64),
-        )
 
     def collect(self, function: Callable[[FeatureRows], Floats]) -> Floats:
         """Apply a function of blocks that returns one number per sample, and return (N,) float64."""

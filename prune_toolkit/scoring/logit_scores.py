@@ -105,8 +105,7 @@ def entropy(rows: LogitRows) -> Floats:
 )
 def margin(rows: LogitRows) -> Floats:
     """Logit of the true class minus the best other logit."""
-    others_nC = rows.without(rows.gap_nC, rows.label_n, -np.inf)
-    best_n: Floats = others_nC.max(axis=1)
+    best_n: Floats = rows.without(rows.gap_nC, rows.label_n, -np.inf).max(axis=1)
     return rows.pick(rows.gap_nC, rows.label_n) - best_n
 
 
@@ -225,6 +224,11 @@ class Calibration:
         self.confidence_B += np.bincount(bin_N, weights=confidence_N, minlength=bins)
         self.correct_B += np.bincount(bin_N, weights=correct_N, minlength=bins)
 
+    def add_logits(self, logits_NC: Logits, label_N: Integers) -> None:
+        """Add samples: logits (N, C), labels (N,)."""
+        scores = compute_scores(logits_NC, label_N, ["confidence", "correct"])
+        self.add(scores["confidence"], scores["correct"])
+
     @property
     def count(self) -> int:
         """Number of samples added."""
@@ -239,14 +243,6 @@ class Calibration:
     def ece(self) -> float:
         """Sum over bins of |accuracy - mean confidence| weighted by their share; nan if none were added."""
         return float(np.abs(self.correct_B - self.confidence_B).sum() / self.count) if self.count else np.nan
-
-
-def expected_calibration_error(logits_NC: Logits, label_N: Integers, bins: int = 15) -> float:
-    """Expected calibration error over equal-width bins of the largest probability (Guo et al. 2017)."""
-    scores = compute_scores(logits_NC, label_N, ["confidence", "correct"])
-    calibration = Calibration(bins)
-    calibration.add(scores["confidence"], scores["correct"])
-    return calibration.ece
 
 
 def _logit_score(name: str) -> LogitScore:

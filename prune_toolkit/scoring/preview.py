@@ -13,9 +13,9 @@ from manifests.errors import InputError
 from manifests.format.top_k import words_count
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, mean_scores
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores
 from prune_toolkit.scoring.score_config import ScoreConfig
-from prune_toolkit.scoring.teacher_pass import score_views
+from prune_toolkit.scoring.teacher_pass import show_views
 from trainer.models.teacher import Teacher
 
 SAMPLE_BYTES = 120
@@ -42,19 +42,17 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
     """Score `limit` samples spread evenly over the data; writes nothing."""
     config.resolved(teacher, images, None)
     ids = images.readable(spread(np.arange(images.count), limit))
-    reader = config.open(teacher, images)
-    try:
-        with Progress(len(ids) * config.view_count, "preview") as progress:
-            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, config.view_count)
-            rate = progress.rate()
-    finally:
-        reader.close()
+    with (
+        closing(config.open(teacher, images)) as reader,
+        Progress(len(ids) * config.view_count, "preview") as progress,
+    ):
+        found, logits_nVC, _ = show_views(teacher, reader, ids, config.batch_size, progress, config.view_count)
+        rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")
     label_n = images.label_N[found]
-    evaluation = compute_scores(logits_nVC[:, 0], label_n, ["confidence", "correct"])
     calibration = Calibration()
-    calibration.add(evaluation["confidence"], evaluation["correct"])
+    calibration.add_logits(logits_nVC[:, 0], label_n)
     loss_n = mean_scores(logits_nVC, label_n, config.scored_views)["loss"]
     keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
     return Preview(
@@ -105,18 +103,15 @@ def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], ba
     if teacher.device.type == "cpu":
         batch_size = min(batch_size, TRIAL_CPU_IMAGES)
     start, shown, rate = time.monotonic(), 0, 0.0
-    try:
-        with closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
-            for number, (_, pixels) in enumerate(batches):
-                teacher.logits(pixels)
-                shown, now = shown + len(pixels), time.monotonic()
-                rate = shown / (now - start)
-                if number == 0:
-                    start, shown = now, 0
-                elif now - start > TRIAL_S:
-                    break
-    finally:
-        reader.close()
+    with closing(reader), closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
+        for number, (_, pixels) in enumerate(batches):
+            teacher.logits(pixels)
+            shown, now = shown + len(pixels), time.monotonic()
+            rate = shown / (now - start)
+            if number == 0:
+                start, shown = now, 0
+            elif now - start > TRIAL_S:
+                break
     return rate
 
 

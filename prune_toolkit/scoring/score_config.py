@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from manifests.base.progress import note
@@ -15,13 +14,11 @@ from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FEATURES
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
+from prune_toolkit.scoring.teacher_pass import PassConfig
 from prune_toolkit.scoring.view_flags import check_view_count, views_block, views_text, views_to_score
-from prune_toolkit.work.part_work import ALONE, WorkShare
-from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.teacher import Teacher
 
-SCORE_SET = TEACHER
-SCORE_TABLE = f"scores/{SCORE_SET}"
+SCORE_TABLE = f"scores/{TEACHER}"
 FEATURE_TABLE, FEATURE_SCORE_TABLE = "features/view-000", f"scores/{FEATURES}"
 
 
@@ -41,23 +38,13 @@ def check_held_out(held_out: str | None, split: str | None, *, has_features: boo
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(PassConfig):
     """The options of `prune score`, without the teacher and the images."""
 
-    out: Path
-    batch_size: int = 256
-    """Images per forward pass; all views of a sample are in one pass."""
-    workers: int = 1
-    loader: str = "auto"
-    ranks: WorkShare = ALONE
-    finish_only: bool = False
     name: str | None = None
     licence: str | None = None
     redistributable: bool | None = None
     """True if the images may be redistributed; None: as in the index."""
-    teacher_licence: str | None = None
-    recipe: ViewRecipe = EVALUATION
-    """The augmentation of views 1 and above; view 0 is the evaluation view."""
     view_count: int = 1
     top_k: int | None = None
     """Logits stored per view; None: all."""
@@ -69,8 +56,7 @@ class ScoreConfig:
     """Store thumbnails of images that are indexed in the same pass."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+        super().__post_init__()
         check_view_count(self.view_count)
         views_to_score(self.score_views, self.view_count)
 
@@ -113,26 +99,16 @@ class ScoreConfig:
         scored: dict[str, Any] = {}
         if views.recipe != "eval" or self.top_k is not None:
             # One view, no recipe and all its logits: parts of older versions stay valid.
-            scored = {
-                "views": views.model_dump(exclude_none=True),
-                "score_views": views_text(self.scored_views),
-            }
+            scored = {"views": views.model_dump(exclude_none=True), "score_views": views_text(self.scored_views)}
         outside, stored = outside_scores(TEACHER), {}
         if features is not None:
             outside |= outside_scores(FEATURES)
-            stored = {
-                "features": features.model_dump(),
-                "held_out": None if held_out is None else held_out.identity,
-            }
+            stored = {"features": features.model_dump(), "held_out": None if held_out is None else held_out.identity}
         return {
             "command": "score",
             "data": images.identity,
             "val": None if val is None else val.identity,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(self.batch_size).model_dump(),
+            **self.facts_of(teacher),
             "name": self.name,
             "licence": self.licence,
             "teacher_licence": self.teacher_licence,
@@ -156,15 +132,7 @@ class ScoreConfig:
 
     def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
         """Open a reader of the views to store."""
-        return images.open(
-            teacher.preprocessing,
-            device=teacher.device,
-            workers=self.workers,
-            loader=self.loader,
-            recipe=self.recipe,
-            view_count=self.view_count,
-            with_thumbnails=self.thumbnails,
-        )
+        return self.open_views(teacher, images, self.view_count, with_thumbnails=self.thumbnails)
 
     def open_view_0(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
         """Open a reader of the evaluation view of other images: validation or held-out ones."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
 from manifests.format.child_header import Blocks
-from manifests.format.header import ScoreSpec, TeacherCard
+from manifests.format.header import TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import keep_largest
@@ -28,7 +28,7 @@ from prune_toolkit.indexing.index import data_block, read_samples, samples_table
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, is_near_chance, mean_scores
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
 from prune_toolkit.scoring.score_config import (
     FEATURE_SCORE_TABLE,
     FEATURE_TABLE,
@@ -36,7 +36,7 @@ from prune_toolkit.scoring.score_config import (
     ScoreConfig,
     logits_table,
 )
-from prune_toolkit.scoring.teacher_pass import score_views, show_views
+from prune_toolkit.scoring.teacher_pass import show_views
 from prune_toolkit.scoring.view_flags import views_text
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.models.teacher import Teacher
@@ -100,9 +100,8 @@ def _score_part(
     shown = show_views(
         teacher, reader, readable, config.batch_size, progress, config.view_count, with_features=config.features
     )
-    ids = shown.ids
+    ids, label_n = shown.ids, images.label_N[shown.ids]
     logits_nVC = shown.logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
-    label_n = images.label_N[ids]
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
         if config.thumbnails:
@@ -116,7 +115,7 @@ def _score_part(
             config.out / part_path(FEATURE_TABLE, part), vectors_table(ids, "features", shown.features_nD), digest
         )
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
-    score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
+    score_table = pa.table({"sample_id": ids, **scores})
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
@@ -153,7 +152,8 @@ def _finish(
         val_top1=None if val is None else validation_top1(config, teacher, val),
         licence=config.teacher_licence,
     )
-    specs, seconds = score_specs(views_of_scores(config)), 0.0
+    scored_views = None if config.view_count == 1 else views_text(config.scored_views)
+    specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0
     if config.features:
         began = time.monotonic()
         write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
@@ -174,7 +174,7 @@ def _finish(
 
 def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:
     """Count the training views (1 and above) whose largest logit is that of the label; logits (n, V, C)."""
-    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum()) if logits_nVC.shape[1] > 1 else 0
+    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum())
 
 
 def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
@@ -193,16 +193,6 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
     }
 
 
-def score_specs(views: str | None = None) -> list[ScoreSpec]:
-    """Return the header entries of the logit scores; `views` are the views they were averaged over, if several."""
-    return [score.spec(views) for score in LogitScore.registered()]
-
-
-def views_of_scores(config: ScoreConfig) -> str | None:
-    """Return the views that scores are averaged over, None if only one is stored."""
-    return None if config.view_count == 1 else views_text(config.scored_views)
-
-
 def teacher_card(
     teacher: Teacher,
     calibration: Calibration,
@@ -211,8 +201,15 @@ def teacher_card(
     val_top1: float | None = None,
     licence: str | None = None,
 ) -> TeacherCard:
-    """Return the header block of a teacher with this calibration; warn if it is near chance."""
-    warn_about_teacher(calibration.top1, class_count)
+    """Return the header block of a teacher with this calibration.
+
+    Warns if it is near chance: a mismatch is more likely than a bad teacher.
+    """
+    if is_near_chance(calibration.top1, class_count):
+        note(
+            f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
+            f"{class_count} classes: check the order of the classes and the preprocessing"
+        )
     return TeacherCard(
         spec=teacher.info.spec,
         weights_sha256=teacher.weights_sha256,
@@ -228,17 +225,13 @@ def teacher_card(
 
 def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
     """Return the teacher's top-1 on a validation set with the same classes."""
-    reader = config.open_view_0(teacher, val)
-    calibration = Calibration()
     ids = val.readable(np.arange(val.count))
-    try:
-        with Progress(len(ids), "validating the teacher") as progress:
-            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, 1)
-    finally:
-        reader.close()
-    scores = compute_scores(logits_nVC[:, 0], val.label_N[found], ["confidence", "correct"])
-    calibration.add(scores["confidence"], scores["correct"])
-    return calibration.top1
+    with (
+        closing(config.open_view_0(teacher, val)) as reader,
+        Progress(len(ids), "validating the teacher") as progress,
+    ):
+        found, logits_nVC, _ = show_views(teacher, reader, ids, config.batch_size, progress, 1)
+    return top1(logits_nVC[:, 0], val.label_N[found])
 
 
 def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
@@ -254,12 +247,3 @@ def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
             "  use the augmentation it was trained with (--augment), or --policy single"
         )
     return f", right on {100 * views_top1:.2f} % of their training views"
-
-
-def warn_about_teacher(train_top1: float, class_count: int) -> None:
-    """Warn about a teacher near chance: a mismatch is more likely than a bad teacher."""
-    if is_near_chance(train_top1, class_count):
-        note(
-            f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
-            f"{class_count} classes: check the order of the classes and the preprocessing"
-        )

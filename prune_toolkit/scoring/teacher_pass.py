@@ -1,15 +1,63 @@
 """Run the teacher over samples, batch by batch: logits of all views, and features of view 0 if requested."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
-from manifests.errors import InputError
-from prune_toolkit.images.readers import ImageReader
+from manifests.errors import InputError, UsageError
+from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
+from prune_toolkit.work.part_work import ALONE, WorkShare
+from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassConfig:
+    """The options of a pass of the teacher over images, without the teacher and the images."""
+
+    out: Path
+    recipe: ViewRecipe = EVALUATION
+    """The augmentation of views 1 and above; view 0 is the evaluation view."""
+    batch_size: int = 256
+    """Images per forward pass; all views of a sample are in one pass."""
+    workers: int = 1
+    loader: str = "auto"
+    ranks: WorkShare = ALONE
+    finish_only: bool = False
+    teacher_licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+
+    def facts_of(self, teacher: Teacher) -> dict[str, Any]:
+        """Return everything about the teacher and its precision that the result depends on."""
+        return {
+            "teacher": teacher.info.spec,
+            "weights_sha256": teacher.weights_sha256,
+            "preprocessing": teacher.preprocessing.model_dump(),
+            "output_map": teacher.outputs,
+            "compute": teacher.compute(self.batch_size).model_dump(),
+        }
+
+    def open_views(
+        self, teacher: Teacher, images: ImagesAtHand, view_count: int, *, with_thumbnails: bool = False
+    ) -> ImageReader:
+        """Open a reader of views 0 .. view_count - 1; see `ImagesAtHand.open`."""
+        return images.open(
+            teacher.preprocessing,
+            device=teacher.device,
+            workers=self.workers,
+            loader=self.loader,
+            recipe=self.recipe,
+            view_count=view_count,
+            with_thumbnails=with_thumbnails,
+        )
 
 
 class TeacherOutput(NamedTuple):
@@ -19,19 +67,6 @@ class TeacherOutput(NamedTuple):
     logits_nVC: NDArray[np.float16]
     features_nD: NDArray[np.float16] | None = None
     """Features of view 0."""
-
-
-def score_views(
-    teacher: Teacher,
-    reader: ImageReader,
-    ids: NDArray[np.int64],
-    batch_size: int,
-    progress: Progress,
-    view_count: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Return sample_ids (n,) and logits (n, V, C) float16 of the samples that can be read; see `show_views`."""
-    shown = show_views(teacher, reader, ids, batch_size, progress, view_count)
-    return shown.ids, shown.logits_nVC
 
 
 def show_views(
