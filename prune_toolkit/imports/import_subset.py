@@ -74,7 +74,7 @@ def plan_subset(
     plan = SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=decisions.as_config(),
+        resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
         targets=decisions.targets,
         samples=samples,

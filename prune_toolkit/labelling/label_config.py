@@ -139,7 +139,6 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
     method = LABELS[labels]
     transform = method.make(len(selection.class_names))
     if not method.needs_fit:
-        transform.finish()
         return transform
     block = selection.header.labels
     if is_other:

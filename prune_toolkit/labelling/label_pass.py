@@ -14,7 +14,7 @@ from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
-from manifests.format.header import Labels, TeacherCard
+from manifests.format.header import TeacherCard
 from manifests.format.parts import part_path, read_part, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.manifest import Manifest, file_entry
@@ -27,8 +27,7 @@ from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.score_pass import run_facts, teacher_card, training_hits
-from prune_toolkit.selection.revision import label_parameters
-from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
+from prune_toolkit.selection.targets import beton_targets, labels_block, targets_of, write_targets
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
 
 __all__ = ["LabelConfig", "Labelling", "label_preview", "write_labels"]
@@ -98,22 +97,17 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
             target_shape=targets.shape,
         )
         files.append(file_entry(out, BETON_NAME, rows))
-    class_std = work.transform.class_std_C
     blocks: Blocks = {
         "kind": "selection",
         "compute": work.teacher.compute(config.batch_size),
         "views": views,
-        "labels": Labels(
+        "labels": labels_block(
+            out,
+            targets,
+            work.images.label_N,
             transform=config.labels,
-            parameters=label_parameters(
-                {} if parent.labels is None else parent.labels.parameters,
-                config.labels,
-                ((labels, work.images.label_N[ids]) for ids, labels in read_targets(out, targets, count)),
-            ),
-            views=len(targets.tables),
-            policy=targets.policy,
-            top_k=targets.top_k,
-            class_std=None if class_std is None else class_std.tolist(),
+            class_std_C=work.transform.class_std_C,
+            parameters={} if parent.labels is None else parent.labels.parameters,
         ),
         "run": _run_block(work, parts, start, finish_start),
     }

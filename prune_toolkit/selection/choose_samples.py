@@ -16,11 +16,10 @@ from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
-from prune_toolkit.selection.decisions import Decisions
 from prune_toolkit.selection.distill import RANDOM, distilled
 from prune_toolkit.selection.find_score import find_score, score_column
 from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
-from prune_toolkit.selection.select_config import SelectConfig
+from prune_toolkit.selection.select_config import Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
@@ -148,7 +147,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     return SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=decisions.as_config(),
+        resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
         targets=targets,
         samples=samples,

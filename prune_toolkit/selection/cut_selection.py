@@ -31,9 +31,8 @@ from prune_toolkit.images.where import not_known, place_of
 from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_same_pixels
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.pool import HELD_OUT, REASONS
-from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select_config import CutConfig
-from prune_toolkit.selection.targets import TargetPlan, read_targets
+from prune_toolkit.selection.targets import TargetPlan, label_parameters
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
@@ -175,14 +174,13 @@ def _leave_out_targets(
 
 def _counted_again(out: Path, plan: Plan) -> Blocks:
     """Return the header blocks of a selection and its labels, counted over the remaining samples."""
-    parent, label_N, count = plan.parent.header, plan.samples.column("label").to_numpy(), len(plan.samples)
+    parent, label_N = plan.parent.header, plan.samples.column("label").to_numpy()
     assert parent.selection is not None
     fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}
     if plan.distill is not None:
         fewer["distill"] = Distill(**plan.distill)
     blocks: Blocks = {"selection": parent.selection.model_copy(update=fewer)}
-    if parent.labels is not None:
-        stored = ((target, label_N[ids]) for ids, target in read_targets(out, plan.targets, count))
-        parameters = label_parameters(parent.labels.parameters, parent.labels.transform, stored)
-        blocks["labels"] = parent.labels.model_copy(update={"parameters": parameters})
+    if (old := parent.labels) is not None:
+        new = label_parameters(out, plan.targets, label_N, transform=old.transform, parameters=old.parameters)
+        blocks["labels"] = old.model_copy(update={"parameters": new})
     return blocks

@@ -8,7 +8,7 @@ then `finish`; or `restore`, with the result of an earlier run), and turns the l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,15 @@ Floats = NDArray[np.float64]
 EXACT = np.dtype(np.float64)
 
 
-class LabelTransform(Protocol):
-    """A transform in use; arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages."""
+class LabelTransform:
+    """A transform in use. This one changes nothing; others override what they do differently.
 
-    class_std_C: Floats | None
-    """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
+    Arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages.
+    """
+
+    def __init__(self, class_count: int) -> None:
+        self.class_std_C: Floats | None = None
+        """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
 
     def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Add one part of one view; call for every part of every view that counts."""
@@ -40,9 +44,13 @@ class LabelTransform(Protocol):
 
     def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
         """Return targets, all C logits or the K largest like the input; raises InputError naming a sample without."""
+        _check_finite(logits, sample_id_n)
+        return logits
 
     def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
         """Return a new array of target logits (n, C) before rounding, for a mean; raises the same errors as `apply`."""
+        check_finite(logits_nC, sample_id_n)
+        return logits_nC.astype(EXACT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,30 +82,8 @@ def label_transform(
 
 
 @label_transform("raw", formula="target = z", source="Hinton et al. 2015", needs_fit=False)
-class Raw:
+class Raw(LabelTransform):
     """The logits as stored."""
-
-    def __init__(self, class_count: int) -> None:
-        self.class_std_C: Floats | None = None
-
-    def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
-        """Nothing to learn."""
-
-    def finish(self) -> None:
-        """Nothing to learn."""
-
-    def restore(self, class_std_C: Floats) -> None:
-        """Nothing to learn."""
-
-    def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
-        """Return the same logits; raises InputError naming a sample whose logits are not finite."""
-        _check_finite(logits, sample_id_n)
-        return logits
-
-    def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
-        """Return the same logits in float64; raises the same errors as `apply`."""
-        check_finite(logits_nC, sample_id_n)
-        return logits_nC.astype(EXACT)
 
 
 @label_transform(
@@ -106,7 +92,7 @@ class Raw:
     source="Lan et al., IEEE TCDS 2025 (arXiv 2404.03693)",
     needs_fit=False,
 )
-class Revise(Raw):
+class Revise(LabelTransform):
     """The logits as stored: p depends on the temperature, which the trainer sets."""
 
 
@@ -116,11 +102,11 @@ class Revise(Raw):
     source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe; code chenyd7/MDSLR)",
     needs_fit=True,
 )
-class Reshape:
+class Reshape(LabelTransform):
     """Logits of every sample of class c rescaled to the mean standard deviation of that class."""
 
     def __init__(self, class_count: int) -> None:
-        self.class_std_C: Floats | None = None
+        super().__init__(class_count)
         self._sum_C = np.zeros(class_count, np.float64)
         self._count_C = np.zeros(class_count, np.int64)
 
