@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.selection.pool import Pool, ScoreColumn, rank_in_group
+from prune_toolkit.selection.pool import Pool, ScoreColumn, share_of_each_class
 
 DEFAULT_BY = "influence"
 RANDOM = "random"
@@ -22,18 +21,10 @@ _STREAM = 0x5E7112
 def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: int) -> NDArray[np.bool_]:
     """(N,) mask of Set II: the easy end of a score, the same share of every class.
 
-    `pool` holds the kept samples. Counts per class are Sainte-Lague seats, their total floor(fraction * N + 1/2). The
-    easy end of influence is the most helpful. Without a score, samples are drawn at random, independently of random
-    selection. Raises UsageError if that is no sample at all, InputError for a score that is nan.
+    `pool` holds the kept samples. The easy end of influence is the most helpful. Without a score, samples are drawn at
+    random, independently of random selection. Raises UsageError if that is no sample at all, InputError for a score
+    that is nan.
     """
-    size_C = np.bincount(pool.label_N, minlength=pool.class_count)
-    count_C = QUOTAS["proportional"](size_C, fraction)
-    assert count_C is not None
-    if not count_C.any():
-        raise UsageError(
-            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples leaves no samples to distill",
-            hint="distill more of them; to distill none, use train-student --loss ce",
-        )
     if column is None:
         value_N: NDArray[np.generic] = mix64(_STREAM, seed, *hash_words(pool.content_hash_N16))
     else:
@@ -41,5 +32,10 @@ def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: 
         if np.isnan(column.value_N).any():
             first = int(pool.sample_id_N[np.isnan(column.value_N)].min())
             raise InputError(f"the score of sample {first} is nan", hint="use another score: --distill-by margin")
-    label_N = pool.label_N.astype(np.int64)
-    return np.asarray(rank_in_group(pool, label_N, value_N) < count_C[label_N])
+    distilled_N = share_of_each_class(pool, fraction, value_N)
+    if not distilled_N.any():
+        raise UsageError(
+            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples leaves no samples to distill",
+            hint="distill more of them; to distill none, use train-student --loss ce",
+        )
+    return distilled_N
