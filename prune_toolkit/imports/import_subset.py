@@ -78,7 +78,6 @@ def plan_subset(
         max_side=decisions.max_side,
         targets=decisions.targets,
         samples=samples,
-        readable_N=readable_N,
         pool_N=readable_N,
         keep_N=keep_N,
         reason_N=np.array(REASONS, object)[code_N],

@@ -38,7 +38,6 @@ class Plan:
     """Longer side in px to which larger images are shrunk."""
     targets: TargetPlan
     samples: pa.Table
-    readable_N: NDArray[np.bool_]
     pool_N: NDArray[np.bool_]
     """Samples to choose from: the readable ones except those held out."""
     keep_N: NDArray[np.bool_]
@@ -56,7 +55,7 @@ class Plan:
     @property
     def held_out(self) -> int:
         """Number of readable samples that were held out."""
-        return int(self.readable_N.sum()) - int(self.pool_N.sum())
+        return int(self.samples.column("problem").null_count - self.pool_N.sum())
 
     @property
     def keep_got(self) -> float:
@@ -110,7 +109,9 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
         raise InputError(f"{parent.where} has no readable samples to select from")
-    pool_N = readable_N & ~_held_out(config, parent)
+    pool_N = readable_N
+    if decisions.without is not None:
+        pool_N = readable_N & ~decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no samples to select from", hint="leave fewer out")
     looked_at: set[str] = set()
@@ -128,30 +129,27 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     keep_N[pool_N] = choice.keep_N
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
-    targets = decisions.targets
     if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
     if not config.judges_copy:
-        check_same_pixels(decisions.max_side, targets, samples.filter(pa.array(keep_N)), parent.header.views)
-    distilled_N = np.ones(len(samples), np.bool_)
-    distill = None
+        kept = samples.filter(pa.array(keep_N))
+        check_same_pixels(decisions.max_side, decisions.targets, kept, parent.header.views)
+    distilled_N, distill = np.ones(len(samples), np.bool_), None
     if decisions.distill is not None:
         fraction, by = decisions.distill
-        kept = pool.take(choice.keep_N)
-        column = None
+        rest, column = pool.take(choice.keep_N), None
         if by != RANDOM:
-            column = score_column(parent, by, np.asarray(kept.sample_id_N, np.int64))
+            column = score_column(parent, by, np.asarray(rest.sample_id_N, np.int64))
             looked_at.add(find_score(parent, by).set)
-        distilled_N[keep_N] = distilled(kept, column, fraction, config.seed)
+        distilled_N[keep_N] = distilled(rest, column, fraction, config.seed)
         distill = {"fraction": str(fraction), "by": by, "count": int((keep_N & distilled_N).sum())}
     return SelectionPlan(
         parent=parent,
         decisions=decisions,
         resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
-        targets=targets,
+        targets=decisions.targets,
         samples=samples,
-        readable_N=readable_N,
         pool_N=pool_N,
         keep_N=keep_N,
         reason_N=reason_N,
@@ -162,22 +160,13 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     )
 
 
-def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
-    """(N,) mask of the samples that `without` keeps."""
-    other = config.held_out_selection(parent)
-    if other is None:
-        return np.zeros(parent.header.data.count, np.bool_)
-    keep_N: NDArray[np.bool_] = other.selection().column("keep").to_numpy(zero_copy_only=False)
-    return keep_N
-
-
 def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
     """Return the pool to choose from; add the sets of scores, and features or logits once read, to `looked_at`."""
     ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
     column = None if score is None else score_column(parent, score, ids)
     method = config.method
     further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
-    looked_at |= {find_score(parent, name).set for name in (*([] if score is None else [score]), *further)}
+    looked_at |= {find_score(parent, name).set for name in (further if score is None else [score, *further])}
 
     def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors:
         def read() -> Streamed:

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import note
@@ -19,6 +18,7 @@ from manifests.copies.check import EXACT, DataCheck, check_data
 from manifests.copies.data_report import KINDS, DataReport
 from manifests.errors import MismatchError, UsageError
 from manifests.format.header import FileEntry
+from manifests.format.parts import part_count, part_path, read_part
 from manifests.hidden.secret import check_secret, hide_hashes, reveal_view_ids
 from manifests.images.decode import RawImage
 from manifests.images.identity import content_hash
@@ -100,25 +100,20 @@ def shown_samples(samples: pa.Table, images: SampleImages, secret: bytes | None)
     return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
 
 
-def write_cut(
-    config: CutConfig,
-    plan: Plan,
-    images: SampleImages,
-    *,
-    weight_N: NDArray[np.float32] | None = None,
-    kd_weight_N: NDArray[np.float32] | None = None,
-) -> FileEntry:
-    """Write train.beton from the result of `cut_from`, once its targets are written; weights are 1 by default."""
-    keep_N, count = plan.keep_N, len(plan.samples)
+def write_cut(config: CutConfig, plan: Plan, images: SampleImages) -> FileEntry:
+    """Write train.beton from the result of `cut_from`, once its selection and targets are written."""
+    keep_N, count = pa.array(plan.keep_N), len(plan.samples)
+    paths = [config.out / part_path("selection", part) for part in range(part_count(count))]
+    kept = pa.concat_tables([read_part(path, columns=["weight", "kd_weight"]) for path in paths]).filter(keep_N)
     rows = write_train_beton(
         config.out / BETON_NAME,
-        shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
+        shown_samples(plan.samples.filter(keep_N), images, config.check.secret),
         images=images,
         workers=config.workers,
         max_side=plan.max_side,
         views=plan.parent.header.views,
-        weight_n=None if weight_N is None else weight_N[keep_N],
-        kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
+        weight_n=kept.column("weight").to_numpy(),
+        kd_weight_n=kept.column("kd_weight").to_numpy(),
         targets=beton_targets(config.out, plan.targets, count) if plan.targets.tables else None,
         target_shape=plan.targets.shape,
     )

@@ -58,8 +58,8 @@ class Decisions:
     loss: Mapping[str, float]
     max_side: int | None
     targets: TargetPlan
-    without: str | None
-    """id of the selection whose samples are left out."""
+    without: Manifest | None
+    """The selection whose samples are left out."""
     revision: Revision | None
     distill: tuple[Fraction, str] | None
     """Share of the kept samples that is distilled, and the score to choose them by or "random"; None distills all."""
@@ -187,7 +187,7 @@ class SelectConfig(CutConfig):
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
 
-    def held_out_selection(self, parent: Manifest) -> Manifest | None:
+    def _held_out(self, parent: Manifest) -> Manifest | None:
         """Return the selection whose samples are left out; raises MismatchError if it is of other data."""
         if self.without is None:
             return None
@@ -211,7 +211,6 @@ class SelectConfig(CutConfig):
         """Make all decisions from the flags, the preset and the manifest."""
         preset, method, labels, teacher = self._preset, self.method, self.labels_of(parent), parent.header.teacher
         score = method.score_or(self.score or (preset.score if preset else None))
-        other = self.held_out_selection(parent)
         distill = self.distill
         if distill is not None and distill[1] != RANDOM:
             distill = distill[0], full_name(parent, distill[1])
@@ -226,7 +225,7 @@ class SelectConfig(CutConfig):
             loss={} if preset is None else preset.loss_at(0 if teacher is None else teacher.preprocessing.image_px),
             max_side=self.max_side if shrinks else None,
             targets=self.targets(parent),
-            without=None if other is None else other.id,
+            without=self._held_out(parent),
             revision=self.revision,
             distill=distill,
         )
@@ -238,7 +237,7 @@ class SelectConfig(CutConfig):
         is_plain = targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None)
         extras = {
             "per_class_min": self.per_class_min or None,
-            "without": decisions.without,
+            "without": None if decisions.without is None else decisions.without.id,
             "eta": None if revision is None else revision.eta,
             "revise_scope": None if revision is None else revision.scope,
             "distill_fraction": None if distill is None else str(distill[0]),

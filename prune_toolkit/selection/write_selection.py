@@ -41,8 +41,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         labels = _write_tables(out, plan)
         files = []
         if images is not None:
-            kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
-            files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
+            files.append(write_cut(config, plan, images))
         blocks: Blocks = {
             "kind": "selection",
             "views": None if header.views is None else carried_views(header.views, max(1, plan.targets.views)),
@@ -57,7 +56,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 seed=config.seed,
                 preset=config.preset,
                 per_class_min=config.per_class_min or None,
-                without=decisions.without,
+                without=None if decisions.without is None else decisions.without.id,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
