@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,19 +69,23 @@ def write_indices(path: Path, samples: pa.Table) -> None:
 
 
 def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
-    """Return whether torchvision's ImageFolder lists these files in the order of their keys.
+    """Return whether torchvision's ImageFolder lists these files in the order of their keys; it skips .gif files."""
+    has_gif = any(key.lower().endswith(".gif") for key in keys)
+    return not has_gif and np.array_equal(imagefolder_order(keys, split), np.arange(len(keys)))
 
-    keys are CLASS/.../NAME, below SPLIT/ if `split` is given. ImageFolder walks sorted class folders, in each of them
-    sorted folders, and in each of these sorted names; it skips .gif files.
+
+def imagefolder_order(keys: Sequence[str], split: str | None) -> NDArray[np.int64]:
+    """(N,) rows in the order of torchvision's ImageFolder: class by class, folder by folder, name by name.
+
+    keys are CLASS/.../NAME, below SPLIT/ if all are.
     """
-    start = 0 if split is None else len(split) + 1
+    first = 1 if split is not None and all(key.startswith(f"{split}/") for key in keys) else 0
 
-    def place(key: str) -> tuple[str, str, str]:
-        folder, _, name = key[start:].rpartition("/")
-        return folder.partition("/")[0], folder, name
+    def place(row: int) -> tuple[str, str, str]:
+        folder, _, name = keys[row].rpartition("/")
+        return keys[row].split("/")[first], folder, name
 
-    ordered = all(first < second for first, second in pairwise(map(place, keys)))
-    return ordered and not any(key.lower().endswith(".gif") for key in keys)
+    return np.array(sorted(range(len(keys)), key=place), np.int64)
 
 
 def write_file_list(path: Path | None, samples: pa.Table) -> bytes:

@@ -23,7 +23,7 @@ from manifests.format.parts import part_path, part_rows, vectors_table, write_pa
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
-from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.score import outside_scores
@@ -110,13 +110,15 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             for part in parts:
                 began, rows = time.monotonic(), part_rows(part, len(samples))
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
-                logits_nC = _float16(values(row_N[ids]), samples.column("key").take(pa.array(ids)))
+                found_nC = values(row_N[ids])
+                keys_n = samples.column("key").take(pa.array(ids))
+                check_float16(found_nC, keys_n, hint="check that these are raw outputs, without softmax")
+                logits_nC = found_nC.astype(np.float16)
                 if outputs is not None:
                     logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
                 write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
-                scores = compute_scores(logits_nC, label_N[ids])
+                table = pa.table({"sample_id": ids, **compute_scores(logits_nC, label_N[ids])})
                 note_time(config.out, part, time.monotonic() - began)
-                table = pa.table({"sample_id": ids, **scores})
                 write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
                 progress.advance(len(rows))
 
@@ -189,12 +191,11 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
     row_N = np.full(count, -1, np.int64)
     again = np.empty(0, np.int64), np.empty(0, np.int64)
     if matrix.keys is not None:
-        matched = match_keys(matrix.keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
-        tell_unmatched(matched, config.file.name, parent.where, config.listing)
-        found = np.flatnonzero(matched.row_F >= 0)
-        row_N[matched.row_F[found]] = found
-        further = found[(row_N[matched.row_F[found]] != found) & readable_N[matched.row_F[found]]]
-        again = further, matched.row_F[further]
+        id_F = matched_rows(matrix.keys, parent, samples.column("key"), config.file.name, config.listing)
+        found = np.flatnonzero(id_F >= 0)
+        row_N[id_F[found]] = found
+        further = found[(row_N[id_F[found]] != found) & readable_N[id_F[found]]]
+        again = further, id_F[further]
         row_N[~readable_N] = -1
         if (lacking := readable_N & (row_N < 0)).any():
             first = samples.column("key")[int(np.argmax(lacking))]
@@ -244,13 +245,8 @@ def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
 def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
     """Copy the whole matrix to disk, in float32, so that values which do not fit float16 are still found."""
     values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
-    for start in range(0, matrix.rows, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, matrix.rows)
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        for start in range(0, matrix.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, matrix.rows)
             values[start:stop] = matrix.read(start, stop)
     return values
-
-
-def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
-    check_float16(logits_nC, keys_n, hint="check that these are raw outputs, without softmax")
-    return logits_nC.astype(np.float16)

@@ -12,7 +12,7 @@ from PIL import Image
 from manifests.betons.reader import Beton
 from manifests.integrity import verify
 from manifests.manifest import Manifest
-from prune_toolkit.imports.import_subset import imagefolder_order
+from prune_toolkit.export.export import imagefolder_order
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 IMAGES = GOLDEN.parent / "images"
