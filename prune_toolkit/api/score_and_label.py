@@ -22,7 +22,7 @@ from prune_toolkit.labelling.label_defaults import (
 )
 from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_labels
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
-from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
@@ -113,7 +113,7 @@ def score(
             features=features,
             thumbnails=thumbnails,
         )
-        return whole(build_scores(config, loaded, images, on_val, apart))
+        return whole(build_scores(Scoring(config=config, teacher=loaded, images=images, val=on_val, held_out=apart)))
 
 
 def label(

@@ -17,7 +17,7 @@ from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.score_config import SCORE_TABLE
-from prune_toolkit.scoring.teacher_pass import PassConfig, show_views
+from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
@@ -34,20 +34,13 @@ class LabelConfig(PassConfig):
     beton: bool = True
     data: DataSpec | None = None
 
-    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
-        """Return the header block of the labelled views."""
-        image_px = teacher.preprocessing.image_px
-        return views_block(self.recipe, self.targets.views, image_px, None, images.drawn_max_side)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
+class Labelling(TeacherPass):
     """A checked labelling: the selection, the teacher, the images, and the transform from logits to targets."""
 
     config: LabelConfig
-    teacher: Teacher
     selection: Manifest
-    images: ImagesAtHand
     transform: LabelTransform
     is_other: bool
     """True if the labels are from another teacher than the scores."""
@@ -73,9 +66,14 @@ class Labelling:
             is_other=is_other,
         )
 
+    def views(self) -> Views:
+        """Return the header block of the labelled views."""
+        image_px = self.teacher.preprocessing.image_px
+        return views_block(self.config.recipe, self.config.targets.views, image_px, None, self.images.drawn_max_side)
+
     def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        config, teacher, targets = self.config, self.teacher, self.config.targets
+        config, targets = self.config, self.config.targets
         # Left out if not given, so that such a labelling keeps the id it had before these options existed.
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
@@ -85,8 +83,8 @@ class Labelling:
         return {
             "command": "label",
             "parent": self.selection.id,
-            **config.facts_of(teacher),
-            "views": config.views(teacher, self.images).model_dump(exclude_none=True),
+            **self.facts(),
+            "views": self.views().model_dump(exclude_none=True),
             "policy": targets.policy,
             "top_k": targets.top_k,
             "labels": config.labels,
@@ -113,7 +111,7 @@ class Labelling:
 
     def open_images(self) -> ImageReader:
         """Open a reader of all views."""
-        return self.config.open_views(self.teacher, self.images, self.config.targets.read_views)
+        return self.open_views(self.config.targets.read_views)
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""

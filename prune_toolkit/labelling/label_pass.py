@@ -80,7 +80,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
     """Write train.beton and return the new blocks: views, labels, and another teacher."""
     finish_start = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
-    views = config.views(work.teacher, work.images)
+    views = work.views()
     out, targets, count, files = config.out, config.targets, parent.data.count, []
     if config.beton:
         kept = selection.selection().filter(pa.array(work.keep_N))

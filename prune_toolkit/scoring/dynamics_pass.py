@@ -143,8 +143,7 @@ def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
             hint="name a run that was trained on a selection of this manifest",
         )
     samples = parent.samples(["sample_id", "key", "problem"])
-    readable = samples.filter(samples.column("problem").is_null())
-    ids = readable.column("sample_id").to_numpy()
+    ids = samples.filter(samples.column("problem").is_null()).column("sample_id").to_numpy()
     missing = np.setdiff1d(ids, record.sample_id_N)
     if len(missing):
         first = samples.column("key")[int(missing[0])].as_py()
@@ -185,8 +184,9 @@ def _refuse_twice(records: Sequence[Dynamics]) -> None:
 def _tell(record: Dynamics) -> None:
     """Print notes about limits of a record."""
     recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
-    if whole is None or recorded < whole["recorded"]["epochs"]:
-        note(f"{record.path} is not finished: its scores are of the first {_epochs_text(recorded)}")
+    if not whole or recorded < whole["recorded"]["epochs"]:
+        epochs = "epoch" if recorded == 1 else f"{recorded} epochs"
+        note(f"{record.path} is not finished: its scores are of the first {epochs}")
     if recorded == 1:
         note(f"{record.path} recorded one epoch: forgetting only separates right from wrong samples")
     if share is not None and share < MOSTLY_STEPPED:
@@ -196,17 +196,13 @@ def _tell(record: Dynamics) -> None:
         )
 
 
-def _epochs_text(count: int) -> str:
-    return "epoch" if count == 1 else f"{count} epochs"
-
-
-def _run_json(record: Dynamics) -> dict[str, Any] | None:
-    """Return run.json of the finished run; None if it is not finished, or the file is of another run."""
+def _run_json(record: Dynamics) -> dict[str, Any]:
+    """Return run.json of the finished run; nothing if it is not finished, or the file is of another run."""
     try:
         content: dict[str, Any] = json.loads((record.path / "run.json").read_bytes())
-        return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else None
+        return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else {}
     except (OSError, ValueError, TypeError, LookupError):
-        return None
+        return {}
 
 
 def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
@@ -214,14 +210,11 @@ def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
 
     None if a run does not report it.
     """
-    seconds = []
-    for record in runs:
-        whole = _run_json(record)
-        if whole is None:
-            return None
-        try:
+    seconds = 0.0
+    try:
+        for whole in map(_run_json, runs):
             of_one = float(whole["time"]["training_s"]) + float(whole["time"]["recording_s"])
-            seconds.append(of_one * int(whole["world_size"]))
-        except (ValueError, TypeError, LookupError):
-            return None
-    return round(sum(seconds), 3)
+            seconds += of_one * int(whole["world_size"])
+    except (ValueError, TypeError, LookupError):
+        return None
+    return round(seconds, 3)

@@ -19,30 +19,23 @@ from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
-from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
+from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
 from prune_toolkit.work.score_set import write_score_set
-from trainer.models.teacher import Teacher
 
 
-def write_feature_scores(
-    config: ScoreConfig,
-    teacher: Teacher,
-    samples: pa.Table,
-    class_count: int,
-    held_out: ImagesAtHand | None,
-    digest: str,
-) -> None:
+def write_feature_scores(work: Scoring, samples: pa.Table, digest: str) -> None:
     """Write the feature scores of all readable samples, part by part, from the parts of logits and features."""
+    held_out, out, class_count = work.held_out, work.config.out, len(work.images.class_names)
     readable = samples.filter(samples.column("problem").is_null())
     ids = readable.column("sample_id").to_numpy()
     label_N = readable.column("label").to_numpy().astype(np.int64)
-    stored = partial(_stored, config.out, samples.column("label").to_numpy(), class_count)
+    stored = partial(_stored, out, samples.column("label").to_numpy(), class_count)
     held_N = held_out_split(label_N, hash_matrix(readable.column("content_hash")), class_count)
 
     def held_out_rows() -> Iterator[FeatureRows]:
         if held_out is not None:
-            yield from _shown(config, teacher, held_out)
+            yield from _shown(work, held_out)
             return
         done = 0
         for rows in stored():
@@ -59,7 +52,7 @@ def write_feature_scores(
         table = FeatureTable(
             label_N=label_N,
             class_count=class_count,
-            width=teacher.feature_layer.width,
+            width=work.teacher.feature_layer.width,
             blocks=lambda: _told(stored(), progress),
             held_out=held_out_rows,
             copies=copies,
@@ -68,7 +61,7 @@ def write_feature_scores(
             columns[entry.name] = entry(table)
             _check_column(entry.name, columns[entry.name], ids)
             progress.shorten(len(ids))
-    write_score_set(config.out, FEATURE_SCORE_TABLE, ids, columns, count=len(samples), digest=digest)
+    write_score_set(out, FEATURE_SCORE_TABLE, ids, columns, count=len(samples), digest=digest)
 
 
 def _check_column(name: str, value_N: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
@@ -107,16 +100,16 @@ def _told(blocks: Iterator[FeatureRows], progress: Progress) -> Iterator[Feature
         progress.advance(len(rows.label_n))
 
 
-def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Iterator[FeatureRows]:
+def _shown(work: Scoring, images: ImagesAtHand) -> Iterator[FeatureRows]:
     """Run the teacher over the held-out images, a part of them at a time."""
     all_ids = images.readable(np.arange(images.count))
     with (
-        closing(config.open_view_0(teacher, images)) as reader,
+        closing(work.open_view_0(images)) as reader,
         Progress(len(all_ids), "the held-out images") as progress,
     ):
         for start in range(0, len(all_ids), PART_ROWS):
             ids = all_ids[start : start + PART_ROWS]
-            shown = show_views(teacher, reader, ids, config.batch_size, progress, 1, with_features=True)
+            shown = show_views(work.teacher, reader, ids, work.config.batch_size, progress, 1, with_features=True)
             assert shown.features_nD is not None
             if len(shown.ids):
                 logits = partial(FullLogits, shown.logits_nVC[:, 0])

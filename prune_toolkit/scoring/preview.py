@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from manifests.base.progress import Progress
 from manifests.errors import InputError
 from manifests.format.top_k import words_count
-from prune_toolkit.images.readers import ImageReader, ImagesAtHand
+from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores
-from prune_toolkit.scoring.score_config import ScoreConfig
+from prune_toolkit.scoring.score_config import Scoring
 from prune_toolkit.scoring.teacher_pass import show_views
 from trainer.models.teacher import Teacher
 
@@ -38,15 +38,13 @@ class Preview:
     bytes_for_all: int
 
 
-def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: int) -> Preview:
+def preview(work: Scoring, limit: int) -> Preview:
     """Score `limit` samples spread evenly over the data; writes nothing."""
-    config.resolved(teacher, images, None)
+    config, images = work.config, work.images
+    work.resolved()
     ids = images.readable(spread(np.arange(images.count), limit))
-    with (
-        closing(config.open(teacher, images)) as reader,
-        Progress(len(ids) * config.view_count, "preview") as progress,
-    ):
-        found, logits_nVC, _ = show_views(teacher, reader, ids, config.batch_size, progress, config.view_count)
+    with closing(work.open()) as reader, Progress(len(ids) * config.view_count, "preview") as progress:
+        found, logits_nVC, _ = show_views(work.teacher, reader, ids, config.batch_size, progress, config.view_count)
         rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")
@@ -68,19 +66,20 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
             }
             for row in np.argsort(-loss_n, kind="stable")[:5]
         ],
-        preprocessing=teacher.preprocessing.model_dump(),
+        preprocessing=work.teacher.preprocessing.model_dump(),
         images_per_second=rate,
         seconds_for_all=images.count * config.view_count / rate if rate else 0.0,
-        bytes_for_all=bytes_on_disk(config, teacher, images),
+        bytes_for_all=bytes_on_disk(work),
     )
 
 
-def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> int:
+def bytes_on_disk(work: Scoring) -> int:
     """Estimate the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
+    config, images = work.config, work.images
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
     size_bytes = config.view_count * words * 2 + 4 * len(LogitScore.registered()) + SAMPLE_BYTES
     if config.features:
-        size_bytes += 2 * teacher.feature_layer.width + 4 * len(FeatureScore.registered())
+        size_bytes += 2 * work.teacher.feature_layer.width + 4 * len(FeatureScore.registered())
     return images.count * size_bytes
 
 

@@ -33,7 +33,7 @@ from prune_toolkit.scoring.score_config import (
     FEATURE_SCORE_TABLE,
     FEATURE_TABLE,
     SCORE_TABLE,
-    ScoreConfig,
+    Scoring,
     logits_table,
 )
 from prune_toolkit.scoring.teacher_pass import show_views
@@ -46,38 +46,27 @@ WEAK_ON_VIEWS = 0.85
 taught worse than labels alone, one that kept 95 % as well as a live teacher (docs/benchmarks.md)."""
 
 
-def build_scores(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    val: ImagesAtHand | None = None,
-    held_out: ImagesAtHand | None = None,
-) -> Manifest | None:
-    """Write a scored manifest; return None if other ranks have not finished their parts.
-
-    held_out: the images on which `influence` measures the loss, instead of a tenth of the scored ones.
-    """
+def build_scores(work: Scoring) -> Manifest | None:
+    """Write a scored manifest; return None if other ranks have not finished their parts."""
+    config, images = work.config, work.images
     if images.spec is not None:
         images.spec.refuse_out(config.out)
-    thumbnails = config.thumbnails_tables(images)
+    thumbnails = work.thumbnails_tables()
 
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
-        with (
-            closing(config.open(teacher, images)) as reader,
-            Progress(shown, f"scoring with {teacher.info.spec}") as progress,
-        ):
+        with closing(work.open()) as reader, Progress(shown, f"scoring with {work.teacher.info.spec}") as progress:
             for part in parts:
-                _score_part(config, teacher, images, reader, part, digest, progress)
+                _score_part(work, reader, part, digest, progress)
 
-    resolved = config.resolved(teacher, images, val, held_out)
+    resolved = work.resolved()
     return PartWork(
         out=config.out,
         config=resolved,
         count=images.count,
         tables=[*([*thumbnails, "samples"] if images.index is None else []), *config.part_tables],
         make=make,
-        finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
+        finish=lambda parts, start: _finish(work, config_digest(resolved), parts, start),
         parents=[] if images.index is None else [images.index],
         linked={} if images.index is None else dict.fromkeys(["samples", *thumbnails], images.index),
         ranks=config.ranks,
@@ -85,87 +74,69 @@ def build_scores(
     ).run()
 
 
-def _score_part(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    reader: ImageReader,
-    part: int,
-    digest: str,
-    progress: Progress,
-) -> None:
+def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
     start = time.monotonic()
+    config, images, views = work.config, work.images, work.config.view_count
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
     shown = show_views(
-        teacher, reader, readable, config.batch_size, progress, config.view_count, with_features=config.features
+        work.teacher, reader, readable, config.batch_size, progress, views, with_features=config.features
     )
     ids, label_n = shown.ids, images.label_N[shown.ids]
-    logits_nVC = shown.logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
+    logits_nVC = shown.logits_nVC.reshape(len(ids), views, len(images.class_names))
+
+    def write(table: str, content: pa.Table) -> None:
+        write_part(config.out / part_path(table, part), content, digest)
+
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
         if config.thumbnails:
-            write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
-        write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
+            write(THUMBNAILS, thumbnails_of(rows, facts))
+        write("samples", samples_table(images.source, rows, facts))
     for view, table in enumerate(config.logits_tables):
         stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
-        write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
+        write(table, soft_labels_table(ids, "logits", stored))
     if shown.features_nD is not None:
-        write_part(
-            config.out / part_path(FEATURE_TABLE, part), vectors_table(ids, "features", shown.features_nD), digest
-        )
+        write(FEATURE_TABLE, vectors_table(ids, "features", shown.features_nD))
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
-    score_table = pa.table({"sample_id": ids, **scores})
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
-    write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
+    write(SCORE_TABLE, pa.table({"sample_id": ids, **scores}))
 
 
-def _finish(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    val: ImagesAtHand | None,
-    held_out: ImagesAtHand | None,
-    resolved: dict[str, Any],
-    parts: Totals,
-    start: float,
-) -> Outcome:
+def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
+    config, images, classes = work.config, work.images, len(work.images.class_names)
     # On the evaluation view, whichever views the scores are averaged over.
-    calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
+    calibration = calibration_of(config.out, logits_table(0), images.label_N, classes)
     samples = read_samples(config.out, images.count)
     blocks: Blocks = {"kind": "scores"}
     if images.index is None:
         warn_problems(samples)
-        spec = images.spec
-        assert spec is not None
-        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), spec.local()
+        assert images.spec is not None
+        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), images.spec.local()
         blocks["thumbnails"] = thumbnails_block() if config.thumbnails else None
     else:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
+    val_top1 = None if work.val is None else validation_top1(work, work.val)
     card = teacher_card(
-        teacher,
-        calibration,
-        class_count=len(images.class_names),
-        val_top1=None if val is None else validation_top1(config, teacher, val),
-        licence=config.teacher_licence,
+        work.teacher, calibration, class_count=classes, val_top1=val_top1, licence=config.teacher_licence
     )
     scored_views = None if config.view_count == 1 else views_text(config.scored_views)
     specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0
     if config.features:
         began = time.monotonic()
-        write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
+        write_feature_scores(work, samples, digest)
         seconds = time.monotonic() - began
         specs += [entry.spec() for entry in FeatureScore.registered()]
     run = run_facts(parts, calibration.count, config.view_count, start)
     blocks |= {
         "data": data,
         "teacher": card,
-        "compute": teacher.compute(config.batch_size),
-        "views": config.views(teacher, images),
-        "features": config.features_block(teacher),
+        "compute": work.teacher.compute(config.batch_size),
+        "views": work.views(),
+        "features": work.features_block(),
         "scores": specs,
         "run": {"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
     }
@@ -223,14 +194,11 @@ def teacher_card(
     )
 
 
-def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
+def validation_top1(work: Scoring, val: ImagesAtHand) -> float:
     """Return the teacher's top-1 on a validation set with the same classes."""
     ids = val.readable(np.arange(val.count))
-    with (
-        closing(config.open_view_0(teacher, val)) as reader,
-        Progress(len(ids), "validating the teacher") as progress,
-    ):
-        found, logits_nVC, _ = show_views(teacher, reader, ids, config.batch_size, progress, 1)
+    with closing(work.open_view_0(val)) as reader, Progress(len(ids), "validating the teacher") as progress:
+        found, logits_nVC, _ = show_views(work.teacher, reader, ids, work.config.batch_size, progress, 1)
     return top1(logits_nVC[:, 0], val.label_N[found])
 
 

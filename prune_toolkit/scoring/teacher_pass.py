@@ -35,26 +35,33 @@ class PassConfig:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
-    def facts_of(self, teacher: Teacher) -> dict[str, Any]:
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherPass:
+    """A teacher, and the images it is shown."""
+
+    config: PassConfig
+    teacher: Teacher
+    images: ImagesAtHand
+
+    def facts(self) -> dict[str, Any]:
         """Return everything about the teacher and its precision that the result depends on."""
         return {
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(self.batch_size).model_dump(),
+            "teacher": self.teacher.info.spec,
+            "weights_sha256": self.teacher.weights_sha256,
+            "preprocessing": self.teacher.preprocessing.model_dump(),
+            "output_map": self.teacher.outputs,
+            "compute": self.teacher.compute(self.config.batch_size).model_dump(),
         }
 
-    def open_views(
-        self, teacher: Teacher, images: ImagesAtHand, view_count: int, *, with_thumbnails: bool = False
-    ) -> ImageReader:
+    def open_views(self, view_count: int, *, with_thumbnails: bool = False) -> ImageReader:
         """Open a reader of views 0 .. view_count - 1; see `ImagesAtHand.open`."""
-        return images.open(
-            teacher.preprocessing,
-            device=teacher.device,
-            workers=self.workers,
-            loader=self.loader,
-            recipe=self.recipe,
+        return self.images.open(
+            self.teacher.preprocessing,
+            device=self.teacher.device,
+            workers=self.config.workers,
+            loader=self.config.loader,
+            recipe=self.config.recipe,
             view_count=view_count,
             with_thumbnails=with_thumbnails,
         )
