@@ -13,14 +13,16 @@ from prune_toolkit.api.arguments import Place, data_spec, folder, opened, option
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.choose_images import images_of_same_classes, images_to_score
 from prune_toolkit.images.readers import ImagesAtHand
-from prune_toolkit.labelling.label_defaults import (
+from prune_toolkit.labelling.label_config import (
+    LabelConfig,
+    Labelling,
     check_licence,
     check_selection,
     default_labels,
     planned_recipe,
     planned_targets,
 )
-from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_labels
+from prune_toolkit.labelling.label_pass import write_labels
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores

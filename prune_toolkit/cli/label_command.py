@@ -80,14 +80,16 @@ def command(
     from manifests.base.progress import format_bytes, note
     from manifests.card.readme import revision_line, targets_text
     from manifests.manifest import Manifest
-    from prune_toolkit.labelling.label_defaults import (
+    from prune_toolkit.labelling.label_config import (
+        LabelConfig,
+        Labelling,
         check_licence,
         check_selection,
         default_labels,
         planned_recipe,
         planned_targets,
     )
-    from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
+    from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
     from trainer.cli.console import echo_json
 

@@ -1,6 +1,7 @@
-"""The configuration of `prune label`, and checks that selection, teacher and images fit together."""
+"""The configuration of `prune label`, its defaults, and checks that selection, teacher and images fit together."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Views
 from manifests.format.parts import part_rows
+from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
@@ -18,10 +20,15 @@ from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
-from prune_toolkit.scoring.view_flags import views_block
+from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
+from trainer.data.stored import scored_recipe
+from trainer.data.views import ViewRecipe
 from trainer.models.teacher import Teacher
+
+VIEWS = 8
+"""The default number of views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +116,6 @@ class Labelling(TeacherPass):
         ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
         return ids
 
-    def open_images(self) -> ImageReader:
-        """Open a reader of all views."""
-        return self.open_views(self.config.targets.read_views)
-
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
         views, classes = self.config.targets.read_views, len(self.images.class_names)
@@ -173,3 +176,54 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
     now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
     differing = next((name for name in now if now[name] != then.get(name)), None)
     return None if differing is None else f"with {differing} {then.get(differing)}; now it is {now[differing]}"
+
+
+def check_selection(selection: Manifest) -> None:
+    """Raise UsageError for a manifest that is not a selection, or whose keys are hidden."""
+    if selection.kind != "selection":
+        do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
+        raise UsageError(
+            f"{selection.where} is of kind {selection.kind}: labelling needs a selection",
+            hint=f"make one first: {do}",
+        )
+    refuse_hidden(selection.header, selection.where)
+
+
+def check_licence(teacher_licence: str | None, *, is_other: bool) -> None:
+    """Raise UsageError for a teacher licence unless the labels are from another teacher than the scores."""
+    if teacher_licence is not None and not is_other:
+        raise UsageError(
+            "--teacher-licence needs --other-teacher: the selection records the licence of its own teacher",
+            hint="give the licence to prune score instead",
+        )
+
+
+def default_labels(selection: Manifest, *, is_other: bool) -> str:
+    """Return the selection's label transform; raw for another teacher, to which no transform was fitted."""
+    block = selection.header.labels
+    return "raw" if is_other or block is None else block.transform
+
+
+def planned_targets(selection: Manifest, policy: str | None, views: int | None, top_k: int | None) -> TargetPlan:
+    """Return the plan of the stored targets; `views` is None for the default number."""
+    if policy == "single":
+        if views is not None and views > 1:
+            raise UsageError("--policy single labels only view 0", hint=f"leave out --views {views}, or --policy")
+        views = 1
+    return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
+
+
+def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+    """Return the recipe `asked` for; what was not `typed` is taken from the selection's views, if it has any."""
+    views, known = selection.header.views, dict[str, Any]()
+    if views is not None and views.recipe != "eval":
+        recipe = scored_recipe(views)
+        known = {
+            "augment": recipe.name,
+            "pad": recipe.pad_px,
+            "scale_min": recipe.scale_min,
+            "flip": recipe.flip,
+            "seed": recipe.seed,
+        }
+    asked = replace(asked, **{name: value for name, value in known.items() if name not in typed})
+    return recipe_or_none(asked, image_px, typed={*known, *typed})

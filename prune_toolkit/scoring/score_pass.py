@@ -36,10 +36,9 @@ from prune_toolkit.scoring.score_config import (
     Scoring,
     logits_table,
 )
-from prune_toolkit.scoring.teacher_pass import show_views
+from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
-from trainer.models.teacher import Teacher
 
 WEAK_ON_VIEWS = 0.85
 """A warning is printed for a teacher that keeps a smaller share of its top-1 on training views. One that kept 81 %
@@ -119,10 +118,7 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
-    val_top1 = None if work.val is None else validation_top1(work, work.val)
-    card = teacher_card(
-        work.teacher, calibration, class_count=classes, val_top1=val_top1, licence=config.teacher_licence
-    )
+    card = teacher_card(work, calibration, None if work.val is None else validation_top1(work, work.val))
     scored_views = None if config.view_count == 1 else views_text(config.scored_views)
     specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0
     if config.features:
@@ -130,7 +126,6 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         write_feature_scores(work, samples, digest)
         seconds = time.monotonic() - began
         specs += [entry.spec() for entry in FeatureScore.registered()]
-    run = run_facts(parts, calibration.count, config.view_count, start)
     blocks |= {
         "data": data,
         "teacher": card,
@@ -138,7 +133,7 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         "views": work.views(),
         "features": work.features_block(),
         "scores": specs,
-        "run": {"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
+        "run": {"command": "score", **run_facts(parts, calibration.count, config.view_count, start, seconds)},
     }
     return Outcome(blocks=blocks, local=local, tables=[FEATURE_SCORE_TABLE] if config.features else [])
 
@@ -148,7 +143,7 @@ def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -
     return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum())
 
 
-def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
+def run_facts(parts: Totals, samples: int, view_count: int, start: float, finishing_s: float) -> dict[str, Any]:
     """Return the run block: seconds of all processes, and of this one since `start`; images are samples times views.
 
     views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation.
@@ -156,7 +151,7 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
     images, training_views = samples * view_count, samples * (view_count - 1)
     known = parts.hits is not None and training_views > 0
     return {
-        "seconds": parts.seconds,
+        "seconds": round(parts.seconds + finishing_s, 3),
         "wall": round(time.monotonic() - start, 3),
         "images": images,
         "images_per_second": round(images / parts.seconds, 1) if parts.seconds else 0.0,
@@ -164,18 +159,12 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
     }
 
 
-def teacher_card(
-    teacher: Teacher,
-    calibration: Calibration,
-    *,
-    class_count: int,
-    val_top1: float | None = None,
-    licence: str | None = None,
-) -> TeacherCard:
+def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | None = None) -> TeacherCard:
     """Return the header block of a teacher with this calibration.
 
     Warns if it is near chance: a mismatch is more likely than a bad teacher.
     """
+    teacher, class_count = work.teacher, len(work.images.class_names)
     if is_near_chance(calibration.top1, class_count):
         note(
             f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
@@ -190,7 +179,7 @@ def teacher_card(
         train_top1=calibration.top1,
         train_ece=calibration.ece,
         val_top1=val_top1,
-        licence=licence,
+        licence=work.config.teacher_licence,
     )
 
 
