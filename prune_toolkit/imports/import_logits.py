@@ -3,11 +3,12 @@
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +100,13 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix = open_matrix(config.file, config.tensor, config.key)
     outputs = class_columns(config.class_names, parent.class_names)
-    _check_classes(config, matrix, parent)
+    names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
+    if matrix.columns != len(names):
+        where = f"{parent.where} has" if config.class_names is None else "--outputs names"
+        raise MismatchError(
+            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
+            hint="columns must be the classes in label order, or in the order of --outputs FILE",
+        )
     row_N, again = _rows(config, matrix, parent, samples)
     sha256, old = sha256_file(config.file), parent.header
     label_N = samples.column("label").to_numpy().astype(np.int64)
@@ -170,17 +177,6 @@ def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] 
     return [place[name] for name in ours]
 
 
-def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> None:
-    names, where = parent.class_names, f"{parent.where} has"
-    if config.class_names is not None:
-        names, where = list(config.class_names), "--outputs names"
-    if matrix.columns != len(names):
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
-            hint="columns must be the classes in label order, or in the order of --outputs FILE",
-        )
-
-
 def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:
     """Find the rows of the file: (N,) the row of each readable sample, -1 for unreadable ones; and repeated rows.
 
@@ -227,10 +223,14 @@ def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, ke
 def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
     """Yield a function from rows (n,) to logits (n, C): directly from the file, or from a copy with random access."""
     if matrix.keys is None:
-        yield lambda row_n: _gather(matrix, row_n)
+        yield partial(_gather, matrix)
         return
-    with tempfile.TemporaryFile(dir=folder) as scratch:
-        copied = _copied(matrix, scratch)
+    with tempfile.TemporaryFile(dir=folder) as scratch, np.errstate(over="ignore"):
+        # In float32, so that values which do not fit float16 are still found.
+        copied = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
+        for start in range(0, matrix.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, matrix.rows)
+            copied[start:stop] = matrix.read(start, stop)
         yield lambda row_n: copied[row_n]
 
 
@@ -240,13 +240,3 @@ def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
         return np.empty((0, matrix.columns), np.float32)
     block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
     return block
-
-
-def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
-    """Copy the whole matrix to disk, in float32, so that values which do not fit float16 are still found."""
-    values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
-    with np.errstate(over="ignore"):
-        for start in range(0, matrix.rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, matrix.rows)
-            values[start:stop] = matrix.read(start, stop)
-    return values

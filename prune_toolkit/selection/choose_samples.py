@@ -23,7 +23,6 @@ from prune_toolkit.selection.select_config import Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
-FEATURES = "features/view-000"
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
 
 
@@ -168,12 +167,12 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
     further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
     looked_at |= {find_score(parent, name).set for name in (further if score is None else [score, *further])}
 
-    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors:
+    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors | None:
         def read() -> Streamed:
             looked_at.add(name)
             return stream()
 
-        return Vectors(name=name, width=width, stream=read)
+        return Vectors(name=name, width=width, stream=read) if parent.has(f"{name}/view-000") else None
 
     block = parent.header.features
     return Pool(
@@ -184,14 +183,12 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
         score_N=None if column is None else column.value_N,
         harder="high" if column is None else column.harder,
         scores={name: score_column(parent, name, ids) for name in further},
-        features=None
-        if block is None or not parent.has(FEATURES)
-        else vectors("features", block.width, parent.features),
-        logits=vectors("logits", classes, parent.logits) if parent.has("logits/view-000") else None,
+        features=None if block is None else vectors("features", block.width, parent.features),
+        logits=vectors("logits", classes, parent.logits),
     )
 
 
-def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None = None) -> None:
+def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None) -> None:
     """Raise UsageError if `max_side` would combine labels of views with fewer pixels than the teacher saw.
 
     `kept`: width and height of the images that are cut. `views` records whether the teacher saw them shrunk.
