@@ -225,12 +225,13 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
     if matrix.keys is None:
         yield partial(_gather, matrix)
         return
-    with tempfile.TemporaryFile(dir=folder) as scratch, np.errstate(over="ignore"):
+    with tempfile.TemporaryFile(dir=folder) as scratch:
         # In float32, so that values which do not fit float16 are still found.
         copied = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
-        for start in range(0, matrix.rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, matrix.rows)
-            copied[start:stop] = matrix.read(start, stop)
+        with np.errstate(over="ignore"):
+            for start in range(0, matrix.rows, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, matrix.rows)
+                copied[start:stop] = matrix.read(start, stop)
         yield lambda row_n: copied[row_n]
 
 
@@ -238,5 +239,4 @@ def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
     """Read ascending rows as one block."""
     if not len(row_n):
         return np.empty((0, matrix.columns), np.float32)
-    block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
-    return block
+    return np.asarray(matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]])

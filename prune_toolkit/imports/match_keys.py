@@ -96,8 +96,7 @@ def _may_be_same(theirs_n: pa.Array, ours_n: pa.Array, keys_N: pa.ChunkedArray) 
     known = {folder for folders in pc.unique(_folders(keys_N)).to_pylist() for folder in folders.split("/")}
     pairs = pc.binary_join_element_wise(_folders(theirs_n), _folders(ours_n), "\0").dictionary_encode()
     may_be = np.array([_allow(pair, known) for pair in pairs.dictionary.to_pylist()], np.bool_)
-    may_be_n: NDArray[np.bool_] = may_be[pairs.indices.to_numpy()]
-    return may_be_n
+    return np.asarray(may_be[pairs.indices.to_numpy()])
 
 
 def _allow(pair: str, known: set[str]) -> bool:

@@ -102,8 +102,7 @@ class Labelling(TeacherPass):
     @cached_property
     def keep_N(self) -> NDArray[np.bool_]:
         """(N,) flags of the samples that are kept."""
-        keep_N: NDArray[np.bool_] = self.selection.selection().column("keep").to_numpy(zero_copy_only=False)
-        return keep_N
+        return np.asarray(self.selection.selection().column("keep").to_numpy(zero_copy_only=False))
 
     @property
     def tables(self) -> list[str]:
@@ -113,8 +112,7 @@ class Labelling(TeacherPass):
     def kept(self, part: int) -> NDArray[np.int64]:
         """Return the kept samples of one part."""
         rows = part_rows(part, len(self.keep_N))
-        ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
-        return ids
+        return np.asarray(rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop]))
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""

@@ -20,7 +20,6 @@ from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epoch
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.work.score_set import add_score_set
 
-DYNAMICS_TABLE = f"scores/{DYNAMICS}"
 EARLY = 10
 """Early scores are taken after one tenth of the epochs."""
 MOSTLY_STEPPED = 0.9
@@ -52,7 +51,7 @@ class DynamicsPlan:
                 f"{parent.path} is of kind {parent.kind}: scores of dynamics can only be added to a scored manifest",
                 hint="make one: prune score DATA --teacher TEACHER",
             )
-        if parent.has(DYNAMICS_TABLE):
+        if parent.has(f"scores/{DYNAMICS}"):
             raise UsageError(
                 f"{parent.path} already has scores of dynamics",
                 hint=f"start from the manifest it was made from, {parent.header.parents[0][:12]}",

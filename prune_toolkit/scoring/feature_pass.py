@@ -17,8 +17,7 @@ from manifests.format.parts import PART_ROWS, part_count, part_path, read_part, 
 from manifests.format.soft_labels import FullLogits, Logits, SoftLabels
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.readers import ImagesAtHand
-from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
+from prune_toolkit.scoring.feature_scores import BLOCK_ROWS, FeatureRows, FeatureScore, FeatureTable, held_out_split
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
 from prune_toolkit.work.score_set import write_score_set

@@ -42,8 +42,7 @@ class LogitRows:
 
     def pick(self, values_nC: Floats, class_n: NDArray[np.int64]) -> Floats:
         """Return one value per row, from the column in `class_n`."""
-        value_n: Floats = values_nC[self._row_n, class_n]
-        return value_n
+        return np.asarray(values_nC[self._row_n, class_n])
 
     def without(self, values_nC: Floats, class_n: NDArray[np.int64], fill: float) -> Floats:
         """Return a copy with one value per row, in the column in `class_n`, replaced by `fill`."""
@@ -52,7 +51,6 @@ class LogitRows:
         return copy_nC
 
 
-ScoreFunction = Callable[[LogitRows], Floats]
 TEACHER = "teacher"
 """Name of the set of scores that need only a teacher's logits."""
 
@@ -61,7 +59,7 @@ TEACHER = "teacher"
 class LogitScore(Score):
     """A score of rows of logits, one float64 per row."""
 
-    function: ScoreFunction
+    function: Callable[[LogitRows], Floats]
     family = TEACHER
 
     def __call__(self, logits_NC: Logits, label_N: Integers) -> NDArray[np.float32]:
@@ -118,8 +116,7 @@ def margin(rows: LogitRows) -> Floats:
 def top2_margin(rows: LogitRows) -> Floats:
     """Largest probability minus the second largest, whatever the label."""
     second_n: Floats = rows.without(rows.gap_nC, rows.top_n, -np.inf).max(axis=1)
-    margin_n: Floats = -np.expm1(second_n) / (1.0 + rows.rest_n)
-    return margin_n
+    return np.asarray(-np.expm1(second_n) / (1.0 + rows.rest_n))
 
 
 @score(

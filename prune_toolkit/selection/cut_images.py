@@ -146,15 +146,6 @@ def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:
     return check_data(plan.parent, facts.source, check, wanted_N=plan.keep_N, thumbnails=thumbnails, facts=facts)
 
 
-def _looser(plan: Plan, report: DataReport) -> str:
-    """Return a hint naming the level at which re-encoded copies pass, if they fail at this one."""
-    if report.level not in EXACT:
-        return ""
-    if thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None:
-        return "; a re-encoded copy passes with --check pixels"
-    return "; a re-encoded copy passes with --check names: there are no thumbnails to compare it with"
-
-
 def _without(plan: P, report: DataReport) -> P:
     """Return the plan without the samples that do not match, with the reason of each; print one note."""
     gone_N = report.what_N >= 0
@@ -162,9 +153,14 @@ def _without(plan: P, report: DataReport) -> P:
     counts = {kind: count for kind, count in report.counts.items() if count}
     text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     if not keep_N.any():
+        looser = ""
+        if report.level in EXACT:
+            has_thumbnails = thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None
+            level = "pixels" if has_thumbnails else "names: there are no thumbnails to compare it with"
+            looser = f"; a re-encoded copy passes with --check {level}"
         raise MismatchError(
             f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
-            hint=f"see the details: prune verify MANIFEST --data DATA{_looser(plan, report)}",
+            hint=f"see the details: prune verify MANIFEST --data DATA{looser}",
         )
     if counts:
         note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")

@@ -142,8 +142,12 @@ def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> None:
         rows = part_rows(part, count)
         kept_n = rows.start + np.flatnonzero(before_N[rows.start : rows.stop])
         stay_n = plan.keep_N[kept_n]
-        for name in plan.targets.tables:
-            _leave_out_targets(out / part_path(name, part), kept_n, stay_n, plan.targets.class_count, digest)
+        for path in (out / part_path(name, part) for name in plan.targets.tables):
+            if not np.array_equal(read_part(path, columns=["sample_id"]).column("sample_id").to_numpy(), kept_n):
+                raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
+            if not stay_n.all():
+                _, labels = soft_labels_of(read_part(path), "target", plan.targets.class_count)
+                write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
         if not stay_n.all():
             path = out / part_path("selection", part)
             table = read_part(path)
@@ -151,17 +155,6 @@ def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> None:
                 at, values = table.column_names.index(name), values_N[rows.start : rows.stop].tolist()
                 table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
             write_part(path, table, digest)
-
-
-def _leave_out_targets(
-    path: Path, kept_n: NDArray[np.int64], stay_n: NDArray[np.bool_], class_count: int, digest: str
-) -> None:
-    ids = read_part(path, columns=["sample_id"]).column("sample_id").to_numpy()
-    if not np.array_equal(ids, kept_n):
-        raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
-    if not stay_n.all():
-        _, labels = soft_labels_of(read_part(path), "target", class_count)
-        write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
 
 
 def _counted_again(out: Path, plan: Plan) -> Blocks:

@@ -157,8 +157,7 @@ def reshape(logits: SoftLabels, label_n: Integers, sample_id_n: Integers, class_
 
 def _scale(std_n: NDArray[np.floating[Any]], label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Floats:
     _refuse(std_n == 0, label_n, sample_id_n, "all its logits are equal: there is no std to divide by")
-    scale_n: Floats = class_std_C[label_n] / std_n
-    return scale_n
+    return np.asarray(class_std_C[label_n] / std_n)
 
 
 def _check_finite(logits: SoftLabels, sample_id_n: Integers) -> None:

@@ -88,7 +88,18 @@ class Selector:
                 hint="store them: prune score --features; or choose another selector: prune list selectors",
             )
         if self.score is not None:
-            _check_score(self.name, pool)
+            if pool.score_N is None:
+                raise InputError(
+                    f"selector {self.name!r} ranks by a score, and the manifest has none",
+                    hint="make the scores: prune score; or choose without scores: --selector random",
+                )
+            missing_N = np.isnan(pool.score_N)
+            if missing_N.any():
+                first = int(pool.sample_id_N[missing_N].min())
+                raise InputError(
+                    f"the score of sample {first} is nan ({int(missing_N.sum())} of {len(missing_N)} scores)",
+                    hint="score the data again, or rank by another score: --score",
+                )
         choice = self.function(pool, groups, seed, values)
         kept_G = np.bincount(groups.group_N[choice.keep_N], minlength=len(groups.keep_G))
         if not np.array_equal(kept_G, groups.keep_G):
@@ -135,21 +146,6 @@ def selector(
         return SELECTORS.add(name, entry)
 
     return register
-
-
-def _check_score(name: str, pool: Pool) -> None:
-    if pool.score_N is None:
-        raise InputError(
-            f"selector {name!r} ranks by a score, and the manifest has none",
-            hint="make the scores: prune score; or choose without scores: --selector random",
-        )
-    missing_N = np.isnan(pool.score_N)
-    if missing_N.any():
-        first = int(pool.sample_id_N[missing_N].min())
-        raise InputError(
-            f"the score of sample {first} is nan ({int(missing_N.sum())} of {len(missing_N)} scores)",
-            hint="score the data again, or rank by another score: --score",
-        )
 
 
 def choose(

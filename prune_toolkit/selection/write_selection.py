@@ -86,13 +86,22 @@ def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
     decisions, targets = plan.decisions, plan.targets
     count, digest = len(plan.samples), config_digest(plan.resolved)
     for part in range(part_count(count)):
-        write_part(out / part_path("selection", part), _selection_table(plan, part_rows(part, count)), digest)
+        ids = part_rows(part, count)
+        rows = slice(ids.start, ids.stop)
+        columns = [
+            pa.array(ids, pa.int64()),
+            pa.array(plan.keep_N[rows]),
+            pa.array(plan.reason_N[rows].tolist(), pa.string()),
+            pa.array(np.ones(len(ids), np.float32)),
+            pa.array(plan.distilled_N[rows].astype(np.float32)),
+        ]
+        write_part(out / part_path("selection", part), pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA), digest)
     if not targets.tables:
         return None
     transform, label_N = fitted_transform(plan), plan.samples.column("label").to_numpy()
-    for part, (ids, logits) in enumerate(_kept_logits(plan)):
-        labels = targets_of(logits, label_N[ids], ids, transform, targets.policy, targets.top_k)
-        write_targets(out, targets, part, ids, labels, digest)
+    for part, (id_n, logits) in enumerate(_kept_logits(plan)):
+        labels = targets_of(logits, label_N[id_n], id_n, transform, targets.policy, targets.top_k)
+        write_targets(out, targets, part, id_n, labels, digest)
     return labels_block(
         out,
         targets,
@@ -104,18 +113,6 @@ def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
             **({} if decisions.revision is None else decisions.revision._asdict()),
         },
     )
-
-
-def _selection_table(plan: SelectionPlan, rows: range) -> pa.Table:
-    part = slice(rows.start, rows.stop)
-    columns = [
-        pa.array(rows, pa.int64()),
-        pa.array(plan.keep_N[part]),
-        pa.array(plan.reason_N[part].tolist(), pa.string()),
-        pa.array(np.ones(len(rows), np.float32)),
-        pa.array(plan.distilled_N[part].astype(np.float32)),
-    ]
-    return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
 def fitted_transform(plan: SelectionPlan) -> LabelTransform:

@@ -13,9 +13,8 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 
 from manifests.format.top_k import top_k
-from prune_toolkit.scoring import feature_scores, feature_table
-from prune_toolkit.scoring.feature_scores import class_medians
-from prune_toolkit.scoring.feature_table import FeatureRows, FeatureTable, held_out_split
+from prune_toolkit.scoring import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureRows, FeatureTable, class_medians, held_out_split
 from prune_toolkit.scoring.score import SCORES
 
 LN2 = np.log(2)
@@ -113,7 +112,7 @@ def test_scores_follow_their_samples_whatever_order_and_blocks_they_come_in(seed
     shuffled = table_of(block.features_nD[order], block.logits_nC[order], block.label_n[order], is_held_N[order])
     expected = {name: SCORES[name](whole) for name in ("grand", "moderate", "influence")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_table, "BLOCK_ROWS", block_rows)
+        patch.setattr(feature_scores, "BLOCK_ROWS", block_rows)
         for name, value_N in expected.items():
             assert value_N.dtype == np.float32
             np.testing.assert_allclose(SCORES[name](shuffled), value_N[order], rtol=1e-4, atol=1e-5)

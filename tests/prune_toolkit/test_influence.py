@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import spearmanr
 
-from prune_toolkit.scoring.feature_table import FeatureTable
+from prune_toolkit.scoring.feature_scores import FeatureTable
 from prune_toolkit.scoring.influence import DAMPING, inverse
 from prune_toolkit.scoring.score import SCORES
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.format.soft_labels import Logits
-from prune_toolkit.scoring import feature_table
-from prune_toolkit.scoring.feature_table import FeatureRows, FeatureTable
+from prune_toolkit.scoring import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureRows, FeatureTable
 from prune_toolkit.scoring.logit_scores import Integers
 
 
@@ -18,8 +18,8 @@ def table_of_arrays(
     """Return a table of arrays; `held_out_N` flags its held-out samples."""
 
     def blocks_of(chosen_N: NDArray[np.int64]) -> Iterator[FeatureRows]:
-        for start in range(0, len(chosen_N), feature_table.BLOCK_ROWS):
-            rows = chosen_N[start : start + feature_table.BLOCK_ROWS]
+        for start in range(0, len(chosen_N), feature_scores.BLOCK_ROWS):
+            rows = chosen_N[start : start + feature_scores.BLOCK_ROWS]
             yield FeatureRows(features_ND[rows], partial(logits_NC.__getitem__, rows), label_N[rows])
 
     return FeatureTable(

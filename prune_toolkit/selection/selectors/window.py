@@ -7,7 +7,7 @@ from manifests.base.progress import note
 from manifests.errors import UsageError
 from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import Choice, Groups, Pool, keep_ranks, window_start
-from prune_toolkit.selection.proxy import GRID, Proxy, try_windows
+from prune_toolkit.selection.proxy import GRID, try_windows
 from prune_toolkit.selection.selector import Parameter, Values, selector
 
 AUTO = "auto"
@@ -45,17 +45,14 @@ def window(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     found: dict[str, str] = {}
     if isinstance(position, str):
         proxy = try_windows(pool, groups)
-        position, found = proxy.position, _facts(proxy)
+        position = proxy.position
+        tried = ", ".join(f"{float(at):g}: {100 * top1:.2f} %" for at, top1 in zip(GRID, proxy.top1, strict=True))
+        found = {
+            "position": str(position),
+            "position_by": f"auto, ridge regression from {proxy.vectors}",
+            "proxy_top1": f"({tried})",
+        }
         if len(set(proxy.top1)) == 1:
             note(f"position auto: from {proxy.vectors} the proxy learns equally well in every window; using 1/2")
     choice = keep_ranks(pool, groups, window_start(position, groups.size_G, groups.keep_G))
     return replace(choice, found=found)
-
-
-def _facts(proxy: Proxy) -> dict[str, str]:
-    tried = ", ".join(f"{float(at):g}: {100 * top1:.2f} %" for at, top1 in zip(GRID, proxy.top1, strict=True))
-    return {
-        "position": str(proxy.position),
-        "position_by": f"auto, ridge regression from {proxy.vectors}",
-        "proxy_top1": f"({tried})",
-    }
