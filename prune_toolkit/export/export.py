@@ -71,10 +71,10 @@ def write_indices(path: Path, samples: pa.Table) -> None:
 def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
     """Return whether torchvision's ImageFolder lists these files in the order of their keys; it skips .gif files."""
     has_gif = any(key.lower().endswith(".gif") for key in keys)
-    return not has_gif and np.array_equal(imagefolder_order(keys, split), np.arange(len(keys)))
+    return not has_gif and np.array_equal(image_folder_rows(keys, split), np.arange(len(keys)))
 
 
-def imagefolder_order(keys: Sequence[str], split: str | None) -> NDArray[np.int64]:
+def image_folder_rows(keys: Sequence[str], split: str | None) -> NDArray[np.int64]:
     """(N,) rows in the order of torchvision's ImageFolder: class by class, folder by folder, name by name.
 
     keys are CLASS/.../NAME, below SPLIT/ if all are.

@@ -13,7 +13,7 @@ from manifests.base.files import sha256_file
 from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.export.export import imagefolder_order
+from prune_toolkit.export.export import image_folder_rows
 from prune_toolkit.imports.foreign_files import read_indices
 from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.quotas.keep import Keep
@@ -104,7 +104,7 @@ def _rows(
         )
     if parent.header.data.source != "folder" or order == "keys":
         return index_n
-    walked_N = imagefolder_order(samples.column("key").to_pylist(), parent.header.data.split)
+    walked_N = image_folder_rows(samples.column("key").to_pylist(), parent.header.data.split)
     if order is None and not np.array_equal(walked_N, np.arange(count)):
         raise UsageError(
             f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files in another order",

@@ -14,8 +14,7 @@ from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
-from manifests.format.header import TeacherCard
-from manifests.format.parts import part_path, read_part, write_part
+from manifests.format.parts import part_count, part_path, read_part, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
@@ -28,7 +27,7 @@ from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.score_pass import run_facts, teacher_card, training_hits
 from prune_toolkit.selection.targets import beton_targets, labels_block, targets_of, write_targets
-from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, note_time
 
 
 def write_labels(work: Labelling) -> Manifest | None:
@@ -108,17 +107,14 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
     run = run_facts(parts, int(work.keep_N.sum()), targets.read_views, start, time.monotonic() - began)
     blocks["run"] = {"command": "label", **run, "parent_run": parent.run}
     if work.is_other:
-        blocks |= {"teacher": _card(work), "scores": [entry.spec() for entry in LogitScore.registered()]}
+        # Of a teacher that did not score, top-1 and calibration are those on view 0 of the kept samples.
+        calibration = Calibration()
+        for part in range(part_count(count)):
+            table = read_part(out / part_path(SCORE_TABLE, part))
+            calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
+        specs = [entry.spec() for entry in LogitScore.registered()]
+        blocks |= {"teacher": teacher_card(work, calibration), "scores": specs}
     return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
-
-
-def _card(work: Labelling) -> TeacherCard:
-    """The card of a teacher that did not score; top-1 and calibration are computed on view 0 of the kept samples."""
-    calibration = Calibration()
-    for part in ALONE.parts(work.selection.header.data.count):
-        table = read_part(work.config.out / part_path(SCORE_TABLE, part))
-        calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
-    return teacher_card(work, calibration)
 
 
 def label_preview(work: Labelling) -> dict[str, Any]:

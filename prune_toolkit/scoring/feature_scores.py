@@ -87,8 +87,7 @@ class FeatureTable:
 
     def collect(self, function: Callable[[FeatureRows], Floats]) -> Floats:
         """Apply a function of blocks that returns one number per sample, and return (N,) float64."""
-        parts = [function(rows) for rows in self.blocks()]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate([np.empty(0), *map(function, self.blocks())])
 
 
 def held_out_split(label_N: Integers, hash_N16: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:

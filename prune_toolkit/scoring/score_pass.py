@@ -29,13 +29,7 @@ from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
-from prune_toolkit.scoring.score_config import (
-    FEATURE_SCORE_TABLE,
-    FEATURE_TABLE,
-    SCORE_TABLE,
-    Scoring,
-    logits_table,
-)
+from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time

@@ -11,7 +11,6 @@ from trainer.models.info import SMALL_PX
 
 MOST_VIEWS = 1000
 """Views are numbered with three digits on disk."""
-RECIPE_FLAGS = ("augment", "pad", "scale_min", "flip")
 _PARAMETERS = {
     "pad_crop_flip": ("pad_px",),
     "resized_crop_flip": ("scale_min", "scale_max", "ratio_min", "ratio_max"),
@@ -73,7 +72,7 @@ def recipe_or_none(asked: ViewFlags, image_px: int, *, typed: Collection[str]) -
 
     A seed alone does not count: it only matters for the stored views other than view 0.
     """
-    if asked.views == 1 and not set(RECIPE_FLAGS) & set(typed):
+    if asked.views == 1 and not {"augment", "pad", "scale_min", "flip"} & set(typed):
         return ViewRecipe()
     return scoring_recipe(asked, image_px)
 

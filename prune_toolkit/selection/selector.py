@@ -115,37 +115,14 @@ class Selector:
 SELECTORS: Registry[Selector] = Registry("selector")
 
 
-def selector(
-    name: str,
-    *,
-    formula: str,
-    source: str,
-    score: str | None,
-    own_score: bool = False,
-    needs: tuple[str, ...] | None = None,
-    parameters: Mapping[str, Parameter] | None = None,
-    further_scores: Callable[[Values], list[str]] | None = None,
-) -> Callable[[SelectorFunction], Selector]:
+def selector(name: str, *, score: str | None, **facts: Any) -> Callable[[SelectorFunction], Selector]:
     """Register a function (pool, groups, seed, parameters) -> Choice that keeps exactly `groups.keep_G` of each group.
 
-    The choice must depend only on samples and seed, not on the order of rows.
+    facts: the other fields of `Selector`; one with a score needs it, unless `needs` says otherwise. The choice must
+    depend only on samples and seed, not on the order of rows.
     """
-
-    def register(function: SelectorFunction) -> Selector:
-        entry = Selector(
-            name=name,
-            formula=formula,
-            source=source,
-            function=function,
-            score=score,
-            own_score=own_score,
-            needs=needs if needs is not None else (() if score is None else ("score",)),
-            parameters=parameters or {},
-            further_scores=further_scores,
-        )
-        return SELECTORS.add(name, entry)
-
-    return register
+    facts = {"needs": () if score is None else ("score",), **facts}
+    return lambda function: SELECTORS.add(name, Selector(name=name, function=function, score=score, **facts))
 
 
 def choose(
