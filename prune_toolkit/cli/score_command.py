@@ -206,7 +206,7 @@ def _plan(work: "Scoring") -> dict[str, Any]:
     config, teacher, images = work.config, work.teacher, work.images
     work.resolved()
     ids = images.readable(np.arange(images.count))
-    rate = trial_rate(teacher, work.open(), ids, config.batch_size)
+    rate = trial_rate(work, work.open(), ids)
     return {
         "samples": images.count,
         "classes": len(images.class_names),

@@ -160,6 +160,7 @@ class ImageReader:
     """Views 0 .. V - 1 of samples, batch by batch."""
 
     name: str
+    view_count: int
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.

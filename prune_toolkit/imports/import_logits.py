@@ -67,7 +67,6 @@ class LogitsImport:
 
     def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        outside = outside_scores(TEACHER)
         return {
             "command": "import",
             "parent": parent.id,
@@ -80,7 +79,7 @@ class LogitsImport:
             "parameters": self.parameters,
             "output_map": class_columns(self.class_names, parent.class_names),
             "teacher_licence": self.licence,
-            **({"scores": outside} if outside else {}),
+            **outside_scores(TEACHER),
         }
 
 

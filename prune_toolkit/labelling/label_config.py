@@ -85,7 +85,6 @@ class Labelling(TeacherPass):
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
-            "scores": (outside_scores(TEACHER) or None) if self.is_other else None,
         }
         return {
             "command": "label",
@@ -97,6 +96,7 @@ class Labelling(TeacherPass):
             "labels": config.labels,
             "beton": config.beton,
             **{name: value for name, value in sometimes.items() if value is not None},
+            **(outside_scores(TEACHER) if self.is_other else {}),
         }
 
     @cached_property
@@ -116,10 +116,7 @@ class Labelling(TeacherPass):
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
-        views, classes = self.config.targets.read_views, len(self.images.class_names)
-        if not len(ids):
-            return np.empty((0, views, classes), np.float16)
-        found, logits_nVC, _ = show_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
+        found, logits_nVC, _ = show_views(self, reader, ids, progress)
         if len(found) < len(ids):
             missing = np.setdiff1d(ids, found)
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()

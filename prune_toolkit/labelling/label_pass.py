@@ -120,8 +120,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
 def label_preview(work: Labelling) -> dict[str, Any]:
     """Return the estimate of `--dry-run`, after labelling a few samples spread over the kept ones; writes nothing."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
-    reader = work.open_views(plan.read_views)
-    rate = trial_rate(work.teacher, reader, np.flatnonzero(work.keep_N), work.config.batch_size)
+    rate = trial_rate(work, work.open_views(plan.read_views), np.flatnonzero(work.keep_N))
     size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
     if work.is_other:
         size_bytes += samples * 4 * len(LogitScore.registered())

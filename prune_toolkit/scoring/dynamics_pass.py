@@ -87,12 +87,11 @@ class DynamicsPlan:
 
     def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        outside = outside_scores(DYNAMICS)
         return {
             "command": "score",
             "parent": self.parent.id,
             DYNAMICS: self.run_facts(),
-            **({"scores": outside} if outside else {}),
+            **outside_scores(DYNAMICS),
         }
 
 

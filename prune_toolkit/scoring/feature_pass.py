@@ -108,7 +108,7 @@ def _shown(work: Scoring, images: ImagesAtHand) -> Iterator[FeatureRows]:
     ):
         for start in range(0, len(all_ids), PART_ROWS):
             ids = all_ids[start : start + PART_ROWS]
-            shown = show_views(work.teacher, reader, ids, work.config.batch_size, progress, 1, with_features=True)
+            shown = show_views(work, reader, ids, progress, with_features=True)
             assert shown.features_nD is not None
             if len(shown.ids):
                 logits = partial(FullLogits, shown.logits_nVC[:, 0])

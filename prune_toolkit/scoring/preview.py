@@ -15,8 +15,7 @@ from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores
 from prune_toolkit.scoring.score_config import Scoring
-from prune_toolkit.scoring.teacher_pass import show_views
-from trainer.models.teacher import Teacher
+from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 
 SAMPLE_BYTES = 120
 """Size of a row of `samples`, with the overhead of Parquet."""
@@ -44,7 +43,7 @@ def preview(work: Scoring, limit: int) -> Preview:
     work.resolved()
     ids = images.readable(spread(np.arange(images.count), limit))
     with closing(work.open()) as reader, Progress(len(ids) * config.view_count, "preview") as progress:
-        found, logits_nVC, _ = show_views(work.teacher, reader, ids, config.batch_size, progress, config.view_count)
+        found, logits_nVC, _ = show_views(work, reader, ids, progress)
         rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")
@@ -94,17 +93,18 @@ def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, f
     }
 
 
-def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int) -> float:
+def trial_rate(work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64]) -> float:
     """Measure images per second over TRIAL_S seconds, after a warm-up batch; 0 if no image can be read.
 
     Batches on a CPU are small, so that the trial is short even for a slow teacher. Closes the reader.
     """
-    if teacher.device.type == "cpu":
+    batch_size = work.config.batch_size
+    if work.teacher.device.type == "cpu":
         batch_size = min(batch_size, TRIAL_CPU_IMAGES)
     start, shown, rate = time.monotonic(), 0, 0.0
     with closing(reader), closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
         for number, (_, pixels) in enumerate(batches):
-            teacher.logits(pixels)
+            work.teacher.logits(pixels)
             shown, now = shown + len(pixels), time.monotonic()
             rate = shown / (now - start)
             if number == 0:

@@ -105,9 +105,9 @@ class Scoring(TeacherPass):
         if views.recipe != "eval" or config.top_k is not None:
             # One view, no recipe and all its logits: parts of older versions stay valid.
             scored = {"views": views.model_dump(exclude_none=True), "score_views": views_text(config.scored_views)}
-        outside, stored = outside_scores(TEACHER), {}
+        sets, stored = [TEACHER], {}
         if features is not None:
-            outside |= outside_scores(FEATURES)
+            sets.append(FEATURES)
             stored = {"features": features.model_dump(), "held_out": None if held_out is None else held_out.identity}
         return {
             "command": "score",
@@ -119,7 +119,7 @@ class Scoring(TeacherPass):
             "teacher_licence": config.teacher_licence,
             **scored,
             **stored,
-            **({"scores": outside} if outside else {}),
+            **outside_scores(*sets),
             **({} if config.redistributable is None else {"redistributable": config.redistributable}),
             **({"thumbnails": True} if config.thumbnails and self.images.index is None else {}),
         }

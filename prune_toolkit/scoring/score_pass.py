@@ -69,14 +69,11 @@ def build_scores(work: Scoring) -> Manifest | None:
 
 def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
     start = time.monotonic()
-    config, images, views = work.config, work.images, work.config.view_count
+    config, images = work.config, work.images
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
-    shown = show_views(
-        work.teacher, reader, readable, config.batch_size, progress, views, with_features=config.features
-    )
-    ids, label_n = shown.ids, images.label_N[shown.ids]
-    logits_nVC = shown.logits_nVC.reshape(len(ids), views, len(images.class_names))
+    shown = show_views(work, reader, readable, progress, with_features=config.features)
+    ids, logits_nVC, label_n = shown.ids, shown.logits_nVC, images.label_N[shown.ids]
 
     def write(table: str, content: pa.Table) -> None:
         write_part(config.out / part_path(table, part), content, digest)
@@ -181,7 +178,7 @@ def validation_top1(work: Scoring, val: ImagesAtHand) -> float:
     """Return the teacher's top-1 on a validation set with the same classes."""
     ids = val.readable(np.arange(val.count))
     with closing(work.open_view_0(val)) as reader, Progress(len(ids), "validating the teacher") as progress:
-        found, logits_nVC, _ = show_views(work.teacher, reader, ids, work.config.batch_size, progress, 1)
+        found, logits_nVC, _ = show_views(work, reader, ids, progress)
     return top1(logits_nVC[:, 0], val.label_N[found])
 
 

@@ -77,38 +77,29 @@ class TeacherOutput(NamedTuple):
 
 
 def show_views(
-    teacher: Teacher,
-    reader: ImageReader,
-    ids: NDArray[np.int64],
-    batch_size: int,
-    progress: Progress,
-    view_count: int,
-    *,
-    with_features: bool = False,
+    work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64], progress: Progress, *, with_features: bool = False
 ) -> TeacherOutput:
     """Run the teacher over the samples that can be read.
 
-    The reader gives `view_count` views of each sample; progress counts images, n * V of them. Raises InputError naming
-    the first sample whose logits or features are not finite or do not fit float16.
+    Progress counts images, n * V of them. Raises InputError naming the first sample whose logits or features are not
+    finite or do not fit float16.
     """
-    done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
-    width = teacher.feature_layer.width if with_features else 0
-    features = np.empty((len(ids), width), np.float16)
-    for batch_ids, images in reader.batches(ids, batch_size):
+    done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
+    found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
+    features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
+    for batch_ids, images in reader.batches(ids, work.config.batch_size):
         rows = slice(done, done + len(batch_ids))
         if with_features:
-            logits, all_features = teacher.logits_and_features(images)
-            features[rows] = _checked_features(all_features[::view_count].cpu().numpy(), batch_ids)
+            logits, all_features = work.teacher.logits_and_features(images)
+            features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
         else:
-            logits = teacher.logits(images)
+            logits = work.teacher.logits(images)
         check_float16(
             logits,
-            np.repeat(batch_ids, view_count),
+            np.repeat(batch_ids, views),
             hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
         )
-        if not done:
-            found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
-        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
+        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
         done = rows.stop
         progress.advance(len(images))
     return TeacherOutput(seen[:done], found[:done], features[:done] if with_features else None)
