@@ -24,7 +24,6 @@ from prune_toolkit.cli.options import (
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
-    from prune_toolkit.scoring.preview import Preview
     from prune_toolkit.scoring.score_config import Scoring
     from prune_toolkit.scoring.view_flags import ViewFlags
 
@@ -160,7 +159,7 @@ def command(
         return
     if limit is not None:
         result = preview(work, limit)
-        echo_json(vars(result)) if as_json else _echo_preview(result, training.count)
+        echo_json(result) if as_json else _echo_preview(result, training.count)
         return
     manifest = build_scores(work)
     if manifest is None:
@@ -253,17 +252,19 @@ def _preprocessing_text(block: dict[str, Any]) -> str:
     )
 
 
-def _echo_preview(result: "Preview", count: int) -> None:
+def _echo_preview(result: dict[str, Any], count: int) -> None:
     from manifests.base.progress import format_bytes, format_seconds
     from trainer.cli.console import echo_table
 
-    click.echo(f"top-1 {100 * result.top1:.2f} %, ECE {result.ece:.4f} on {result.samples:,} of {count:,} images")
-    click.echo(_preprocessing_text(result.preprocessing))
+    click.echo(
+        f"top-1 {100 * result['top1']:.2f} %, ECE {result['ece']:.4f} on {result['samples']:,} of {count:,} images"
+    )
+    click.echo(_preprocessing_text(result["preprocessing"]))
     echo_table(
-        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result.hardest],
+        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result["hardest"]],
         ("hardest", "label", "predicted", "loss"),
     )
     click.echo(
-        f"all {count:,}: about {format_seconds(result.seconds_for_all)} at {result.images_per_second:,.0f} images/s, "
-        f"{format_bytes(result.bytes_for_all)}"
+        f"all {count:,}: about {format_seconds(result['seconds_for_all'])} at "
+        f"{result['images_per_second']:,.0f} images/s, {format_bytes(result['bytes_for_all'])}"
     )

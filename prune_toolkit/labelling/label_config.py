@@ -18,7 +18,6 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
-from prune_toolkit.scoring.score_config import SCORE_TABLE
 from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
@@ -103,11 +102,6 @@ class Labelling(TeacherPass):
     def keep_N(self) -> NDArray[np.bool_]:
         """(N,) flags of the samples that are kept."""
         return np.asarray(self.selection.selection().column("keep").to_numpy(zero_copy_only=False))
-
-    @property
-    def tables(self) -> list[str]:
-        """The tables that are made part by part; scores of another teacher are stored too, for its accuracy."""
-        return [*self.config.targets.tables, *([SCORE_TABLE] if self.is_other else [])]
 
     def kept(self, part: int) -> NDArray[np.int64]:
         """Return the kept samples of one part."""

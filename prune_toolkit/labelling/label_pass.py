@@ -47,7 +47,8 @@ def write_labels(work: Labelling) -> Manifest | None:
         out=config.out,
         config=work.resolved(),
         count=work.selection.header.data.count,
-        tables=work.tables,
+        # Scores of another teacher are stored too, for its accuracy.
+        tables=[*config.targets.tables, *([SCORE_TABLE] if work.is_other else [])],
         make=make,
         finish=lambda parts, start: _finish(work, parts, start),
         parents=[work.selection],

@@ -108,11 +108,8 @@ def _shown(work: Scoring, images: ImagesAtHand) -> Iterator[FeatureRows]:
     ):
         for start in range(0, len(all_ids), PART_ROWS):
             ids = all_ids[start : start + PART_ROWS]
-            shown = show_views(work, reader, ids, progress, with_features=True)
-            assert shown.features_nD is not None
-            if len(shown.ids):
-                logits = partial(FullLogits, shown.logits_nVC[:, 0])
-                yield from _blocks(shown.features_nD, logits, images.label_N[shown.ids])
+            shown, logits_nVC, features_nD = show_views(work, reader, ids, progress, with_features=True)
+            yield from _blocks(features_nD, partial(FullLogits, logits_nVC[:, 0]), images.label_N[shown])
 
 
 def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:

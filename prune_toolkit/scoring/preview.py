@@ -2,7 +2,6 @@
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,23 +21,11 @@ SAMPLE_BYTES = 120
 TRIAL_S, TRIAL_SAMPLES, TRIAL_CPU_IMAGES = 2.0, 4096, 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """The result of `--limit`: a sample of the scores, and estimates for all data."""
+def preview(work: Scoring, limit: int) -> dict[str, Any]:
+    """Score `limit` samples spread evenly over the data; return them, and estimates for all data; writes nothing.
 
-    samples: int
-    top1: float
-    ece: float
-    hardest: list[dict[str, Any]]
-    preprocessing: dict[str, Any]
-    images_per_second: float
-    """Images per second; a sample counts as one image per view."""
-    seconds_for_all: float
-    bytes_for_all: int
-
-
-def preview(work: Scoring, limit: int) -> Preview:
-    """Score `limit` samples spread evenly over the data; writes nothing."""
+    images_per_second: a sample counts as one image per view.
+    """
     config, images = work.config, work.images
     work.resolved()
     ids = images.readable(spread(np.arange(images.count), limit))
@@ -52,11 +39,11 @@ def preview(work: Scoring, limit: int) -> Preview:
     calibration.add_logits(logits_nVC[:, 0], label_n)
     loss_n = mean_scores(logits_nVC, label_n, config.scored_views)["loss"]
     keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
-    return Preview(
-        samples=len(found),
-        top1=calibration.top1,
-        ece=calibration.ece,
-        hardest=[
+    return {
+        "samples": len(found),
+        "top1": calibration.top1,
+        "ece": calibration.ece,
+        "hardest": [
             {
                 "key": keys[int(found[row])],
                 "label": images.class_names[int(label_n[row])],
@@ -65,11 +52,11 @@ def preview(work: Scoring, limit: int) -> Preview:
             }
             for row in np.argsort(-loss_n, kind="stable")[:5]
         ],
-        preprocessing=work.teacher.preprocessing.model_dump(),
-        images_per_second=rate,
-        seconds_for_all=images.count * config.view_count / rate if rate else 0.0,
-        bytes_for_all=bytes_on_disk(work),
-    )
+        "preprocessing": work.teacher.preprocessing.model_dump(),
+        "images_per_second": rate,
+        "seconds_for_all": images.count * config.view_count / rate if rate else 0.0,
+        "bytes_for_all": bytes_on_disk(work),
+    }
 
 
 def bytes_on_disk(work: Scoring) -> int:

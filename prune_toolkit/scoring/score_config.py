@@ -69,11 +69,6 @@ class ScoreConfig(PassConfig):
         """The tables of logits, one per view."""
         return [logits_table(view) for view in range(self.view_count)]
 
-    @property
-    def part_tables(self) -> list[str]:
-        """The tables that are made part by part; the scores are last and complete the part."""
-        return [*self.logits_tables, *([FEATURE_TABLE] if self.features else []), SCORE_TABLE]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring(TeacherPass):

@@ -57,7 +57,13 @@ def build_scores(work: Scoring) -> Manifest | None:
         out=config.out,
         config=resolved,
         count=images.count,
-        tables=[*([*thumbnails, "samples"] if images.index is None else []), *config.part_tables],
+        # The scores are last and complete a part.
+        tables=[
+            *([*thumbnails, "samples"] if images.index is None else []),
+            *config.logits_tables,
+            *([FEATURE_TABLE] if config.features else []),
+            SCORE_TABLE,
+        ],
         make=make,
         finish=lambda parts, start: _finish(work, config_digest(resolved), parts, start),
         parents=[] if images.index is None else [images.index],
@@ -72,8 +78,8 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
     config, images = work.config, work.images
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
-    shown = show_views(work, reader, readable, progress, with_features=config.features)
-    ids, logits_nVC, label_n = shown.ids, shown.logits_nVC, images.label_N[shown.ids]
+    ids, logits_nVC, features_nD = show_views(work, reader, readable, progress, with_features=config.features)
+    label_n = images.label_N[ids]
 
     def write(table: str, content: pa.Table) -> None:
         write_part(config.out / part_path(table, part), content, digest)
@@ -86,8 +92,8 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
     for view, table in enumerate(config.logits_tables):
         stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
         write(table, soft_labels_table(ids, "logits", stored))
-    if shown.features_nD is not None:
-        write(FEATURE_TABLE, vectors_table(ids, "features", shown.features_nD))
+    if config.features:
+        write(FEATURE_TABLE, vectors_table(ids, "features", features_nD))
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))

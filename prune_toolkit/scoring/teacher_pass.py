@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,22 +67,13 @@ class TeacherPass:
         )
 
 
-class TeacherOutput(NamedTuple):
-    """The output of a teacher for n readable samples, in order."""
-
-    ids: NDArray[np.int64]
-    logits_nVC: NDArray[np.float16]
-    features_nD: NDArray[np.float16] | None = None
-    """Features of view 0."""
-
-
 def show_views(
     work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64], progress: Progress, *, with_features: bool = False
-) -> TeacherOutput:
-    """Run the teacher over the samples that can be read.
+) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.float16]]:
+    """Run the teacher over the samples that can be read; return their ids, logits (n, V, C), and features of view 0.
 
-    Progress counts images, n * V of them. Raises InputError naming the first sample whose logits or features are not
-    finite or do not fit float16.
+    Without features, these have width 0. Progress counts images, n * V of them. Raises InputError naming the first
+    sample whose logits or features are not finite or do not fit float16.
     """
     done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
     found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
@@ -102,7 +93,7 @@ def show_views(
         seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
         done = rows.stop
         progress.advance(len(images))
-    return TeacherOutput(seen[:done], found[:done], features[:done] if with_features else None)
+    return seen[:done], found[:done], features[:done]
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:

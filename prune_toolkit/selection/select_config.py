@@ -18,9 +18,16 @@ from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.find_score import full_name
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
-from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, Revision
 from prune_toolkit.selection.selector import SELECTORS, Selector
-from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_top_k
+from prune_toolkit.selection.targets import (
+    DEFAULT_ETA,
+    DEFAULT_SCOPE,
+    NO_LABELS,
+    REVISE,
+    Revision,
+    TargetPlan,
+    check_stored_top_k,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

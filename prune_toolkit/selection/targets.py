@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,42 @@ from manifests.format.header import Labels, Policy, Views
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.format.soft_labels import FullLogits, SoftLabels, Words
 from manifests.format.top_k import check_k, keep_largest, words_count
+from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.scoring.logit_scores import check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
 from prune_toolkit.selection.labels import Integers, LabelTransform
-from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
+SCOPES = ("wrong", "all")
+REVISE = "revise"
+DEFAULT_ETA, DEFAULT_SCOPE = "0.8", "all"
 NO_LABELS = "none"
 """Name of the labels of a selection without stored targets: students learn from the classes alone."""
+
+
+class Revision(NamedTuple):
+    """Parameters of label revision: p~ = b softmax(z/T) + (1 - b) y, b = eta / (p_max - p_y + 1).
+
+    The trainer sets T, so raw logits are stored and the trainer revises them (Lan et al., arXiv 2404.03693).
+    """
+
+    eta: float
+    scope: str
+    """The labels to revise: wrong or all."""
+
+    @classmethod
+    def parse(cls, eta: str, scope: str) -> "Revision":
+        """Parse the options; raises UsageError unless 0 < eta < 1 and the scope is wrong or all."""
+        value = parse_fraction(eta)
+        if value is None or not 0 < value < 1:
+            raise UsageError(
+                f"--eta is {eta!r}: it must be above 0 and below 1",
+                hint="0.8 leaves four fifths of a label to the teacher's most likely classes",
+            )
+        if scope not in SCOPES:
+            raise UsageError(f"unknown --revise-scope {scope!r}", hint=f"known: {', '.join(SCOPES)}")
+        return cls(float(value), scope)
 
 
 @dataclass(frozen=True, kw_only=True)
