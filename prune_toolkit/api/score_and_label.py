@@ -16,7 +16,6 @@ from prune_toolkit.images.readers import ImagesAtHand
 from prune_toolkit.labelling.label_config import (
     LabelConfig,
     Labelling,
-    check_licence,
     check_selection,
     default_labels,
     planned_recipe,
@@ -154,8 +153,7 @@ def label(
     preprocessing is that of the selection.
     """
     chosen = opened(selection)
-    check_selection(chosen)
-    check_licence(teacher_licence, is_other=other_teacher)
+    check_selection(chosen, teacher_licence, is_other=other_teacher)
     targets = planned_targets(chosen, policy, views, top_k)
     card = chosen.header.teacher
     if card is not None and not other_teacher:

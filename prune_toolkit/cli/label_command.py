@@ -83,7 +83,6 @@ def command(
     from prune_toolkit.labelling.label_config import (
         LabelConfig,
         Labelling,
-        check_licence,
         check_selection,
         default_labels,
         planned_recipe,
@@ -94,8 +93,7 @@ def command(
     from trainer.cli.console import echo_json
 
     parent = Manifest.open(selection)
-    check_selection(parent)
-    check_licence(teacher_licence, is_other=other_teacher)
+    check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
     card = parent.header.teacher

@@ -20,7 +20,8 @@ from prune_toolkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prune_toolkit.selection.write_selection import SelectConfig, SelectionPlan
+    from prune_toolkit.selection.choose_samples import SelectionPlan
+    from prune_toolkit.selection.select_config import SelectConfig
 
 
 CHECK = "sizes"
@@ -151,8 +152,9 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     from manifests.card.readme import selection_lines, targets_text
     from manifests.manifest import Manifest
     from prune_toolkit.images.where import place_of
+    from prune_toolkit.selection.choose_samples import plan_selection
     from prune_toolkit.selection.cut_images import planned_cut
-    from prune_toolkit.selection.write_selection import plan_selection, write_selection
+    from prune_toolkit.selection.write_selection import write_selection
     from trainer.cli.console import echo_json
 
     plan = plan_selection(config, Manifest.open(manifest))

@@ -95,8 +95,8 @@ def _rows(
             hint="name the manifest of the data set and split that the file was made for",
         )
     index_n = np.flatnonzero(named) if is_mask else named.astype(np.int64)
-    if len(index_n) and (index_n.min() < 0 or index_n.max() >= count):
-        wrong = index_n[(index_n < 0) | (index_n >= count)]
+    wrong = index_n[(index_n < 0) | (index_n >= count)]
+    if len(wrong):
         raise MismatchError(
             f"{file} names row {wrong[0]}, {parent.where} has {count:,} samples, counted from 0 "
             f"({len(wrong):,} such rows)",

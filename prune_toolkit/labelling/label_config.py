@@ -167,8 +167,11 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
     return None if differing is None else f"with {differing} {then.get(differing)}; now it is {now[differing]}"
 
 
-def check_selection(selection: Manifest) -> None:
-    """Raise UsageError for a manifest that is not a selection, or whose keys are hidden."""
+def check_selection(selection: Manifest, teacher_licence: str | None, *, is_other: bool) -> None:
+    """Raise UsageError for a manifest that is not a selection, or whose keys are hidden.
+
+    Also for a teacher licence, unless the labels are from another teacher than the scores.
+    """
     if selection.kind != "selection":
         do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
         raise UsageError(
@@ -177,9 +180,6 @@ def check_selection(selection: Manifest) -> None:
         )
     refuse_hidden(selection.header, selection.where)
 
-
-def check_licence(teacher_licence: str | None, *, is_other: bool) -> None:
-    """Raise UsageError for a teacher licence unless the labels are from another teacher than the scores."""
     if teacher_licence is not None and not is_other:
         raise UsageError(
             "--teacher-licence needs --other-teacher: the selection records the licence of its own teacher",

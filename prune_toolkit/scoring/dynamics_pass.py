@@ -20,8 +20,6 @@ from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epoch
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.work.score_set import add_score_set
 
-EARLY = 10
-"""Early scores are taken after one tenth of the epochs."""
 MOSTLY_STEPPED = 0.9
 """A note is printed if the steps showed a smaller share: samples that a dynamic method skips are recorded differently,
 in evaluation mode."""
@@ -164,7 +162,7 @@ def _early(record: Dynamics, asked: int | None) -> int:
     recorded = record.info.epochs_recorded
     if asked is not None and not 1 <= asked <= recorded:
         raise UsageError(f"--early-epoch {asked}: {record.path} recorded epochs 1 to {recorded}")
-    return asked or max(1, recorded // EARLY)
+    return asked or max(1, recorded // 10)
 
 
 def _refuse_twice(records: Sequence[Dynamics]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,18 @@ from manifests.base.progress import note
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Views
+from manifests.images.identity import hash_words, mix64
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
-from prune_toolkit.selection.distill import RANDOM, distilled
 from prune_toolkit.selection.find_score import find_score, score_column
-from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
-from prune_toolkit.selection.select_config import Decisions, SelectConfig
+from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, ScoreColumn, Vectors, share_of_each_class
+from prune_toolkit.selection.select_config import RANDOM, Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
+_DISTILL_STREAM = 0x5E7112
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
 
 
@@ -186,6 +188,32 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
         features=None if block is None else vectors("features", block.width, parent.features),
         logits=vectors("logits", classes, parent.logits),
     )
+
+
+def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: int) -> NDArray[np.bool_]:
+    """(N,) mask of the kept samples to distill (Set II, kd_weight 1): the easy end of a score, a share of every class.
+
+    The others (Set I, kd_weight 0) are trained on their label alone. Source: Lan et al., arXiv 2404.03693; cutting the
+    set by rank, the same share of each class, is ours.
+
+    `pool` holds the kept samples. The easy end of influence is the most helpful. Without a score, samples are drawn at
+    random, independently of random selection. Raises UsageError if that is no sample at all, InputError for a score
+    that is nan.
+    """
+    if column is None:
+        value_N: NDArray[np.generic] = mix64(_DISTILL_STREAM, seed, *hash_words(pool.content_hash_N16))
+    else:
+        value_N = column.difficulty_N
+        if np.isnan(column.value_N).any():
+            first = int(pool.sample_id_N[np.isnan(column.value_N)].min())
+            raise InputError(f"the score of sample {first} is nan", hint="use another score: --distill-by margin")
+    distilled_N = share_of_each_class(pool, fraction, value_N)
+    if not distilled_N.any():
+        raise UsageError(
+            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples leaves no samples to distill",
+            hint="distill more of them; to distill none, use train-student --loss ce",
+        )
+    return distilled_N
 
 
 def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None) -> None:

@@ -91,23 +91,20 @@ def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
         raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
 
 
-def shown_samples(samples: pa.Table, images: SampleImages, secret: bytes | None) -> pa.Table:
-    """Return `samples` with the view_ids that determine their crops, which a hidden manifest hides."""
-    if secret is None or images.source is None:
-        return samples
-    view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
-    at = samples.column_names.index("view_id")
-    return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
-
-
 def write_cut(config: CutConfig, plan: Plan, images: SampleImages) -> FileEntry:
     """Write train.beton from the result of `cut_from`, once its selection and targets are written."""
-    keep_N, count = pa.array(plan.keep_N), len(plan.samples)
+    keep_N, count, secret = pa.array(plan.keep_N), len(plan.samples), config.check.secret
+    samples = plan.samples.filter(keep_N)
+    if secret is not None and images.source is not None:
+        # A hidden manifest hides the view_ids, which determine the crops.
+        view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
+        at = samples.column_names.index("view_id")
+        samples = samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
     paths = [config.out / part_path("selection", part) for part in range(part_count(count))]
     kept = pa.concat_tables([read_part(path, columns=["weight", "kd_weight"]) for path in paths]).filter(keep_N)
     rows = write_train_beton(
         config.out / BETON_NAME,
-        shown_samples(plan.samples.filter(keep_N), images, config.check.secret),
+        samples,
         images=images,
         workers=config.workers,
         max_side=plan.max_side,

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from manifests.base.registry import Registry
 from manifests.errors import InputError
 from manifests.format.soft_labels import Logits, SoftLabels, row_std, scaled_rows
-from prune_toolkit.scoring.logit_scores import check_finite
+from prune_toolkit.scoring.logit_scores import Floats, Integers, check_finite
 
-Integers = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
 EXACT = np.dtype(np.float64)
 
 

@@ -14,7 +14,6 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
 from prune_toolkit.selection.find_score import full_name
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
@@ -28,6 +27,9 @@ from prune_toolkit.selection.targets import (
     TargetPlan,
     check_stored_top_k,
 )
+
+RANDOM = "random"
+"""In place of a score: distill samples drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ class SelectConfig(CutConfig):
                 f"--distill-fraction is {text!r}: it must be above 0 and at most 1",
                 hint="0.5 distills half of the kept samples; to distill none, use train-student --loss ce",
             )
-        return share, self._choice("distill_by", DEFAULT_BY)
+        return share, self._choice("distill_by", "influence")
 
     def targets(self, parent: Manifest) -> TargetPlan:
         """Return the plan that turns scored views into targets; raises UsageError for more than is stored."""

@@ -14,9 +14,9 @@ from manifests.format.parts import part_count, part_path, read_part, soft_labels
 from manifests.format.soft_labels import FullLogits, SoftLabels, Words
 from manifests.format.top_k import check_k, keep_largest, words_count
 from prune_toolkit.quotas.keep import parse_fraction
-from prune_toolkit.scoring.logit_scores import check_finite
+from prune_toolkit.scoring.logit_scores import Integers, check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
-from prune_toolkit.selection.labels import Integers, LabelTransform
+from prune_toolkit.selection.labels import LabelTransform
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]

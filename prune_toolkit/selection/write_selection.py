@@ -15,15 +15,12 @@ from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, 
 from manifests.format.soft_labels import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
+from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
-from prune_toolkit.selection.presets import PRESETS, Preset
 from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.targets import carried_views, labels_block, targets_of, write_targets
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
-
-__all__ = ["PRESETS", "Preset", "SelectConfig", "SelectionPlan", "plan_selection", "write_selection"]
 
 
 def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
