@@ -209,7 +209,6 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
 
 
 def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
-    """Raise InputError if two rows of one sample differ."""
     for start in range(0, len(again[0]), BLOCK_ROWS):
         row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
         differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
@@ -235,7 +234,7 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
 
 
 def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
-    """Read ascending rows as one block."""
+    # Ascending rows are read as one block.
     if not len(row_n):
         return np.empty((0, matrix.columns), np.float32)
     return np.asarray(matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]])

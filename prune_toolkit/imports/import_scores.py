@@ -106,7 +106,13 @@ def _scores(config: ScoresImport, parent: Manifest) -> Scores:
         value_N = _spread(found[score.column].to_numpy(), row_F, keys_N, f"{config.file}: {score.column}")
         lacking_N = readable_N & np.isnan(value_N)
         if lacking_N.any():
-            value_N[lacking_N] = _fill(config, score, value_N[readable_N & ~lacking_N], lacking_N, keys_N)
+            if config.missing is None:
+                raise MismatchError(
+                    f"{config.file} has no {score.column} for {lacking_N.sum():,} of {len(lacking_N):,} samples; the "
+                    f"first: {keys_N[int(np.argmax(lacking_N))]}",
+                    hint="to fill them in: --missing mean, hardest, easiest or a number",
+                )
+            value_N[lacking_N] = _fill(config.missing, score, value_N[readable_N & ~lacking_N], config.file)
         spec = ScoreSpec(
             set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
         )
@@ -140,27 +146,14 @@ def _spread(
     return value_N
 
 
-def _fill(
-    config: ScoresImport,
-    score: ImportedScore,
-    known_n: NDArray[np.float64],
-    lacking_N: NDArray[np.bool_],
-    keys_N: pa.ChunkedArray,
-) -> float:
-    """Return the value for samples that have none; MismatchError unless --missing was given."""
-    if config.missing is None:
-        raise MismatchError(
-            f"{config.file} has no {score.column} for {lacking_N.sum():,} of {len(lacking_N):,} samples; the first: "
-            f"{keys_N[int(np.argmax(lacking_N))]}",
-            hint="to fill them in: --missing mean, hardest, easiest or a number",
-        )
-    if config.missing not in FILLED_IN:
-        return _number(config.missing)
+def _fill(missing: str, score: ImportedScore, known_n: NDArray[np.float64], file: Path) -> float:
+    if missing not in FILLED_IN:
+        return _number(missing)
     if not len(known_n):
-        raise MismatchError(f"{config.file} has no {score.column} for any readable sample")
-    if config.missing == "mean":
+        raise MismatchError(f"{file} has no {score.column} for any readable sample")
+    if missing == "mean":
         return float(known_n.mean())
-    return float(known_n.max() if (config.missing == "hardest") == (score.harder == "high") else known_n.min())
+    return float(known_n.max() if (missing == "hardest") == (score.harder == "high") else known_n.min())
 
 
 def _number(text: str) -> float:

@@ -178,7 +178,6 @@ def _refuse_twice(records: Sequence[Dynamics]) -> None:
 
 
 def _tell(record: Dynamics) -> None:
-    """Print notes about limits of a record."""
     recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
     if not whole or recorded < whole["recorded"]["epochs"]:
         epochs = "epoch" if recorded == 1 else f"{recorded} epochs"

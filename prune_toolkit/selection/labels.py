@@ -22,7 +22,7 @@ EXACT = np.dtype(np.float64)
 
 
 class LabelTransform:
-    """A transform in use. This one changes nothing; others override what they do differently.
+    """A transform in use. This one keeps the logits as stored; others override what they do differently.
 
     Arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages.
     """
@@ -79,19 +79,13 @@ def label_transform(
     return register
 
 
-@label_transform("raw", formula="target = z", source="Hinton et al. 2015", needs_fit=False)
-class Raw(LabelTransform):
-    """The logits as stored."""
-
-
-@label_transform(
+label_transform("raw", formula="target = z", source="Hinton et al. 2015", needs_fit=False)(LabelTransform)
+label_transform(
     "revise",
     formula="target = z; the trainer revises it at its T: p~ = b p + (1 - b) y, b = eta / (p_max - p_y + 1)",
     source="Lan et al., IEEE TCDS 2025 (arXiv 2404.03693)",
     needs_fit=False,
-)
-class Revise(LabelTransform):
-    """The logits as stored: p depends on the temperature, which the trainer sets."""
+)(LabelTransform)
 
 
 @label_transform(

@@ -85,13 +85,10 @@ def memberships(pool: Pool, groups: Groups, rest_N: NDArray[np.bool_]) -> tuple[
     keep_G = np.where((groups.keep_G > 0) & (size_G > 0), np.maximum(keep_G, 1), 0)
     rest, group_n = pool.take(row_n), groups.group_N[row_n]
     rank_n = rank_in_group(rest, group_n, rest.difficulty_N)
+    start_PG = [window_start(position, size_G, keep_G) for position in GRID]
     first_N, last_N = np.full(len(rest_N), len(GRID)), np.full(len(rest_N), -1)
-    first_n, last_n = np.zeros(len(row_n), np.int64), np.full(len(row_n), -1)
-    for position in GRID:
-        start_n = window_start(position, size_G, keep_G)[group_n]
-        first_n += start_n + keep_G[group_n] <= rank_n
-        last_n += start_n <= rank_n
-    first_N[row_n], last_N[row_n] = first_n, last_n
+    first_N[row_n] = sum((start_G + keep_G)[group_n] <= rank_n for start_G in start_PG)
+    last_N[row_n] += sum(start_G[group_n] <= rank_n for start_G in start_PG)
     return first_N, last_N
 
 
