@@ -31,9 +31,10 @@ from _synthetic import write_manifest
 from manifests.format.header import Header
 from manifests.manifest import Manifest
 from prune_toolkit.quotas.keep import Keep
+from prune_toolkit.selection.choose_samples import plan_selection
 from prune_toolkit.selection.find_score import score_column
+from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.selectors import SELECTORS
-from prune_toolkit.selection.write_selection import SelectConfig, plan_selection
 
 
 @dataclass(frozen=True)

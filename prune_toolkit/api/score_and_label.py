@@ -12,16 +12,17 @@ from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
-from prune_toolkit.labelling.label_defaults import (
-    check_licence,
+from prune_toolkit.labelling.label_config import (
+    LabelConfig,
+    Labelling,
     check_selection,
     default_labels,
     planned_recipe,
     planned_targets,
 )
-from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, write_labels
+from prune_toolkit.labelling.label_pass import write_labels
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
-from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
 from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
@@ -116,7 +117,7 @@ def score(
             features=features,
             thumbnails=thumbnails,
         )
-        return whole(build_scores(config, loaded, images, on_val, apart))
+        return whole(build_scores(Scoring(config=config, teacher=loaded, images=images, val=on_val, held_out=apart)))
 
 
 def label(
@@ -155,8 +156,7 @@ def label(
     preprocessing is that of the selection.
     """
     chosen = opened(selection)
-    check_selection(chosen)
-    check_licence(teacher_licence, is_other=other_teacher)
+    check_selection(chosen, teacher_licence, is_other=other_teacher)
     targets = planned_targets(chosen, policy, views, top_k)
     card = chosen.header.teacher
     if card is not None and not other_teacher:

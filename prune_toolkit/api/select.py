@@ -9,7 +9,9 @@ from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, op
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.indexing.index import IndexConfig, build_index
 from prune_toolkit.quotas.keep import Keep
-from prune_toolkit.selection.write_selection import SelectConfig, plan_selection, write_selection
+from prune_toolkit.selection.choose_samples import plan_selection
+from prune_toolkit.selection.select_config import SelectConfig
+from prune_toolkit.selection.write_selection import write_selection
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.options import local_path
 

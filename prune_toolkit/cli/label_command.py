@@ -75,19 +75,19 @@ def command(
     """
     from manifests.card.readme import revision_line, targets_text
     from manifests.manifest import Manifest
-    from prune_toolkit.labelling.label_defaults import (
-        check_licence,
+    from prune_toolkit.labelling.label_config import (
+        LabelConfig,
+        Labelling,
         check_selection,
         default_labels,
         planned_recipe,
         planned_targets,
     )
-    from prune_toolkit.labelling.label_pass import LabelConfig, Labelling, label_preview, write_labels
+    from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
 
     parent = Manifest.open(selection)
-    check_selection(parent)
-    check_licence(teacher_licence, is_other=other_teacher)
+    check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
     card = parent.header.teacher

@@ -28,11 +28,8 @@ from prune_toolkit.cli.options import (
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from prune_toolkit.images.readers import ImagesAtHand
-    from prune_toolkit.scoring.preview import Preview
-    from prune_toolkit.scoring.score_config import ScoreConfig
+    from prune_toolkit.scoring.score_config import Scoring
     from prune_toolkit.scoring.view_flags import ViewFlags
-    from trainer.models.teacher import Teacher
 
 
 @click.command(name="score")
@@ -126,7 +123,7 @@ def command(
     from prune_toolkit.api.arguments import data_spec
     from prune_toolkit.images.readers import images_of_same_classes, images_to_score
     from prune_toolkit.scoring.preview import preview
-    from prune_toolkit.scoring.score_config import ScoreConfig, check_held_out
+    from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
 
@@ -149,15 +146,16 @@ def command(
         features=features,
         **settings,
     )
+    work = Scoring(config=config, teacher=teacher, images=training, val=validation, held_out=influenced)
     if dry_run:
-        plan = _plan(config, teacher, training)
+        plan = _plan(work)
         echo_json(plan) if as_json else _echo_plan(plan)
         return
     if limit is not None:
-        result = preview(config, teacher, training, limit)
-        echo_json(vars(result)) if as_json else _echo_preview(result, training.count)
+        result = preview(work, limit)
+        echo_json(result) if as_json else _echo_preview(result, training.count)
         return
-    manifest = build_scores(config, teacher, training, validation, influenced)
+    manifest = build_scores(work)
     if manifest is None:
         note("nothing left for this process; once all parts are complete, any process (or --finish) writes the header")
         return
@@ -212,16 +210,17 @@ def _score_dynamics(
     echo_next("prune", "select", plan.out, "--keep", "0.5", "--score", f"dynamics/{plan.scores[0].name}")
 
 
-def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> dict[str, Any]:
+def _plan(work: "Scoring") -> dict[str, Any]:
     """Return what a run would do, and how long it would take according to a short trial."""
     import numpy as np
 
     from prune_toolkit.scoring.preview import bytes_on_disk, costs, trial_rate
     from prune_toolkit.work.part_work import ALONE
 
-    config.resolved(teacher, images, None)
+    config, teacher, images = work.config, work.teacher, work.images
+    work.resolved()
     ids = images.readable(np.arange(images.count))
-    rate = trial_rate(teacher, config.open(teacher, images), ids, config.batch_size)
+    rate = trial_rate(work, work.open(), ids)
     return {
         "samples": images.count,
         "classes": len(images.class_names),
@@ -231,10 +230,10 @@ def _plan(config: "ScoreConfig", teacher: "Teacher", images: "ImagesAtHand") -> 
         "preprocessing": teacher.preprocessing.model_dump(),
         "device": str(teacher.device),
         "dtype": teacher.dtype,
-        "views": config.views(teacher, images).model_dump(exclude_none=True),
-        **({} if (features := config.features_block(teacher)) is None else {"features": features.model_dump()}),
+        "views": work.views().model_dump(exclude_none=True),
+        **({} if (features := work.features_block()) is None else {"features": features.model_dump()}),
         "parts": len(ALONE.parts(images.count)),
-        **costs(images.count * config.view_count, rate, bytes_on_disk(config, teacher, images)),
+        **costs(images.count * config.view_count, rate, bytes_on_disk(work)),
         "out": str(config.out),
     }
 
@@ -266,14 +265,16 @@ def _preprocessing_text(block: dict[str, Any]) -> str:
     )
 
 
-def _echo_preview(result: "Preview", count: int) -> None:
-    click.echo(f"top-1 {100 * result.top1:.2f} %, ECE {result.ece:.4f} on {result.samples:,} of {count:,} images")
-    click.echo(_preprocessing_text(result.preprocessing))
+def _echo_preview(result: dict[str, Any], count: int) -> None:
+    click.echo(
+        f"top-1 {100 * result['top1']:.2f} %, ECE {result['ece']:.4f} on {result['samples']:,} of {count:,} images"
+    )
+    click.echo(_preprocessing_text(result["preprocessing"]))
     echo_table(
-        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result.hardest],
+        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result["hardest"]],
         ("hardest", "label", "predicted", "loss"),
     )
     click.echo(
-        f"all {count:,}: about {format_seconds(result.seconds_for_all)} at {result.images_per_second:,.0f} images/s, "
-        f"{format_bytes(result.bytes_for_all)}"
+        f"all {count:,}: about {format_seconds(result['seconds_for_all'])} at "
+        f"{result['images_per_second']:,.0f} images/s, {format_bytes(result['bytes_for_all'])}"
     )

@@ -13,7 +13,8 @@ from prune_toolkit.quotas.keep import Keep
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from prune_toolkit.selection.write_selection import SelectConfig, SelectionPlan
+    from prune_toolkit.selection.choose_samples import SelectionPlan
+    from prune_toolkit.selection.select_config import SelectConfig
 
 
 PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
@@ -139,8 +140,9 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     from manifests.card.readme import selection_lines, targets_text
     from manifests.manifest import Manifest
     from prune_toolkit.images.where import place_of
+    from prune_toolkit.selection.choose_samples import plan_selection
     from prune_toolkit.selection.cut_images import planned_cut
-    from prune_toolkit.selection.write_selection import plan_selection, write_selection
+    from prune_toolkit.selection.write_selection import write_selection
 
     plan = plan_selection(config, Manifest.open(manifest))
     note_unused(config.data, place_of(plan.parent, config.data).beton, is_written=config.beton)

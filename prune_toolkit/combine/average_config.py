@@ -122,13 +122,12 @@ class Merge:
 
     def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        outside = outside_scores(TEACHER)
         return {
             "command": "merge",
             "average": self.average,
             "parents": [parent.id for parent in self.parents],
             "score_views": views_text(self.scored_views),
-            **({"scores": outside} if outside else {}),
+            **outside_scores(TEACHER),
         }
 
     def logits(self, table: str, part: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:

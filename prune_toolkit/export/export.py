@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,19 +69,23 @@ def write_indices(path: Path, samples: pa.Table) -> None:
 
 
 def image_folder_order(keys: Sequence[str], split: str | None) -> bool:
-    """Return whether torchvision's ImageFolder lists these files in the order of their keys.
+    """Return whether torchvision's ImageFolder lists these files in the order of their keys; it skips .gif files."""
+    has_gif = any(key.lower().endswith(".gif") for key in keys)
+    return not has_gif and np.array_equal(image_folder_rows(keys, split), np.arange(len(keys)))
 
-    keys are CLASS/.../NAME, below SPLIT/ if `split` is given. ImageFolder walks sorted class folders, in each of them
-    sorted folders, and in each of these sorted names; it skips .gif files.
+
+def image_folder_rows(keys: Sequence[str], split: str | None) -> NDArray[np.int64]:
+    """(N,) rows in the order of torchvision's ImageFolder: class by class, folder by folder, name by name.
+
+    keys are CLASS/.../NAME, below SPLIT/ if all are.
     """
-    start = 0 if split is None else len(split) + 1
+    first = 1 if split is not None and all(key.startswith(f"{split}/") for key in keys) else 0
 
-    def place(key: str) -> tuple[str, str, str]:
-        folder, _, name = key[start:].rpartition("/")
-        return folder.partition("/")[0], folder, name
+    def place(row: int) -> tuple[str, str, str]:
+        folder, _, name = keys[row].rpartition("/")
+        return keys[row].split("/")[first], folder, name
 
-    ordered = all(first < second for first, second in pairwise(map(place, keys)))
-    return ordered and not any(key.lower().endswith(".gif") for key in keys)
+    return np.array(sorted(range(len(keys)), key=place), np.int64)
 
 
 def write_file_list(path: Path | None, samples: pa.Table) -> bytes:
@@ -108,8 +111,13 @@ def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str
     its folder.
     """
     label_n = samples.column("label").to_numpy()
-    for label in np.unique(label_n).tolist():
-        _check_folder_name(folder_names[label])
+    for name in (folder_names[label] for label in np.unique(label_n).tolist()):
+        is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name == name.strip()
+        if not is_plain or name.startswith(".") or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+            raise UsageError(
+                f"the class name {name!r} is not a safe folder name",
+                hint="give other names, one per class in label order, with --classes FILE",
+            )
     data = manifest.header.data
     # In a folder of images, the part below SPLIT/CLASS/ or CLASS/; for rows, only the number.
     above = None if data.source != "folder" else 1 if data.split is None else 2
@@ -120,15 +128,6 @@ def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str
             raise InputError(f"{manifest.where}: {key!r} is not the path of an image in a class folder")
         paths.append("/".join((folder_names[label], *below)))
     return paths
-
-
-def _check_folder_name(name: str) -> None:
-    is_plain = name.isprintable() and not set(name) & {"/", "\\"} and name == name.strip()
-    if not is_plain or name.startswith(".") or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
-        raise UsageError(
-            f"the class name {name!r} is not a safe folder name",
-            hint="give other names, one per class in label order, with --classes FILE",
-        )
 
 
 @dataclass(kw_only=True)
@@ -219,17 +218,13 @@ def write_kept(
                 raise
             note(f"cut from a copy: {error.message}\n  taking the images from {beton}")
     if beton is None:
-        raise not_known(manifest, _how_to_bring(manifest))
+        there = manifest.pulled_from if manifest.store.is_local else manifest.where
+        has_beton = there is not None and manifest.header.file(BETON_NAME) is not None
+        bring = f", or bring its {BETON_NAME}, if it was sent: prune pull {there} DIR --with-images"
+        raise not_known(manifest, f"name them with --data DIR{bring if has_beton else ''}")
     images = own_beton(manifest, beton, samples)
     _check_names(paths, samples.column("key").to_pylist(), Beton.open(beton))
     return write(images)
-
-
-def _how_to_bring(manifest: Manifest) -> str:
-    there = manifest.pulled_from if manifest.store.is_local else manifest.where
-    has_beton = there is not None and manifest.header.file(BETON_NAME) is not None
-    bring = f", or bring its {BETON_NAME}, if it was sent: prune pull {there} DIR --with-images"
-    return f"name them with --data DIR{bring if has_beton else ''}"
 
 
 def _check_names(paths: Sequence[str], keys: Sequence[str], beton: Beton) -> None:

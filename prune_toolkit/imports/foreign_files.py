@@ -21,7 +21,7 @@ class Matrix(NamedTuple):
     rows: int
     columns: int
     read: Callable[[int, int], NDArray[Any]]
-    """Read rows from start to stop: (n, columns) of any float type."""
+    """Read rows from start to stop: (n, columns) of any float type; with keys, BLOCK_ROWS after BLOCK_ROWS."""
     keys: pa.ChunkedArray | None = None
     """Key of each row, if the file has keys."""
 
@@ -183,8 +183,13 @@ def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
         keys = file.read([key]).column(key).cast(pa.string())
         first = next(file.iter_batches(1, columns=[name]), None)
         width = 0 if first is None or not len(first) else len(first.column(0)[0].as_py() or ())
-    stream = _Rows(path, str(name), width)
-    return Matrix(rows, width, read=stream.read, keys=keys)
+    blocks = _blocks(path, str(name), width)
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        with _reading(path):
+            return next(blocks)[: stop - start]
+
+    return Matrix(rows, width, read=read, keys=keys)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -192,31 +197,20 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(is_list and pa.types.is_floating(kind.value_type))
 
 
-class _Rows:
-    """A column of lists of equal width, read from the first row to the last."""
+def _blocks(path: Path, column: str, width: int) -> Iterator[NDArray[Any]]:
+    """Yield a column of lists of equal width, BLOCK_ROWS rows at a time."""
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path, column: str, width: int) -> None:
-        self._path, self._width = path, width
-        self._blocks = self._stream(column)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the next BLOCK_ROWS rows, fewer at the end; start and stop must follow on from the last call."""
-        with _reading(self._path):
-            return next(self._blocks)[: stop - start]
-
-    def _stream(self, column: str) -> Iterator[NDArray[Any]]:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self._path) as file:
-            held: list[NDArray[Any]] = []
-            for batch in file.iter_batches(BLOCK_ROWS, columns=[column]):
-                values = batch.column(0)
-                lengths = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [self._width]
-                if values.null_count or (np.asarray(lengths) != self._width).any():
-                    raise InputError(f"{self._path}: rows of {column} do not all have {self._width} values")
-                held.append(values.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._width))
-                while sum(map(len, held)) >= BLOCK_ROWS:
-                    whole = np.concatenate(held)
-                    held = [whole[BLOCK_ROWS:]]
-                    yield whole[:BLOCK_ROWS]
-            yield np.concatenate(held)
+    with pq.ParquetFile(path) as file:
+        held: list[NDArray[Any]] = []
+        for batch in file.iter_batches(BLOCK_ROWS, columns=[column]):
+            values = batch.column(0)
+            lengths = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [width]
+            if values.null_count or (np.asarray(lengths) != width).any():
+                raise InputError(f"{path}: rows of {column} do not all have {width} values")
+            held.append(values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width))
+            while sum(map(len, held)) >= BLOCK_ROWS:
+                whole = np.concatenate(held)
+                held = [whole[BLOCK_ROWS:]]
+                yield whole[:BLOCK_ROWS]
+        yield np.concatenate(held)

@@ -3,11 +3,12 @@
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from manifests.format.parts import part_path, part_rows, vectors_table, write_pa
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
-from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.score import outside_scores
@@ -66,7 +67,6 @@ class LogitsImport:
 
     def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        outside = outside_scores(TEACHER)
         return {
             "command": "import",
             "parent": parent.id,
@@ -79,7 +79,7 @@ class LogitsImport:
             "parameters": self.parameters,
             "output_map": class_columns(self.class_names, parent.class_names),
             "teacher_licence": self.licence,
-            **({"scores": outside} if outside else {}),
+            **outside_scores(TEACHER),
         }
 
 
@@ -99,7 +99,13 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix = open_matrix(config.file, config.tensor, config.key)
     outputs = class_columns(config.class_names, parent.class_names)
-    _check_classes(config, matrix, parent)
+    names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
+    if matrix.columns != len(names):
+        where = f"{parent.where} has" if config.class_names is None else "--outputs names"
+        raise MismatchError(
+            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
+            hint="columns must be the classes in label order, or in the order of --outputs FILE",
+        )
     row_N, again = _rows(config, matrix, parent, samples)
     sha256, old = sha256_file(config.file), parent.header
     label_N = samples.column("label").to_numpy().astype(np.int64)
@@ -110,13 +116,15 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             for part in parts:
                 began, rows = time.monotonic(), part_rows(part, len(samples))
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
-                logits_nC = _float16(values(row_N[ids]), samples.column("key").take(pa.array(ids)))
+                found_nC = values(row_N[ids])
+                keys_n = samples.column("key").take(pa.array(ids))
+                check_float16(found_nC, keys_n, hint="check that these are raw outputs, without softmax")
+                logits_nC = found_nC.astype(np.float16)
                 if outputs is not None:
                     logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
                 write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
-                scores = compute_scores(logits_nC, label_N[ids])
+                table = pa.table({"sample_id": ids, **compute_scores(logits_nC, label_N[ids])})
                 note_time(config.out, part, time.monotonic() - began)
-                table = pa.table({"sample_id": ids, **scores})
                 write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
                 progress.advance(len(rows))
 
@@ -168,17 +176,6 @@ def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] 
     return [place[name] for name in ours]
 
 
-def _check_classes(config: LogitsImport, matrix: Matrix, parent: Manifest) -> None:
-    names, where = parent.class_names, f"{parent.where} has"
-    if config.class_names is not None:
-        names, where = list(config.class_names), "--outputs names"
-    if matrix.columns != len(names):
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
-            hint="columns must be the classes in label order, or in the order of --outputs FILE",
-        )
-
-
 def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:
     """Find the rows of the file: (N,) the row of each readable sample, -1 for unreadable ones; and repeated rows.
 
@@ -189,12 +186,11 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
     row_N = np.full(count, -1, np.int64)
     again = np.empty(0, np.int64), np.empty(0, np.int64)
     if matrix.keys is not None:
-        matched = match_keys(matrix.keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
-        tell_unmatched(matched, config.file.name, parent.where, config.listing)
-        found = np.flatnonzero(matched.row_F >= 0)
-        row_N[matched.row_F[found]] = found
-        further = found[(row_N[matched.row_F[found]] != found) & readable_N[matched.row_F[found]]]
-        again = further, matched.row_F[further]
+        id_F = matched_rows(matrix.keys, parent, samples.column("key"), config.file.name, config.listing)
+        found = np.flatnonzero(id_F >= 0)
+        row_N[id_F[found]] = found
+        further = found[(row_N[id_F[found]] != found) & readable_N[id_F[found]]]
+        again = further, id_F[further]
         row_N[~readable_N] = -1
         if (lacking := readable_N & (row_N < 0)).any():
             first = samples.column("key")[int(np.argmax(lacking))]
@@ -213,7 +209,6 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
 
 
 def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
-    """Raise InputError if two rows of one sample differ."""
     for start in range(0, len(again[0]), BLOCK_ROWS):
         row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
         differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
@@ -226,31 +221,20 @@ def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, ke
 def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
     """Yield a function from rows (n,) to logits (n, C): directly from the file, or from a copy with random access."""
     if matrix.keys is None:
-        yield lambda row_n: _gather(matrix, row_n)
+        yield partial(_gather, matrix)
         return
     with tempfile.TemporaryFile(dir=folder) as scratch:
-        copied = _copied(matrix, scratch)
+        # In float32, so that values which do not fit float16 are still found.
+        copied = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
+        with np.errstate(over="ignore"):
+            for start in range(0, matrix.rows, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, matrix.rows)
+                copied[start:stop] = matrix.read(start, stop)
         yield lambda row_n: copied[row_n]
 
 
 def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
-    """Read ascending rows as one block."""
+    # Ascending rows are read as one block.
     if not len(row_n):
         return np.empty((0, matrix.columns), np.float32)
-    block: NDArray[Any] = matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]]
-    return block
-
-
-def _copied(matrix: Matrix, scratch: IO[bytes]) -> NDArray[np.float32]:
-    """Copy the whole matrix to disk, in float32, so that values which do not fit float16 are still found."""
-    values = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
-    for start in range(0, matrix.rows, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, matrix.rows)
-        with np.errstate(over="ignore"):
-            values[start:stop] = matrix.read(start, stop)
-    return values
-
-
-def _float16(logits_nC: NDArray[Any], keys_n: pa.ChunkedArray) -> NDArray[np.float16]:
-    check_float16(logits_nC, keys_n, hint="check that these are raw outputs, without softmax")
-    return logits_nC.astype(np.float16)
+    return np.asarray(matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]])

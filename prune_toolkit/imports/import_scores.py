@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Harder, ScoreSpec
 from manifests.manifest import Manifest
 from prune_toolkit.imports.foreign_files import read_columns
-from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.work.score_set import Scores, add_score_set
 
-IMPORTED = "imported"
+FILLED_IN = ("mean", "hardest", "easiest")
 OWN_SETS = ("teacher", "features", "dynamics")
 _SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -41,7 +41,7 @@ class ScoresImport:
     out: Path
     key: str
     scores: Sequence[ImportedScore]
-    set: str = IMPORTED
+    set: str = "imported"
     missing: str | None = None
     """The value of samples that have none in the file: mean, hardest, easiest or a number; None: raise an error."""
     listing: Path | None = None
@@ -55,15 +55,10 @@ class ScoresImport:
             )
         names = [score.name for score in self.scores]
         for name in names:
-            if (
-                not name.isprintable()
-                or not name.strip()
-                or "/" in name
-                or name == "sample_id"
-                or names.count(name) > 1
-            ):
+            is_plain = name.isprintable() and name.strip() and "/" not in name and name != "sample_id"
+            if not is_plain or names.count(name) > 1:
                 raise UsageError(f"--name {name!r}: expected a different printable name for each score, without /")
-        if self.missing is not None and self.missing not in ("mean", "hardest", "easiest"):
+        if self.missing is not None and self.missing not in FILLED_IN:
             _number(self.missing)
 
     def resolved(self, parent: Manifest) -> dict[str, Any]:
@@ -91,18 +86,7 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
         raise UsageError(f"{parent.where} is a selection", hint="import scores into the manifest it was made from")
     if parent.has(f"scores/{config.set}"):
         raise UsageError(f"{parent.where} already has scores of set {config.set}", hint="name another: --set NAME")
-    specs = [
-        ScoreSpec(
-            set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
-        )
-        for score in config.scores
-    ]
-
-    @cache
-    def scores() -> Scores:
-        ids, columns = score_columns(config, parent)
-        return ids, [(spec, columns[spec.name]) for spec in specs]
-
+    scores = cache(partial(_scores, config, parent))
     done = add_score_set(parent, config.out, scores, config=config.resolved(parent), facts={})
     if config.listing is not None:
         # Keys that match nothing are listed of an import that was finished already, too.
@@ -110,24 +94,30 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
     return done
 
 
-def score_columns(config: ScoresImport, parent: Manifest) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+def _scores(config: ScoresImport, parent: Manifest) -> Scores:
     """Return sample_id (n,) of the readable samples, and the values (n,) float32 of each score."""
     keys, found = read_columns(config.file, config.key, [score.column for score in config.scores])
     samples = parent.samples(["sample_id", "key", "problem"])
-    matched = match_keys(keys, samples.column("key"), are_rows=parent.header.data.source != "folder")
-    tell_unmatched(matched, config.file.name, parent.where, config.listing)
+    keys_N = samples.column("key")
+    row_F = matched_rows(keys, parent, keys_N, config.file.name, config.listing)
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    columns = {}
+    scores = []
     for score in config.scores:
-        value_F = found[score.column].to_numpy()
-        value_N = _spread(value_F, matched.row_F, samples.column("key"), f"{config.file}: {score.column}")
+        value_N = _spread(found[score.column].to_numpy(), row_F, keys_N, f"{config.file}: {score.column}")
         lacking_N = readable_N & np.isnan(value_N)
         if lacking_N.any():
-            value_N[lacking_N] = _fill(
-                config, score, value_N[readable_N & ~lacking_N], lacking_N, samples.column("key")
-            )
-        columns[score.name] = value_N[readable_N].astype(np.float32)
-    return np.flatnonzero(readable_N), columns
+            if config.missing is None:
+                raise MismatchError(
+                    f"{config.file} has no {score.column} for {lacking_N.sum():,} of {len(lacking_N):,} samples; the "
+                    f"first: {keys_N[int(np.argmax(lacking_N))]}",
+                    hint="to fill them in: --missing mean, hardest, easiest or a number",
+                )
+            value_N[lacking_N] = _fill(config.missing, score, value_N[readable_N & ~lacking_N], config.file)
+        spec = ScoreSpec(
+            set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
+        )
+        scores.append((spec, value_N[readable_N].astype(np.float32)))
+    return np.flatnonzero(readable_N), scores
 
 
 def _spread(
@@ -156,27 +146,14 @@ def _spread(
     return value_N
 
 
-def _fill(
-    config: ScoresImport,
-    score: ImportedScore,
-    known_n: NDArray[np.float64],
-    lacking_N: NDArray[np.bool_],
-    keys_N: pa.ChunkedArray,
-) -> float:
-    """Return the value for samples that have none; MismatchError unless --missing was given."""
-    if config.missing is None:
-        raise MismatchError(
-            f"{config.file} has no {score.column} for {lacking_N.sum():,} of {len(lacking_N):,} samples; the first: "
-            f"{keys_N[int(np.argmax(lacking_N))]}",
-            hint="to fill them in: --missing mean, hardest, easiest or a number",
-        )
-    if config.missing not in ("mean", "hardest", "easiest"):
-        return _number(config.missing)
+def _fill(missing: str, score: ImportedScore, known_n: NDArray[np.float64], file: Path) -> float:
+    if missing not in FILLED_IN:
+        return _number(missing)
     if not len(known_n):
-        raise MismatchError(f"{config.file} has no {score.column} for any readable sample")
-    if config.missing == "mean":
+        raise MismatchError(f"{file} has no {score.column} for any readable sample")
+    if missing == "mean":
         return float(known_n.mean())
-    return float(known_n.max() if (config.missing == "hardest") == (score.harder == "high") else known_n.min())
+    return float(known_n.max() if (missing == "hardest") == (score.harder == "high") else known_n.min())
 
 
 def _number(text: str) -> float:

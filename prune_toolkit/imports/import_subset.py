@@ -13,15 +13,13 @@ from manifests.base.files import sha256_file
 from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
+from prune_toolkit.export.export import image_folder_rows
 from prune_toolkit.imports.foreign_files import read_indices
-from prune_toolkit.imports.match_keys import match_keys, tell_unmatched
+from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
 from prune_toolkit.selection.select_config import SelectConfig
-
-METHOD = "imported"
-ORDERS = ("keys", "imagefolder")
 
 
 def plan_subset(
@@ -43,13 +41,12 @@ def plan_subset(
     if isinstance(named, np.ndarray):
         rows = _rows(named, file, parent, samples, order)
     else:
-        keys, are_rows = samples.column("key"), parent.header.data.source != "folder"
+        keys = samples.column("key")
         # A key may begin or end with a space; elsewhere such a space is a typing error.
         is_key = pc.is_in(named, value_set=keys.combine_chunks())
         named = pc.if_else(is_key, named, pc.utf8_trim(named, characters=" \t"))
-        matched = match_keys(pa.chunked_array([named]), keys, are_rows=are_rows)
-        tell_unmatched(matched, file.name, parent.where, listing)
-        rows = matched.row_F[matched.row_F >= 0]
+        row_F = matched_rows(pa.chunked_array([named]), parent, keys, file.name, listing)
+        rows = row_F[row_F >= 0]
     named_N = np.zeros(len(samples), np.bool_)
     named_N[rows] = True
     if (twice := len(rows) - int(named_N.sum())) > 0:
@@ -65,7 +62,7 @@ def plan_subset(
     decisions = replace(
         config.decide(parent),
         command="import",
-        selector=METHOD,
+        selector="imported",
         parameters={} if order is None else {"order": order},
         score=None,
         quota="none",
@@ -74,11 +71,10 @@ def plan_subset(
     plan = SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=decisions.as_config(),
+        resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
         targets=decisions.targets,
         samples=samples,
-        readable_N=readable_N,
         pool_N=readable_N,
         keep_N=keep_N,
         reason_N=np.array(REASONS, object)[code_N],
@@ -99,8 +95,8 @@ def _rows(
             hint="name the manifest of the data set and split that the file was made for",
         )
     index_n = np.flatnonzero(named) if is_mask else named.astype(np.int64)
-    if len(index_n) and (index_n.min() < 0 or index_n.max() >= count):
-        wrong = index_n[(index_n < 0) | (index_n >= count)]
+    wrong = index_n[(index_n < 0) | (index_n >= count)]
+    if len(wrong):
         raise MismatchError(
             f"{file} names row {wrong[0]}, {parent.where} has {count:,} samples, counted from 0 "
             f"({len(wrong):,} such rows)",
@@ -108,21 +104,10 @@ def _rows(
         )
     if parent.header.data.source != "folder" or order == "keys":
         return index_n
-    walked_N = imagefolder_order(samples.column("key").to_pylist(), parent.header.data.split)
+    walked_N = image_folder_rows(samples.column("key").to_pylist(), parent.header.data.split)
     if order is None and not np.array_equal(walked_N, np.arange(count)):
         raise UsageError(
             f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files in another order",
             hint="say in which order the file counts: --order imagefolder or --order keys",
         )
     return walked_N[index_n]
-
-
-def imagefolder_order(keys: list[str], split: str | None) -> NDArray[np.int64]:
-    """(N,) sample_ids in the order of torchvision's ImageFolder: class by class, folder by folder, name by name."""
-    first = 1 if split is not None and all(key.startswith(f"{split}/") for key in keys) else 0
-
-    def place(row: int) -> tuple[str, str, str]:
-        folder, _, name = keys[row].rpartition("/")
-        return keys[row].split("/")[first], folder, name
-
-    return np.array(sorted(range(len(keys)), key=place), np.int64)

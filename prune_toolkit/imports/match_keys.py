@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from manifests.base.files import write_atomic
 from manifests.base.progress import note, one_line
 from manifests.errors import MismatchError
+from manifests.manifest import Manifest
 from manifests.sources.names import split_in
 from manifests.tables.rows import places, unique_in_both
 
@@ -50,27 +51,30 @@ def match_keys(keys_F: pa.ChunkedArray, keys_N: pa.ChunkedArray, *, are_rows: bo
     place = places(left, named)
     found = place >= 0
     row_F[left_F[found]] = free_n[at_n[place[found]]]
-    by_name = int(found.sum())
-    return Matched(row_F=row_F, by_name=by_name, unmatched=keys_F.filter(pa.array(row_F < 0)))
+    return Matched(row_F=row_F, by_name=int(found.sum()), unmatched=keys_F.filter(pa.array(row_F < 0)))
 
 
-def tell_unmatched(matched: Matched, what: str, where: str, listing: Path | None) -> None:
-    """Report the rows of a file that match nothing: their number and the first ones; write them all to `listing`.
+def matched_rows(
+    keys_F: pa.ChunkedArray, parent: Manifest, keys_N: pa.ChunkedArray, what: str, listing: Path | None
+) -> NDArray[np.int64]:
+    """Return the sample_id (F,) of each row of the file `what`, -1 for one that matches nothing; see `match_keys`.
 
-    Raises MismatchError if no row matches.
+    Reports the number of the latter and the first ones, and writes them all to `listing`. Raises MismatchError if no
+    row matches.
     """
+    matched = match_keys(keys_F, keys_N, are_rows=parent.header.data.source != "folder")
     count, total = len(matched.unmatched), len(matched.row_F)
     if listing is not None:
         write_atomic(listing, "".join(f"{_one_line(key)}\n" for key in matched.unmatched.to_pylist()).encode())
     if matched.by_name:
         note(f"{matched.by_name:,} of {total:,} rows of {what} were matched by file name")
-    if not count:
-        return
-    first = ", ".join(map(_one_line, matched.unmatched[:SHOWN].to_pylist()))
-    message = f"{count:,} of {total:,} rows of {what} match no sample of {where}; the first: {first}"
-    if count == total:
-        raise MismatchError(message, hint="check that its keys are of this data set: prune show --json names it")
-    note(message if listing is None else f"{message}; all of them: {listing}")
+    if count:
+        first = ", ".join(map(_one_line, matched.unmatched[:SHOWN].to_pylist()))
+        message = f"{count:,} of {total:,} rows of {what} match no sample of {parent.where}; the first: {first}"
+        if count == total:
+            raise MismatchError(message, hint="check that its keys are of this data set: prune show --json names it")
+        note(message if listing is None else f"{message}; all of them: {listing}")
+    return matched.row_F
 
 
 def _one_line(key: str | None) -> str:
@@ -91,8 +95,7 @@ def _may_be_same(theirs_n: pa.Array, ours_n: pa.Array, keys_N: pa.ChunkedArray) 
     known = {folder for folders in pc.unique(_folders(keys_N)).to_pylist() for folder in folders.split("/")}
     pairs = pc.binary_join_element_wise(_folders(theirs_n), _folders(ours_n), "\0").dictionary_encode()
     may_be = np.array([_allow(pair, known) for pair in pairs.dictionary.to_pylist()], np.bool_)
-    may_be_n: NDArray[np.bool_] = may_be[pairs.indices.to_numpy()]
-    return may_be_n
+    return np.asarray(may_be[pairs.indices.to_numpy()])
 
 
 def _allow(pair: str, known: set[str]) -> bool:

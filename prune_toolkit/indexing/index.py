@@ -117,11 +117,6 @@ class IndexConfig:
         if self.thumbnails and self.check != "decode":
             raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
 
-    @property
-    def tables(self) -> list[str]:
-        """The tables that are made part by part; the samples are last and complete the part."""
-        return [*([THUMBNAILS] if self.thumbnails else []), "samples"]
-
     def resolved(self, source: Source) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
         return {
@@ -146,11 +141,20 @@ def build_index(config: IndexConfig) -> Manifest | None:
     source = config.data.open()
     count, rate = len(source.keys), 0.0
 
+    def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
+        return examine(image, config.check, with_thumbnail=config.thumbnails)[0]
+
     def make(parts: list[int], digest: str) -> None:
         nonlocal rate
         with Progress(sum(len(part_rows(part, count)) for part in parts), "indexing") as progress:
             for part in parts:
-                _index_part(config, source, part, digest, progress)
+                rows, facts = part_rows(part, count), []
+                for fact in map_images(source, rows, facts_of, config.workers):
+                    facts.append(fact)
+                    progress.advance(1)
+                if config.thumbnails:
+                    write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
+                write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
             rate = progress.rate()
 
     def finish(_parts: Totals, start: float) -> Outcome:
@@ -181,24 +185,12 @@ def build_index(config: IndexConfig) -> Manifest | None:
         out=config.out,
         config=config.resolved(source),
         count=count,
-        tables=config.tables,
+        # The samples are last and complete a part.
+        tables=[THUMBNAILS, "samples"] if config.thumbnails else ["samples"],
         make=make,
         finish=finish,
         ranks=config.ranks,
     ).run()
-
-
-def _index_part(config: IndexConfig, source: Source, part: int, digest: str, progress: Progress) -> None:
-    def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
-        return examine(image, config.check, with_thumbnail=config.thumbnails)[0]
-
-    rows, facts = part_rows(part, len(source.keys)), []
-    for fact in map_images(source, rows, facts_of, config.workers):
-        facts.append(fact)
-        progress.advance(1)
-    if config.thumbnails:
-        write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
-    write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)
 
 
 def warn_problems(samples: pa.Table) -> None:

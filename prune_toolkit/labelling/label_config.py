@@ -1,8 +1,8 @@
-"""The configuration of `prune label`, and checks that selection, teacher and images fit together."""
+"""The configuration of `prune label`, its defaults, and checks that selection, teacher and images fit together."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,58 +12,41 @@ from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Views
 from manifests.format.parts import part_rows
+from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
-from prune_toolkit.scoring.score_config import SCORE_TABLE
-from prune_toolkit.scoring.teacher_pass import score_views
-from prune_toolkit.scoring.view_flags import views_block
+from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
+from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
-from prune_toolkit.work.part_work import ALONE, WorkShare
+from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
 from trainer.models.teacher import Teacher
 
+VIEWS = 8
+"""The default number of views."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """The options of `prune label`, without the teacher and the selection."""
+class LabelConfig(PassConfig):
+    """The options of `prune label`; `teacher_licence` is another teacher's, the selection names its own teacher's."""
 
-    out: Path
-    recipe: ViewRecipe
     targets: TargetPlan
     labels: str
     other_teacher: bool = False
-    teacher_licence: str | None = None
-    """Licence of another teacher; that of the selection's own teacher is in the selection."""
     beton: bool = True
     data: DataSpec | None = None
-    batch_size: int = 256
-    workers: int = 1
-    loader: str = "auto"
-    ranks: WorkShare = ALONE
-    finish_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
-
-    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
-        """Return the header block of the labelled views."""
-        image_px = teacher.preprocessing.image_px
-        return views_block(self.recipe, self.targets.views, image_px, None, images.drawn_max_side)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
+class Labelling(TeacherPass):
     """A checked labelling: the selection, the teacher, the images, and the transform from logits to targets."""
 
     config: LabelConfig
-    teacher: Teacher
     selection: Manifest
-    images: ImagesAtHand
     transform: LabelTransform
     is_other: bool
     """True if the labels are from another teacher than the scores."""
@@ -89,65 +72,45 @@ class Labelling:
             is_other=is_other,
         )
 
+    def views(self) -> Views:
+        """Return the header block of the labelled views."""
+        image_px = self.teacher.preprocessing.image_px
+        return views_block(self.config.recipe, self.config.targets.views, image_px, None, self.images.drawn_max_side)
+
     def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        config, teacher, targets = self.config, self.teacher, self.config.targets
+        config, targets = self.config, self.config.targets
         # Left out if not given, so that such a labelling keeps the id it had before these options existed.
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
-            "scores": (outside_scores(TEACHER) or None) if self.is_other else None,
         }
         return {
             "command": "label",
             "parent": self.selection.id,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(config.batch_size).model_dump(),
-            "views": config.views(teacher, self.images).model_dump(exclude_none=True),
+            **self.facts(),
+            "views": self.views().model_dump(exclude_none=True),
             "policy": targets.policy,
             "top_k": targets.top_k,
             "labels": config.labels,
             "beton": config.beton,
             **{name: value for name, value in sometimes.items() if value is not None},
+            **(outside_scores(TEACHER) if self.is_other else {}),
         }
 
     @cached_property
     def keep_N(self) -> NDArray[np.bool_]:
         """(N,) flags of the samples that are kept."""
-        keep_N: NDArray[np.bool_] = self.selection.selection().column("keep").to_numpy(zero_copy_only=False)
-        return keep_N
-
-    @property
-    def tables(self) -> list[str]:
-        """The tables that are made part by part; scores of another teacher are stored too, for its accuracy."""
-        return [*self.config.targets.tables, *([SCORE_TABLE] if self.is_other else [])]
+        return np.asarray(self.selection.selection().column("keep").to_numpy(zero_copy_only=False))
 
     def kept(self, part: int) -> NDArray[np.int64]:
         """Return the kept samples of one part."""
         rows = part_rows(part, len(self.keep_N))
-        ids: NDArray[np.int64] = rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop])
-        return ids
-
-    def open_images(self) -> ImageReader:
-        """Open a reader of all views."""
-        return self.images.open(
-            self.teacher.preprocessing,
-            device=self.teacher.device,
-            workers=self.config.workers,
-            loader=self.config.loader,
-            recipe=self.config.recipe,
-            view_count=self.config.targets.read_views,
-        )
+        return np.asarray(rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop]))
 
     def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
         """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
-        views, classes = self.config.targets.read_views, len(self.images.class_names)
-        if not len(ids):
-            return np.empty((0, views, classes), np.float16)
-        found, logits_nVC = score_views(self.teacher, reader, ids, self.config.batch_size, progress, views)
+        found, logits_nVC, _ = show_views(self, reader, ids, progress)
         if len(found) < len(ids):
             missing = np.setdiff1d(ids, found)
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
@@ -166,7 +129,6 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
     method = LABELS[labels]
     transform = method.make(len(selection.class_names))
     if not method.needs_fit:
-        transform.finish()
         return transform
     block = selection.header.labels
     if is_other:
@@ -203,3 +165,54 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
     now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
     differing = next((name for name in now if now[name] != then.get(name)), None)
     return None if differing is None else f"with {differing} {then.get(differing)}; now it is {now[differing]}"
+
+
+def check_selection(selection: Manifest, teacher_licence: str | None, *, is_other: bool) -> None:
+    """Raise UsageError for a manifest that is not a selection, or whose keys are hidden.
+
+    Also for a teacher licence, unless the labels are from another teacher than the scores.
+    """
+    if selection.kind != "selection":
+        do = f"prune select {selection.where} --keep 0.5" if selection.kind == "scores" else "prune score, prune select"
+        raise UsageError(
+            f"{selection.where} is of kind {selection.kind}: labelling needs a selection",
+            hint=f"make one first: {do}",
+        )
+    refuse_hidden(selection.header, selection.where)
+
+    if teacher_licence is not None and not is_other:
+        raise UsageError(
+            "--teacher-licence needs --other-teacher: the selection records the licence of its own teacher",
+            hint="give the licence to prune score instead",
+        )
+
+
+def default_labels(selection: Manifest, *, is_other: bool) -> str:
+    """Return the selection's label transform; raw for another teacher, to which no transform was fitted."""
+    block = selection.header.labels
+    return "raw" if is_other or block is None else block.transform
+
+
+def planned_targets(selection: Manifest, policy: str | None, views: int | None, top_k: int | None) -> TargetPlan:
+    """Return the plan of the stored targets; `views` is None for the default number."""
+    if policy == "single":
+        if views is not None and views > 1:
+            raise UsageError("--policy single labels only view 0", hint=f"leave out --views {views}, or --policy")
+        views = 1
+    return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
+
+
+def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:
+    """Return the recipe `asked` for; what was not `typed` is taken from the selection's views, if it has any."""
+    views, known = selection.header.views, dict[str, Any]()
+    if views is not None and views.recipe != "eval":
+        recipe = scored_recipe(views)
+        known = {
+            "augment": recipe.name,
+            "pad": recipe.pad_px,
+            "scale_min": recipe.scale_min,
+            "flip": recipe.flip,
+            "seed": recipe.seed,
+        }
+    asked = replace(asked, **{name: value for name, value in known.items() if name not in typed})
+    return recipe_or_none(asked, image_px, typed={*known, *typed})

@@ -14,24 +14,20 @@ from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
-from manifests.format.header import Labels, TeacherCard
-from manifests.format.parts import part_path, read_part, write_part
+from manifests.format.parts import part_count, part_path, read_part, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.images.train_beton import beton_bytes, write_train_beton
 from prune_toolkit.images.where import find_images
-from prune_toolkit.labelling.label_config import LabelConfig, Labelling
+from prune_toolkit.labelling.label_config import Labelling
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
-from prune_toolkit.scoring.score_pass import run_facts, score_specs, teacher_card, training_hits
-from prune_toolkit.selection.revision import label_parameters
-from prune_toolkit.selection.targets import beton_targets, read_targets, targets_of, write_targets
-from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, note_time
-
-__all__ = ["LabelConfig", "Labelling", "label_preview", "write_labels"]
+from prune_toolkit.scoring.score_pass import run_facts, teacher_card, training_hits
+from prune_toolkit.selection.targets import beton_targets, labels_block, targets_of, write_targets
+from prune_toolkit.work.part_work import Outcome, PartWork, Totals, note_time
 
 
 def write_labels(work: Labelling) -> Manifest | None:
@@ -41,7 +37,7 @@ def write_labels(work: Labelling) -> Manifest | None:
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(work.kept(part)) for part in parts) * views
         with (
-            closing(work.open_images()) as reader,
+            closing(work.open_views(views)) as reader,
             Progress(shown, f"labelling with {work.teacher.info.spec}") as progress,
         ):
             for part in parts:
@@ -51,7 +47,8 @@ def write_labels(work: Labelling) -> Manifest | None:
         out=config.out,
         config=work.resolved(),
         count=work.selection.header.data.count,
-        tables=work.tables,
+        # Scores of another teacher are stored too, for its accuracy.
+        tables=[*config.targets.tables, *([SCORE_TABLE] if work.is_other else [])],
         make=make,
         finish=lambda parts, start: _finish(work, parts, start),
         parents=[work.selection],
@@ -62,14 +59,10 @@ def write_labels(work: Labelling) -> Manifest | None:
 
 
 def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
-    start = time.monotonic()
-    out, targets = work.config.out, work.config.targets
-    ids = work.kept(part)
-    label_n = work.images.label_N[ids]
-    logits_nVC = work.logits(reader, ids, progress)
+    start, out, targets, ids = time.monotonic(), work.config.out, work.config.targets, work.kept(part)
+    label_n, logits_nVC = work.images.label_N[ids], work.logits(reader, ids, progress)
     if work.is_other:
-        scores = compute_scores(logits_nVC[:, 0], label_n)
-        table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(values) for name, values in scores.items()}})
+        table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_n)})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
     labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
@@ -80,9 +73,9 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
 
 def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
     """Write train.beton and return the new blocks: views, labels, and another teacher."""
-    finish_start = time.monotonic()
+    began = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
-    views = config.views(work.teacher, work.images)
+    views = work.views()
     out, targets, count, files = config.out, config.targets, parent.data.count, []
     if config.beton:
         kept = selection.selection().filter(pa.array(work.keep_N))
@@ -99,66 +92,45 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
             target_shape=targets.shape,
         )
         files.append(file_entry(out, BETON_NAME, rows))
-    class_std = work.transform.class_std_C
     blocks: Blocks = {
         "kind": "selection",
         "compute": work.teacher.compute(config.batch_size),
         "views": views,
-        "labels": Labels(
+        "labels": labels_block(
+            out,
+            targets,
+            work.images.label_N,
             transform=config.labels,
-            parameters=label_parameters(
-                {} if parent.labels is None else parent.labels.parameters,
-                config.labels,
-                ((labels, work.images.label_N[ids]) for ids, labels in read_targets(out, targets, count)),
-            ),
-            views=len(targets.tables),
-            policy=targets.policy,
-            top_k=targets.top_k,
-            class_std=None if class_std is None else class_std.tolist(),
+            class_std_C=work.transform.class_std_C,
+            parameters={} if parent.labels is None else parent.labels.parameters,
         ),
-        "run": _run_block(work, parts, start, finish_start),
     }
+    run = run_facts(parts, int(work.keep_N.sum()), targets.read_views, start, time.monotonic() - began)
+    blocks["run"] = {"command": "label", **run, "parent_run": parent.run}
     if work.is_other:
-        blocks |= {"teacher": _card(work), "scores": score_specs()}
+        # Of a teacher that did not score, top-1 and calibration are those on view 0 of the kept samples.
+        calibration = Calibration()
+        for part in range(part_count(count)):
+            table = read_part(out / part_path(SCORE_TABLE, part))
+            calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
+        specs = [entry.spec() for entry in LogitScore.registered()]
+        blocks |= {"teacher": teacher_card(work, calibration), "scores": specs}
     return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
-
-
-def _run_block(work: Labelling, parts: Totals, start: float, finish_start: float) -> dict[str, Any]:
-    """The run block as of scoring; seconds include writing train.beton."""
-    facts = run_facts(parts, int(work.keep_N.sum()), work.config.targets.read_views, start)
-    facts["seconds"] = round(parts.seconds + time.monotonic() - finish_start, 3)
-    return {"command": "label", **facts, "parent_run": work.selection.header.run}
-
-
-def _card(work: Labelling) -> TeacherCard:
-    """The card of a teacher that did not score; top-1 and calibration are computed on view 0 of the kept samples."""
-    calibration = Calibration()
-    for part in ALONE.parts(work.selection.header.data.count):
-        table = read_part(work.config.out / part_path(SCORE_TABLE, part))
-        calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
-    classes, licence = len(work.images.class_names), work.config.teacher_licence
-    return teacher_card(work.teacher, calibration, class_count=classes, licence=licence)
 
 
 def label_preview(work: Labelling) -> dict[str, Any]:
     """Return the estimate of `--dry-run`, after labelling a few samples spread over the kept ones; writes nothing."""
     plan, samples = work.config.targets, int(work.keep_N.sum())
-    rate = trial_rate(work.teacher, work.open_images(), np.flatnonzero(work.keep_N), work.config.batch_size)
+    rate = trial_rate(work, work.open_views(plan.read_views), np.flatnonzero(work.keep_N))
+    size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
+    if work.is_other:
+        size_bytes += samples * 4 * len(LogitScore.registered())
+    if work.config.beton:
+        kept, path = work.selection.samples().filter(pa.array(work.keep_N)), work.images.beton_path
+        size_bytes += beton_bytes(kept, None if path is None else Beton.open(path), plan.shape or (0, 0))
     return {
         "samples": samples,
         "views": plan.read_views,
         "targets": len(plan.tables),
-        **costs(samples * plan.read_views, rate, _bytes_on_disk(work)),
+        **costs(samples * plan.read_views, rate, size_bytes),
     }
-
-
-def _bytes_on_disk(work: Labelling) -> int:
-    """Estimate the size of the new files: tables of targets, train.beton, and the scores of another teacher."""
-    plan, samples = work.config.targets, int(work.keep_N.sum())
-    size_bytes = samples * 2 * int(np.prod(plan.shape or 0))
-    if work.is_other:
-        size_bytes += samples * 4 * len(LogitScore.registered())
-    if not work.config.beton:
-        return size_bytes
-    kept, path = work.selection.samples().filter(pa.array(work.keep_N)), work.images.beton_path
-    return size_bytes + beton_bytes(kept, None if path is None else Beton.open(path), plan.shape or (0, 0))

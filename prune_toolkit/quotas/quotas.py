@@ -5,10 +5,10 @@ formula, `none` ranks all classes together. Keep = 1 keeps every sample under ev
 """
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -122,20 +122,12 @@ def _quotient(sizes: list[int], counts: list[int], c: int, step: int) -> Fractio
 def equal(sizes: list[int], keep: Fraction) -> list[int]:
     """Keep the same number of every class, small classes whole; the total is exact."""
     seats = total_count(keep, sum(sizes))
-    ascending = sorted(sizes)
-    level = seats
-    open_classes = len(sizes)
-    for size, filled in zip(ascending, accumulate(ascending, initial=0), strict=False):
-        if filled + size * open_classes > seats:
-            level = (seats - filled) // open_classes
-            break
-        open_classes -= 1
+    levels = range(max(sizes, default=0) + 1)
+    level = bisect_right(levels, seats, key=lambda level: sum(min(size, level) for size in sizes)) - 1
     counts = [min(size, level) for size in sizes]
-    rest = seats - sum(counts)
-    for c in range(len(sizes)):
-        if rest and sizes[c] > level:
-            counts[c] += 1
-            rest -= 1
+    above = [c for c, size in enumerate(sizes) if size > level]
+    for c in above[: seats - sum(counts)]:
+        counts[c] += 1
     return counts
 
 

@@ -20,9 +20,6 @@ from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epoch
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.work.score_set import add_score_set
 
-DYNAMICS_TABLE = f"scores/{DYNAMICS}"
-EARLY = 10
-"""Early scores are taken after one tenth of the epochs."""
 MOSTLY_STEPPED = 0.9
 """A note is printed if the steps showed a smaller share: samples that a dynamic method skips are recorded differently,
 in evaluation mode."""
@@ -52,7 +49,7 @@ class DynamicsPlan:
                 f"{parent.path} is of kind {parent.kind}: scores of dynamics can only be added to a scored manifest",
                 hint="make one: prune score DATA --teacher TEACHER",
             )
-        if parent.has(DYNAMICS_TABLE):
+        if parent.has(f"scores/{DYNAMICS}"):
             raise UsageError(
                 f"{parent.path} already has scores of dynamics",
                 hint=f"start from the manifest it was made from, {parent.header.parents[0][:12]}",
@@ -88,12 +85,11 @@ class DynamicsPlan:
 
     def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
-        outside = outside_scores(DYNAMICS)
         return {
             "command": "score",
             "parent": self.parent.id,
             DYNAMICS: self.run_facts(),
-            **({"scores": outside} if outside else {}),
+            **outside_scores(DYNAMICS),
         }
 
 
@@ -143,8 +139,7 @@ def _checked(record: Dynamics, parent: Manifest) -> Dynamics:
             hint="name a run that was trained on a selection of this manifest",
         )
     samples = parent.samples(["sample_id", "key", "problem"])
-    readable = samples.filter(samples.column("problem").is_null())
-    ids = readable.column("sample_id").to_numpy()
+    ids = samples.filter(samples.column("problem").is_null()).column("sample_id").to_numpy()
     missing = np.setdiff1d(ids, record.sample_id_N)
     if len(missing):
         first = samples.column("key")[int(missing[0])].as_py()
@@ -167,7 +162,7 @@ def _early(record: Dynamics, asked: int | None) -> int:
     recorded = record.info.epochs_recorded
     if asked is not None and not 1 <= asked <= recorded:
         raise UsageError(f"--early-epoch {asked}: {record.path} recorded epochs 1 to {recorded}")
-    return asked or max(1, recorded // EARLY)
+    return asked or max(1, recorded // 10)
 
 
 def _refuse_twice(records: Sequence[Dynamics]) -> None:
@@ -183,10 +178,10 @@ def _refuse_twice(records: Sequence[Dynamics]) -> None:
 
 
 def _tell(record: Dynamics) -> None:
-    """Print notes about limits of a record."""
     recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
-    if whole is None or recorded < whole["recorded"]["epochs"]:
-        note(f"{record.path} is not finished: its scores are of the first {_epochs_text(recorded)}")
+    if not whole or recorded < whole["recorded"]["epochs"]:
+        epochs = "epoch" if recorded == 1 else f"{recorded} epochs"
+        note(f"{record.path} is not finished: its scores are of the first {epochs}")
     if recorded == 1:
         note(f"{record.path} recorded one epoch: forgetting only separates right from wrong samples")
     if share is not None and share < MOSTLY_STEPPED:
@@ -196,17 +191,13 @@ def _tell(record: Dynamics) -> None:
         )
 
 
-def _epochs_text(count: int) -> str:
-    return "epoch" if count == 1 else f"{count} epochs"
-
-
-def _run_json(record: Dynamics) -> dict[str, Any] | None:
-    """Return run.json of the finished run; None if it is not finished, or the file is of another run."""
+def _run_json(record: Dynamics) -> dict[str, Any]:
+    """Return run.json of the finished run; nothing if it is not finished, or the file is of another run."""
     try:
         content: dict[str, Any] = json.loads((record.path / "run.json").read_bytes())
-        return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else None
+        return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else {}
     except (OSError, ValueError, TypeError, LookupError):
-        return None
+        return {}
 
 
 def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
@@ -214,14 +205,11 @@ def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
 
     None if a run does not report it.
     """
-    seconds = []
-    for record in runs:
-        whole = _run_json(record)
-        if whole is None:
-            return None
-        try:
+    seconds = 0.0
+    try:
+        for whole in map(_run_json, runs):
             of_one = float(whole["time"]["training_s"]) + float(whole["time"]["recording_s"])
-            seconds.append(of_one * int(whole["world_size"]))
-        except (ValueError, TypeError, LookupError):
-            return None
-    return round(sum(seconds), 3)
+            seconds += of_one * int(whole["world_size"])
+    except (ValueError, TypeError, LookupError):
+        return None
+    return round(seconds, 3)

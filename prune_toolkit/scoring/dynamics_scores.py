@@ -35,14 +35,11 @@ class Epochs:
         return (self.read(epoch) for epoch in range(self.count))
 
 
-DynamicsFunction = Callable[[Epochs], Floats]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicsScore(Score):
     """A score of the epochs of one run."""
 
-    function: DynamicsFunction
+    function: Callable[[Epochs], Floats]
     family = DYNAMICS
 
     def __call__(self, epochs: Epochs) -> NDArray[np.float32]:

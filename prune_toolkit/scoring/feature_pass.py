@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -12,69 +13,46 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError
-from manifests.format.parts import (
-    PART_ROWS,
-    part_count,
-    part_path,
-    read_part,
-    soft_labels_of,
-    vectors_of,
-)
+from manifests.format.parts import PART_ROWS, part_count, part_path, read_part, soft_labels_of, vectors_of
 from manifests.format.soft_labels import FullLogits, Logits
 from manifests.format.top_k import SoftLabels
-from manifests.images.identity import HASH_BYTES
+from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.readers import ImagesAtHand
-from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.feature_table import BLOCK_ROWS, FeatureRows, FeatureTable, held_out_split
-from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, ScoreConfig, logits_table
+from prune_toolkit.scoring.feature_scores import BLOCK_ROWS, FeatureRows, FeatureScore, FeatureTable, held_out_split
+from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import show_views
 from prune_toolkit.work.score_set import write_score_set
-from trainer.models.teacher import Teacher
 
 
-def write_feature_scores(
-    config: ScoreConfig,
-    teacher: Teacher,
-    samples: pa.Table,
-    class_count: int,
-    held_out: ImagesAtHand | None,
-    digest: str,
-) -> None:
+def write_feature_scores(work: Scoring, samples: pa.Table, digest: str) -> None:
     """Write the feature scores of all readable samples, part by part, from the parts of logits and features."""
+    held_out, out, class_count = work.held_out, work.config.out, len(work.images.class_names)
     readable = samples.filter(samples.column("problem").is_null())
     ids = readable.column("sample_id").to_numpy()
     label_N = readable.column("label").to_numpy().astype(np.int64)
-    all_label = samples.column("label").to_numpy()
-
-    def stored() -> Iterator[FeatureRows]:
-        return _stored(config.out, all_label, class_count)
-
-    held_N = None if held_out is not None else held_out_split(label_N, _hashes(readable), class_count)
+    stored = partial(_stored, out, samples.column("label").to_numpy(), class_count)
+    held_N = held_out_split(label_N, hash_matrix(readable.column("content_hash")), class_count)
 
     def held_out_rows() -> Iterator[FeatureRows]:
         if held_out is not None:
-            yield from _shown(config, teacher, held_out)
+            yield from _shown(work, held_out)
             return
-        assert held_N is not None
         done = 0
         for rows in stored():
-            held_n = held_N[done : done + len(rows.label_n)]
-            done += len(held_n)
-            yield FeatureRows(rows.features_nD[held_n], partial(_chosen, rows, held_n), rows.label_n[held_n])
+            yield rows.only(held_N[done : done + len(rows.label_n)])
+            done += len(rows.label_n)
 
     def copies() -> NDArray[np.int64]:
         content = list(zip(readable.column("content_hash").to_pylist(), label_N.tolist(), strict=True))
-        inside = () if held_N is None else np.flatnonzero(held_N)
-        count = Counter([content[row] for row in inside] if held_out is None else _content_of(held_out))
+        count = Counter(compress(content, held_N) if held_out is None else _content_of(held_out))
         return np.array([count[one] for one in content], np.int64)
 
-    columns: dict[str, NDArray[np.float32]] = {}
-    entries = FeatureScore.registered()
+    columns, entries = dict[str, NDArray[np.float32]](), FeatureScore.registered()
     with Progress(len(entries) * len(ids), "scores of features") as progress:
         table = FeatureTable(
             label_N=label_N,
             class_count=class_count,
-            width=teacher.feature_layer.width,
+            width=work.teacher.feature_layer.width,
             blocks=lambda: _told(stored(), progress),
             held_out=held_out_rows,
             copies=copies,
@@ -83,7 +61,7 @@ def write_feature_scores(
             columns[entry.name] = entry(table)
             _check_column(entry.name, columns[entry.name], ids)
             progress.shorten(len(ids))
-    write_score_set(config.out, FEATURE_SCORE_TABLE, ids, columns, count=len(samples), digest=digest)
+    write_score_set(out, FEATURE_SCORE_TABLE, ids, columns, count=len(samples), digest=digest)
 
 
 def _check_column(name: str, value_N: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
@@ -122,20 +100,17 @@ def _told(blocks: Iterator[FeatureRows], progress: Progress) -> Iterator[Feature
         progress.advance(len(rows.label_n))
 
 
-def _shown(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> Iterator[FeatureRows]:
+def _shown(work: Scoring, images: ImagesAtHand) -> Iterator[FeatureRows]:
     """Run the teacher over the held-out images, a part of them at a time."""
     all_ids = images.readable(np.arange(images.count))
     with (
-        closing(config.open_view_0(teacher, images)) as reader,
+        closing(work.open_view_0(images)) as reader,
         Progress(len(all_ids), "the held-out images") as progress,
     ):
         for start in range(0, len(all_ids), PART_ROWS):
             ids = all_ids[start : start + PART_ROWS]
-            shown = show_views(teacher, reader, ids, config.batch_size, progress, 1, with_features=True)
-            assert shown.features_nD is not None
-            if len(shown.ids):
-                logits = partial(FullLogits, shown.logits_nVC[:, 0])
-                yield from _blocks(shown.features_nD, logits, images.label_N[shown.ids])
+            shown, logits_nVC, features_nD = show_views(work, reader, ids, progress, with_features=True)
+            yield from _blocks(features_nD, partial(FullLogits, logits_nVC[:, 0]), images.label_N[shown])
 
 
 def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:
@@ -156,12 +131,3 @@ def _blocks(
 
 def _dense(logits: Callable[[], SoftLabels], rows: slice, label_n: NDArray[np.int64]) -> Logits:
     return logits()[rows].logits_with(label_n)
-
-
-def _chosen(rows: FeatureRows, is_chosen_n: NDArray[np.bool_]) -> Logits:
-    return rows.logits_nC[is_chosen_n]
-
-
-def _hashes(samples: pa.Table) -> NDArray[np.uint8]:
-    joined = b"".join(samples.column("content_hash").to_pylist())
-    return np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from prune_toolkit.scoring.feature_scores import feature_score
-from prune_toolkit.scoring.feature_table import FeatureTable
+from prune_toolkit.scoring.feature_scores import FeatureTable, feature_score
 from prune_toolkit.scoring.logit_scores import Floats
 
 DAMPING = 1e-3
@@ -63,5 +62,4 @@ def inverse(second_dd: Floats, damping: float = DAMPING) -> Floats:
 
 def _bilinear(left_na: Floats, matrix_ab: Floats, right_nb: Floats) -> Floats:
     """left_i' matrix right_i, (n,)."""
-    value_n: Floats = np.einsum("na,na->n", left_na, right_nb @ matrix_ab.T)
-    return value_n
+    return np.asarray(np.einsum("na,na->n", left_na, right_nb @ matrix_ab.T))

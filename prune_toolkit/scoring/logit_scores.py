@@ -42,8 +42,7 @@ class LogitRows:
 
     def pick(self, values_nC: Floats, class_n: NDArray[np.int64]) -> Floats:
         """Return one value per row, from the column in `class_n`."""
-        value_n: Floats = values_nC[self._row_n, class_n]
-        return value_n
+        return np.asarray(values_nC[self._row_n, class_n])
 
     def without(self, values_nC: Floats, class_n: NDArray[np.int64], fill: float) -> Floats:
         """Return a copy with one value per row, in the column in `class_n`, replaced by `fill`."""
@@ -52,7 +51,6 @@ class LogitRows:
         return copy_nC
 
 
-ScoreFunction = Callable[[LogitRows], Floats]
 TEACHER = "teacher"
 """Name of the set of scores that need only a teacher's logits."""
 
@@ -61,7 +59,7 @@ TEACHER = "teacher"
 class LogitScore(Score):
     """A score of rows of logits, one float64 per row."""
 
-    function: ScoreFunction
+    function: Callable[[LogitRows], Floats]
     family = TEACHER
 
     def __call__(self, logits_NC: Logits, label_N: Integers) -> NDArray[np.float32]:
@@ -105,8 +103,7 @@ def entropy(rows: LogitRows) -> Floats:
 )
 def margin(rows: LogitRows) -> Floats:
     """Logit of the true class minus the best other logit."""
-    others_nC = rows.without(rows.gap_nC, rows.label_n, -np.inf)
-    best_n: Floats = others_nC.max(axis=1)
+    best_n: Floats = rows.without(rows.gap_nC, rows.label_n, -np.inf).max(axis=1)
     return rows.pick(rows.gap_nC, rows.label_n) - best_n
 
 
@@ -119,8 +116,7 @@ def margin(rows: LogitRows) -> Floats:
 def top2_margin(rows: LogitRows) -> Floats:
     """Largest probability minus the second largest, whatever the label."""
     second_n: Floats = rows.without(rows.gap_nC, rows.top_n, -np.inf).max(axis=1)
-    margin_n: Floats = -np.expm1(second_n) / (1.0 + rows.rest_n)
-    return margin_n
+    return np.asarray(-np.expm1(second_n) / (1.0 + rows.rest_n))
 
 
 @score(
@@ -225,6 +221,11 @@ class Calibration:
         self.confidence_B += np.bincount(bin_N, weights=confidence_N, minlength=bins)
         self.correct_B += np.bincount(bin_N, weights=correct_N, minlength=bins)
 
+    def add_logits(self, logits_NC: Logits, label_N: Integers) -> None:
+        """Add samples: logits (N, C), labels (N,)."""
+        scores = compute_scores(logits_NC, label_N, ["confidence", "correct"])
+        self.add(scores["confidence"], scores["correct"])
+
     @property
     def count(self) -> int:
         """Number of samples added."""
@@ -239,14 +240,6 @@ class Calibration:
     def ece(self) -> float:
         """Sum over bins of |accuracy - mean confidence| weighted by their share; nan if none were added."""
         return float(np.abs(self.correct_B - self.confidence_B).sum() / self.count) if self.count else np.nan
-
-
-def expected_calibration_error(logits_NC: Logits, label_N: Integers, bins: int = 15) -> float:
-    """Expected calibration error over equal-width bins of the largest probability (Guo et al. 2017)."""
-    scores = compute_scores(logits_NC, label_N, ["confidence", "correct"])
-    calibration = Calibration(bins)
-    calibration.add(scores["confidence"], scores["correct"])
-    return calibration.ece
 
 
 def _logit_score(name: str) -> LogitScore:

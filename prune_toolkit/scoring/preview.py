@@ -2,7 +2,6 @@
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,57 +10,40 @@ from numpy.typing import NDArray
 from manifests.base.progress import Progress
 from manifests.errors import InputError
 from manifests.format.top_k import words_count
-from prune_toolkit.images.readers import ImageReader, ImagesAtHand
+from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, mean_scores
-from prune_toolkit.scoring.score_config import ScoreConfig
-from prune_toolkit.scoring.teacher_pass import score_views
-from trainer.models.teacher import Teacher
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores
+from prune_toolkit.scoring.score_config import Scoring
+from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 
 SAMPLE_BYTES = 120
 """Size of a row of `samples`, with the overhead of Parquet."""
 TRIAL_S, TRIAL_SAMPLES, TRIAL_CPU_IMAGES = 2.0, 4096, 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """The result of `--limit`: a sample of the scores, and estimates for all data."""
+def preview(work: Scoring, limit: int) -> dict[str, Any]:
+    """Score `limit` samples spread evenly over the data; return them, and estimates for all data; writes nothing.
 
-    samples: int
-    top1: float
-    ece: float
-    hardest: list[dict[str, Any]]
-    preprocessing: dict[str, Any]
-    images_per_second: float
-    """Images per second; a sample counts as one image per view."""
-    seconds_for_all: float
-    bytes_for_all: int
-
-
-def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: int) -> Preview:
-    """Score `limit` samples spread evenly over the data; writes nothing."""
-    config.resolved(teacher, images, None)
+    images_per_second: a sample counts as one image per view.
+    """
+    config, images = work.config, work.images
+    work.resolved()
     ids = images.readable(spread(np.arange(images.count), limit))
-    reader = config.open(teacher, images)
-    try:
-        with Progress(len(ids) * config.view_count, "preview") as progress:
-            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, config.view_count)
-            rate = progress.rate()
-    finally:
-        reader.close()
+    with closing(work.open()) as reader, Progress(len(ids) * config.view_count, "preview") as progress:
+        found, logits_nVC, _ = show_views(work, reader, ids, progress)
+        rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")
     label_n = images.label_N[found]
-    evaluation = compute_scores(logits_nVC[:, 0], label_n, ["confidence", "correct"])
     calibration = Calibration()
-    calibration.add(evaluation["confidence"], evaluation["correct"])
+    calibration.add_logits(logits_nVC[:, 0], label_n)
     loss_n = mean_scores(logits_nVC, label_n, config.scored_views)["loss"]
     keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
-    return Preview(
-        samples=len(found),
-        top1=calibration.top1,
-        ece=calibration.ece,
-        hardest=[
+    return {
+        "samples": len(found),
+        "top1": calibration.top1,
+        "ece": calibration.ece,
+        "hardest": [
             {
                 "key": keys[int(found[row])],
                 "label": images.class_names[int(label_n[row])],
@@ -70,19 +52,20 @@ def preview(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand, limit: 
             }
             for row in np.argsort(-loss_n, kind="stable")[:5]
         ],
-        preprocessing=teacher.preprocessing.model_dump(),
-        images_per_second=rate,
-        seconds_for_all=images.count * config.view_count / rate if rate else 0.0,
-        bytes_for_all=bytes_on_disk(config, teacher, images),
-    )
+        "preprocessing": work.teacher.preprocessing.model_dump(),
+        "images_per_second": rate,
+        "seconds_for_all": images.count * config.view_count / rate if rate else 0.0,
+        "bytes_for_all": bytes_on_disk(work),
+    }
 
 
-def bytes_on_disk(config: ScoreConfig, teacher: Teacher, images: ImagesAtHand) -> int:
+def bytes_on_disk(work: Scoring) -> int:
     """Estimate the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
+    config, images = work.config, work.images
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
     size_bytes = config.view_count * words * 2 + 4 * len(LogitScore.registered()) + SAMPLE_BYTES
     if config.features:
-        size_bytes += 2 * teacher.feature_layer.width + 4 * len(FeatureScore.registered())
+        size_bytes += 2 * work.teacher.feature_layer.width + 4 * len(FeatureScore.registered())
     return images.count * size_bytes
 
 
@@ -97,26 +80,24 @@ def costs(images: int, images_per_second: float, size_bytes: int) -> dict[str, f
     }
 
 
-def trial_rate(teacher: Teacher, reader: ImageReader, ids: NDArray[np.int64], batch_size: int) -> float:
+def trial_rate(work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64]) -> float:
     """Measure images per second over TRIAL_S seconds, after a warm-up batch; 0 if no image can be read.
 
     Batches on a CPU are small, so that the trial is short even for a slow teacher. Closes the reader.
     """
-    if teacher.device.type == "cpu":
+    batch_size = work.config.batch_size
+    if work.teacher.device.type == "cpu":
         batch_size = min(batch_size, TRIAL_CPU_IMAGES)
     start, shown, rate = time.monotonic(), 0, 0.0
-    try:
-        with closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
-            for number, (_, pixels) in enumerate(batches):
-                teacher.logits(pixels)
-                shown, now = shown + len(pixels), time.monotonic()
-                rate = shown / (now - start)
-                if number == 0:
-                    start, shown = now, 0
-                elif now - start > TRIAL_S:
-                    break
-    finally:
-        reader.close()
+    with closing(reader), closing(reader.batches(spread(ids, TRIAL_SAMPLES), batch_size)) as batches:
+        for number, (_, pixels) in enumerate(batches):
+            work.teacher.logits(pixels)
+            shown, now = shown + len(pixels), time.monotonic()
+            rate = shown / (now - start)
+            if number == 0:
+                start, shown = now, 0
+            elif now - start > TRIAL_S:
+                break
     return rate
 
 

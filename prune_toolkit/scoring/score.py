@@ -78,7 +78,11 @@ def _check_family(name: str, entry: Score) -> None:
 SCORES: Registry[Score] = Registry("score", _check_family)
 
 
-def outside_scores(set_name: str) -> dict[str, str]:
-    """Return the plug-in scores of a set with their origins, for the configuration: the result depends on them."""
-    of_set = [name for name, entry in SCORES.items() if entry.set == set_name]
-    return {name: origin for name in of_set if (origin := SCORES.origin(name)) is not None}
+def outside_scores(*set_names: str) -> dict[str, dict[str, str]]:
+    """Return the plug-in scores of some sets with their origins, as `scores` of a configuration; {} without any.
+
+    The result depends on them.
+    """
+    names = [name for name, entry in SCORES.items() if entry.set in set_names]
+    origins = {name: origin for name in names if (origin := SCORES.origin(name)) is not None}
+    return {"scores": origins} if origins else {}

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from manifests.base.progress import note
@@ -15,13 +14,10 @@ from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.feature_scores import FEATURES
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
+from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass
 from prune_toolkit.scoring.view_flags import check_view_count, views_block, views_text, views_to_score
-from prune_toolkit.work.part_work import ALONE, WorkShare
-from trainer.data.views import EVALUATION, ViewRecipe
-from trainer.models.teacher import Teacher
 
-SCORE_SET = TEACHER
-SCORE_TABLE = f"scores/{SCORE_SET}"
+SCORE_TABLE = f"scores/{TEACHER}"
 FEATURE_TABLE, FEATURE_SCORE_TABLE = "features/view-000", f"scores/{FEATURES}"
 
 
@@ -41,23 +37,13 @@ def check_held_out(held_out: str | None, split: str | None, *, has_features: boo
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(PassConfig):
     """The options of `prune score`, without the teacher and the images."""
 
-    out: Path
-    batch_size: int = 256
-    """Images per forward pass; all views of a sample are in one pass."""
-    workers: int = 1
-    loader: str = "auto"
-    ranks: WorkShare = ALONE
-    finish_only: bool = False
     name: str | None = None
     licence: str | None = None
     redistributable: bool | None = None
     """True if the images may be redistributed; None: as in the index."""
-    teacher_licence: str | None = None
-    recipe: ViewRecipe = EVALUATION
-    """The augmentation of views 1 and above; view 0 is the evaluation view."""
     view_count: int = 1
     top_k: int | None = None
     """Logits stored per view; None: all."""
@@ -69,8 +55,7 @@ class ScoreConfig:
     """Store thumbnails of images that are indexed in the same pass."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
+        super().__post_init__()
         check_view_count(self.view_count)
         views_to_score(self.score_views, self.view_count)
 
@@ -84,88 +69,73 @@ class ScoreConfig:
         """The tables of logits, one per view."""
         return [logits_table(view) for view in range(self.view_count)]
 
-    @property
-    def part_tables(self) -> list[str]:
-        """The tables that are made part by part; the scores are last and complete the part."""
-        return [*self.logits_tables, *([FEATURE_TABLE] if self.features else []), SCORE_TABLE]
 
-    def views(self, teacher: Teacher, images: ImagesAtHand) -> Views:
+@dataclass(frozen=True, kw_only=True)
+class Scoring(TeacherPass):
+    """Images to score, a teacher, and further images to judge by."""
+
+    config: ScoreConfig
+    val: ImagesAtHand | None = None
+    """Images on which to validate the teacher."""
+    held_out: ImagesAtHand | None = None
+    """Images on which `influence` measures the loss, instead of a tenth of the scored ones."""
+
+    def views(self) -> Views:
         """Return the header block of the stored views."""
-        image_px = teacher.preprocessing.image_px
-        return views_block(self.recipe, self.view_count, image_px, self.top_k, images.drawn_max_side)
+        config, image_px = self.config, self.teacher.preprocessing.image_px
+        return views_block(config.recipe, config.view_count, image_px, config.top_k, self.images.drawn_max_side)
 
-    def features_block(self, teacher: Teacher) -> Features | None:
+    def features_block(self) -> Features | None:
         """Return the header block of stored features, None without; UsageError for a teacher that has none."""
-        layer = teacher.feature_layer if self.features else None
+        layer = self.teacher.feature_layer if self.config.features else None
         return None if layer is None else Features(layer=layer.name, width=layer.width)
 
-    def resolved(
-        self,
-        teacher: Teacher,
-        images: ImagesAtHand,
-        val: ImagesAtHand | None,
-        held_out: ImagesAtHand | None = None,
-    ) -> dict[str, Any]:
+    def resolved(self) -> dict[str, Any]:
         """Return everything the result depends on, without paths; UsageError for a top_k beyond the classes."""
-        if self.top_k is not None:
-            check_k(self.top_k, len(images.class_names))
-        views, features = self.views(teacher, images), self.features_block(teacher)
+        config, val, held_out = self.config, self.val, self.held_out
+        if config.top_k is not None:
+            check_k(config.top_k, len(self.images.class_names))
+        views, features = self.views(), self.features_block()
         scored: dict[str, Any] = {}
-        if views.recipe != "eval" or self.top_k is not None:
+        if views.recipe != "eval" or config.top_k is not None:
             # One view, no recipe and all its logits: parts of older versions stay valid.
-            scored = {
-                "views": views.model_dump(exclude_none=True),
-                "score_views": views_text(self.scored_views),
-            }
-        outside, stored = outside_scores(TEACHER), {}
+            scored = {"views": views.model_dump(exclude_none=True), "score_views": views_text(config.scored_views)}
+        sets, stored = [TEACHER], {}
         if features is not None:
-            outside |= outside_scores(FEATURES)
-            stored = {
-                "features": features.model_dump(),
-                "held_out": None if held_out is None else held_out.identity,
-            }
+            sets.append(FEATURES)
+            stored = {"features": features.model_dump(), "held_out": None if held_out is None else held_out.identity}
         return {
             "command": "score",
-            "data": images.identity,
+            "data": self.images.identity,
             "val": None if val is None else val.identity,
-            "teacher": teacher.info.spec,
-            "weights_sha256": teacher.weights_sha256,
-            "preprocessing": teacher.preprocessing.model_dump(),
-            "output_map": teacher.outputs,
-            "compute": teacher.compute(self.batch_size).model_dump(),
-            "name": self.name,
-            "licence": self.licence,
-            "teacher_licence": self.teacher_licence,
+            **self.facts(),
+            "name": config.name,
+            "licence": config.licence,
+            "teacher_licence": config.teacher_licence,
             **scored,
             **stored,
-            **({"scores": outside} if outside else {}),
-            **({} if self.redistributable is None else {"redistributable": self.redistributable}),
-            **({"thumbnails": True} if self.thumbnails and images.index is None else {}),
+            **outside_scores(*sets),
+            **({} if config.redistributable is None else {"redistributable": config.redistributable}),
+            **({"thumbnails": True} if config.thumbnails and self.images.index is None else {}),
         }
 
-    def thumbnails_tables(self, images: ImagesAtHand) -> list[str]:
+    def thumbnails_tables(self) -> list[str]:
         """Return the table of thumbnails, if there will be one; UsageError for an index that was made without."""
-        if images.index is None:
-            return [THUMBNAILS] if self.thumbnails else []
-        carried = carried_tables(images.index)
-        if self.thumbnails and not carried:
+        index = self.images.index
+        if index is None:
+            return [THUMBNAILS] if self.config.thumbnails else []
+        carried = carried_tables(index)
+        if self.config.thumbnails and not carried:
             raise UsageError(
-                f"{images.index.where} has no thumbnails", hint="index into a new folder: prune index --thumbnails"
+                f"{index.where} has no thumbnails", hint="index into a new folder: prune index --thumbnails"
             )
         return carried
 
-    def open(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
+    def open(self) -> ImageReader:
         """Open a reader of the views to store."""
-        return images.open(
-            teacher.preprocessing,
-            device=teacher.device,
-            workers=self.workers,
-            loader=self.loader,
-            recipe=self.recipe,
-            view_count=self.view_count,
-            with_thumbnails=self.thumbnails,
-        )
+        return self.open_views(self.config.view_count, with_thumbnails=self.config.thumbnails)
 
-    def open_view_0(self, teacher: Teacher, images: ImagesAtHand) -> ImageReader:
+    def open_view_0(self, images: ImagesAtHand) -> ImageReader:
         """Open a reader of the evaluation view of other images: validation or held-out ones."""
-        return images.open(teacher.preprocessing, device=teacher.device, workers=self.workers, loader="auto")
+        teacher, workers = self.teacher, self.config.workers
+        return images.open(teacher.preprocessing, device=teacher.device, workers=workers, loader="auto")

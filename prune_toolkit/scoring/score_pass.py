@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
 from manifests.format.child_header import Blocks
-from manifests.format.header import ScoreSpec, TeacherCard
+from manifests.format.header import TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import keep_largest
@@ -28,56 +28,44 @@ from prune_toolkit.indexing.index import data_block, read_samples, samples_table
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores, is_near_chance, mean_scores
-from prune_toolkit.scoring.score_config import (
-    FEATURE_SCORE_TABLE,
-    FEATURE_TABLE,
-    SCORE_TABLE,
-    ScoreConfig,
-    logits_table,
-)
-from prune_toolkit.scoring.teacher_pass import score_views, show_views
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
+from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, Scoring, logits_table
+from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_text
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
-from trainer.models.teacher import Teacher
 
 WEAK_ON_VIEWS = 0.85
 """A warning is printed for a teacher that keeps a smaller share of its top-1 on training views. One that kept 81 %
 taught worse than labels alone, one that kept 95 % as well as a live teacher (docs/benchmarks.md)."""
 
 
-def build_scores(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    val: ImagesAtHand | None = None,
-    held_out: ImagesAtHand | None = None,
-) -> Manifest | None:
-    """Write a scored manifest; return None if other ranks have not finished their parts.
-
-    held_out: the images on which `influence` measures the loss, instead of a tenth of the scored ones.
-    """
+def build_scores(work: Scoring) -> Manifest | None:
+    """Write a scored manifest; return None if other ranks have not finished their parts."""
+    config, images = work.config, work.images
     if images.spec is not None:
         images.spec.refuse_out(config.out)
-    thumbnails = config.thumbnails_tables(images)
+    thumbnails = work.thumbnails_tables()
 
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
-        with (
-            closing(config.open(teacher, images)) as reader,
-            Progress(shown, f"scoring with {teacher.info.spec}") as progress,
-        ):
+        with closing(work.open()) as reader, Progress(shown, f"scoring with {work.teacher.info.spec}") as progress:
             for part in parts:
-                _score_part(config, teacher, images, reader, part, digest, progress)
+                _score_part(work, reader, part, digest, progress)
 
-    resolved = config.resolved(teacher, images, val, held_out)
+    resolved = work.resolved()
     return PartWork(
         out=config.out,
         config=resolved,
         count=images.count,
-        tables=[*([*thumbnails, "samples"] if images.index is None else []), *config.part_tables],
+        # The scores are last and complete a part.
+        tables=[
+            *([*thumbnails, "samples"] if images.index is None else []),
+            *config.logits_tables,
+            *([FEATURE_TABLE] if config.features else []),
+            SCORE_TABLE,
+        ],
         make=make,
-        finish=lambda parts, start: _finish(config, teacher, images, val, held_out, resolved, parts, start),
+        finish=lambda parts, start: _finish(work, config_digest(resolved), parts, start),
         parents=[] if images.index is None else [images.index],
         linked={} if images.index is None else dict.fromkeys(["samples", *thumbnails], images.index),
         ranks=config.ranks,
@@ -85,99 +73,74 @@ def build_scores(
     ).run()
 
 
-def _score_part(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    reader: ImageReader,
-    part: int,
-    digest: str,
-    progress: Progress,
-) -> None:
+def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
     start = time.monotonic()
+    config, images = work.config, work.images
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
-    shown = show_views(
-        teacher, reader, readable, config.batch_size, progress, config.view_count, with_features=config.features
-    )
-    ids = shown.ids
-    logits_nVC = shown.logits_nVC.reshape(len(ids), config.view_count, len(images.class_names))
+    ids, logits_nVC, features_nD = show_views(work, reader, readable, progress, with_features=config.features)
     label_n = images.label_N[ids]
+
+    def write(table: str, content: pa.Table) -> None:
+        write_part(config.out / part_path(table, part), content, digest)
+
     if images.index is None:
         facts = [images.facts.pop(row) for row in rows]
         if config.thumbnails:
-            write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
-        write_part(config.out / part_path("samples", part), samples_table(images.source, rows, facts), digest)
+            write(THUMBNAILS, thumbnails_of(rows, facts))
+        write("samples", samples_table(images.source, rows, facts))
     for view, table in enumerate(config.logits_tables):
         stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
-        write_part(config.out / part_path(table, part), soft_labels_table(ids, "logits", stored), digest)
-    if shown.features_nD is not None:
-        write_part(
-            config.out / part_path(FEATURE_TABLE, part), vectors_table(ids, "features", shown.features_nD), digest
-        )
+        write(table, soft_labels_table(ids, "logits", stored))
+    if config.features:
+        write(FEATURE_TABLE, vectors_table(ids, "features", features_nD))
     scores = mean_scores(logits_nVC, label_n, config.scored_views)
-    score_table = pa.table({"sample_id": pa.array(ids), **{name: pa.array(scores[name]) for name in scores}})
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
-    write_part(config.out / part_path(SCORE_TABLE, part), score_table, digest)
+    write(SCORE_TABLE, pa.table({"sample_id": ids, **scores}))
 
 
-def _finish(
-    config: ScoreConfig,
-    teacher: Teacher,
-    images: ImagesAtHand,
-    val: ImagesAtHand | None,
-    held_out: ImagesAtHand | None,
-    resolved: dict[str, Any],
-    parts: Totals,
-    start: float,
-) -> Outcome:
+def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
+    config, images, classes = work.config, work.images, len(work.images.class_names)
     # On the evaluation view, whichever views the scores are averaged over.
-    calibration = calibration_of(config.out, logits_table(0), images.label_N, len(images.class_names))
+    calibration = calibration_of(config.out, logits_table(0), images.label_N, classes)
     samples = read_samples(config.out, images.count)
     blocks: Blocks = {"kind": "scores"}
     if images.index is None:
         warn_problems(samples)
-        spec = images.spec
-        assert spec is not None
-        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), spec.local()
+        assert images.spec is not None
+        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), images.spec.local()
         blocks["thumbnails"] = thumbnails_block() if config.thumbnails else None
     else:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
-    card = teacher_card(
-        teacher,
-        calibration,
-        class_count=len(images.class_names),
-        val_top1=None if val is None else validation_top1(config, teacher, val),
-        licence=config.teacher_licence,
-    )
-    specs, seconds = score_specs(views_of_scores(config)), 0.0
+    card = teacher_card(work, calibration, None if work.val is None else validation_top1(work, work.val))
+    scored_views = None if config.view_count == 1 else views_text(config.scored_views)
+    specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0
     if config.features:
         began = time.monotonic()
-        write_feature_scores(config, teacher, samples, len(images.class_names), held_out, config_digest(resolved))
+        write_feature_scores(work, samples, digest)
         seconds = time.monotonic() - began
         specs += [entry.spec() for entry in FeatureScore.registered()]
-    run = run_facts(parts, calibration.count, config.view_count, start)
     blocks |= {
         "data": data,
         "teacher": card,
-        "compute": teacher.compute(config.batch_size),
-        "views": config.views(teacher, images),
-        "features": config.features_block(teacher),
+        "compute": work.teacher.compute(config.batch_size),
+        "views": work.views(),
+        "features": work.features_block(),
         "scores": specs,
-        "run": {"command": "score", **run, "seconds": round(run["seconds"] + seconds, 3)},
+        "run": {"command": "score", **run_facts(parts, calibration.count, config.view_count, start, seconds)},
     }
     return Outcome(blocks=blocks, local=local, tables=[FEATURE_SCORE_TABLE] if config.features else [])
 
 
 def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -> int:
     """Count the training views (1 and above) whose largest logit is that of the label; logits (n, V, C)."""
-    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum()) if logits_nVC.shape[1] > 1 else 0
+    return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum())
 
 
-def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dict[str, Any]:
+def run_facts(parts: Totals, samples: int, view_count: int, start: float, finishing_s: float) -> dict[str, Any]:
     """Return the run block: seconds of all processes, and of this one since `start`; images are samples times views.
 
     views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation.
@@ -185,7 +148,7 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
     images, training_views = samples * view_count, samples * (view_count - 1)
     known = parts.hits is not None and training_views > 0
     return {
-        "seconds": parts.seconds,
+        "seconds": round(parts.seconds + finishing_s, 3),
         "wall": round(time.monotonic() - start, 3),
         "images": images,
         "images_per_second": round(images / parts.seconds, 1) if parts.seconds else 0.0,
@@ -193,26 +156,17 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float) -> dic
     }
 
 
-def score_specs(views: str | None = None) -> list[ScoreSpec]:
-    """Return the header entries of the logit scores; `views` are the views they were averaged over, if several."""
-    return [score.spec(views) for score in LogitScore.registered()]
+def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | None = None) -> TeacherCard:
+    """Return the header block of a teacher with this calibration.
 
-
-def views_of_scores(config: ScoreConfig) -> str | None:
-    """Return the views that scores are averaged over, None if only one is stored."""
-    return None if config.view_count == 1 else views_text(config.scored_views)
-
-
-def teacher_card(
-    teacher: Teacher,
-    calibration: Calibration,
-    *,
-    class_count: int,
-    val_top1: float | None = None,
-    licence: str | None = None,
-) -> TeacherCard:
-    """Return the header block of a teacher with this calibration; warn if it is near chance."""
-    warn_about_teacher(calibration.top1, class_count)
+    Warns if it is near chance: a mismatch is more likely than a bad teacher.
+    """
+    teacher, class_count = work.teacher, len(work.images.class_names)
+    if is_near_chance(calibration.top1, class_count):
+        note(
+            f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
+            f"{class_count} classes: check the order of the classes and the preprocessing"
+        )
     return TeacherCard(
         spec=teacher.info.spec,
         weights_sha256=teacher.weights_sha256,
@@ -222,23 +176,16 @@ def teacher_card(
         train_top1=calibration.top1,
         train_ece=calibration.ece,
         val_top1=val_top1,
-        licence=licence,
+        licence=work.config.teacher_licence,
     )
 
 
-def validation_top1(config: ScoreConfig, teacher: Teacher, val: ImagesAtHand) -> float:
+def validation_top1(work: Scoring, val: ImagesAtHand) -> float:
     """Return the teacher's top-1 on a validation set with the same classes."""
-    reader = config.open_view_0(teacher, val)
-    calibration = Calibration()
     ids = val.readable(np.arange(val.count))
-    try:
-        with Progress(len(ids), "validating the teacher") as progress:
-            found, logits_nVC = score_views(teacher, reader, ids, config.batch_size, progress, 1)
-    finally:
-        reader.close()
-    scores = compute_scores(logits_nVC[:, 0], val.label_N[found], ["confidence", "correct"])
-    calibration.add(scores["confidence"], scores["correct"])
-    return calibration.top1
+    with closing(work.open_view_0(val)) as reader, Progress(len(ids), "validating the teacher") as progress:
+        found, logits_nVC, _ = show_views(work, reader, ids, progress)
+    return top1(logits_nVC[:, 0], val.label_N[found])
 
 
 def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
@@ -254,12 +201,3 @@ def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
             "  use the augmentation it was trained with (--augment), or --policy single"
         )
     return f", right on {100 * views_top1:.2f} % of their training views"
-
-
-def warn_about_teacher(train_top1: float, class_count: int) -> None:
-    """Warn about a teacher near chance: a mismatch is more likely than a bad teacher."""
-    if is_near_chance(train_top1, class_count):
-        note(
-            f"warning: the teacher's top-1 on these images is {100 * train_top1:.2f} %, about chance for "
-            f"{class_count} classes: check the order of the classes and the preprocessing"
-        )

@@ -1,75 +1,99 @@
 """Run the teacher over samples, batch by batch: logits of all views, and features of view 0 if requested."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
-from manifests.errors import InputError
-from prune_toolkit.images.readers import ImageReader
+from manifests.errors import InputError, UsageError
+from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
+from prune_toolkit.work.part_work import ALONE, WorkShare
+from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.teacher import Teacher
 
 
-class TeacherOutput(NamedTuple):
-    """The output of a teacher for n readable samples, in order."""
+@dataclass(frozen=True, kw_only=True)
+class PassConfig:
+    """The options of a pass of the teacher over images, without the teacher and the images."""
 
-    ids: NDArray[np.int64]
-    logits_nVC: NDArray[np.float16]
-    features_nD: NDArray[np.float16] | None = None
-    """Features of view 0."""
+    out: Path
+    recipe: ViewRecipe = EVALUATION
+    """The augmentation of views 1 and above; view 0 is the evaluation view."""
+    batch_size: int = 256
+    """Images per forward pass; all views of a sample are in one pass."""
+    workers: int = 1
+    loader: str = "auto"
+    ranks: WorkShare = ALONE
+    finish_only: bool = False
+    teacher_licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
 
-def score_views(
-    teacher: Teacher,
-    reader: ImageReader,
-    ids: NDArray[np.int64],
-    batch_size: int,
-    progress: Progress,
-    view_count: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Return sample_ids (n,) and logits (n, V, C) float16 of the samples that can be read; see `show_views`."""
-    shown = show_views(teacher, reader, ids, batch_size, progress, view_count)
-    return shown.ids, shown.logits_nVC
+@dataclass(frozen=True, kw_only=True)
+class TeacherPass:
+    """A teacher, and the images it is shown."""
+
+    config: PassConfig
+    teacher: Teacher
+    images: ImagesAtHand
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything about the teacher and its precision that the result depends on."""
+        return {
+            "teacher": self.teacher.info.spec,
+            "weights_sha256": self.teacher.weights_sha256,
+            "preprocessing": self.teacher.preprocessing.model_dump(),
+            "output_map": self.teacher.outputs,
+            "compute": self.teacher.compute(self.config.batch_size).model_dump(),
+        }
+
+    def open_views(self, view_count: int, *, with_thumbnails: bool = False) -> ImageReader:
+        """Open a reader of views 0 .. view_count - 1; see `ImagesAtHand.open`."""
+        return self.images.open(
+            self.teacher.preprocessing,
+            device=self.teacher.device,
+            workers=self.config.workers,
+            loader=self.config.loader,
+            recipe=self.config.recipe,
+            view_count=view_count,
+            with_thumbnails=with_thumbnails,
+        )
 
 
 def show_views(
-    teacher: Teacher,
-    reader: ImageReader,
-    ids: NDArray[np.int64],
-    batch_size: int,
-    progress: Progress,
-    view_count: int,
-    *,
-    with_features: bool = False,
-) -> TeacherOutput:
-    """Run the teacher over the samples that can be read.
+    work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64], progress: Progress, *, with_features: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.float16]]:
+    """Run the teacher over the samples that can be read; return their ids, logits (n, V, C), and features of view 0.
 
-    The reader gives `view_count` views of each sample; progress counts images, n * V of them. Raises InputError naming
-    the first sample whose logits or features are not finite or do not fit float16.
+    Without features, these have width 0. Progress counts images, n * V of them. Raises InputError naming the first
+    sample whose logits or features are not finite or do not fit float16.
     """
-    done, seen, found = 0, np.empty(len(ids), np.int64), np.empty((len(ids), view_count, 0), np.float16)
-    width = teacher.feature_layer.width if with_features else 0
-    features = np.empty((len(ids), width), np.float16)
-    for batch_ids, images in reader.batches(ids, batch_size):
+    done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
+    found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
+    features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
+    for batch_ids, images in reader.batches(ids, work.config.batch_size):
         rows = slice(done, done + len(batch_ids))
         if with_features:
-            logits, all_features = teacher.logits_and_features(images)
-            features[rows] = _checked_features(all_features[::view_count].cpu().numpy(), batch_ids)
+            logits, all_features = work.teacher.logits_and_features(images)
+            features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
         else:
-            logits = teacher.logits(images)
+            logits = work.teacher.logits(images)
         check_float16(
             logits,
-            np.repeat(batch_ids, view_count),
+            np.repeat(batch_ids, views),
             hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
         )
-        if not done:
-            found = np.empty((len(ids), view_count, logits.shape[1]), np.float16)
-        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), view_count, -1)
+        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
         done = rows.stop
         progress.advance(len(images))
-    return TeacherOutput(seen[:done], found[:done], features[:done] if with_features else None)
+    return seen[:done], found[:done], features[:done]
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from manifests.errors import UsageError
 from manifests.format.header import Views
@@ -10,7 +11,6 @@ from trainer.models.info import SMALL_PX
 
 MOST_VIEWS = 1000
 """Views are numbered with three digits on disk."""
-RECIPE_FLAGS = ("augment", "pad", "scale_min", "flip")
 _PARAMETERS = {
     "pad_crop_flip": ("pad_px",),
     "resized_crop_flip": ("scale_min", "scale_max", "ratio_min", "ratio_max"),
@@ -72,24 +72,16 @@ def recipe_or_none(asked: ViewFlags, image_px: int, *, typed: Collection[str]) -
 
     A seed alone does not count: it only matters for the stored views other than view 0.
     """
-    if asked.views == 1 and not set(RECIPE_FLAGS) & set(typed):
+    if asked.views == 1 and not {"augment", "pad", "scale_min", "flip"} & set(typed):
         return ViewRecipe()
     return scoring_recipe(asked, image_px)
 
 
 def views_block(recipe: ViewRecipe, count: int, image_px: int, top_k: int | None, max_side: int | None = None) -> Views:
     """Return the header block of `count` stored views, with the augmentation of views 1 and above, stored or fresh."""
-    if count == 1 and recipe.name == "none":
-        return Views(recipe="eval", version=1, seed=0, count=1, image_px=image_px, top_k=top_k, max_side=max_side)
-    names = (*_PARAMETERS.get(recipe.name, ()), "flip")
-    parameters = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
-    return Views(
-        recipe=recipe.name,
-        version=recipe.version,
-        seed=recipe.seed,
-        count=count,
-        image_px=image_px,
-        top_k=top_k,
-        max_side=max_side,
-        **parameters,
-    )
+    drawn: dict[str, Any] = {"recipe": "eval", "version": 1, "seed": 0}
+    if count > 1 or recipe.name != "none":
+        names = (*_PARAMETERS.get(recipe.name, ()), "flip")
+        parameters = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+        drawn = {"recipe": recipe.name, "version": recipe.version, "seed": recipe.seed, **parameters}
+    return Views(count=count, image_px=image_px, top_k=top_k, max_side=max_side, **drawn)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,18 @@ from manifests.base.progress import note
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Views
+from manifests.images.identity import hash_words, mix64
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
-from prune_toolkit.selection.decisions import Decisions
-from prune_toolkit.selection.distill import RANDOM, distilled
 from prune_toolkit.selection.find_score import find_score, score_column
-from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Vectors
-from prune_toolkit.selection.select_config import SelectConfig
+from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, ScoreColumn, Vectors, share_of_each_class
+from prune_toolkit.selection.select_config import RANDOM, Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 
-FEATURES = "features/view-000"
+_DISTILL_STREAM = 0x5E7112
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
 
 
@@ -39,7 +39,6 @@ class Plan:
     """Longer side in px to which larger images are shrunk."""
     targets: TargetPlan
     samples: pa.Table
-    readable_N: NDArray[np.bool_]
     pool_N: NDArray[np.bool_]
     """Samples to choose from: the readable ones except those held out."""
     keep_N: NDArray[np.bool_]
@@ -57,7 +56,7 @@ class Plan:
     @property
     def held_out(self) -> int:
         """Number of readable samples that were held out."""
-        return int(self.readable_N.sum()) - int(self.pool_N.sum())
+        return int(self.samples.column("problem").null_count - self.pool_N.sum())
 
     @property
     def keep_got(self) -> float:
@@ -111,7 +110,9 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
         raise InputError(f"{parent.where} has no readable samples to select from")
-    pool_N = readable_N & ~_held_out(config, parent)
+    pool_N = readable_N
+    if decisions.without is not None:
+        pool_N = readable_N & ~decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no samples to select from", hint="leave fewer out")
     looked_at: set[str] = set()
@@ -129,30 +130,27 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     keep_N[pool_N] = choice.keep_N
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
-    targets = decisions.targets
     if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
     if not config.judges_copy:
-        check_same_pixels(decisions.max_side, targets, samples.filter(pa.array(keep_N)), parent.header.views)
-    distilled_N = np.ones(len(samples), np.bool_)
-    distill = None
+        kept = samples.filter(pa.array(keep_N))
+        check_same_pixels(decisions.max_side, decisions.targets, kept, parent.header.views)
+    distilled_N, distill = np.ones(len(samples), np.bool_), None
     if decisions.distill is not None:
         fraction, by = decisions.distill
-        kept = pool.take(choice.keep_N)
-        column = None
+        rest, column = pool.take(choice.keep_N), None
         if by != RANDOM:
-            column = score_column(parent, by, np.asarray(kept.sample_id_N, np.int64))
+            column = score_column(parent, by, np.asarray(rest.sample_id_N, np.int64))
             looked_at.add(find_score(parent, by).set)
-        distilled_N[keep_N] = distilled(kept, column, fraction, config.seed)
+        distilled_N[keep_N] = distilled(rest, column, fraction, config.seed)
         distill = {"fraction": str(fraction), "by": by, "count": int((keep_N & distilled_N).sum())}
     return SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=decisions.as_config(),
+        resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
-        targets=targets,
+        targets=decisions.targets,
         samples=samples,
-        readable_N=readable_N,
         pool_N=pool_N,
         keep_N=keep_N,
         reason_N=reason_N,
@@ -163,29 +161,20 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     )
 
 
-def _held_out(config: SelectConfig, parent: Manifest) -> NDArray[np.bool_]:
-    """(N,) mask of the samples that `without` keeps."""
-    other = config.held_out_selection(parent)
-    if other is None:
-        return np.zeros(parent.header.data.count, np.bool_)
-    keep_N: NDArray[np.bool_] = other.selection().column("keep").to_numpy(zero_copy_only=False)
-    return keep_N
-
-
 def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
     """Return the pool to choose from; add the sets of scores, and features or logits once read, to `looked_at`."""
     ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
     column = None if score is None else score_column(parent, score, ids)
     method = config.method
     further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
-    looked_at |= {find_score(parent, name).set for name in (*([] if score is None else [score]), *further)}
+    looked_at |= {find_score(parent, name).set for name in (further if score is None else [score, *further])}
 
-    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors:
+    def vectors(name: str, width: int, stream: Callable[[], Streamed]) -> Vectors | None:
         def read() -> Streamed:
             looked_at.add(name)
             return stream()
 
-        return Vectors(name=name, width=width, stream=read)
+        return Vectors(name=name, width=width, stream=read) if parent.has(f"{name}/view-000") else None
 
     block = parent.header.features
     return Pool(
@@ -196,14 +185,38 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
         score_N=None if column is None else column.value_N,
         harder="high" if column is None else column.harder,
         scores={name: score_column(parent, name, ids) for name in further},
-        features=None
-        if block is None or not parent.has(FEATURES)
-        else vectors("features", block.width, parent.features),
-        logits=vectors("logits", classes, parent.logits) if parent.has("logits/view-000") else None,
+        features=None if block is None else vectors("features", block.width, parent.features),
+        logits=vectors("logits", classes, parent.logits),
     )
 
 
-def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None = None) -> None:
+def distilled(pool: Pool, column: ScoreColumn | None, fraction: Fraction, seed: int) -> NDArray[np.bool_]:
+    """(N,) mask of the kept samples to distill (Set II, kd_weight 1): the easy end of a score, a share of every class.
+
+    The others (Set I, kd_weight 0) are trained on their label alone. Source: Lan et al., arXiv 2404.03693; cutting the
+    set by rank, the same share of each class, is ours.
+
+    `pool` holds the kept samples. The easy end of influence is the most helpful. Without a score, samples are drawn at
+    random, independently of random selection. Raises UsageError if that is no sample at all, InputError for a score
+    that is nan.
+    """
+    if column is None:
+        value_N: NDArray[np.generic] = mix64(_DISTILL_STREAM, seed, *hash_words(pool.content_hash_N16))
+    else:
+        value_N = column.difficulty_N
+        if np.isnan(column.value_N).any():
+            first = int(pool.sample_id_N[np.isnan(column.value_N)].min())
+            raise InputError(f"the score of sample {first} is nan", hint="use another score: --distill-by margin")
+    distilled_N = share_of_each_class(pool, fraction, value_N)
+    if not distilled_N.any():
+        raise UsageError(
+            f"--distill-fraction {fraction} of {len(pool.label_N)} kept samples leaves no samples to distill",
+            hint="distill more of them; to distill none, use train-student --loss ce",
+        )
+    return distilled_N
+
+
+def check_same_pixels(max_side: int | None, targets: TargetPlan, kept: pa.Table, views: Views | None) -> None:
     """Raise UsageError if `max_side` would combine labels of views with fewer pixels than the teacher saw.
 
     `kept`: width and height of the images that are cut. `views` records whether the teacher saw them shrunk.

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import note
@@ -19,6 +18,7 @@ from manifests.copies.check import EXACT, DataCheck, check_data
 from manifests.copies.data_report import KINDS, DataReport
 from manifests.errors import MismatchError, UsageError
 from manifests.format.header import FileEntry
+from manifests.format.parts import part_count, part_path, read_part
 from manifests.hidden.secret import check_secret, hide_hashes, reveal_view_ids
 from manifests.images.decode import RawImage
 from manifests.images.identity import content_hash
@@ -91,34 +91,26 @@ def _check_hidden_crops(plan: Plan, check: DataCheck) -> None:
         raise UsageError(f"{where}: --max-side {asked} could show other pixels than were scored", hint="leave it out")
 
 
-def shown_samples(samples: pa.Table, images: SampleImages, secret: bytes | None) -> pa.Table:
-    """Return `samples` with the view_ids that determine their crops, which a hidden manifest hides."""
-    if secret is None or images.source is None:
-        return samples
-    view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
-    at = samples.column_names.index("view_id")
-    return samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
-
-
-def write_cut(
-    config: CutConfig,
-    plan: Plan,
-    images: SampleImages,
-    *,
-    weight_N: NDArray[np.float32] | None = None,
-    kd_weight_N: NDArray[np.float32] | None = None,
-) -> FileEntry:
-    """Write train.beton from the result of `cut_from`, once its targets are written; weights are 1 by default."""
-    keep_N, count = plan.keep_N, len(plan.samples)
+def write_cut(config: CutConfig, plan: Plan, images: SampleImages) -> FileEntry:
+    """Write train.beton from the result of `cut_from`, once its selection and targets are written."""
+    keep_N, count, secret = pa.array(plan.keep_N), len(plan.samples), config.check.secret
+    samples = plan.samples.filter(keep_N)
+    if secret is not None and images.source is not None:
+        # A hidden manifest hides the view_ids, which determine the crops.
+        view_id_n = reveal_view_ids(secret, samples.column("key"), samples.column("view_id").to_numpy())
+        at = samples.column_names.index("view_id")
+        samples = samples.set_column(at, samples.schema.field(at), pa.array(view_id_n, pa.uint64()))
+    paths = [config.out / part_path("selection", part) for part in range(part_count(count))]
+    kept = pa.concat_tables([read_part(path, columns=["weight", "kd_weight"]) for path in paths]).filter(keep_N)
     rows = write_train_beton(
         config.out / BETON_NAME,
-        shown_samples(plan.samples.filter(pa.array(keep_N)), images, config.check.secret),
+        samples,
         images=images,
         workers=config.workers,
         max_side=plan.max_side,
         views=plan.parent.header.views,
-        weight_n=None if weight_N is None else weight_N[keep_N],
-        kd_weight_n=None if kd_weight_N is None else kd_weight_N[keep_N],
+        weight_n=kept.column("weight").to_numpy(),
+        kd_weight_n=kept.column("kd_weight").to_numpy(),
         targets=beton_targets(config.out, plan.targets, count) if plan.targets.tables else None,
         target_shape=plan.targets.shape,
     )
@@ -151,15 +143,6 @@ def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:
     return check_data(plan.parent, facts.source, check, wanted_N=plan.keep_N, thumbnails=thumbnails, facts=facts)
 
 
-def _looser(plan: Plan, report: DataReport) -> str:
-    """Return a hint naming the level at which re-encoded copies pass, if they fail at this one."""
-    if report.level not in EXACT:
-        return ""
-    if thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None:
-        return "; a re-encoded copy passes with --check pixels"
-    return "; a re-encoded copy passes with --check names: there are no thumbnails to compare it with"
-
-
 def _without(plan: P, report: DataReport) -> P:
     """Return the plan without the samples that do not match, with the reason of each; print one note."""
     gone_N = report.what_N >= 0
@@ -167,9 +150,14 @@ def _without(plan: P, report: DataReport) -> P:
     counts = {kind: count for kind, count in report.counts.items() if count}
     text = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     if not keep_N.any():
+        looser = ""
+        if report.level in EXACT:
+            has_thumbnails = thumbnails_at_hand(plan.parent, 1, plan.keep_N) is not None
+            level = "pixels" if has_thumbnails else "names: there are no thumbnails to compare it with"
+            looser = f"; a re-encoded copy passes with --check {level}"
         raise MismatchError(
             f"{report.data} has none of the {plan.count:,} samples chosen from {plan.parent.where}: {text}",
-            hint=f"see the details: prune verify MANIFEST --data DATA{_looser(plan, report)}",
+            hint=f"see the details: prune verify MANIFEST --data DATA{looser}",
         )
     if counts:
         note(f"{gone_N.sum():,} of {plan.count:,} chosen samples do not match {report.data} and are left out: {text}")

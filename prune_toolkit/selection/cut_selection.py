@@ -31,9 +31,8 @@ from prune_toolkit.images.where import not_known, place_of
 from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_same_pixels
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.pool import HELD_OUT, REASONS
-from prune_toolkit.selection.revision import label_parameters
 from prune_toolkit.selection.select_config import CutConfig
-from prune_toolkit.selection.targets import TargetPlan, read_targets
+from prune_toolkit.selection.targets import TargetPlan, label_parameters
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
@@ -68,8 +67,7 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
         raise InputError(f"{parent.where} keeps no samples: nothing to cut", hint="select with a larger --keep")
     if (keep_N & ~readable_N).any():
         raise InputError(f"{parent.where} keeps samples that are marked unreadable", hint=_AGAIN)
-    reasons = table.column("reason").combine_chunks().dictionary_encode()
-    reason_N = np.array(reasons.dictionary.to_pylist(), object)[reasons.indices.to_numpy()]
+    reason_N = table.column("reason").to_numpy()
     max_side = _max_side(config, parent, targets, samples.filter(pa.array(keep_N)))
     return Plan(
         parent=parent,
@@ -77,7 +75,6 @@ def plan_cut(config: CutConfig, parent: Manifest) -> Plan:
         max_side=max_side,
         targets=targets,
         samples=samples,
-        readable_N=readable_N,
         pool_N=keep_N | (readable_N & (reason_N != REASONS[HELD_OUT])),
         keep_N=keep_N,
         reason_N=reason_N,
@@ -93,8 +90,8 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
     plan, images = cut_from(config, plan)
 
     def finish(_parts: Totals, _start: float) -> Outcome:
-        weight_N, kd_weight_N = _leave_out(out, plan, before_N)
-        beton = write_cut(config, plan, images, weight_N=weight_N, kd_weight_N=kd_weight_N)
+        _leave_out(out, plan, before_N)
+        beton = write_cut(config, plan, images)
         blocks: Blocks = {} if np.array_equal(plan.keep_N, before_N) else _counted_again(out, plan)
         run = {"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.header.run}
         blocks = {**blocks, "kind": "selection", "run": run}
@@ -123,10 +120,8 @@ def _targets(parent: Manifest) -> TargetPlan:
 
 def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:
     """Return the longer side to which images are shrunk: the requested one, else that of the original selection."""
-    made = parent.header.config
-    own = made.get("max_side")
+    own, asked = parent.header.config.get("max_side"), config.max_side
     own = own if isinstance(own, int) and own > 0 else None
-    asked = config.max_side
     if asked is None:
         return own
     if place_of(parent, config.data).beton is not None:
@@ -137,52 +132,40 @@ def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa
     return asked
 
 
-def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rewrite the parts with samples that were dropped; return weights and kd_weights (N,) of all samples.
+def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> None:
+    """Rewrite the parts with samples that were dropped.
 
     Raises InputError for a part whose targets are not those of exactly the kept samples.
     """
     digest, count = config_digest(plan.resolved), len(plan.samples)
-    weights, kd_weights = [], []
     for part in range(part_count(count)):
-        rows, path = part_rows(part, count), out / part_path("selection", part)
+        rows = part_rows(part, count)
         kept_n = rows.start + np.flatnonzero(before_N[rows.start : rows.stop])
         stay_n = plan.keep_N[kept_n]
-        table = read_part(path)
-        weights.append(table.column("weight").to_numpy())
-        kd_weights.append(table.column("kd_weight").to_numpy())
-        for name in plan.targets.tables:
-            _leave_out_targets(out / part_path(name, part), kept_n, stay_n, plan.targets.class_count, digest)
+        for path in (out / part_path(name, part) for name in plan.targets.tables):
+            if not np.array_equal(read_part(path, columns=["sample_id"]).column("sample_id").to_numpy(), kept_n):
+                raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
+            if not stay_n.all():
+                _, labels = soft_labels_of(read_part(path), "target", plan.targets.class_count)
+                write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
         if not stay_n.all():
-            new = {"keep": plan.keep_N, "reason": plan.reason_N}
-            for name, values_N in new.items():
+            path = out / part_path("selection", part)
+            table = read_part(path)
+            for name, values_N in (("keep", plan.keep_N), ("reason", plan.reason_N)):
                 at, values = table.column_names.index(name), values_N[rows.start : rows.stop].tolist()
                 table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
             write_part(path, table, digest)
-    return np.concatenate(weights), np.concatenate(kd_weights)
-
-
-def _leave_out_targets(
-    path: Path, kept_n: NDArray[np.int64], stay_n: NDArray[np.bool_], class_count: int, digest: str
-) -> None:
-    ids = read_part(path, columns=["sample_id"]).column("sample_id").to_numpy()
-    if not np.array_equal(ids, kept_n):
-        raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
-    if not stay_n.all():
-        _, labels = soft_labels_of(read_part(path), "target", class_count)
-        write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
 
 
 def _counted_again(out: Path, plan: Plan) -> Blocks:
     """Return the header blocks of a selection and its labels, counted over the remaining samples."""
-    parent, label_N, count = plan.parent.header, plan.samples.column("label").to_numpy(), len(plan.samples)
+    parent, label_N = plan.parent.header, plan.samples.column("label").to_numpy()
     assert parent.selection is not None
     fewer: dict[str, Any] = {"count": plan.count, "keep_got": plan.keep_got}
     if plan.distill is not None:
         fewer["distill"] = Distill(**plan.distill)
     blocks: Blocks = {"selection": parent.selection.model_copy(update=fewer)}
-    if parent.labels is not None:
-        stored = ((target, label_N[ids]) for ids, target in read_targets(out, plan.targets, count))
-        parameters = label_parameters(parent.labels.parameters, parent.labels.transform, stored)
-        blocks["labels"] = parent.labels.model_copy(update={"parameters": parameters})
+    if (old := parent.labels) is not None:
+        new = label_parameters(out, plan.targets, label_N, transform=old.transform, parameters=old.parameters)
+        blocks["labels"] = old.model_copy(update={"parameters": new})
     return blocks

@@ -1,12 +1,10 @@
 """Find scores of a manifest by name: SET/NAME, or NAME in the teacher's set, else in the only set that has it."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Harder
+from manifests.format.header import ScoreSpec
 from manifests.manifest import Manifest
 from prune_toolkit.scoring.score import SCORES
 from prune_toolkit.selection.pool import ScoreColumn
@@ -16,27 +14,11 @@ _MAKE = {"features": "prune score --features", "dynamics": "prune score --dynami
 """The command that stores the scores of each further set."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundScore:
-    """The place of a score, and its name in a resolved configuration."""
-
-    set: str
-    column: str
-    harder: Harder
-    name: str
-
-
-def find_score(parent: Manifest, name: str) -> FoundScore:
-    """Find a score; raises UsageError if there is none, or several, by that name.
-
-    A bare name in the teacher's set stays as typed, for selections made before there were other sets.
-    """
+def find_score(parent: Manifest, name: str) -> ScoreSpec:
+    """Find the header entry of a score; raises UsageError if there is none, or several, by that name."""
     set_name, slash, column = name.rpartition("/")
     named = [spec for spec in parent.header.scores if spec.name == column]
-    wanted = set_name or DEFAULT_SET
-    found = [spec for spec in named if spec.set == wanted]
-    if not slash and not found:
-        found = named
+    found = [spec for spec in named if spec.set == (set_name or DEFAULT_SET)] or ([] if slash else named)
     if len(found) > 1:
         choices = ", ".join(f"{spec.set}/{spec.name}" for spec in found)
         raise UsageError(f"{parent.where} has several scores named {name!r}", hint=f"name one of: {choices}")
@@ -45,11 +27,16 @@ def find_score(parent: Manifest, name: str) -> FoundScore:
         make = _MAKE.get(SCORES[column].set) if column in SCORES else None
         known += f"; {column} comes from {make}" if make else ""
         raise UsageError(f"{parent.where} has no score {name!r}", hint=f"it has: {known}")
-    spec = found[0]
-    plain = spec.set == DEFAULT_SET or bool(slash)
-    return FoundScore(
-        set=spec.set, column=column, harder=spec.harder, name=name if plain else f"{spec.set}/{spec.name}"
-    )
+    return found[0]
+
+
+def full_name(parent: Manifest, name: str) -> str:
+    """Return the name of a score in a resolved configuration; raises the same errors as `find_score`.
+
+    A bare name in the teacher's set stays as typed, for selections made before there were other sets.
+    """
+    spec = find_score(parent, name)
+    return name if "/" in name or spec.set == DEFAULT_SET else f"{spec.set}/{spec.name}"
 
 
 def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreColumn:
@@ -60,5 +47,5 @@ def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreCo
     place = np.minimum(np.searchsorted(scored, ids), len(scored) - 1)
     if not np.array_equal(scored[place], ids):
         raise InputError(f"{parent.where}: scores/{found.set} does not cover the readable samples")
-    values = table.column(found.column).to_numpy()
+    values = table.column(found.name).to_numpy()
     return ScoreColumn(value_N=values if len(values) == len(ids) else values[place], harder=found.harder)

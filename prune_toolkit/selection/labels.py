@@ -8,7 +8,7 @@ then `finish`; or `restore`, with the result of an earlier run), and turns the l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,20 @@ from manifests.base.registry import Registry
 from manifests.errors import InputError
 from manifests.format.soft_labels import Logits, row_std, scaled_rows
 from manifests.format.top_k import SoftLabels
-from prune_toolkit.scoring.logit_scores import check_finite
+from prune_toolkit.scoring.logit_scores import Floats, Integers, check_finite
 
-Integers = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
 EXACT = np.dtype(np.float64)
 
 
-class LabelTransform(Protocol):
-    """A transform in use; arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages."""
+class LabelTransform:
+    """A transform in use. This one keeps the logits as stored; others override what they do differently.
 
-    class_std_C: Floats | None
-    """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
+    Arguments: logits of n samples, their labels (n,), their sample_ids (n,) for messages.
+    """
+
+    def __init__(self, class_count: int) -> None:
+        self.class_std_C: Floats | None = None
+        """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
 
     def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Add one part of one view; call for every part of every view that counts."""
@@ -41,9 +43,13 @@ class LabelTransform(Protocol):
 
     def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
         """Return targets, all C logits or the K largest like the input; raises InputError naming a sample without."""
+        _check_finite(logits, sample_id_n)
+        return logits
 
     def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
         """Return a new array of target logits (n, C) before rounding, for a mean; raises the same errors as `apply`."""
+        check_finite(logits_nC, sample_id_n)
+        return logits_nC.astype(EXACT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,41 +80,13 @@ def label_transform(
     return register
 
 
-@label_transform("raw", formula="target = z", source="Hinton et al. 2015", needs_fit=False)
-class Raw:
-    """The logits as stored."""
-
-    def __init__(self, class_count: int) -> None:
-        self.class_std_C: Floats | None = None
-
-    def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
-        """Nothing to learn."""
-
-    def finish(self) -> None:
-        """Nothing to learn."""
-
-    def restore(self, class_std_C: Floats) -> None:
-        """Nothing to learn."""
-
-    def apply(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
-        """Return the same logits; raises InputError naming a sample whose logits are not finite."""
-        _check_finite(logits, sample_id_n)
-        return logits
-
-    def exact(self, logits_nC: Logits, label_n: Integers, sample_id_n: Integers) -> Floats:
-        """Return the same logits in float64; raises the same errors as `apply`."""
-        check_finite(logits_nC, sample_id_n)
-        return logits_nC.astype(EXACT)
-
-
-@label_transform(
+label_transform("raw", formula="target = z", source="Hinton et al. 2015", needs_fit=False)(LabelTransform)
+label_transform(
     "revise",
     formula="target = z; the trainer revises it at its T: p~ = b p + (1 - b) y, b = eta / (p_max - p_y + 1)",
     source="Lan et al., IEEE TCDS 2025 (arXiv 2404.03693)",
     needs_fit=False,
-)
-class Revise(Raw):
-    """The logits as stored: p depends on the temperature, which the trainer sets."""
+)(LabelTransform)
 
 
 @label_transform(
@@ -117,11 +95,11 @@ class Revise(Raw):
     source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe; code chenyd7/MDSLR)",
     needs_fit=True,
 )
-class Reshape:
+class Reshape(LabelTransform):
     """Logits of every sample of class c rescaled to the mean standard deviation of that class."""
 
     def __init__(self, class_count: int) -> None:
-        self.class_std_C: Floats | None = None
+        super().__init__(class_count)
         self._sum_C = np.zeros(class_count, np.float64)
         self._count_C = np.zeros(class_count, np.int64)
 
@@ -172,8 +150,7 @@ def reshape(logits: SoftLabels, label_n: Integers, sample_id_n: Integers, class_
 
 def _scale(std_n: NDArray[np.floating[Any]], label_n: Integers, sample_id_n: Integers, class_std_C: Floats) -> Floats:
     _refuse(std_n == 0, label_n, sample_id_n, "all its logits are equal: there is no std to divide by")
-    scale_n: Floats = class_std_C[label_n] / std_n
-    return scale_n
+    return np.asarray(class_std_C[label_n] / std_n)
 
 
 def _check_finite(logits: SoftLabels, sample_id_n: Integers) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
+from prune_toolkit.quotas.quotas import QUOTAS
 
 if TYPE_CHECKING:
     from manifests.format.header import Harder
@@ -139,6 +140,17 @@ def rank_in_group(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any])
     return rank_N
 
 
+def share_of_each_class(pool: Pool, share: Fraction, value_N: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) mask of the same share of every class: those with the smallest values.
+
+    Counts are Sainte-Lague seats, their total floor(share * N + 1/2).
+    """
+    count_C = QUOTAS["proportional"](np.bincount(pool.label_N, minlength=pool.class_count), share)
+    assert count_C is not None
+    label_N = pool.label_N.astype(np.int64)
+    return np.asarray(rank_in_group(pool, label_N, value_N) < count_C[label_N])
+
+
 def ranked_rows(pool: Pool, group_N: NDArray[np.int64], value_N: NDArray[Any]) -> NDArray[np.int64]:
     """Return rows ordered by group, value, content hash, sample_id: independent of the input order."""
     order_N = np.argsort(value_N, kind="stable")
@@ -163,3 +175,19 @@ def keep_first(pool: Pool, groups: Groups, value_N: NDArray[Any], reason: int) -
     """Keep the K_g rows of each group with the smallest values; the others get `reason`."""
     keep_N = rank_in_group(pool, groups.group_N, value_N) < groups.keep_G[groups.group_N]
     return Choice(keep_N=keep_N, reason_N=np.where(keep_N, KEPT, reason).astype(np.int8))
+
+
+def window_start(position: Fraction, size_G: NDArray[np.int64], keep_G: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first rank (G,) of windows at a position: floor(p * (n_g - K_g)), exact."""
+    spare_G = (size_G - keep_G).tolist()
+    return np.array([position.numerator * spare // position.denominator for spare in spare_G], np.int64)
+
+
+def keep_ranks(pool: Pool, groups: Groups, start_G: NDArray[np.int64]) -> Choice:
+    """Keep the K_g ranks from `start_G` of each group, easy to hard."""
+    rank_N = rank_in_group(pool, groups.group_N, pool.difficulty_N)
+    start_N = start_G[groups.group_N]
+    reason_N = np.full(len(rank_N), KEPT, np.int8)
+    reason_N[rank_N < start_N] = TOO_EASY
+    reason_N[rank_N >= start_N + groups.keep_G[groups.group_N]] = TOO_HARD
+    return Choice(keep_N=np.equal(reason_N, KEPT), reason_N=reason_N)

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import UsageError
 from manifests.images.identity import hash_words, mix64
-from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.selection.pool import Groups, Pool, Vectors, rank_in_group
-from prune_toolkit.selection.rank_windows import window_start
+from prune_toolkit.selection.pool import Groups, Pool, Vectors, rank_in_group, share_of_each_class, window_start
 
 GRID = tuple(Fraction(tenth, 10) for tenth in range(11))
 HELD_OUT = Fraction(1, 10)
@@ -71,12 +69,7 @@ def try_windows(pool: Pool, groups: Groups) -> Proxy:
 
 def held_out(pool: Pool) -> NDArray[np.bool_]:
     """(N,) mask of a tenth of every class, the same for every seed."""
-    size_C = np.bincount(pool.label_N, minlength=pool.class_count)
-    count_C = QUOTAS["proportional"](size_C, HELD_OUT)
-    assert count_C is not None
-    label_N = pool.label_N.astype(np.int64)
-    rank_N = rank_in_group(pool, label_N, mix64(_STREAM, *hash_words(pool.content_hash_N16)))
-    return np.asarray(rank_N < count_C[label_N])
+    return share_of_each_class(pool, HELD_OUT, mix64(_STREAM, *hash_words(pool.content_hash_N16)))
 
 
 def memberships(pool: Pool, groups: Groups, rest_N: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -92,13 +85,10 @@ def memberships(pool: Pool, groups: Groups, rest_N: NDArray[np.bool_]) -> tuple[
     keep_G = np.where((groups.keep_G > 0) & (size_G > 0), np.maximum(keep_G, 1), 0)
     rest, group_n = pool.take(row_n), groups.group_N[row_n]
     rank_n = rank_in_group(rest, group_n, rest.difficulty_N)
+    start_PG = [window_start(position, size_G, keep_G) for position in GRID]
     first_N, last_N = np.full(len(rest_N), len(GRID)), np.full(len(rest_N), -1)
-    first_n, last_n = np.zeros(len(row_n), np.int64), np.full(len(row_n), -1)
-    for position in GRID:
-        start_n = window_start(position, size_G, keep_G)[group_n]
-        first_n += start_n + keep_G[group_n] <= rank_n
-        last_n += start_n <= rank_n
-    first_N[row_n], last_N[row_n] = first_n, last_n
+    first_N[row_n] = sum((start_G + keep_G)[group_n] <= rank_n for start_G in start_PG)
+    last_N[row_n] += sum(start_G[group_n] <= rank_n for start_G in start_PG)
     return first_N, last_N
 
 

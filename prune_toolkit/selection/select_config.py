@@ -14,14 +14,22 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.selection.decisions import Decisions
-from prune_toolkit.selection.distill import DEFAULT_BY, RANDOM
-from prune_toolkit.selection.find_score import find_score
+from prune_toolkit.selection.find_score import full_name
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
-from prune_toolkit.selection.revision import DEFAULT_ETA, DEFAULT_SCOPE, REVISE, Revision, parse_eta, parse_scope
 from prune_toolkit.selection.selector import SELECTORS, Selector
-from prune_toolkit.selection.targets import NO_LABELS, TargetPlan, check_stored_top_k
+from prune_toolkit.selection.targets import (
+    DEFAULT_ETA,
+    DEFAULT_SCOPE,
+    NO_LABELS,
+    REVISE,
+    Revision,
+    TargetPlan,
+    check_stored_top_k,
+)
+
+RANDOM = "random"
+"""In place of a score: distill samples drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,28 @@ class CutConfig:
         """Raise UsageError if `out` lies inside the images."""
         if images := self.data or DataSpec.from_local(parent.local):
             images.refuse_out(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What the options of a selection, its preset and the manifest decide."""
+
+    command: str = "select"
+    selector: str
+    parameters: Mapping[str, str]
+    score: str | None
+    quota: str
+    labels: str
+    loss: Mapping[str, float]
+    max_side: int | None
+    targets: TargetPlan
+    without: Manifest | None
+    """The selection whose samples are left out."""
+    revision: Revision | None
+    distill: tuple[Fraction, str] | None
+    """Share of the kept samples that is distilled, and the score to choose them by or "random"; None distills all."""
+    file_sha256: str | None = None
+    """sha256 of the file that names the samples, if they were chosen elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +106,24 @@ class SelectConfig(CutConfig):
         if self.per_class_min < 0:
             raise UsageError(f"--per-class-min {self.per_class_min}: at least 0")
         if self.preset is not None:
-            self._check_preset(self.preset)
-        self._check_labels()
-        self._check_distill()
-
-    def _check_preset(self, name: str) -> None:
-        if name not in PRESETS:
-            raise UsageError(f"unknown preset {name!r}", hint=f"known: {', '.join(PRESETS)}")
-        for choice in FIXED:
-            asked, said = getattr(self, choice), getattr(PRESETS[name], choice)
-            if asked is not None and asked != said:
-                raise UsageError(
-                    f"--preset {name} sets {choice} to {said or 'none'}, not {asked}", hint="leave out one of the two"
-                )
-
-    def _check_labels(self) -> None:
-        asked = [
-            flag for flag, value in (("--eta", self.eta), ("--revise-scope", self.revise_scope)) if value is not None
-        ]
-        if asked and self._choice("labels", "reshape") != REVISE:
-            raise UsageError(f"{asked[0]} applies to label revision only", hint="add --labels revise")
-        if self.eta is not None:
-            parse_eta(self.eta)
-        if self.revise_scope is not None:
-            parse_scope(self.revise_scope)
-
-    def _check_distill(self) -> None:
-        fraction = self._choice("distill_fraction", None)
-        if fraction is None:
-            if self.distill_by is not None:
-                raise UsageError(
-                    "--distill-by needs --distill-fraction, the share of samples to distill",
-                    hint="add --distill-fraction 0.5",
-                )
-        else:
-            _parse_distilled(fraction)
+            if self.preset not in PRESETS:
+                raise UsageError(f"unknown preset {self.preset!r}", hint=f"known: {', '.join(PRESETS)}")
+            for choice in FIXED:
+                asked, said = getattr(self, choice), getattr(self._preset, choice)
+                if asked is not None and asked != said:
+                    raise UsageError(
+                        f"--preset {self.preset} sets {choice} to {said or 'none'}, not {asked}",
+                        hint="leave out one of the two",
+                    )
+        # Both properties refuse values out of range.
+        if self.revision is None and (self.eta is not None or self.revise_scope is not None):
+            flag = "--revise-scope" if self.eta is None else "--eta"
+            raise UsageError(f"{flag} applies to label revision only", hint="add --labels revise")
+        if self.distill is None and self.distill_by is not None:
+            raise UsageError(
+                "--distill-by needs --distill-fraction, the share of samples to distill",
+                hint="add --distill-fraction 0.5",
+            )
 
     @cached_property
     def _preset(self) -> Preset | None:
@@ -128,16 +141,41 @@ class SelectConfig(CutConfig):
         """The selector."""
         return SELECTORS[self._choice("selector", "medium")]
 
-    @property
+    @cached_property
+    def revision(self) -> Revision | None:
+        """Parameters of label revision; None for other labels."""
+        if self._choice("labels", None) != REVISE:
+            return None
+        return Revision.parse(self._choice("eta", DEFAULT_ETA), self._choice("revise_scope", DEFAULT_SCOPE))
+
+    @cached_property
     def distill(self) -> tuple[Fraction, str] | None:
         """Share of the kept samples to distill, and the score to choose them by or "random"; None distills all."""
-        fraction = self._choice("distill_fraction", None)
-        return None if fraction is None else (_parse_distilled(fraction), self._choice("distill_by", DEFAULT_BY))
+        text = self._choice("distill_fraction", None)
+        if text is None:
+            return None
+        share = parse_fraction(text)
+        if share is None or not 0 < share <= 1:
+            raise UsageError(
+                f"--distill-fraction is {text!r}: it must be above 0 and at most 1",
+                hint="0.5 distills half of the kept samples; to distill none, use train-student --loss ce",
+            )
+        return share, self._choice("distill_by", "influence")
 
     def targets(self, parent: Manifest) -> TargetPlan:
         """Return the plan that turns scored views into targets; raises UsageError for more than is stored."""
         if self.labels_of(parent) == NO_LABELS:
-            self._check_no_labels()
+            flags: dict[str, object] = {
+                "--views": self.views,
+                "--policy": self.policy,
+                "--top-k": self.top_k,
+                "--distill-fraction": self.distill,
+            }
+            if asked := [flag for flag, value in flags.items() if value is not None]:
+                raise UsageError(
+                    f"{asked[0]}: without soft labels there is nothing to store or to distill",
+                    hint="have a teacher score the images first: prune score --teacher",
+                )
             return TargetPlan.nothing(len(parent.class_names))
         scored = parent.header.views
         stored, stored_k = (1, None) if scored is None else (scored.count, scored.top_k)
@@ -158,19 +196,7 @@ class SelectConfig(CutConfig):
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
 
-    def _check_no_labels(self) -> None:
-        """Raise UsageError for flags about labels if there are none."""
-        flags = {"--views": self.views, "--policy": self.policy, "--top-k": self.top_k}
-        asked = [flag for flag, value in flags.items() if value is not None]
-        if self.distill is not None:
-            asked.append("--distill-fraction")
-        if asked:
-            raise UsageError(
-                f"{asked[0]}: without soft labels there is nothing to store or to distill",
-                hint="have a teacher score the images first: prune score --teacher",
-            )
-
-    def held_out_selection(self, parent: Manifest) -> Manifest | None:
+    def _held_out(self, parent: Manifest) -> Manifest | None:
         """Return the selection whose samples are left out; raises MismatchError if it is of other data."""
         if self.without is None:
             return None
@@ -190,62 +216,57 @@ class SelectConfig(CutConfig):
             raise InputError(f"{other.where} and {parent.where} have different numbers of samples")
         return other
 
-    def _copies_beton(self, parent: Manifest) -> bool:
-        """Return whether images are copied unchanged from a beton instead of read from their source."""
-        return place_of(parent, self.data).beton is not None
-
     def decide(self, parent: Manifest) -> Decisions:
         """Make all decisions from the flags, the preset and the manifest."""
-        preset, method, labels = self._preset, self.method, self.labels_of(parent)
+        preset, method, labels, teacher = self._preset, self.method, self.labels_of(parent), parent.header.teacher
         score = method.score_or(self.score or (preset.score if preset else None))
-        other = self.held_out_selection(parent)
+        distill = self.distill
+        if distill is not None and distill[1] != RANDOM:
+            distill = distill[0], full_name(parent, distill[1])
+        # The images of a beton are copied as they are.
+        shrinks = self.beton and place_of(parent, self.data).beton is None
         return Decisions(
-            parent=parent.id,
-            keep=self.keep,
             selector=method.name,
             parameters={name: str(value) for name, value in method.resolve(self.parameters).items()},
-            score=None if score is None else find_score(parent, score).name,
+            score=None if score is None else full_name(parent, score),
             quota=QUOTAS[self._choice("quota", "proportional")].name,
             labels=NO_LABELS if labels == NO_LABELS else LABELS[labels].name,
-            preset=self.preset,
-            loss={} if preset is None else preset.loss_at(_image_px(parent)),
-            seed=self.seed,
-            beton=self.beton,
-            max_side=self.max_side if self.beton and not self._copies_beton(parent) else None,
+            loss={} if preset is None else preset.loss_at(0 if teacher is None else teacher.preprocessing.image_px),
+            max_side=self.max_side if shrinks else None,
             targets=self.targets(parent),
-            per_class_min=self.per_class_min,
-            without=None if other is None else other.id,
-            revision=self._revision,
-            distill=self._distilled(parent),
+            without=self._held_out(parent),
+            revision=self.revision,
+            distill=distill,
         )
 
-    @property
-    def _revision(self) -> Revision | None:
-        if self._choice("labels", "reshape") != REVISE:
-            return None
-        eta, scope = self._choice("eta", DEFAULT_ETA), self._choice("revise_scope", DEFAULT_SCOPE)
-        return Revision(parse_eta(eta), parse_scope(scope))
-
-    def _distilled(self, parent: Manifest) -> tuple[Fraction, str] | None:
-        """Return `distill` with the full name of the score."""
-        if self.distill is None or self.distill[1] == RANDOM:
-            return self.distill
-        fraction, by = self.distill
-        return fraction, find_score(parent, by).name
-
-
-def _parse_distilled(text: str) -> Fraction:
-    """Parse the share of the kept samples to distill; raises UsageError unless 0 < share <= 1."""
-    share = parse_fraction(text)
-    if share is None or not 0 < share <= 1:
-        raise UsageError(
-            f"--distill-fraction is {text!r}: it must be above 0 and at most 1",
-            hint="0.5 distills half of the kept samples; to distill none, use train-student --loss ce",
-        )
-    return share
-
-
-def _image_px(parent: Manifest) -> int:
-    """Return the side of the images the teacher saw, in px; 0 without a teacher."""
-    teacher = parent.header.teacher
-    return 0 if teacher is None else teacher.preprocessing.image_px
+    def resolved(self, parent: Manifest, decisions: Decisions) -> dict[str, Any]:
+        """Return the configuration for the header; newer fields only if used, so that existing ids stay valid."""
+        targets, revision, distill = decisions.targets, decisions.revision, decisions.distill
+        # The full label of view 0 was the only choice before there were more views.
+        is_plain = targets.views == 0 or (targets.views, targets.policy, targets.top_k) == (1, "single", None)
+        extras = {
+            "per_class_min": self.per_class_min or None,
+            "without": None if decisions.without is None else decisions.without.id,
+            "eta": None if revision is None else revision.eta,
+            "revise_scope": None if revision is None else revision.scope,
+            "distill_fraction": None if distill is None else str(distill[0]),
+            "distill_by": None if distill is None else distill[1],
+            "file_sha256": decisions.file_sha256,
+        }
+        return {
+            "command": decisions.command,
+            "parent": parent.id,
+            "keep": str(self.keep),
+            "selector": decisions.selector,
+            "parameters": dict(decisions.parameters),
+            "score": decisions.score,
+            "quota": decisions.quota,
+            "labels": decisions.labels,
+            "preset": self.preset,
+            "loss": dict(decisions.loss),
+            "seed": self.seed,
+            "beton": self.beton,
+            "max_side": decisions.max_side,
+            **({} if is_plain else {"views": targets.views, "policy": targets.policy, "top_k": targets.top_k}),
+            **{name: value for name, value in extras.items() if value is not None},
+        }

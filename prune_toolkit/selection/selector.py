@@ -1,4 +1,4 @@
-"""Selectors by name: what each keeps, what it needs and its parameters.
+"""Selectors by name, what each needs and its parameters; and the choice of an exact number of samples with one.
 
 A selector is a separate file in `selectors/` or in another package, and one line that imports it:
 
@@ -9,15 +9,20 @@ def hardest(pool, groups, seed, parameters):
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
 from manifests.errors import InputError, UsageError
+from prune_toolkit.quotas.quotas import QUOTAS, Counts, total_count, with_minimum
 from prune_toolkit.selection.pool import Choice, Groups, Pool
 
-SelectorFunction = Callable[[Pool, Groups, int, Mapping[str, Any]], Choice]
+Values = Mapping[str, Any]
+"""Parsed values of a selector's parameters, by name."""
+SelectorFunction = Callable[[Pool, Groups, int, Values], Choice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class Selector:
     needs: tuple[str, ...] = ()
     """The tables it requires: "score", "features"."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    further_scores: Callable[[Mapping[str, Any]], list[str]] | None = None
+    further_scores: Callable[[Values], list[str]] | None = None
     """Names of the scores it reads from `Pool.scores`, given its parameters."""
 
     def resolve(self, given: Mapping[str, str]) -> dict[str, Any]:
@@ -75,7 +80,7 @@ class Selector:
             )
         return asked
 
-    def choose(self, pool: Pool, groups: Groups, seed: int, values: Mapping[str, Any]) -> Choice:
+    def choose(self, pool: Pool, groups: Groups, seed: int, values: Values) -> Choice:
         """Choose from a pool; raises UsageError or InputError if it lacks what the selector needs."""
         if "features" in self.needs and pool.features is None:
             raise UsageError(
@@ -83,7 +88,18 @@ class Selector:
                 hint="store them: prune score --features; or choose another selector: prune list selectors",
             )
         if self.score is not None:
-            _check_score(self.name, pool)
+            if pool.score_N is None:
+                raise InputError(
+                    f"selector {self.name!r} ranks by a score, and the manifest has none",
+                    hint="make the scores: prune score; or choose without scores: --selector random",
+                )
+            missing_N = np.isnan(pool.score_N)
+            if missing_N.any():
+                first = int(pool.sample_id_N[missing_N].min())
+                raise InputError(
+                    f"the score of sample {first} is nan ({int(missing_N.sum())} of {len(missing_N)} scores)",
+                    hint="score the data again, or rank by another score: --score",
+                )
         choice = self.function(pool, groups, seed, values)
         kept_G = np.bincount(groups.group_N[choice.keep_N], minlength=len(groups.keep_G))
         if not np.array_equal(kept_G, groups.keep_G):
@@ -99,49 +115,86 @@ class Selector:
 SELECTORS: Registry[Selector] = Registry("selector")
 
 
-def selector(
-    name: str,
-    *,
-    formula: str,
-    source: str,
-    score: str | None,
-    own_score: bool = False,
-    needs: tuple[str, ...] | None = None,
-    parameters: Mapping[str, Parameter] | None = None,
-    further_scores: Callable[[Mapping[str, Any]], list[str]] | None = None,
-) -> Callable[[SelectorFunction], Selector]:
+def selector(name: str, *, score: str | None, **facts: Any) -> Callable[[SelectorFunction], Selector]:
     """Register a function (pool, groups, seed, parameters) -> Choice that keeps exactly `groups.keep_G` of each group.
 
-    The choice must depend only on samples and seed, not on the order of rows.
+    facts: the other fields of `Selector`; one with a score needs it, unless `needs` says otherwise. The choice must
+    depend only on samples and seed, not on the order of rows.
     """
+    facts = {"needs": () if score is None else ("score",), **facts}
+    return lambda function: SELECTORS.add(name, Selector(name=name, function=function, score=score, **facts))
 
-    def register(function: SelectorFunction) -> Selector:
-        entry = Selector(
-            name=name,
-            formula=formula,
-            source=source,
-            function=function,
-            score=score,
-            own_score=own_score,
-            needs=needs if needs is not None else (() if score is None else ("score",)),
-            parameters=parameters or {},
-            further_scores=further_scores,
+
+def choose(
+    method: str,
+    pool: Pool,
+    *,
+    keep: Fraction,
+    quota: str = "proportional",
+    seed: int = 0,
+    parameters: Mapping[str, str] | None = None,
+    per_class_min: int = 0,
+) -> Choice:
+    """Choose samples from a pool with a registered selector under a registered quota.
+
+    Every class keeps at least `per_class_min` samples, or all it has; the minimum does not change the total.
+
+    Raises UsageError for unknown names, for bad parameters, and if `keep` amounts to no sample or to fewer than the
+    minimum requires; InputError for a missing or nan score; ValueError for a label outside the classes.
+    """
+    entry = SELECTORS[method]
+    values = entry.resolve(parameters or {})
+    groups = make_groups(pool, quota, keep, per_class_min)
+    choice = entry.choose(pool, groups, seed, values)
+    if not per_class_min or QUOTAS[quota].function is not None:
+        return choice
+    # Under quota none the outcome shows which classes fall short: rank these separately, and the rest again.
+    minimum_C = np.minimum(per_class_min, _class_sizes(pool))
+    alone_C = np.zeros(pool.class_count, np.bool_)
+    while True:
+        kept_C = np.bincount(pool.label_N[choice.keep_N], minlength=pool.class_count)
+        short_C = kept_C < minimum_C
+        if not short_C.any():
+            return choice
+        alone_C |= short_C
+        choice = entry.choose(pool, _groups_alone(pool, quota, keep, alone_C, minimum_C), seed, values)
+
+
+def make_groups(pool: Pool, quota: str, keep: Fraction, per_class_min: int = 0) -> Groups:
+    """Group a pool by class, or into one group under a quota that ranks all classes together."""
+    size_C, samples = _class_sizes(pool), len(pool.label_N)
+    keep_C = QUOTAS[quota](size_C, keep)
+    total = total_count(keep, samples) if keep_C is None else int(keep_C.sum())
+    if not total:
+        raise UsageError(
+            f"keep {keep} of {samples} samples under quota {quota!r} leaves no samples",
+            hint="keep more, or choose another quota: prune list",
         )
-        return SELECTORS.add(name, entry)
-
-    return register
-
-
-def _check_score(name: str, pool: Pool) -> None:
-    if pool.score_N is None:
-        raise InputError(
-            f"selector {name!r} ranks by a score, and the manifest has none",
-            hint="make the scores: prune score; or choose without scores: --selector random",
+    least = int(np.minimum(per_class_min, size_C).sum())
+    if least > total:
+        raise UsageError(
+            f"--per-class-min {per_class_min} requires {least:,} samples in {int((size_C > 0).sum()):,} classes,"
+            f" but keep {keep} under quota {quota!r} is {total:,}",
+            hint="keep more, or lower --per-class-min",
         )
-    missing_N = np.isnan(pool.score_N)
-    if missing_N.any():
-        first = int(pool.sample_id_N[missing_N].min())
-        raise InputError(
-            f"the score of sample {first} is nan ({int(missing_N.sum())} of {len(missing_N)} scores)",
-            hint="score the data again, or rank by another score: --score",
-        )
+    if keep_C is None:
+        return _groups_alone(pool, quota, keep, np.zeros(pool.class_count, np.bool_), size_C)
+    keep_C = with_minimum(quota, size_C, keep_C, per_class_min)
+    return Groups(quota=quota, group_N=pool.label_N.astype(np.int64), size_G=size_C, keep_G=keep_C, keep=keep)
+
+
+def _class_sizes(pool: Pool) -> Counts:
+    size_C = np.bincount(pool.label_N, minlength=pool.class_count)
+    if len(size_C) != pool.class_count:
+        raise ValueError(f"label {len(size_C) - 1} is outside the {pool.class_count} classes")
+    return size_C
+
+
+def _groups_alone(pool: Pool, quota: str, keep: Fraction, alone_C: NDArray[np.bool_], minimum_C: Counts) -> Groups:
+    """Put all classes into one group, except the `alone` ones: each is its own group and keeps its minimum."""
+    group_C = np.where(alone_C, np.cumsum(alone_C), 0)
+    group_N = group_C[pool.label_N]
+    keep_G = np.concatenate([[0], minimum_C[alone_C]])
+    keep_G[0] = total_count(keep, len(group_N)) - keep_G.sum()
+    size_G = np.bincount(group_N, minlength=len(keep_G))
+    return Groups(quota=quota, group_N=group_N, size_G=size_G, keep_G=keep_G, keep=keep)

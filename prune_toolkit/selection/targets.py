@@ -1,26 +1,54 @@
 """Turn the logits of several views into stored targets: one per view, their mean, or view 0 alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Policy, Views
+from manifests.format.header import Labels, Policy, Views
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import SoftLabels, Words, check_k, keep_largest, words_count
-from prune_toolkit.scoring.logit_scores import check_finite
+from prune_toolkit.quotas.keep import parse_fraction
+from prune_toolkit.scoring.logit_scores import Integers, check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
-from prune_toolkit.selection.labels import Integers, LabelTransform
+from prune_toolkit.selection.labels import LabelTransform
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
+SCOPES = ("wrong", "all")
+REVISE = "revise"
+DEFAULT_ETA, DEFAULT_SCOPE = "0.8", "all"
 NO_LABELS = "none"
 """Name of the labels of a selection without stored targets: students learn from the classes alone."""
+
+
+class Revision(NamedTuple):
+    """Parameters of label revision: p~ = b softmax(z/T) + (1 - b) y, b = eta / (p_max - p_y + 1).
+
+    The trainer sets T, so raw logits are stored and the trainer revises them (Lan et al., arXiv 2404.03693).
+    """
+
+    eta: float
+    scope: str
+    """The labels to revise: wrong or all."""
+
+    @classmethod
+    def parse(cls, eta: str, scope: str) -> "Revision":
+        """Parse the options; raises UsageError unless 0 < eta < 1 and the scope is wrong or all."""
+        value = parse_fraction(eta)
+        if value is None or not 0 < value < 1:
+            raise UsageError(
+                f"--eta is {eta!r}: it must be above 0 and below 1",
+                hint="0.8 leaves four fifths of a label to the teacher's most likely classes",
+            )
+        if scope not in SCOPES:
+            raise UsageError(f"unknown --revise-scope {scope!r}", hint=f"known: {', '.join(SCOPES)}")
+        return cls(float(value), scope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +175,48 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
         yield from np.stack(views, axis=1)
 
 
-def read_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[tuple[Ids, SoftLabels]]:
-    """Yield (sample_id (n,), targets) of every written part and table, one at a time."""
-    for part in range(part_count(count)):
+def labels_block(
+    out: Path,
+    plan: TargetPlan,
+    label_N: Integers,
+    *,
+    transform: str,
+    class_std_C: NDArray[np.float64] | None,
+    parameters: Mapping[str, Any],
+) -> Labels:
+    """Return the header block of the targets that were written; see `label_parameters`."""
+    return Labels(
+        transform=transform,
+        parameters=label_parameters(out, plan, label_N, transform=transform, parameters=parameters),
+        views=len(plan.tables),
+        policy=plan.policy,
+        top_k=plan.top_k,
+        class_std=None if class_std_C is None else class_std_C.tolist(),
+    )
+
+
+def label_parameters(
+    out: Path, plan: TargetPlan, label_N: Integers, *, transform: str, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `labels.parameters` with revision counted over the targets that were written.
+
+    A label is wrong if its largest logit, the first of equals, is not that of the sample's class. Revision changes the
+    wrong labels, or all.
+    """
+    others = {name: value for name, value in parameters.items() if name not in ("eta", "scope", "changed", "wrong")}
+    if transform != REVISE:
+        return others
+    count = wrong = 0
+    for part in range(part_count(len(label_N))):
         for table in plan.tables:
-            yield soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            ids, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            count += len(labels)
+            wrong += int((labels.top1_n != label_N[ids]).sum())
+    scope = parameters.get("scope", DEFAULT_SCOPE)
+    return {
+        **others,
+        "eta": parameters.get("eta", float(DEFAULT_ETA)),
+        "scope": scope,
+        "changed": wrong if scope == "wrong" else count,
+        "wrong": wrong,
+    }

@@ -15,16 +15,12 @@ from manifests.format.parts import SELECTION_SCHEMA, config_digest, part_count, 
 from manifests.format.top_k import SoftLabels
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
+from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.labels import LABELS, LabelTransform
-from prune_toolkit.selection.presets import PRESETS, Preset
-from prune_toolkit.selection.revision import RevisionCount
 from prune_toolkit.selection.select_config import SelectConfig
-from prune_toolkit.selection.targets import carried_views, targets_of, write_targets
+from prune_toolkit.selection.targets import carried_views, labels_block, targets_of, write_targets
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
-
-__all__ = ["PRESETS", "Preset", "SelectConfig", "SelectionPlan", "plan_selection", "write_selection"]
 
 
 def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
@@ -42,8 +38,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         labels = _write_tables(out, plan)
         files = []
         if images is not None:
-            kd_weight_N = None if plan.distill is None else plan.distilled_N.astype(np.float32)
-            files.append(write_cut(config, plan, images, kd_weight_N=kd_weight_N))
+            files.append(write_cut(config, plan, images))
         blocks: Blocks = {
             "kind": "selection",
             "views": None if header.views is None else carried_views(header.views, max(1, plan.targets.views)),
@@ -57,8 +52,8 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 count=plan.count,
                 seed=config.seed,
                 preset=config.preset,
-                per_class_min=decisions.per_class_min or None,
-                without=decisions.without,
+                per_class_min=config.per_class_min or None,
+                without=None if decisions.without is None else decisions.without.id,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
@@ -85,38 +80,36 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
 
 def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
     """Write the table of kept samples and their targets; return the header block of the targets, None without any."""
-    decisions, count, digest = plan.decisions, len(plan.samples), config_digest(plan.resolved)
+    decisions, targets = plan.decisions, plan.targets
+    count, digest = len(plan.samples), config_digest(plan.resolved)
     for part in range(part_count(count)):
-        write_part(out / part_path("selection", part), _selection_table(plan, part_rows(part, count)), digest)
-    if not plan.targets.tables:
+        ids = part_rows(part, count)
+        rows = slice(ids.start, ids.stop)
+        columns = [
+            pa.array(ids, pa.int64()),
+            pa.array(plan.keep_N[rows]),
+            pa.array(plan.reason_N[rows].tolist(), pa.string()),
+            pa.array(np.ones(len(ids), np.float32)),
+            pa.array(plan.distilled_N[rows].astype(np.float32)),
+        ]
+        write_part(out / part_path("selection", part), pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA), digest)
+    if not targets.tables:
         return None
-    transform = fitted_transform(plan)
-    revised = None if decisions.revision is None else RevisionCount(decisions.revision)
-    _write_targets(out, plan, transform, digest, revised)
-    class_std = transform.class_std_C
-    return Labels(
+    transform, label_N = fitted_transform(plan), plan.samples.column("label").to_numpy()
+    for part, (id_n, logits) in enumerate(_kept_logits(plan)):
+        labels = targets_of(logits, label_N[id_n], id_n, transform, targets.policy, targets.top_k)
+        write_targets(out, targets, part, id_n, labels, digest)
+    return labels_block(
+        out,
+        targets,
+        label_N,
         transform=decisions.labels,
+        class_std_C=transform.class_std_C,
         parameters={
             **({"loss": dict(decisions.loss)} if decisions.loss else {}),
-            **({} if revised is None else revised.parameters()),
+            **({} if decisions.revision is None else decisions.revision._asdict()),
         },
-        views=len(plan.targets.tables),
-        policy=plan.targets.policy,
-        top_k=plan.targets.top_k,
-        class_std=None if class_std is None else [float(value) for value in class_std],
     )
-
-
-def _selection_table(plan: SelectionPlan, rows: range) -> pa.Table:
-    part = slice(rows.start, rows.stop)
-    columns = [
-        pa.array(rows, pa.int64()),
-        pa.array(plan.keep_N[part]),
-        pa.array(plan.reason_N[part].tolist(), pa.string()),
-        pa.array(np.ones(len(rows), np.float32)),
-        pa.array(plan.distilled_N[part].astype(np.float32)),
-    ]
-    return pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
 def fitted_transform(plan: SelectionPlan) -> LabelTransform:
@@ -133,21 +126,8 @@ def fitted_transform(plan: SelectionPlan) -> LabelTransform:
             for ids, logits in plan.parent.soft_labels("logits", view):
                 seen_n = plan.pool_N[ids]
                 transform.fit(logits[seen_n], label_N[ids[seen_n]], ids[seen_n])
-    transform.finish()
+        transform.finish()
     return transform
-
-
-def _write_targets(
-    out: Path, plan: SelectionPlan, transform: LabelTransform, digest: str, revised: RevisionCount | None
-) -> None:
-    """Write targets of the kept samples; one part of logits, in all views, is in memory at a time."""
-    label_N = plan.samples.column("label").to_numpy()
-    targets = plan.targets
-    for part, (ids, logits) in enumerate(_kept_logits(plan)):
-        labels = targets_of(logits, label_N[ids], ids, transform, targets.policy, targets.top_k)
-        if revised is not None:
-            revised.add(labels, label_N[ids])
-        write_targets(out, targets, part, ids, labels, digest)
 
 
 def _kept_logits(plan: SelectionPlan) -> Iterator[tuple[NDArray[np.int64], list[SoftLabels]]]:

@@ -12,7 +12,7 @@ from selection_support import HALF, pool_of, pools
 from manifests.errors import InputError, UsageError
 from manifests.images.identity import hash_words, mix64
 from prune_toolkit.quotas.quotas import QUOTAS, total_count
-from prune_toolkit.selection.distill import distilled
+from prune_toolkit.selection.choose_samples import distilled
 from prune_toolkit.selection.pool import Pool, ScoreColumn
 
 

@@ -6,15 +6,15 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from feature_tables import table_of_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
 from manifests.format.top_k import top_k
-from prune_toolkit.scoring import feature_scores, feature_table
-from prune_toolkit.scoring.feature_scores import class_medians
-from prune_toolkit.scoring.feature_table import FeatureRows, FeatureTable, held_out_split
+from prune_toolkit.scoring import feature_scores
+from prune_toolkit.scoring.feature_scores import FeatureRows, FeatureTable, class_medians, held_out_split
 from prune_toolkit.scoring.score import SCORES
 
 LN2 = np.log(2)
@@ -23,7 +23,7 @@ LN2 = np.log(2)
 def table_of(features, logits, labels, held_out=None):
     labels = np.asarray(labels)
     held_out = np.ones(len(labels), bool) if held_out is None else np.asarray(held_out)
-    return FeatureTable.of_arrays(np.asarray(features, float), np.asarray(logits, float), labels, held_out)
+    return table_of_arrays(np.asarray(features, float), np.asarray(logits, float), labels, held_out)
 
 
 def random_table(rng, count, width, classes):
@@ -89,7 +89,7 @@ def test_medians_never_hold_more_features_than_they_may(monkeypatch):
         rng = np.random.default_rng(0)
         for start in range(0, count, block_rows):
             features = rng.normal(size=(block_rows, width)).astype(np.float16)
-            yield FeatureRows(features, features, labels[start : start + block_rows])
+            yield FeatureRows(features, features.copy, labels[start : start + block_rows])
 
     table = FeatureTable(label_N=labels, class_count=10, width=width, blocks=blocks, held_out=blocks, copies=None)
     monkeypatch.setattr(feature_scores, "MOST_BYTES", 2 * count * 8)
@@ -112,7 +112,7 @@ def test_scores_follow_their_samples_whatever_order_and_blocks_they_come_in(seed
     shuffled = table_of(block.features_nD[order], block.logits_nC[order], block.label_n[order], is_held_N[order])
     expected = {name: SCORES[name](whole) for name in ("grand", "moderate", "influence")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_table, "BLOCK_ROWS", block_rows)
+        patch.setattr(feature_scores, "BLOCK_ROWS", block_rows)
         for name, value_N in expected.items():
             assert value_N.dtype == np.float32
             np.testing.assert_allclose(SCORES[name](shuffled), value_N[order], rtol=1e-4, atol=1e-5)
@@ -121,7 +121,7 @@ def test_scores_follow_their_samples_whatever_order_and_blocks_they_come_in(seed
 def test_the_gradient_of_a_logit_row_is_p_minus_y():
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(0, 3, (20, 5)), rng.integers(0, 5, 20)
-    rows = FeatureRows(np.ones((20, 1)), logits, labels)
+    rows = FeatureRows(np.ones((20, 1)), lambda: logits, labels)
     np.testing.assert_allclose(rows.e_nC, softmax(logits, axis=1) - np.eye(5)[labels], atol=1e-15)
     assert np.abs(rows.e_nC.sum(axis=1)).max() < 1e-15
 

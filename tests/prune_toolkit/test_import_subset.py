@@ -12,7 +12,7 @@ from PIL import Image
 from manifests.betons.reader import Beton
 from manifests.integrity import verify
 from manifests.manifest import Manifest
-from prune_toolkit.imports.import_subset import imagefolder_order
+from prune_toolkit.export.export import image_folder_rows
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "1.2"
 IMAGES = GOLDEN.parent / "images"
@@ -181,7 +181,7 @@ def test_rows_of_an_imagefolder_are_those_of_torchvision(prune: Run, hyphened: P
     prune("index", "--data", hyphened, "-o", tmp_path / "index")
     keys = Manifest.open(tmp_path / "index").samples().column("key").to_pylist()
     assert sorted(listed) == keys != listed
-    assert [keys[row] for row in imagefolder_order(keys, None)] == listed
+    assert [keys[row] for row in image_folder_rows(keys, None)] == listed
     (tmp_path / "s.txt").write_text("0\n5\n")
     words = ("import", tmp_path / "s.txt", tmp_path / "index", "--indices", "--no-beton", "-o")
     assert "--order imagefolder or --order keys" in prune(*words, tmp_path / "out", code=2).stderr
@@ -192,4 +192,4 @@ def test_rows_of_an_imagefolder_are_those_of_torchvision(prune: Run, hyphened: P
 
 def test_keys_below_a_split_are_ordered_by_their_class() -> None:
     keys = sorted(f"train/{key}" for key in ("a/1", "a-b/1", "a/z/1"))
-    assert [keys[row] for row in imagefolder_order(keys, "train")] == ["train/a/1", "train/a/z/1", "train/a-b/1"]
+    assert [keys[row] for row in image_folder_rows(keys, "train")] == ["train/a/1", "train/a/z/1", "train/a-b/1"]

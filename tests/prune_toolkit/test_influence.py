@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from feature_tables import table_of_arrays
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import spearmanr
 
-from prune_toolkit.scoring.feature_table import FeatureTable
+from prune_toolkit.scoring.feature_scores import FeatureTable
 from prune_toolkit.scoring.influence import DAMPING, inverse
 from prune_toolkit.scoring.score import SCORES
 
@@ -50,7 +51,7 @@ def brute_force(weight_CE, h_ND, label_N, held_N):
 
 
 def table_of(weight_CE, h_ND, label_N, held_N):
-    return FeatureTable.of_arrays(h_ND, with_one(h_ND) @ weight_CE.T, label_N, held_N)
+    return table_of_arrays(h_ND, with_one(h_ND) @ weight_CE.T, label_N, held_N)
 
 
 def test_influence_is_exact_where_the_hessian_is_a_kronecker_product():
@@ -157,7 +158,7 @@ def test_other_images_may_be_held_out(clusters):
 
 
 def test_a_teacher_without_any_error_has_no_influence_to_measure():
-    table = FeatureTable.of_arrays(np.eye(4), np.eye(4) * 3000, np.arange(4), np.ones(4, bool))
+    table = table_of_arrays(np.eye(4), np.eye(4) * 3000, np.arange(4), np.ones(4, bool))
     assert SCORES["influence"](table).tolist() == [0, 0, 0, 0]
 
 

@@ -7,8 +7,9 @@ import pytest
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.quotas.keep import Keep
+from prune_toolkit.selection.choose_samples import plan_selection
 from prune_toolkit.selection.select_config import SelectConfig
-from prune_toolkit.selection.write_selection import plan_selection, write_selection
+from prune_toolkit.selection.write_selection import write_selection
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VERSIONS = ["1.0", "1.1", "1.2"]

@@ -16,7 +16,7 @@ from tests_support import tree_bytes, write_idx
 
 from manifests.integrity import verify
 from manifests.manifest import Manifest
-from prune_toolkit.scoring.feature_table import held_out_split
+from prune_toolkit.scoring.feature_scores import held_out_split
 
 KILL_AT = Path(__file__).parents[1] / "support" / "kill_at.py"
 NETWORKS = """
@@ -283,7 +283,7 @@ def test_a_copy_counts_under_the_same_label_alone(small_set, tmp_path, prune):
 
 def test_logits_are_read_by_the_scores_that_need_them_alone(scored, monkeypatch):
     from prune_toolkit.scoring import feature_pass
-    from prune_toolkit.scoring.feature_table import FeatureTable
+    from prune_toolkit.scoring.feature_scores import FeatureTable
     from prune_toolkit.scoring.score import SCORES
 
     manifest, read = Manifest.open(scored), []

@@ -11,9 +11,8 @@ from selection_support import HALF, kept, pool_of, pools, selects_nothing, vecto
 from sklearn.linear_model import Ridge
 
 from manifests.errors import UsageError
-from prune_toolkit.selection.choose import make_groups
 from prune_toolkit.selection.proxy import DAMPING, GRID, Proxy, held_out, memberships, try_windows
-from prune_toolkit.selection.selectors import Pool, choose
+from prune_toolkit.selection.selectors import Pool, choose, make_groups
 
 
 def two_classes(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,9 +5,8 @@ the quota gives. Ties are broken by content hash, then by key, so the outcome de
 order of equal scores, and duplicated images never change the count.
 """
 
-from prune_toolkit.selection.choose import choose, make_groups
-from prune_toolkit.selection.pool import REASONS, UNREADABLE, Choice, Groups, Pool, keep_first, rank_in_group
-from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, selector
+from prune_toolkit.selection.pool import REASONS, Choice, Pool
+from prune_toolkit.selection.selector import SELECTORS, choose, make_groups, selector
 
 from prune_toolkit.selection.selectors import medium as medium  # isort: skip
 from prune_toolkit.selection.selectors import window as window  # isort: skip
@@ -17,18 +16,4 @@ from prune_toolkit.selection.selectors import moderate as moderate  # isort: ski
 from prune_toolkit.selection.selectors import herding as herding  # isort: skip
 from prune_toolkit.selection.selectors import mix as mix  # isort: skip
 
-__all__ = [
-    "REASONS",
-    "SELECTORS",
-    "UNREADABLE",
-    "Choice",
-    "Groups",
-    "Parameter",
-    "Pool",
-    "Selector",
-    "choose",
-    "keep_first",
-    "make_groups",
-    "rank_in_group",
-    "selector",
-]
+__all__ = ["REASONS", "SELECTORS", "Choice", "Pool", "choose", "make_groups", "selector"]

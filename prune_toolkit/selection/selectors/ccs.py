@@ -1,6 +1,5 @@
 """Coverage-centric coreset selection: drop the hardest, then draw evenly over strata of equal width."""
 
-from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -12,7 +11,7 @@ from manifests.errors import UsageError
 from manifests.images.identity import hash_words, mix64
 from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_DRAWN, TOO_HARD, Choice, Groups, Pool, rank_in_group
-from prune_toolkit.selection.selector import Parameter, selector
+from prune_toolkit.selection.selector import Parameter, Values, selector
 
 PUBLISHED = "published"
 _PUBLISHED_KEEPS = ("0", "0.1", "0.2", "0.3", "0.5", "0.7", "1")
@@ -89,7 +88,7 @@ def _parse_strata(text: str) -> int:
         "strata": Parameter(default="50", help="strata of equal width", parse=_parse_strata),
     },
 )
-def ccs(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def ccs(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep samples spread evenly over the range of difficulties, without the hardest."""
     beta, strata, found = parameters["beta"], parameters["strata"], {}
     if beta == PUBLISHED:

@@ -1,6 +1,5 @@
 """Herding: a subset whose mean feature stays as near to the class mean as possible."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool, ranked_rows
-from prune_toolkit.selection.selector import selector
+from prune_toolkit.selection.selector import Values, selector
 
 _GRAM_ROWS = 4096
 """Up to this size all products of a group's features are computed at once, 128 MiB; above, one column per choice."""
@@ -22,7 +21,7 @@ _GRAM_ROWS = 4096
     score=None,
     needs=("features",),
 )
-def herding(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def herding(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep the samples that herding takes first; a larger quota contains a smaller one."""
     assert pool.features is not None
     vector_ND = pool.features.of(pool.sample_id_N)

@@ -1,13 +1,9 @@
 """The middle of the difficulties of each class."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from prune_toolkit.selection.pool import Choice, Groups, Pool
-from prune_toolkit.selection.rank_windows import keep_ranks
-from prune_toolkit.selection.selector import selector
+from prune_toolkit.selection.pool import Choice, Groups, Pool, keep_ranks
+from prune_toolkit.selection.selector import Values, selector
 
 
 @selector(
@@ -17,7 +13,7 @@ from prune_toolkit.selection.selector import selector
     source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe; code chenyd7/MDSLR)",
     score="loss",
 )
-def medium(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def medium(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep the samples around the median difficulty of their class."""
     size_G, keep_G = groups.size_G, groups.keep_G
     if groups.quota == "published":

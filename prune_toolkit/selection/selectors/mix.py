@@ -13,7 +13,7 @@ from manifests.errors import UsageError
 from manifests.images.identity import mix64
 from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool
-from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, selector
+from prune_toolkit.selection.selector import SELECTORS, Parameter, Selector, Values, selector
 
 _EXAMPLE = 'such as --mix "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n"'
 
@@ -101,7 +101,7 @@ NAME = "mix"
     parameters={"mix": Parameter(default="", help="SHARE SELECTOR [NAME=VALUE ...], ...", parse=parse_mix)},
     further_scores=lambda values: [part.score for part in values["mix"].parts if part.score is not None],
 )
-def mix(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def mix(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep given shares of several selectors."""
     parts: tuple[Part, ...] = parameters["mix"].parts
     counts_PG = shared_counts([part.share for part in parts], groups.keep_G)

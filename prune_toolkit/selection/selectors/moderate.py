@@ -1,11 +1,7 @@
 """Moderate Coreset: the middle of the distances from the class centre."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from prune_toolkit.selection.pool import Choice, Groups, Pool
-from prune_toolkit.selection.rank_windows import keep_ranks
-from prune_toolkit.selection.selector import selector
+from prune_toolkit.selection.pool import Choice, Groups, Pool, keep_ranks
+from prune_toolkit.selection.selector import Values, selector
 
 
 @selector(
@@ -16,6 +12,6 @@ from prune_toolkit.selection.selector import selector
     score="moderate",
     own_score=True,
 )
-def moderate(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def moderate(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep the samples whose distance from their class centre is around the median distance."""
     return keep_ranks(pool, groups, (groups.size_G - groups.keep_G) // 2)

@@ -1,11 +1,8 @@
 """A random subset, the baseline for every other selector."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from manifests.images.identity import hash_words, mix64
 from prune_toolkit.selection.pool import NOT_DRAWN, Choice, Groups, Pool, keep_first
-from prune_toolkit.selection.selector import selector
+from prune_toolkit.selection.selector import Values, selector
 
 
 @selector(
@@ -14,6 +11,6 @@ from prune_toolkit.selection.selector import selector
     source="random ranks, redrawn for every seed",
     score=None,
 )
-def random(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def random(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep a random subset; with the same seed, a larger keep fraction contains a smaller one."""
     return keep_first(pool, groups, mix64(seed, *hash_words(pool.content_hash_N16)), NOT_DRAWN)

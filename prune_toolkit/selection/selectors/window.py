@@ -1,17 +1,14 @@
 """A window of difficulties at a given position in each class, or where a proxy learns most."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from prune_toolkit.quotas.keep import parse_fraction
-from prune_toolkit.selection.pool import Choice, Groups, Pool
-from prune_toolkit.selection.proxy import GRID, Proxy, try_windows
-from prune_toolkit.selection.rank_windows import keep_ranks, window_start
-from prune_toolkit.selection.selector import Parameter, selector
+from prune_toolkit.selection.pool import Choice, Groups, Pool, keep_ranks, window_start
+from prune_toolkit.selection.proxy import GRID, try_windows
+from prune_toolkit.selection.selector import Parameter, Values, selector
 
 AUTO = "auto"
 
@@ -42,23 +39,20 @@ def _parse_position(text: str) -> Fraction | str:
         )
     },
 )
-def window(pool: Pool, groups: Groups, seed: int, parameters: Mapping[str, Any]) -> Choice:
+def window(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep consecutive ranks at a position between the easiest and the hardest of a class."""
     position: Fraction | str = parameters["position"]
     found: dict[str, str] = {}
     if isinstance(position, str):
         proxy = try_windows(pool, groups)
-        position, found = proxy.position, _facts(proxy)
+        position = proxy.position
+        tried = ", ".join(f"{float(at):g}: {100 * top1:.2f} %" for at, top1 in zip(GRID, proxy.top1, strict=True))
+        found = {
+            "position": str(position),
+            "position_by": f"auto, ridge regression from {proxy.vectors}",
+            "proxy_top1": f"({tried})",
+        }
         if len(set(proxy.top1)) == 1:
             note(f"position auto: from {proxy.vectors} the proxy learns equally well in every window; using 1/2")
     choice = keep_ranks(pool, groups, window_start(position, groups.size_G, groups.keep_G))
     return replace(choice, found=found)
-
-
-def _facts(proxy: Proxy) -> dict[str, str]:
-    tried = ", ".join(f"{float(at):g}: {100 * top1:.2f} %" for at, top1 in zip(GRID, proxy.top1, strict=True))
-    return {
-        "position": str(proxy.position),
-        "position_by": f"auto, ridge regression from {proxy.vectors}",
-        "proxy_top1": f"({tried})",
-    }
