@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import click
 
-from trainer.cli.options import PLUGIN
+from trainer.cli.shared_options import PLUGIN
 
 COMMANDS = {
     "index": "prune_toolkit.cli.index_command",

@@ -26,7 +26,7 @@ from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_
 from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
-from trainer.cli.options import local_path
+from trainer.cli.shared_options import local_path
 from trainer.models.teacher import Teacher, load_teacher
 
 

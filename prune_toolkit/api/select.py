@@ -13,7 +13,7 @@ from prune_toolkit.selection.choose_samples import plan_selection
 from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.write_selection import write_selection
 from prune_toolkit.work.part_work import WorkShare
-from trainer.cli.options import local_path
+from trainer.cli.shared_options import local_path
 
 Number = str | float | Fraction
 """A number whose exact text becomes part of an id: 0.5, "50%", Fraction(1, 3)."""

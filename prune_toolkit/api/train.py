@@ -8,7 +8,7 @@ from manifests.errors import UsageError
 from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, optional
 from prune_toolkit.api.torch_state import torch_as_it_was
-from trainer.cli.options import local_path
+from trainer.cli.shared_options import local_path
 from trainer.config import TrainConfig
 from trainer.data.task import open_task, open_validation
 from trainer.loop.budget import MatchTime, asked_seconds, training_seconds

@@ -12,7 +12,7 @@ import click
 
 from manifests.base.cores import core_count
 from manifests.errors import UsageError
-from trainer.cli.options import LOCAL
+from trainer.cli.shared_options import LOCAL
 
 if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec

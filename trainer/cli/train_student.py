@@ -16,7 +16,7 @@ import click
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from trainer.cli.console import echo_json, run_cli
-from trainer.cli.options import LOCAL, PLUGIN
+from trainer.cli.shared_options import LOCAL, PLUGIN
 
 
 class Command(click.Command):
