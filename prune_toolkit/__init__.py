@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from prune_toolkit.api.select import index, select
     from prune_toolkit.api.train import load_student, train_student
     from prune_toolkit.api.verify_and_diff import diff, verify
+    from prune_toolkit.images.data_spec import DataSpec
     from trainer.data.dataset import PrunedDataset
     from trainer.losses.kd import distillation_loss
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DataSpec",
     "Manifest",
     "Preprocessing",
     "PrunedDataset",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "DataSpec": "prune_toolkit.images.data_spec",
     "Manifest": "manifests.manifest",
     "Preprocessing": "manifests.format.header",
     "PrunedDataset": "trainer.data.dataset",

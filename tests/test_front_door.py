@@ -187,6 +187,8 @@ NO_OPTIONS = {
     "allow_mismatch", "list", "data_argument",
 }  # fmt: skip
 """What is of a shell: shares of the work, previews, output, and short forms."""
+OF_DATA_SPEC = {"config", "file_column", "split_column", "image_list"}
+"""What `pt.DataSpec` takes."""
 POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
@@ -206,10 +208,28 @@ def test_the_keywords_are_the_options_with_their_defaults(name):
     taken = {key for key, entry in signature.parameters.items() if entry.kind is not entry.VAR_KEYWORD}
     taken |= set(TrainOptions.__annotations__) if name == "train_student" else set()
     batch = {"batch_size"} if name == "select" else set()
-    assert taken - {"preprocessing"} == set(typed) - NO_OPTIONS - POSITION - batch
+    assert taken - {"preprocessing"} == set(typed) - NO_OPTIONS - OF_DATA_SPEC - POSITION - batch
     for key, entry in signature.parameters.items():
         if typed.get(key) is not None and entry.default not in (None, ()):
             assert str(entry.default) == str(typed[key]), key
+
+
+def test_images_may_be_described_with_all_options_of_the_shell(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for row in range(4):
+        Image.new("L", (8, 8), 40 * row).save(tmp_path / "photos" / f"{row}.png")
+    (tmp_path / "list.csv").write_text("who,kind,part\n0,a,train\n1,b,train\n2,a,test\n3,b,test\n")
+    images = pt.DataSpec(
+        data=str(tmp_path / "photos"),
+        list_file=str(tmp_path / "list.csv"),
+        file_column="who",
+        label="kind",
+        split_column="part",
+    )
+    index = pt.index(images, out=tmp_path / "index", strict=True)
+    assert index.samples().column("key").to_pylist() == ["0.png", "1.png"]
+    assert index.header.data.read_as.labels == "the list list.csv"
+    assert len(pt.index(images, split="test", out=tmp_path / "test").samples()) == 2
 
 
 def test_a_keyword_that_nobody_knows_is_refused():

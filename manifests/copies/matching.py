@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.errors import UsageError
-from manifests.sources.folder import EXTENSIONS
-from manifests.sources.names import split_in
+from manifests.sources.image_files import EXTENSIONS
+from manifests.sources.splits import family_of_path
 from manifests.tables.rows import Ids, hash_column, places, unique_in_both
 
 STAGES = ("path", "name", "content")
@@ -182,7 +182,7 @@ def _by_path(ours: Sequence[_Cut], theirs: Iterable[_Cut]) -> Ids:
 
 def _may_be_same(folders: str, others: str) -> bool:
     """Return whether two folders can hold the same files: not if they are different splits."""
-    return len({split_in(folders), split_in(others)} - {None}) < 2
+    return len({family_of_path(folders), family_of_path(others)} - {None}) < 2
 
 
 def _shortened(keys: pa.Array) -> Iterator[_Cut]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 3
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
 Kind = Literal["index", "scores", "selection"]
@@ -24,6 +24,20 @@ class Block(BaseModel):
 
     # "constants": a NaN among free values reaches json.dumps, which refuses it; the default makes it null.
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+class DataReading(Block):
+    """How the data was understood when it was read, and what was not taken."""
+
+    labels: str
+    """Where the labels come from, such as "names of the folders in train/"."""
+    split_found: str | None = None
+    """How the split was found, such as "by the name of its folder"; None if there are no splits."""
+    other_splits: list[str] = []
+    left_out: dict[str, int] = {}
+    """Files and folders that were not taken, by kind."""
+    warnings: list[str] = []
+    """One line each, about what is probably not meant."""
 
 
 class DataSet(Block):
@@ -41,6 +55,7 @@ class DataSet(Block):
     """sha256 over the sorted 16-byte digests of (key, class name, content hash)."""
     licence: str | None = None
     redistributable: bool | None = None
+    read_as: DataReading | None = None
 
 
 class Preprocessing(Block):
@@ -246,6 +261,8 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
+    if _is_set(fields.get("data"), "read_as"):
+        return 4
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):
         return 3
     is_new = any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_2)

@@ -114,7 +114,7 @@ def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tab
     return child_header(
         Making.SENT,
         header,
-        data=header.data.model_copy(update={"fingerprint": fingerprint(keys, names, hashes)}),
+        data=header.data.model_copy(update={"fingerprint": fingerprint(keys, names, hashes), "read_as": None}),
         parents=[hide_text(secret, source.id)],
         thumbnails=None,
         hidden=hidden_block(secret),

@@ -28,7 +28,7 @@ _COPYABLE_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A file's bytes: JPEG, PNG, WebP, BMP, TIFF, PPM or GIF."""
+    """A file's bytes: JPEG, PNG, WebP, BMP, TIFF, PPM, GIF, AVIF or JPEG 2000."""
 
     data: bytes
 
@@ -99,10 +99,19 @@ def beton_form(image: RawImage, max_side: int | None = None) -> BetonImage:
     return BetonImage(mode=MODE_RAW, data=pixels.reshape(-1), width=width, height=height)
 
 
+def is_image(head: bytes) -> bool:
+    """Return whether a file that starts with these bytes (16 or more) is of a known format."""
+    return _opener(head) is not None
+
+
+def _opener(data: bytes) -> Callable[[io.BytesIO], Any] | None:
+    return next((open_ for begin, open_ in _formats().items() if re.match(begin, data, re.DOTALL)), None)
+
+
 def _decode(data: bytes) -> NDArray[np.uint8]:
     if not data:
         raise ImageProblem("the file is empty")
-    opened = next((open_ for begin, open_ in _formats().items() if re.match(begin, data, re.DOTALL)), None)
+    opened = _opener(data)
     if opened is None:
         raise ImageProblem("not an image of a known format")
     with opened(io.BytesIO(data)) as picture:
@@ -179,6 +188,7 @@ def _formats() -> dict[bytes, Callable[[io.BytesIO], Any]]:
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,
+        Jpeg2KImagePlugin,
         JpegImagePlugin,
         PngImagePlugin,
         PpmImagePlugin,
@@ -194,7 +204,17 @@ def _formats() -> dict[bytes, Callable[[io.BytesIO], Any]]:
         rb"II[*+]\0|MM\0[*+]": TiffImagePlugin.TiffImageFile,
         rb"P[1-6]\s": PpmImagePlugin.PpmImageFile,
         rb"GIF8[79]a": GifImagePlugin.GifImageFile,
+        rb"....ftypavi[fs]": _open_avif,
+        rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n": Jpeg2KImagePlugin.Jpeg2KImageFile,
     }
+
+
+def _open_avif(stream: io.BytesIO) -> Any:
+    try:
+        from PIL.AvifImagePlugin import AvifImageFile
+    except ImportError:
+        raise ImageProblem("AVIF is not decoded by this version of Pillow") from None
+    return AvifImageFile(stream)
 
 
 def _reason(error: Exception) -> str:

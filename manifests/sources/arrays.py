@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.images.decode import ImageProblem, Pixels, RawImage
-from manifests.sources.base import Source
-from manifests.sources.names import choose_split, data_set_name, named_labels, names_beside, refuse_label, row_keys
+from manifests.sources.base import ReadOptions, Source
+from manifests.sources.names import data_set_name, named_labels, names_beside, refuse_label, row_keys
+from manifests.sources.read_as import ReadAs
+from manifests.sources.splits import choose_split
 
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UBYTE = 0x08
@@ -35,16 +37,16 @@ def find_idx(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "raw", *sorted(path.glob("*/raw"))) if _idx_splits(folder)), None)
 
 
-def open_idx(folder: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
+def open_idx(folder: Path, options: ReadOptions) -> Source:
     """Open {train,t10k}-images-idx3-ubyte[.gz] and their labels."""
-    refuse_label(label, folder)
-    chosen = choose_split(_idx_splits(folder), split, folder)
+    refuse_label(options.label, folder)
+    chosen = choose_split(_idx_splits(folder), options.split, folder)
     prefix = _IDX_SPLITS[chosen]
     images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
     labels_path = _idx_file(folder, f"{prefix}-labels-idx1-ubyte")
     keys = row_keys(chosen, len(images))
-    known = None if classes is not None else names_beside(folder, "names.json", "classes.txt")
-    class_names, labels_N = named_labels(read_idx(labels_path, 1), keys, classes, known, labels_path)
+    known = None if options.classes is not None else names_beside(folder, "names.json", "classes.txt")
+    class_names, labels_N = named_labels(read_idx(labels_path, 1), keys, options.classes, known, labels_path)
     return Source(
         kind="idx",
         name=data_set_name(folder),
@@ -53,6 +55,7 @@ def open_idx(folder: Path, split: str | None, classes: Path | None, label: str |
         keys=keys,
         labels_N=labels_N,
         read=partial(read_array, images),
+        read_as=ReadAs(labels=f"the file {labels_path.name}", split_found="by the names of the files"),
     )
 
 
@@ -108,24 +111,24 @@ def _idx_file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def open_demo(name: str, split: str | None, classes: Path | None, label: str | None) -> Source:
+def open_demo(name: str, options: ReadOptions) -> Source:
     """Open `digits`: 1,797 images of 8x8 px in 10 classes, 1,298 for training and 499 for testing.
 
     The 0..16 grey levels become round(v * 255 / 16). In each class, images are ordered by the sha256 of these pixels;
     the first 5/18 of them, rounded, are the test split. Rows keep scikit-learn's order.
     """
-    refuse_label(label, f"demo:{name}")
+    refuse_label(options.label, f"demo:{name}")
     if name != "digits":
         raise UsageError(f"unknown demo data set {name!r}", hint="known: demo:digits")
     from sklearn.datasets import load_digits
 
-    chosen = choose_split(("train", "test"), split, "demo:digits")
+    chosen = choose_split(("train", "test"), options.split, "demo:digits")
     digits = load_digits()
     images = np.floor(digits.images * 255 / _GREY_LEVELS + 0.5).astype(np.uint8)
     held_out_N = _held_out(images, digits.target)
     rows = np.flatnonzero(held_out_N if chosen == "test" else ~held_out_N)
     keys, known = row_keys(chosen, len(rows)), tuple(str(name) for name in digits.target_names)
-    class_names, labels_N = named_labels(digits.target[rows], keys, classes, known, "demo:digits")
+    class_names, labels_N = named_labels(digits.target[rows], keys, options.classes, known, "demo:digits")
     return Source(
         kind="digits",
         name="digits",
@@ -134,6 +137,7 @@ def open_demo(name: str, split: str | None, classes: Path | None, label: str | N
         keys=keys,
         labels_N=labels_N,
         read=partial(read_array, images[rows]),
+        read_as=ReadAs(labels="those of scikit-learn", split_found="by content: 5 of 18 images are the test split"),
     )
 
 

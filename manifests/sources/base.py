@@ -1,20 +1,59 @@
 """A source of labelled images, of any kind that can be read, and reading it with a pool of threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.images.decode import ImageProblem, RawImage
+from manifests.sources.read_as import ReadAs
 
 R = TypeVar("R")
 BLOCK_ROWS = 32
 ReadRows = Callable[[Sequence[int]], list[RawImage | ImageProblem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What decides how data is read where it is not certain; None: find out."""
+
+    split: str | None = None
+    """Name of a split; NO_SPLITS: the data has none; HELD_OUT: the one to validate on."""
+    classes: Path | None = None
+    """File of class names."""
+    label: str | None = None
+    """Column of the labels."""
+    configuration: str | None = None
+    """Configuration of a hub's repository: the folder of its Parquet files."""
+    list_file: Path | None = None
+    """List of the files and their labels."""
+    file_column: str | None = None
+    split_column: str | None = None
+
+    def __post_init__(self) -> None:
+        # A notebook gives text for paths.
+        for name in ("classes", "list_file"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+
+    def as_local(self) -> dict[str, str | None]:
+        """Return the entries for local.json, with absolute paths."""
+        return {
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in ((entry.name, getattr(self, entry.name)) for entry in fields(ReadOptions))
+        }
+
+    @staticmethod
+    def in_local(local: Mapping[str, Any]) -> "ReadOptions":
+        """Return the options that an earlier command wrote into local.json."""
+        named: dict[str, Any] = {entry.name: local.get(entry.name) for entry in fields(ReadOptions)}
+        paths = {name: Path(named[name]) for name in ("classes", "list_file") if named[name] is not None}
+        return ReadOptions(**{**named, **paths})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,7 +61,7 @@ class Source:
     """Labelled images in canonical order: keys sorted by their UTF-8 bytes, row = position in that order."""
 
     kind: str
-    """folder, parquet, idx, cifar, digits or beton."""
+    """folder, parquet, idx, cifar, digits, beton, tar, zip, webdataset, arrow, npz, npy, svhn or stl10."""
     name: str
     """Name of the data set: that of its folder."""
     split: str | None
@@ -38,12 +77,13 @@ class Source:
 
     May be called from several threads at once. Nothing is decoded.
     """
+    read_as: ReadAs = field(repr=False)
+    """How the split and the labels were found, and what was left out."""
     root: Path | None = None
     """Folder of the image files, whose paths below it are the keys; None where images are rows of something."""
 
 
-Opener = Callable[[Path, str | None, Path | None, str | None], Source]
-"""A function of a path, a split, a file of class names and a label column, each None if it is not named."""
+Opener = Callable[[Path, ReadOptions], Source]
 
 
 def map_images(

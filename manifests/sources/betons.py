@@ -13,25 +13,33 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.format.header_file import read_header
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
-from manifests.sources.base import Source
-from manifests.sources.names import data_set_name, named_labels, names_beside, refuse_label, refuse_split, row_keys
+from manifests.sources.base import ReadOptions, Source
+from manifests.sources.label_column import is_no_label
+from manifests.sources.names import data_set_name, named_labels, names_beside, row_keys
+from manifests.sources.read_as import ReadAs
+from manifests.sources.splits import refuse_split
 
-_NOT_LABELS = ("sample_id", "view_id")
+_LABEL_FIELDS = ("label", "labels", "target", "class", "y")
 
 
-def open_beton(path: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
-    """Open a beton: its first image field, and its field `label` or else its first integer field.
+def open_beton(path: Path, options: ReadOptions) -> Source:
+    """Open a beton: its first image field, and the field of labels, as _label_field tells it.
 
-    Class names: `classes`, else those of the manifest it lies in, else names.json beside it, else numbers.
+    Class names: from a file of them, else those of the manifest it lies in, else names.json beside it, else numbers.
     """
-    refuse_label(label, path)
-    refuse_split(split, path)
+    refuse_split(options.split, path)
     beton = Beton.open(path)
     images = beton_images(beton)
-    known = None if classes is not None else _known_names(path.parent)
-    class_names, labels_N = named_labels(_labels(beton), images.keys, classes, known, path)
-    name = data_set_name(path.with_suffix(""))
-    return replace(images, name=name, class_names=class_names, labels_N=labels_N)
+    known = None if options.classes is not None else _known_names(path.parent)
+    field = _label_field(beton, options.label)
+    class_names, labels_N = named_labels(_labels(beton, field), images.keys, options.classes, known, path)
+    return replace(
+        images,
+        name=data_set_name(path.with_suffix("")),
+        class_names=class_names,
+        labels_N=labels_N,
+        read_as=ReadAs(labels=f"field {field}"),
+    )
 
 
 def beton_images(beton: Beton) -> Source:
@@ -44,6 +52,7 @@ def beton_images(beton: Beton) -> Source:
         keys=row_keys("row", beton.count),
         labels_N=np.zeros(0, np.int32),
         read=partial(read_beton, beton),
+        read_as=ReadAs(labels="none"),
     )
 
 
@@ -55,12 +64,36 @@ def read_beton(beton: Beton, rows: Sequence[int]) -> list[RawImage | ImageProble
     ]
 
 
-def _labels(beton: Beton) -> NDArray[np.int64]:
-    integers = [name for name, values in beton.columns.items() if values.dtype == np.int64]
-    candidates = [name for name in integers if name not in _NOT_LABELS]
-    if not candidates:
-        raise InputError(f"{beton.path} has no integer field for the labels: its fields are {', '.join(beton.fields)}")
-    return np.asarray(beton.columns["label" if "label" in candidates else candidates[0]], np.int64)
+def _label_field(beton: Beton, label: str | None) -> str:
+    """Return the field `label`, else one called like a label, else the only one of whole numbers that is not an id.
+
+    Raises InputError if it is not clear.
+    """
+    numbers = [name for name, values in beton.columns.items() if values.dtype in (np.int64, np.float64)]
+    known = f"fields of one number: {', '.join(numbers) or 'none'}; all fields: {', '.join(beton.fields)}"
+    if label is not None:
+        if label not in numbers:
+            raise InputError(f"{beton.path} has no field of one number {label!r}", hint=known)
+        return label
+    named = [name for name in _LABEL_FIELDS if name in numbers]
+    whole = [name for name in numbers if beton.columns[name].dtype == np.int64 and not is_no_label(name)]
+    if not named and len(whole) != 1:
+        raise InputError(
+            f"{beton.path}: it is not clear which field holds the labels",
+            hint=f"--label FIELD; {known}; lists, such as one-hot labels, are not read",
+        )
+    return (named or whole)[0]
+
+
+def _labels(beton: Beton, field: str) -> NDArray[np.int64]:
+    values_N = beton.columns[field]
+    decimals = values_N[values_N != np.rint(values_N)]
+    if len(decimals):
+        raise InputError(
+            f"{beton.path}: the field {field!r} holds decimals such as {decimals[0]:g}, not classes",
+            hint="choose another field with --label",
+        )
+    return values_N.astype(np.int64)
 
 
 def _known_names(folder: Path) -> tuple[str, ...] | None:

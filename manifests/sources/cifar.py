@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
+from manifests.sources.archives import ArchivePath
 from manifests.sources.arrays import read_array
-from manifests.sources.base import Source
-from manifests.sources.names import check_class_names, choose_split, data_set_name, named_labels, row_keys
+from manifests.sources.base import ReadOptions, Source
+from manifests.sources.names import check_class_names, data_set_name, named_labels, row_keys
+from manifests.sources.read_as import ReadAs
+from manifests.sources.splits import choose_split
 
+Place = Path | ArchivePath
 MAX_BATCH_BYTES = 1 << 30
 _ROW_BYTES = 3 * 32 * 32
 _AGAIN = "extract the archive again: the python version of CIFAR-10 or CIFAR-100"
@@ -49,7 +53,7 @@ _LAYOUTS = (
 )
 
 
-def find_cifar(path: Path) -> Path | None:
+def find_cifar(path: Place) -> Place | None:
     """Return the folder of CIFAR batches at or directly below `path`; None if there is none."""
     for layout in _LAYOUTS:
         for folder in (path, path / layout.folder):
@@ -58,34 +62,38 @@ def find_cifar(path: Path) -> Path | None:
     return None
 
 
-def open_cifar(folder: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
-    """Open cifar-10-batches-py or cifar-100-python; `label` is fine_label (default) or coarse_label for the latter."""
+def open_cifar(folder: Place, options: ReadOptions, name: str | None = None) -> Source:
+    """Open cifar-10-batches-py or cifar-100-python, of which the label is fine_label or, if asked for, coarse_label.
+
+    name: that of the data set, if it is not that of the folder.
+    """
     layout = next(known for known in _LAYOUTS if (folder / known.meta).is_file() and _splits(folder, known))
-    column = label or next(iter(layout.labels))
+    column = options.label or next(iter(layout.labels))
     if column not in layout.labels:
         raise UsageError(f"{folder} has no label column {column!r}", hint=f"known: {', '.join(layout.labels)}")
     label_key, name_key = layout.labels[column]
-    chosen = choose_split(_splits(folder, layout), split, folder)
+    chosen = choose_split(_splits(folder, layout), options.split, folder)
     batches = [_read_batch(folder / name, label_key) for name in layout.splits[chosen]]
     images, labels_N = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    keys = row_keys(chosen, len(images))
-    class_names, labels_N = named_labels(labels_N, keys, classes, _names(folder / layout.meta, name_key), folder)
+    keys, known = row_keys(chosen, len(images)), _names(folder / layout.meta, name_key)
+    class_names, labels_N = named_labels(labels_N, keys, options.classes, known, folder)
     return Source(
         kind="cifar",
-        name=data_set_name(folder),
+        name=name or data_set_name(Path(str(folder))),
         split=chosen,
         class_names=class_names,
         keys=keys,
         labels_N=labels_N,
         read=partial(read_array, images),
+        read_as=ReadAs(labels=f"{column} of the batches", split_found="by the names of the files"),
     )
 
 
-def _splits(folder: Path, layout: _Layout) -> list[str]:
+def _splits(folder: Place, layout: _Layout) -> list[str]:
     return [name for name, files in layout.splits.items() if any((folder / file).is_file() for file in files)]
 
 
-def _read_batch(path: Path, label_key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_batch(path: Place, label_key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = _load(path)
     data, labels = content.get(b"data"), content.get(label_key)
     if not isinstance(data, _Array) or not isinstance(labels, list):
@@ -101,16 +109,16 @@ def _read_batch(path: Path, label_key: bytes) -> tuple[NDArray[np.uint8], NDArra
     return images, np.asarray(labels, np.int64)
 
 
-def _names(path: Path, name_key: bytes) -> tuple[str, ...]:
+def _names(path: Place, name_key: bytes) -> tuple[str, ...]:
     names = _load(path).get(name_key)
     if not isinstance(names, list):
         raise InputError(f"{path} holds no {name_key!r}", hint=_AGAIN)
     return check_class_names([name.decode() if isinstance(name, bytes) else name for name in names], path)
 
 
-def _load(path: Path) -> dict[bytes, Any]:
+def _load(path: Place) -> dict[bytes, Any]:
     try:
-        if path.stat().st_size > MAX_BATCH_BYTES:
+        if isinstance(path, Path) and path.stat().st_size > MAX_BATCH_BYTES:
             raise ValueError(f"larger than {MAX_BATCH_BYTES >> 30} GiB")
         data = path.read_bytes()
         _check_memo(data)

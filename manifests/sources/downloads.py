@@ -9,10 +9,10 @@ from pathlib import Path
 
 from manifests.errors import InputError, UsageError
 from manifests.sources.arrays import open_idx
-from manifests.sources.base import Opener, Source
+from manifests.sources.base import Opener, ReadOptions, Source
 from manifests.sources.cifar import open_cifar
 from manifests.sources.folder import open_image_folder
-from manifests.sources.names import choose_split
+from manifests.sources.splits import choose_split
 
 DEFAULT_ROOT = "~/.cache/prune-toolkit/torchvision"
 _IDX_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
@@ -76,7 +76,7 @@ _KNOWN = {
 }
 
 
-def open_torchvision(spec: str, split: str | None, classes: Path | None, label: str | None) -> Source:
+def open_torchvision(spec: str, options: ReadOptions) -> Source:
     """Open NAME or NAME=ROOT; torchvision downloads what is not below ROOT yet.
 
     Raises InputError if the download fails or the files there are incomplete.
@@ -85,24 +85,24 @@ def open_torchvision(spec: str, split: str | None, classes: Path | None, label: 
     known = _KNOWN.get(name)
     if known is None:
         raise UsageError(f"unknown torchvision data set {name!r}", hint=f"known: {', '.join(_KNOWN)}")
-    if label is not None and name != "CIFAR100":
-        raise UsageError(f"torchvision:{name} has one label per sample: there is no column {label!r} to choose")
+    if options.label is not None and name != "CIFAR100":
+        raise UsageError(f"torchvision:{name} has one label per sample: there is no column {options.label!r} to choose")
     if None not in known.counts:
-        choose_split([known_split for known_split in known.counts if known_split], split, f"torchvision:{name}")
+        choose_split([known_split for known_split in known.counts if known_split], options.split, f"torchvision:{name}")
     root = Path(given_root or DEFAULT_ROOT).expanduser()
     folder = root / known.folder
     if _missing(folder, known):
         _download(name, root)
         if absent := _missing(folder, known):
             raise InputError(f"torchvision fetched {name}, but {folder / absent} is missing")
-    source = known.open(folder, split, classes, label)
+    source = known.open(folder, options)
     expected = known.counts[source.split]
     if len(source.keys) != expected:
         raise InputError(
             f"{folder} holds {len(source.keys)} images, {name} has {expected}",
             hint="an interrupted download: remove the folder, then run the same command again",
         )
-    names = source.class_names if classes is not None or label is not None else known.class_names
+    names = source.class_names if options.classes is not None or options.label is not None else known.class_names
     return dataclasses.replace(source, name=name, class_names=names or source.class_names)
 
 

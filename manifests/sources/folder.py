@@ -1,8 +1,8 @@
-"""Folders of images, one folder per class, as torchvision's ImageFolder reads them."""
+"""Folders of images, one folder per class, as torchvision's ImageFolder reads them, or with a list of labels."""
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,153 +11,76 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
-from manifests.sources.base import Source
-from manifests.sources.names import (
-    KNOWN_SPLITS,
-    LAYOUTS,
-    check_class_names,
-    check_source_labels,
-    check_unique_keys,
-    choose_split,
-    data_set_name,
-    read_class_names,
-    refuse_label,
-    refuse_split,
-)
+from manifests.sources.base import ReadOptions, Source
+from manifests.sources.folder_layout import ClassFolders, find_class_folders
+from manifests.sources.image_files import EXTENSIONS, loose_images
+from manifests.sources.labelled_files import LabelledFiles, by_folders, by_list
+from manifests.sources.list_file import SPLIT_BY_NUMBER
+from manifests.sources.listed import find_list, find_split_lists, lists_in, open_list
+from manifests.sources.names import LAYOUTS, data_set_name
+from manifests.sources.read_as import listed_names
+from manifests.sources.splits import NO_SPLITS, choose_split, refuse_split
+from manifests.sources.tree import DiskFolder
 
-EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm", "pgm", "gif"))
 MAX_FILE_BYTES = 1 << 30
 
 
-def open_image_folder(path: Path, split: str | None, classes: Path | None, label: str | None) -> Source:
-    """Open DIR/SPLIT/CLASS/... or DIR/CLASS/...; classes are the sorted names of the class folders.
+def open_image_folder(path: Path, options: ReadOptions) -> Source:
+    """Open DIR/SPLIT/CLASS/... or DIR/CLASS/..., or images whose labels or splits stand in a list.
 
-    `classes` renames them in that order; if it names every folder, it fixes their order instead, and may hold
-    more classes than there are folders.
+    A list is found by itself where it labels nearly all images that have no class folders, or where two lists are
+    called like splits. Classes are numbered by class_order.
     """
-    refuse_label(label, path)
-    chosen = _choose_folder(path, split)
-    top = path if chosen is None else path / chosen
-    folders = _subfolders(top)
-    if not folders:
-        raise InputError(f"{top} holds no class folders" + _what_instead(top), hint=LAYOUTS)
-    class_names, label_of = _class_order(folders, classes, top)
-    prefix = "" if chosen is None else f"{chosen}/"
-    found = sorted((prefix + key, label_of[name]) for name in folders for key in _image_files(top / name, f"{name}/"))
-    if not found:
-        extensions = ", ".join(sorted(EXTENSIONS))
-        raise InputError(f"{top} holds class folders but no images", hint=f"image files end in {extensions}")
-    keys = [key for key, _ in found]
-    _check_utf8(keys, path)
-    check_unique_keys(keys, path)
-    labels_N = np.fromiter((label for _, label in found), np.int32, len(found))
+    labelled = _labelled(path, options)
     return Source(
         kind="folder",
         name=data_set_name(path),
-        split=chosen,
-        class_names=class_names,
-        keys=keys,
-        labels_N=check_source_labels(labels_N, class_names, keys, top),
-        read=partial(_read_files, path, keys),
+        split=labelled.split,
+        class_names=labelled.class_names,
+        keys=labelled.keys,
+        labels_N=labelled.labels_N,
+        read=partial(_read_files, path, labelled.keys),
+        read_as=labelled.read_as,
         root=path,
     )
+
+
+def _labelled(path: Path, options: ReadOptions) -> LabelledFiles:
+    split, classes = options.split, options.classes
+    if options.list_file is not None:
+        return by_list(open_list(path, options.list_file, options, split=split), classes)
+    found = find_class_folders(DiskFolder(str(path)), split)
+    if len(found.names) < 2 and (list_file := find_list(path, path / found.top)) is not None:
+        of_list = None if found.split is not None else split
+        return by_list(open_list(path, list_file, options, below=found.top, split=of_list), classes, found)
+    if found.split is None and split != NO_SPLITS and (lists := find_split_lists(path)):
+        chosen = choose_split(lists, split, path)
+        by_number = lists[chosen].name in SPLIT_BY_NUMBER
+        listed = open_list(path, lists[chosen], options, split=chosen if by_number else None)
+        others = tuple(name for name in lists if name != chosen)
+        return by_list(listed._replace(split=chosen, other_splits=others), classes)
+    if found.split is None:
+        refuse_split(split, path)
+    if not found.names:
+        raise _no_classes(path / found.top, found)
+    return by_folders(DiskFolder(str(path)), found, classes, path.name)
+
+
+def _no_classes(top: Path, found: ClassFolders) -> InputError:
+    if found.left_out.counts["folders without images"]:
+        extensions = ", ".join(sorted(EXTENSIONS))
+        return InputError(f"{top} holds class folders but no images", hint=f"image files end in {extensions}")
+    instead = ""
+    if loose_images(DiskFolder(str(top))):
+        above = [path.name for path in lists_in(top.parent)]
+        beside = f"; {listed_names(above)} above may list them: --list FILE" if above else ""
+        instead = ", but images: each class needs a folder of its own, or a list its labels" + beside
+    return InputError(f"{top} holds no class folders{instead}", hint=LAYOUTS)
 
 
 def file_sizes(root: Path, keys: Sequence[str]) -> NDArray[np.int64]:
     """Return the bytes of files below a folder (n,), without reading them; -1 if one is not a file."""
     return np.fromiter((_size_bytes(f"{root}/{key}") for key in keys), np.int64, len(keys))
-
-
-def _choose_folder(path: Path, split: str | None) -> str | None:
-    """Return the split folder to descend into; None if `path` itself holds the class folders."""
-    folders = _subfolders(path)
-    if split is not None and split in folders:
-        return split
-    spelled = [name for name in folders if name.lower() in KNOWN_SPLITS]
-    splits = [name for name in spelled if _subfolders(path / name)]
-    if splits:
-        return choose_split(splits, split, path)
-    if folders and len(spelled) == len(folders):
-        instead = _what_instead(path / spelled[0])
-        raise InputError(f"{path / spelled[0]} holds no class folders{instead}", hint=LAYOUTS)
-    refuse_split(split, path)
-    return None
-
-
-def _class_order(folders: list[str], classes: Path | None, where: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    in_order = {name: index for index, name in enumerate(folders)}
-    if classes is None:
-        return check_class_names(folders, where), in_order
-    names = read_class_names(classes)
-    if set(folders) <= set(names):
-        return names, {name: index for index, name in enumerate(names)}
-    if len(names) != len(folders):
-        missing = next(name for name in folders if name not in names)
-        raise InputError(
-            f"{classes} names {len(names)} classes, {where} has {len(folders)} class folders",
-            hint=f"name the folders themselves (missing: {missing}), or give one name for each in sorted order",
-        )
-    return names, in_order
-
-
-def _subfolders(path: Path) -> list[str]:
-    names = [entry.name for entry in _entries(path) if entry.is_dir()]
-    _check_utf8(names, path)
-    return sorted(names)
-
-
-def _image_files(folder: Path, prefix: str) -> Iterator[str]:
-    """Yield the paths of the image files anywhere below `folder`, without one stat per file."""
-    pending: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), prefix, (os.path.realpath(folder),))]
-    while pending:
-        current, prefix, trail = pending.pop()
-        for entry in _entries(current):
-            if _is_image_name(entry.name) and (entry.is_file() or _dangles(entry)):
-                yield prefix + entry.name
-            elif entry.is_dir():
-                below = (*trail, _followed(entry.path, trail)) if entry.is_symlink() else trail
-                pending.append((entry.path, f"{prefix}{entry.name}/", below))
-
-
-def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Yield what is in a folder and not hidden. Raises InputError if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror}") from None
-
-
-def _followed(link: str, trail: tuple[str, ...]) -> str:
-    target = os.path.realpath(link)
-    if any(above == target or above.startswith(target + os.sep) for above in trail):
-        raise InputError(f"{link} links to a folder above itself", hint="remove the link")
-    return target
-
-
-def _dangles(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - no Path object per file
-
-
-def _is_image_name(name: str) -> bool:
-    stem, _, extension = name.rpartition(".")
-    return bool(stem) and extension.lower() in EXTENSIONS
-
-
-def _what_instead(path: Path) -> str:
-    holds_images = any(_is_image_name(entry.name) for entry in _entries(path))
-    return ", but images: each class needs a folder of its own" if holds_images else ""
-
-
-def _check_utf8(names: list[str], where: Path) -> None:
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError:
-        for name in names:
-            if name != name.encode(errors="replace").decode():
-                raise InputError(
-                    f"{where}: the file name {os.fsencode(name)!r} is not valid UTF-8", hint="rename the file"
-                ) from None
 
 
 def _read_files(root: Path, keys: Sequence[str], rows: Sequence[int]) -> list[RawImage | ImageProblem]:

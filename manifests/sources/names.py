@@ -1,61 +1,23 @@
-"""Checks that all sources share: splits and their spellings, class names, labels, keys."""
+"""Checks that all sources share: class names, labels, keys."""
 
 import json
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
+from manifests.sources.splits import SPLIT_WORDS
 
 LAYOUTS = (
-    "accepted: DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg, train-*.parquet, MNIST-like *-ubyte[.gz], CIFAR batches, "
-    "FILE.parquet, FILE.beton, torchvision:NAME[=ROOT], demo:digits"
+    "accepted: DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg, DIR/*.jpg with a list, Parquet, Arrow, .tar, .zip, .npz, "
+    "MNIST-like *-ubyte[.gz], CIFAR batches, FILE.beton, torchvision:NAME[=ROOT], demo:digits; see docs/data.md"
 )
 MAX_CLASSES = 1_000_000
 MAX_NAMES_BYTES = 64 << 20
-_TRAIN = ("train", "training")
-_HELD_OUT = ("test", "val", "validation", "valid")
-KNOWN_SPLITS = _TRAIN + _HELD_OUT
-_SPELLINGS = {"training": "train", "validation": "val", "valid": "val"}
-
-
-class NoSplitsError(InputError):
-    """A split was requested from data without splits."""
-
-
-def choose_split(available: Collection[str], split: str | None, where: object) -> str:
-    """Return the available split that is meant: itself, or another spelling of it; train if None.
-
-    test, val, validation and valid stand for each other if only one of them exists. Raises InputError if none does.
-    """
-    wanted = (split or "train").lower()
-    family = next((names for names in (_TRAIN, _HELD_OUT) if wanted in names), ())
-    if wanted in ("val", "validation", "valid"):
-        family = ("val", "validation", "valid", "test")
-    for spelling in (wanted, *family):
-        for name in sorted(available):
-            if name.lower() == spelling:
-                return name
-    known = ", ".join(sorted(available)) or "none"
-    raise InputError(f"{where} has no split {wanted!r}", hint=f"splits it has: {known}; choose with --split")
-
-
-def split_in(folders: str) -> str | None:
-    """Return train, val or test: the last folder of a path that is a split, however spelled; None if none is."""
-    names = [name for name in folders.lower().split("/") if name in KNOWN_SPLITS]
-    return _SPELLINGS.get(names[-1], names[-1]) if names else None
-
-
-def refuse_split(split: str | None, where: object) -> None:
-    """Raise InputError if a split is requested from data without splits."""
-    if split is not None:
-        raise NoSplitsError(
-            f"{where} has no split {split!r}: it has no splits",
-            hint="leave the split out, or name the folder that holds the splits",
-        )
 
 
 def refuse_label(label: str | None, where: object) -> None:
@@ -63,7 +25,7 @@ def refuse_label(label: str | None, where: object) -> None:
     if label is not None:
         raise UsageError(
             f"{where} has one label per sample: there is no column {label!r} to choose",
-            hint="a label column can be chosen for Parquet files and CIFAR-100 only",
+            hint="a label column can be chosen for Parquet files, lists, betons and CIFAR-100 only",
         )
 
 
@@ -77,13 +39,34 @@ def data_set_name(path: Path) -> str:
     """Return the name of the nearest folder that is not just called raw, data or train."""
     resolved = path.resolve()
     for part in (resolved, *resolved.parents):
-        if part.name and part.name.lower() not in (*KNOWN_SPLITS, "raw", "data"):
+        if part.name and part.name.lower() not in (*SPLIT_WORDS, "raw", "data"):
             return part.name
     return resolved.name or "data"
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names from a JSON list, a JSON object {index: name}, or a text file of one name per line."""
+    content = _names_in(path)
+    if isinstance(content, dict):
+        missing = [index for index in range(len(content)) if str(index) not in content]
+        if missing:
+            raise InputError(f"{path}: {len(content)} names, but none for class {missing[0]}")
+        content = [content[str(index)] for index in range(len(content))]
+    return check_class_names(content, path)
+
+
+def read_folder_names(path: Path, folders: Collection[str]) -> dict[str, str] | None:
+    """Read a JSON object {folder: name}, in the order of the folders; None if it is not one that names all of them."""
+    content = _names_in(path)
+    if not isinstance(content, dict) or not set(folders) <= set(content):
+        return None
+    named = sorted(content, key=lambda name: (int(name), name) if name.isdecimal() else (-1, name))
+    if named == [str(index) for index in range(len(named))]:
+        return None
+    return dict(zip(named, check_class_names([content[name] for name in named], path), strict=True))
+
+
+def _names_in(path: Path) -> list[Any] | dict[str, Any]:
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise InputError(f"{path} is too large for a file of class names")
@@ -91,19 +74,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read class names from {path}: {error}") from None
     if path.suffix.lower() != ".json":
-        return check_class_names([line.strip() for line in text.rstrip().splitlines()], path)
+        return [line.strip() for line in text.rstrip().splitlines()]
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
-    if isinstance(content, dict):
-        missing = [index for index in range(len(content)) if str(index) not in content]
-        if missing:
-            raise InputError(f"{path}: {len(content)} names, but none for class {missing[0]}")
-        content = [content[str(index)] for index in range(len(content))]
-    if not isinstance(content, list):
+    if not isinstance(content, list | dict):
         raise InputError(f"{path} holds no class names", hint='expected ["cat", "dog"] or {"0": "cat", "1": "dog"}')
-    return check_class_names(content, path)
+    return content
 
 
 def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]:

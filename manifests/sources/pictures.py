@@ -11,7 +11,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, MismatchError
 from manifests.images.decode import ImageProblem, RawImage, decode_rgb
 from manifests.images.identity import content_hash
-from manifests.sources.base import Source
+from manifests.sources.base import ReadOptions, Source
 from manifests.sources.betons import read_beton
 from manifests.sources.open import open_split
 
@@ -34,7 +34,7 @@ def pictures(
     """
     beton = beton or _path(local.get("beton"))
     if "data" in local and not (beton and _is_gone(local["data"])):
-        source = open_split(local["data"], local.get("split"), _path(local.get("classes")), local.get("label"))
+        source = open_split(local["data"], ReadOptions.in_local(local))
         return _of_source(source, keys, None if local.get("is_copy") else hashes)
     if beton is None:
         raise InputError(

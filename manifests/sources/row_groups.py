@@ -43,15 +43,15 @@ def open_shard(path: Path) -> Shard:
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """Turn what the Parquet reader raises into an InputError that names the file."""
+def damaged(path: Path, format_: str = "Parquet") -> Iterator[None]:
+    """Turn what the reader raises into an InputError that names the file."""
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path} is not a whole Parquet file: {_first_line(error)}", hint="copy or download the file again"
+            f"{path} is not a whole {format_} file: {_first_line(error)}", hint="copy or download the file again"
         ) from None
 
 

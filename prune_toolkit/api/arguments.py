@@ -1,6 +1,7 @@
 """Manifests, paths and options as the functions of the Python interface and the commands take them. Torch-free."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from manifests.base.cores import core_count
@@ -26,16 +27,24 @@ def optional(path: Place | None) -> Path | None:
 
 
 def data_spec(
-    data: Place | None,
+    data: Place | DataSpec | None,
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,
     *,
     held_out: bool = False,
 ) -> DataSpec | None:
-    """Return the description of the given images, None if there are none."""
+    """Return the description of the given images, None if there are none; the options given beside it come first."""
     if data is None:
         return None
+    if isinstance(data, DataSpec):
+        return replace(
+            data,
+            split=split or data.split,
+            classes=optional(classes) or data.classes,
+            label=label or data.label,
+            held_out=held_out,
+        )
     return DataSpec(data=str(data), split=split, classes=optional(classes), label=label, held_out=held_out)
 
 

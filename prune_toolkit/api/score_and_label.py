@@ -11,7 +11,9 @@ from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
 from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
+from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
+from prune_toolkit.indexing.reading import tell_reading
 from prune_toolkit.labelling.label_config import (
     LabelConfig,
     Labelling,
@@ -31,7 +33,7 @@ from trainer.models.teacher import Teacher, load_teacher
 
 
 def score(
-    data: Manifest | Place | None = None,
+    data: Manifest | DataSpec | Place | None = None,
     *,
     teacher: str | nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
@@ -44,7 +46,7 @@ def score(
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,
-    val: Place | None = None,
+    val: Place | DataSpec | None = None,
     val_split: str | None = None,
     out: Place | None = None,
     index: Place = "index",
@@ -57,10 +59,11 @@ def score(
     top_k: int | None = None,
     score_views: str | None = None,
     features: bool = False,
-    held_out: Place | None = None,
+    held_out: Place | DataSpec | None = None,
     held_out_split: str | None = None,
     dynamics: Place | Sequence[Place] = (),
     early_epoch: int | None = None,
+    strict: bool = False,
     thumbnails: bool = False,
     name: str | None = None,
     licence: str | None = None,
@@ -76,6 +79,8 @@ def score(
     dynamics: run no teacher, but add scores of the training dynamics that these runs recorded to the manifest `data`.
     """
     if dynamics:
+        if isinstance(data, DataSpec):
+            raise UsageError("dynamics=RUN adds scores to a manifest: name one, not images")
         runs = [dynamics] if isinstance(dynamics, Place) else dynamics
         plan = DynamicsPlan.of(
             local_path(out or "manifest-dynamics"),
@@ -92,6 +97,8 @@ def score(
         images = ImagesAtHand.of_index(data)
     else:
         images = images_to_score(data_spec(data, split, classes, label), local_path(index))
+    if images.index is None:
+        tell_reading(images.source, strict=strict)
     on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
     apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
@@ -115,6 +122,7 @@ def score(
             top_k=top_k,
             score_views=score_views,
             features=features,
+            strict=strict,
             thumbnails=thumbnails,
         )
         return whole(build_scores(Scoring(config=config, teacher=loaded, images=images, val=on_val, held_out=apart)))
@@ -144,7 +152,7 @@ def label(
     teacher_licence: str | None = None,
     out: Place = "labelled",
     beton: bool = True,
-    data: Place | None = None,
+    data: Place | DataSpec | None = None,
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Literal
 
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, optional, threads, whole
+from prune_toolkit.api.arguments import Place, data_check, data_spec, opened, threads, whole
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.indexing.index import IndexConfig, build_index
 from prune_toolkit.quotas.keep import Keep
@@ -20,7 +20,7 @@ Number = str | float | Fraction
 
 
 def index(
-    data: Place,
+    data: Place | DataSpec,
     *,
     split: str | None = None,
     classes: Place | None = None,
@@ -33,14 +33,18 @@ def index(
     name: str | None = None,
     licence: str | None = None,
     redistributable: bool | None = None,
+    strict: bool = False,
     workers: int | None = None,
 ) -> Manifest:
     """List every image of `data` with its key, label, size and content hash; like `prune index`.
 
-    beton: also write train.beton, from which a student can be trained without a teacher.
+    beton: also write train.beton, from which a student can be trained without a teacher. strict: stop where the data is
+    probably not what is meant.
     """
+    spec = data_spec(data, split, classes, label)
+    assert spec is not None
     config = IndexConfig(
-        data=DataSpec(data=str(data), split=split, classes=optional(classes), label=label),
+        data=spec,
         out=local_path(out),
         beton=beton,
         max_side=max_side,
@@ -51,6 +55,7 @@ def index(
         name=name,
         licence=licence,
         redistributable=redistributable,
+        strict=strict,
     )
     return whole(build_index(config))
 
@@ -77,7 +82,7 @@ def select(
     out: Place = "selection",
     beton: bool = True,
     max_side: int | None = None,
-    data: Place | None = None,
+    data: Place | DataSpec | None = None,
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,

@@ -6,11 +6,12 @@ from typing import Any, TypedDict, Unpack
 
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, optional
+from prune_toolkit.api.arguments import Place, data_spec, optional
 from prune_toolkit.api.torch_state import torch_as_it_was
+from prune_toolkit.images.data_spec import DataSpec
 from trainer.cli.shared_options import local_path
 from trainer.config import TrainConfig
-from trainer.data.task import open_task, open_validation
+from trainer.data.task import open_task, open_validation, tell_validation
 from trainer.loop.budget import MatchTime, asked_seconds, training_seconds
 from trainer.loop.distributed import Ranks
 from trainer.loop.finished_run import Run, load_student
@@ -71,7 +72,7 @@ def train_student(
     manifest: Manifest | Place = "selection",
     *,
     student: str | None = None,
-    val: Place | None = None,
+    val: Place | DataSpec | None = None,
     val_split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,
@@ -116,22 +117,17 @@ def train_student(
     def configure(**length: float | None) -> TrainConfig:
         return resolve(given | length, recipe=recipe, stored=task.stored, world_size=ranks.world_size)
 
+    spec = data_spec(val, val_split, classes, label)
     config = configure(**length)
+    validation = None if spec is None else open_validation(spec.data, spec, task.class_names, optional(class_map))
+    if validation is not None and ranks.is_main:
+        tell_validation(task, validation)
     seconds = length.get("match_s")
     with torch_as_it_was():
         report = train(
             task,
             config,
-            validation=None
-            if val is None
-            else open_validation(
-                str(val),
-                split=val_split,
-                class_names=task.class_names,
-                classes=optional(classes),
-                label=label,
-                class_map=optional(class_map),
-            ),
+            validation=validation,
             out=path,
             machine=Machine(device=device, loader=loader, workers=workers),
             fresh=fresh,

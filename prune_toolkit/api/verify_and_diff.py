@@ -17,7 +17,7 @@ from prune_toolkit.images.where import open_copy
 
 def verify(
     manifest: Manifest | Place = "manifest",
-    data: Place | None = None,
+    data: Place | DataSpec | None = None,
     *,
     split: str | None = None,
     classes: Place | None = None,

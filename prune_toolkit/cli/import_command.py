@@ -107,9 +107,9 @@ class LogitsOptions:
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
 @gathered("teacher", LogitsOptions)
-@click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
 @copy_options
+@click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
 @json_option
 def command(
     file: Path,

@@ -15,6 +15,7 @@ from prune_toolkit.cli.options import (
     json_option,
     rank_options,
     redistributable_option,
+    strict_option,
     workers_option,
 )
 from trainer.cli.console import echo_json
@@ -36,6 +37,7 @@ from trainer.cli.console import echo_json
 @click.option("--thumbnails", is_flag=True, help="Store 8x8 pixels of each image, to recognise re-encoded copies.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
+@strict_option
 @redistributable_option
 @workers_option
 @rank_options
@@ -55,6 +57,7 @@ def command(
     prune index photos --split train --beton
     """
     from prune_toolkit.indexing.index import IndexConfig, build_index
+    from prune_toolkit.indexing.reading import tell_reading
     from prune_toolkit.work.part_work import ALONE
 
     data = images.spec(data_argument)
@@ -66,6 +69,7 @@ def command(
     if dry_run:
         config.data.refuse_out(out)
         source = config.data.open()
+        tell_reading(source, strict=config.strict)
         plan = {
             "source": source.kind,
             "samples": len(source.keys),

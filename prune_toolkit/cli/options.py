@@ -2,8 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -55,10 +56,23 @@ def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
             others = {option: value for option, value in values.items() if option not in theirs}
             return command(**others, **{name: made(make, values)})
 
-        called.__click_params__ = [*options_of(command), *options_of(make)]  # type: ignore[attr-defined]
+        taken = {spelling for option in options_of(command) for spelling in option.opts}
+        called.__click_params__ = [  # type: ignore[attr-defined]
+            *options_of(command),
+            *(_without(option, taken) for option in options_of(make)),
+        ]
         return cast(F, called)
 
     return decorate
+
+
+def _without(option: click.Parameter, spellings: Set[str]) -> click.Parameter:
+    """Return an option without the spellings that the command has for an option of its own."""
+    if not spellings & set(option.opts):
+        return option
+    option = copy(option)
+    option.opts = [spelling for spelling in option.opts if spelling not in spellings]
+    return option
 
 
 def asked_for() -> set[str]:
@@ -90,9 +104,19 @@ def typed() -> set[str]:
     "--data",
     help="Images: a folder of class folders, Parquet, idx .gz or CIFAR files, a .beton, torchvision:NAME, demo:digits.",
 )
-@click.option("--split", help="Split of the data to read, such as train or test.")
+@click.option("--split", help="Split of the data to read, such as train or test; none: the data has no splits.")
 @click.option("--classes", type=FOLDER, help="File of class names in label order: a JSON list, or one name per line.")
-@click.option("--label", help="Label column of a Parquet data set, if there are several.")
+@click.option("--label", "--label-column", "label", help="Column or field of the labels, if there are several.")
+@click.option("--config", "configuration", help="Configuration of a hub's repository: the folder of its Parquet files.")
+@click.option(
+    "--list",
+    "--image-list",
+    "list_file",
+    type=FOLDER,
+    help="List of the image files and their labels: CSV, TSV, JSONL or text.",
+)
+@click.option("--file-column", help="Column of the files in the list of images.")
+@click.option("--split-column", help="Column of the splits in the list of images.")
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The images, and how to read them."""
@@ -101,15 +125,28 @@ class DataOptions:
     split: str | None
     classes: Path | None
     label: str | None
+    configuration: str | None
+    list_file: Path | None
+    file_column: str | None
+    split_column: str | None
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
         """Return the spec of the images `named`, else of --data; None if neither is given."""
-        from prune_toolkit.api.arguments import data_spec
+        from prune_toolkit.images.data_spec import DataSpec
 
-        return data_spec(named or self.data, self.split, self.classes, self.label)
+        data = named or self.data
+        return None if data is None else DataSpec(**{**vars(self), "data": data})
+
+    def like(self, data: str | None, split: str | None, *, held_out: bool = False) -> "DataSpec | None":
+        """Return the spec of other images that are read alike, but for their split and list; None if there are none."""
+        spec = self.spec(data) if data is not None else None
+        return None if spec is None else replace(spec, split=split, list_file=None, held_out=held_out)
 
 
 data_options = gathered("images", DataOptions)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop where the data is probably not what is meant, in place of a warning."
+)
 
 
 @click.option(

@@ -19,6 +19,7 @@ from prune_toolkit.cli.options import (
     json_option,
     rank_options,
     redistributable_option,
+    strict_option,
     teacher_licence_option,
     teacher_options,
     typed,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @data_options
 @teacher_options
 @click.option("--val", help="Validation images with the same classes, to measure the teacher's val_top1.")
-@click.option("--val-split", help="Split of --val [default: test or validation, if it has splits].")
+@click.option("--val-split", help="Split of --val [default: validation or test, if it has splits].")
 @click.option(
     "--out", "-o", type=FOLDER, help="Folder of the manifest [default: manifest; with --dynamics manifest-dynamics]."
 )
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
 @click.option("--thumbnails", is_flag=True, help="Same as for prune index, for images indexed in the same pass.")
 @click.option("--name", help="Name of the data set in the manifest [default: the folder's].")
 @click.option("--licence", "--license", "licence", help="Licence of the data, recorded in the manifest.")
+@strict_option
 @redistributable_option
 @teacher_licence_option(help="Licence of the teacher's weights, recorded in the manifest.")
 @rank_options
@@ -97,6 +99,7 @@ def command(
     index: Path,
     views: "ViewFlags",
     features: bool,
+    strict: bool,
     held_out: str | None,
     held_out_split: str | None,
     dynamics: tuple[Path, ...],
@@ -120,8 +123,8 @@ def command(
     if dynamics:
         _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
-    from prune_toolkit.api.arguments import data_spec
     from prune_toolkit.images.readers import images_of_same_classes, images_to_score
+    from prune_toolkit.indexing.reading import tell_reading
     from prune_toolkit.scoring.preview import preview
     from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
@@ -132,9 +135,11 @@ def command(
     check_held_out(held_out, held_out_split, has_features=features)
     teacher_options.named()
     training = images_to_score(images.spec(data_argument), index)
-    validated = data_spec(val, val_split, images.classes, images.label, held_out=True)
+    if training.index is None:
+        tell_reading(training.source, strict=strict, ranks=settings["ranks"])
+    validated = images.like(val, val_split, held_out=True)
     validation = images_of_same_classes(validated, training)
-    influenced = images_of_same_classes(data_spec(held_out, held_out_split, images.classes, images.label), training)
+    influenced = images_of_same_classes(images.like(held_out, held_out_split), training)
     teacher = teacher_options.load(training.class_names)
     config = ScoreConfig(
         out=out or Path("manifest"),
@@ -144,6 +149,7 @@ def command(
         view_count=views.views,
         top_k=views.top_k,
         features=features,
+        strict=strict,
         **settings,
     )
     work = Scoring(config=config, teacher=teacher, images=training, val=validation, held_out=influenced)

@@ -11,7 +11,7 @@ from prune_toolkit.cli.options import json_option, manifest_place
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from manifests.format.header import Views
+    from manifests.format.header import DataReading, Views
     from manifests.manifest import Manifest
 
 
@@ -49,6 +49,16 @@ def command(manifest: Path | str, as_json: bool) -> None:
         _echo_classes(opened)
 
 
+def _reading_text(reading: "DataReading") -> str:
+    parts = [f"classes: {reading.labels}"]
+    if reading.split_found is not None:
+        others = f", beside {', '.join(reading.other_splits)}" if reading.other_splits else ""
+        parts.append(f"split: {reading.split_found}{others}")
+    parts += [f"left out: {kind}: {count:,}" for kind, count in reading.left_out.items()]
+    parts += [f"warning: {line}" for line in reading.warnings]
+    return "; ".join(parts)
+
+
 def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     from manifests.card.readme import has_particular_parameters, selection_lines, targets_text
     from trainer.loop.label_times import label_times
@@ -62,6 +72,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
             f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
             f"{data.count:,} samples, {len(data.class_names)} classes, fingerprint {data.fingerprint[:16]}",
         ),
+        *([] if data.read_as is None else [("read as", _reading_text(data.read_as))]),
         ("licence", f"{data.licence or 'not stated'}{redistributable[data.redistributable]}"),
     ]
     if (teacher := header.teacher) is not None:

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from manifests.manifest import Manifest
 
 SHOWN = 20
-OF_DATA = (*FLAGS, "allow_mismatch", "list_path", "split", "classes", "label")
+OF_DATA = (
+    *FLAGS,
+    *("allow_mismatch", "list_path", "split", "classes", "label"),
+    *("configuration", "list_file", "file_column", "split_column"),
+)
+_SPELLED = {"list_path": "list", "list_file": "image-list", "configuration": "config"}
 
 
 @click.command(name="verify")
@@ -69,7 +74,7 @@ def command(
     data = images.spec()
     if data is None:
         for name in (name for name in OF_DATA if name in typed()):
-            flag = {"list_path": "list"}.get(name, name).replace("_", "-")
+            flag = _SPELLED.get(name, name).replace("_", "-")
             raise UsageError(f"--{flag} needs --data: it is about images", hint="give --data DIR")
         _verify_files(manifest, as_json)
         return

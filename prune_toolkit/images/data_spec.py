@@ -8,25 +8,21 @@ from typing import Any
 import numpy as np
 
 from manifests.errors import UsageError
-from manifests.sources import open_held_out, open_source
-from manifests.sources.base import Source
+from manifests.sources.base import ReadOptions, Source
+from manifests.sources.open import open_held_out, read_source
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSpec:
+class DataSpec(ReadOptions):
     """The place of the images and the options to read them."""
 
     data: str
-    split: str | None = None
-    classes: Path | None = None
-    label: str | None = None
     held_out: bool = False
-    """Without a split: take the test or validation split, not train."""
+    """Without a split: take the validation or test split, not train."""
 
     def open(self) -> Source:
         """Open the source; raises InputError if it is not one."""
-        opener = open_held_out if self.held_out else open_source
-        return opener(self.data, split=self.split, classes=self.classes, label=self.label)
+        return open_held_out(self.data, self) if self.held_out else read_source(self.data, self)
 
     def refuse_out(self, out: Path) -> None:
         """Raise UsageError if a manifest would be written inside the images, which would make them unreadable."""
@@ -40,26 +36,13 @@ class DataSpec:
     def local(self) -> dict[str, Any]:
         """Return the entries for local.json: absolute paths, valid on this machine only."""
         path = Path(self.data)
-        entries = {
-            "data": str(path.resolve()) if path.exists() else self.data,
-            "split": self.split,
-            "classes": None if self.classes is None else str(self.classes.resolve()),
-            "label": self.label,
-        }
+        entries = {"data": str(path.resolve()) if path.exists() else self.data, **self.as_local()}
         return {name: value for name, value in entries.items() if value is not None}
 
     @classmethod
     def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
         """Read what an earlier command wrote into local.json; None if it names no data."""
-        if "data" not in local:
-            return None
-        classes = local.get("classes")
-        return cls(
-            data=str(local["data"]),
-            split=local.get("split"),
-            classes=None if classes is None else Path(classes),
-            label=local.get("label"),
-        )
+        return cls(data=str(local["data"]), **vars(cls.in_local(local))) if "data" in local else None
 
 
 def listing_digest(source: Source) -> str:

@@ -13,7 +13,7 @@ from manifests.errors import InputError, MismatchError
 from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import beton_images
-from manifests.sources.names import NoSplitsError
+from manifests.sources.splits import NoSplitsError
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
 

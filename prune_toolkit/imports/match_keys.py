@@ -12,7 +12,7 @@ from manifests.base.files import write_atomic
 from manifests.base.progress import note, one_line
 from manifests.errors import MismatchError
 from manifests.manifest import Manifest
-from manifests.sources.names import split_in
+from manifests.sources.splits import family_of_path
 from manifests.tables.rows import places, unique_in_both
 
 SHOWN = 3
@@ -105,5 +105,5 @@ def _allow(pair: str, known: set[str]) -> bool:
     """
     theirs, _, ours = pair.rpartition("\0")
     last = theirs.removesuffix("/").split("/")[-max(1, ours.count("/")) :]
-    splits = {split_in("/".join(last)), split_in(ours)} - {None}
+    splits = {family_of_path("/".join(last)), family_of_path(ours)} - {None}
     return len(splits) < 2 and not (set(last) & known) - set(ours.split("/"))

@@ -30,6 +30,7 @@ from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import Check, SampleFacts, examine
 from prune_toolkit.images.sample_images import SourceImages
 from prune_toolkit.images.train_beton import write_train_beton
+from prune_toolkit.indexing.reading import tell_content, tell_reading
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, WorkShare
 
 
@@ -61,7 +62,13 @@ def thumbnails_of(rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table
 
 
 def data_block(
-    source: Source, samples: pa.Table, *, name: str | None, licence: str | None, redistributable: bool | None = None
+    source: Source,
+    samples: pa.Table,
+    *,
+    name: str | None,
+    licence: str | None,
+    redistributable: bool | None = None,
+    strict: bool = False,
 ) -> DataSet:
     """Return the header block of the data set; InputError if no image is readable."""
     problems = samples.column("problem")
@@ -84,6 +91,7 @@ def data_block(
         ),
         licence=licence,
         redistributable=redistributable,
+        read_as=tell_content(source, samples, strict=strict),
     )
 
 
@@ -110,6 +118,8 @@ class IndexConfig:
     licence: str | None = None
     redistributable: bool | None = None
     """True if the images may be redistributed; None: not stated."""
+    strict: bool = False
+    """Stop where the data is probably not what is meant, in place of a warning."""
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
@@ -139,6 +149,7 @@ def build_index(config: IndexConfig) -> Manifest | None:
     """Write an index manifest; return None if other ranks have not finished their parts."""
     config.data.refuse_out(config.out)
     source = config.data.open()
+    tell_reading(source, strict=config.strict, ranks=config.ranks)
     count, rate = len(source.keys), 0.0
 
     def facts_of(_row: int, image: RawImage | ImageProblem) -> SampleFacts:
@@ -160,7 +171,12 @@ def build_index(config: IndexConfig) -> Manifest | None:
     def finish(_parts: Totals, start: float) -> Outcome:
         samples, files = read_samples(config.out, count), []
         data = data_block(
-            source, samples, name=config.name, licence=config.licence, redistributable=config.redistributable
+            source,
+            samples,
+            name=config.name,
+            licence=config.licence,
+            redistributable=config.redistributable,
+            strict=config.strict,
         )
         warn_problems(samples)
         local = config.data.local()

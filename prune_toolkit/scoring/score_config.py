@@ -53,6 +53,8 @@ class ScoreConfig(PassConfig):
     """Store penultimate features of view 0, and the scores that need them."""
     thumbnails: bool = False
     """Store thumbnails of images that are indexed in the same pass."""
+    strict: bool = False
+    """Stop where images that are indexed in the same pass are probably not what is meant, in place of a warning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,8 @@ from manifests.format.parts import config_digest, part_path, part_rows, soft_lab
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import keep_largest
 from manifests.manifest import Manifest
+from manifests.sources.telling import leak_warning
+from manifests.tables.rows import hash_matrix
 from manifests.tables.thumbnails_table import TABLE as THUMBNAILS
 from manifests.tables.thumbnails_table import thumbnails_block
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
@@ -109,12 +111,17 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     if images.index is None:
         warn_problems(samples)
         assert images.spec is not None
-        data, local = data_block(images.source, samples, name=config.name, licence=config.licence), images.spec.local()
+        data = data_block(images.source, samples, name=config.name, licence=config.licence, strict=config.strict)
+        local = images.spec.local()
         blocks["thumbnails"] = thumbnails_block() if config.thumbnails else None
     else:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
+    if work.val is not None and work.val.index is None:
+        warning = leak_warning(hash_matrix(samples.column("content_hash")), work.val.source, config.workers)
+        if warning is not None:
+            note(f"warning: {warning}")
     card = teacher_card(work, calibration, None if work.val is None else validation_top1(work, work.val))
     scored_views = None if config.view_count == 1 else views_text(config.scored_views)
     specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0

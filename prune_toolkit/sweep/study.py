@@ -13,6 +13,7 @@ from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.base.progress import format_seconds, note
 from manifests.errors import IncompleteError
 from manifests.manifest import Manifest
+from manifests.sources import ReadOptions
 from prune_toolkit.sweep.flags import train_flags, train_options
 from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
 from prune_toolkit.sweep.run_lengths import FEWEST_PRUNED
@@ -137,16 +138,18 @@ def _without(rows: Iterable[Row], cells: Set[Cell]) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.cell not in cells)
 
 
+READ_OPTIONS = ("classes", "label", "configuration", "list_file", "file_column", "split_column")
+"""The options of train-student, besides --val-split, that say how --val is read."""
+
+
 def _check_validation(val: str, grid: Grid, teacher: SweepTeacher) -> None:
     """Open the test images as train-student will, so that errors are found before anything is trained."""
     given = train_flags(grid.every_train, "--train")
     open_validation(
         val,
-        split=given.get("val_split"),
-        class_names=teacher.manifest.class_names,
-        classes=given.get("classes"),
-        label=given.get("label"),
-        class_map=given.get("class_map"),
+        ReadOptions(split=given.get("val_split"), **{name: given.get(name) for name in READ_OPTIONS}),
+        teacher.manifest.class_names,
+        given.get("class_map"),
     )
 
 

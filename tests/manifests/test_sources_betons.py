@@ -106,7 +106,7 @@ def test_a_beton_without_integers_is_refused(tmp_path: Path) -> None:
     label = fmt.HEADER.itemsize + fmt.FIELD.itemsize + fmt.FIELD.fields["type_id"][1]  # type: ignore[index]
     content[label] = fmt.FLOAT
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no integer field for the labels"):
+    with pytest.raises(InputError, match="the field 'label' holds decimals such as"):
         open_source(str(path))
 
 
@@ -123,7 +123,10 @@ def test_betons_of_ffcvs_own_writer_with_other_field_names_are_read(tmp_path: Pa
     command = [sys.executable, "-c", STOCK_WRITER, f"{tmp_path}/"]
     subprocess.run(command, check=True, timeout=240, capture_output=True)
     for mode, kind, tolerance in (("raw", Pixels, 0), ("jpg", Encoded, 2)):
-        source = open_source(str(tmp_path / f"{mode}.beton"))
+        with pytest.raises(InputError, match="not clear which field holds the labels") as caught:
+            open_source(str(tmp_path / f"{mode}.beton"))
+        assert "kind, more" in str(caught.value.hint)
+        source = open_source(str(tmp_path / f"{mode}.beton"), label="kind")
         assert source.labels_N.tolist() == [0, 1, 0, 1, 0, 1]
         for row, image in enumerate(source.read(range(6))):
             assert isinstance(image, kind)

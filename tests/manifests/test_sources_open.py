@@ -13,7 +13,6 @@ from manifests.sources import open_source
 from manifests.sources.names import (
     check_source_labels,
     check_unique_keys,
-    choose_split,
     data_set_name,
     read_class_names,
     resolve_names,
@@ -29,9 +28,9 @@ def test_what_is_not_there_is_named_with_the_accepted_layouts(tmp_path: Path, na
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.zip").write_bytes(b"PK")
+    (tmp_path / "data.doc").write_bytes(b"text")
     with pytest.raises(InputError, match="not a data set this tool reads"):
-        open_source(str(tmp_path / "data.zip"))
+        open_source(str(tmp_path / "data.doc"))
 
 
 def test_a_manifest_is_no_data_set(tmp_path: Path) -> None:
@@ -59,31 +58,6 @@ def test_sources_are_imported_without_torch_pyarrow_pillow_or_sklearn() -> None:
         "sys.exit(str([name for name in ('torch', 'pyarrow', 'sklearn', 'PIL') if name in sys.modules] or '') or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("available", "asked", "chosen"),
-    [
-        (("train", "test"), None, "train"),
-        (("train", "test"), "validation", "test"),
-        (("train", "validation"), "test", "validation"),
-        (("train", "val", "test"), "test", "test"),
-        (("train", "val", "test"), "valid", "val"),
-        (("Training", "Test"), None, "Training"),
-        (("fold1", "fold2"), "fold2", "fold2"),
-    ],
-)
-def test_another_spelling_of_a_split_is_found(available: tuple[str, ...], asked: str | None, chosen: str) -> None:
-    assert choose_split(available, asked, "here") == chosen
-
-
-@pytest.mark.parametrize(
-    ("available", "asked"), [(("test",), None), (("train",), "test"), (("train",), "fold1"), ((), "x")]
-)
-def test_a_split_that_is_not_there_lists_those_that_are(available: tuple[str, ...], asked: str | None) -> None:
-    with pytest.raises(InputError, match="has no split") as caught:
-        choose_split(available, asked, "here")
-    assert (", ".join(available) or "none") in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,17 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.mark.parametrize(("name", "told"), [("new\nline", "a control character"), ("c:", "a drive letter")])
-def test_an_index_of_such_names_is_refused_with_the_key(prune: Run, tmp_path: Path, name: str, told: str) -> None:
-    for folder in ("a", name):
+def test_an_index_of_such_names_is_refused_with_the_key(prune: Run, tmp_path: Path) -> None:
+    for folder in ("a", "c:"):
         (tmp_path / "images" / folder).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / folder / "1.png")
     refused = prune("index", "--data", tmp_path / "images", "-o", tmp_path / "index", code=3).stderr
-    assert f"has the key {f'{name}/1.png'!r}: it" in refused.replace("\\\\", "\\")
-    assert told in refused
+    assert "has the key 'c:/1.png': it begins with a drive letter" in refused
     assert "rename the file or its folder" in refused
     assert not (tmp_path / "index" / "manifest.json").exists()
 

@@ -99,7 +99,7 @@ def test_features_are_those_of_the_network_and_scores_those_of_the_formulas(scor
     manifest = Manifest.open(scored)
     features, logits, labels = whole(manifest)
     assert (manifest.header.features.layer, manifest.header.features.width) == ("head", 12)
-    assert manifest.header.schema_version == "1.2"
+    assert manifest.header.schema_version == "1.4"
     assert [values.dtype for _, values in manifest.features()] == [np.float16] * 3
     ids = np.concatenate([ids for ids, _ in manifest.features()])
     assert ids.tolist() == list(range(20_000))
@@ -127,7 +127,7 @@ def test_features_are_those_of_the_network_and_scores_those_of_the_formulas(scor
 def test_all_else_is_what_it_is_without_features(scored, many_digits, tmp_path, prune):
     prune("score", many_digits, *TEACHER, "-o", tmp_path / "plain")
     plain, made = Manifest.open(tmp_path / "plain"), Manifest.open(scored)
-    assert plain.header.schema_version == "1.1"
+    assert plain.header.schema_version == "1.4"
     assert plain.header.features is None
     assert not {"features", "held_out", "scores"} & plain.header.config.keys()
     assert plain.samples().equals(made.samples())

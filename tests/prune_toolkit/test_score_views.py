@@ -131,7 +131,7 @@ def test_which_views_are_averaged_can_be_chosen(
 
 def test_the_header_tells_recipe_views_and_times(scored: Manifest) -> None:
     header = scored.header
-    assert header.schema_version == "1.1"
+    assert header.schema_version == "1.4"
     assert header.views.model_dump(exclude_none=True) == {
         "recipe": "pad_crop_flip",
         "version": 1,

@@ -61,7 +61,7 @@ def test_images_that_were_shrunk_for_scoring_are_shown_whole_in_the_same_crops(
     prune("score", tmp_path / "index", *SCORE, "-o", tmp_path / "manifest")
     header = Manifest.open(tmp_path / "manifest").header
     assert header.views is not None
-    assert (header.views.max_side, header.schema_version) == (40, "1.3")
+    assert (header.views.max_side, header.schema_version) == (40, "1.4")
     select = ("select", tmp_path / "manifest", "--keep", 1, "--labels", "raw")
     prune(*select, "-o", tmp_path / "ours")
     prune(*select, "--data", photos, "-o", tmp_path / "theirs")
@@ -183,4 +183,4 @@ def test_where_nothing_was_shrunk_nothing_is_said(photos: Path, tmp_path: Path, 
     prune("score", tmp_path / "index", *SCORE, "-o", tmp_path / "manifest")
     header = Manifest.open(tmp_path / "manifest").header
     assert header.views is not None
-    assert (header.views.max_side, header.schema_version) == (None, "1.1")
+    assert (header.views.max_side, header.schema_version) == (None, "1.4")

@@ -340,7 +340,7 @@ def test_thumbnails_that_were_not_pulled_are_not_missed(
     (tmp_path / "m" / "local.json").write_text('{"not_pulled": ["thumbnails"], "pulled_from": "s3://b/m"}')
     prune("select", tmp_path / "m", "--keep", "0.5", "--data", data, "-o", tmp_path / "s")
     header = Manifest.open(tmp_path / "s").header
-    assert (header.thumbnails, header.schema_version) == (None, "1.1")
+    assert (header.thumbnails, header.schema_version) == (None, "1.4")
     assert kept_keys(Manifest.open(tmp_path / "s")) == kept_keys(all_of_it)
     again = write_tree(tmp_path / "again", {key: jpeg(picture(1), 50) for key in photos(count=20)})
     base = ("select", tmp_path / "m", "--keep", "0.5", "--pixels", "-o", tmp_path / "p", "--data")

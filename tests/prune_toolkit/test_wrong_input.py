@@ -153,7 +153,7 @@ def test_an_altered_part(scored: Path, tmp_path: Path, prune: Run) -> None:
 def test_an_unknown_major_version(scored: Path, tmp_path: Path, prune: Run) -> None:
     shutil.copytree(scored / "manifest", tmp_path / "m")
     path = tmp_path / "m" / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": "1.1"', '"schema_version": "2.0"'))
+    path.write_text(path.read_text().replace('"schema_version": "1.4"', '"schema_version": "2.0"'))
     result = prune("show", tmp_path / "m", code=3)
     assert "schema version 2.0" in result.stderr
     assert "upgrade" in result.stderr

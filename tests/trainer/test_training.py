@@ -13,6 +13,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from trainer_support import renamed
 
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.sources import ReadOptions
 from trainer.data.order import Stream, epoch_order, stream_seed
 from trainer.data.task import open_task, open_validation
 from trainer.loop.recipes import resolve
@@ -38,7 +39,7 @@ def run(manifest, out, *, val=None, machine=TORCH, fresh=False, **flags):
     task = open_task(manifest.path)
     validation = None
     if val is not None:
-        validation = open_validation(str(val.path), split="test", class_names=task.class_names)
+        validation = open_validation(str(val.path), ReadOptions(split="test"), task.class_names)
     return train(task, configured(task, **flags), validation=validation, out=out, machine=machine, fresh=fresh)
 
 
@@ -253,9 +254,7 @@ def test_validation_classes_are_matched_by_name(index, val, make_manifest, tmp_p
     assert run(index, tmp_path / "turned", val=turned, loss="ce", epochs=1)["last"] == plain["last"]
     (tmp_path / "map.csv").write_text("ours,theirs\nred,rot\ngreen,gr\u00fcn\n")
     called = renamed(make_manifest(count=50, seed=9), ["rot", "blue", "gru\u0308n"])
-    validation = open_validation(
-        str(called.path), split=None, class_names=["green", "red", "blue"], class_map=tmp_path / "map.csv"
-    )
+    validation = open_validation(str(called.path), ReadOptions(), ["green", "red", "blue"], tmp_path / "map.csv")
     assert validation.label_map.tolist() == [1, 2, 0]
     odd = make_manifest(count=9, class_names=["blue", "green", "red", "pink"])
     with pytest.raises(MismatchError, match="1 of 4 classes that the manifest does not know: 'pink'"):

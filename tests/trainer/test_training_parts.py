@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from manifests.errors import UsageError
+from manifests.sources import ReadOptions
 from trainer.data.order import batch_plan
 from trainer.data.task import open_validation
 from trainer.loop.evaluation import loader_for
@@ -35,7 +36,7 @@ def test_a_run_never_writes_into_a_manifest(make_manifest):
 
 def test_small_raw_validation_sets_are_read_without_compiling_a_loader(make_manifest):
     manifest = make_manifest(count=9)
-    validation = open_validation(str(manifest.path), split="test", class_names=manifest.class_names)
+    validation = open_validation(str(manifest.path), ReadOptions(split="test"), manifest.class_names)
     assert loader_for(validation, "auto", 8) == "torch"
     assert loader_for(validation, "auto", 20_000) == "auto"
     assert loader_for(validation, "ffcv", 8) == "ffcv"

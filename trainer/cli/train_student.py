@@ -104,9 +104,14 @@ run = partial(click.option, cls=Option, heading="Run")
 @data("--manifest", type=LOCAL, default="selection", show_default=True, metavar="DIR",
       help="Manifest to train on: a selection; with --teacher or --loss ce also an index with a beton.")  # fmt: skip
 @data("--val", metavar="DATA", help="Validation images: a folder, Parquet files, ..., or a manifest with a beton.")
-@data("--val-split", metavar="NAME", help="Split of --val.  [test or validation, if it has splits]")
+@data("--val-split", metavar="NAME", help="Split of --val.  [validation or test, if it has splits]")
 @data("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Class names of --val, in label order.")
-@data("--label", metavar="NAME", help="Label column of --val, if there are several.")
+@data("--label", "--label-column", "label", metavar="NAME", help="Label column of --val, if there are several.")
+@data("--config", "configuration", metavar="NAME", help="Configuration of --val in a hub's repository: its folder.")
+@data("--list", "list_file", type=click.Path(path_type=Path), metavar="FILE",
+      help="List of the files and labels of --val.")  # fmt: skip
+@data("--file-column", metavar="NAME", help="Column of the files in --list.")
+@data("--split-column", metavar="NAME", help="Column of the splits in --list.")
 @data("--class-map", type=click.Path(path_type=Path), metavar="FILE.csv",
       help="Table of the classes that have other names in --val; each row: NAME IN MANIFEST,NAME IN VAL.")  # fmt: skip
 @data("--image-size", "image_px", type=int, metavar="PX", help="Image side in training and evaluation.  [teacher's]")
@@ -185,6 +190,10 @@ def train_student(
     val_split: str | None,
     classes: Path | None,
     label: str | None,
+    configuration: str | None,
+    list_file: Path | None,
+    file_column: str | None,
+    split_column: str | None,
     class_map: Path | None,
     weights: Path | None,
     teacher: str | None,
@@ -216,9 +225,10 @@ def train_student(
     On two GPUs:
       torchrun --nproc-per-node 2 --no-python train-student --manifest selection
     """
+    from manifests.sources import ReadOptions
     from trainer.config import TrainConfig
     from trainer.data.order import epoch_batches
-    from trainer.data.task import open_task, open_validation
+    from trainer.data.task import open_task, open_validation, tell_validation
     from trainer.loop.budget import MatchTime
     from trainer.loop.distributed import Ranks
     from trainer.loop.recipes import resolve
@@ -245,11 +255,21 @@ def train_student(
     config = configure()
     task.check(config)
     validation = None
-    of_val = {"--val-split": val_split, "--classes": classes, "--label": label, "--class-map": class_map}
+    reading = ReadOptions(
+        split=val_split,
+        classes=classes,
+        label=label,
+        configuration=configuration,
+        list_file=list_file,
+        file_column=file_column,
+        split_column=split_column,
+    )
+    of_val = {f"--{name.replace('_', '-')}": value for name, value in vars(reading).items()}
+    of_val = {**of_val, "--class-map": class_map}
     if val is not None:
-        validation = open_validation(
-            val, split=val_split, class_names=task.class_names, classes=classes, label=label, class_map=class_map
-        )
+        validation = open_validation(val, reading, task.class_names, class_map)
+        if ranks.is_main:
+            tell_validation(task, validation)
     elif (unused := [flag for flag, value in of_val.items() if value is not None]) and ranks.is_main:
         note(f"{', '.join(unused)}: ignored without --val")
     plan = epoch_batches(config, task.beton.count, ranks.world_size)

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.cores import core_count
 from manifests.base.layout import HEADER_NAME
+from manifests.base.progress import note
 from manifests.betons.reader import Beton
 from manifests.copies.class_map import composed, names_there, read_class_map
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Preprocessing
 from manifests.format.top_k import words_count
 from manifests.manifest import Manifest
-from manifests.sources import Source, open_held_out
+from manifests.sources import ReadOptions, Source, open_held_out
+from manifests.sources.telling import leak_warning, reading_lines
+from manifests.tables.rows import hash_matrix
 from trainer.config import TrainConfig
 from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
@@ -174,13 +178,7 @@ class Validation:
 
 
 def open_validation(
-    spec: str,
-    *,
-    split: str | None,
-    class_names: Sequence[str],
-    classes: Path | None = None,
-    label: str | None = None,
-    class_map: Path | None = None,
+    spec: str, options: ReadOptions, class_names: Sequence[str], class_map: Path | None = None
 ) -> Validation:
     """Open a manifest with a beton, or any source of images; raises MismatchError if its classes are different.
 
@@ -192,12 +190,25 @@ def open_validation(
         task = open_task(folder)
         data, count, names, identity = task.beton, task.beton.count, task.class_names, task.manifest.id
     else:
-        data = source = open_held_out(spec, split=split, classes=classes, label=label)
+        data = source = open_held_out(spec, options)
         count, names = len(source.keys), source.class_names
         identity = f"{source.kind}:{source.name}:{source.split}:{count}"
     return Validation(
         data=data, count=count, label_map=_label_map(names, class_names, spec, class_map), identity=identity
     )
+
+
+def tell_validation(task: Task, validation: Validation) -> None:
+    """Print what was taken for the validation images; warn if they are among the images that the manifest lists."""
+    source, manifest = validation.data, task.manifest
+    if isinstance(source, Beton):
+        return
+    note(f"validation: {reading_lines(source)[0]}")
+    # Hidden hashes cannot be compared.
+    if manifest.header.hidden is None and "samples" not in manifest.not_pulled:
+        hashes = hash_matrix(manifest.samples(["content_hash"]).column("content_hash"))
+        if (warning := leak_warning(hashes, source, core_count())) is not None:
+            note(f"warning: {warning}")
 
 
 def _label_map(names: Sequence[str], wanted: Sequence[str], spec: str, class_map: Path | None) -> NDArray[np.int64]:
