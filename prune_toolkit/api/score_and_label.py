@@ -43,6 +43,7 @@ def score(
     dtype: str | None = None,
     device: str = "auto",
     loader: str = "auto",
+    random_weights: bool = False,
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,
@@ -104,7 +105,16 @@ def score(
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
-        loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, images.class_names)
+        loaded = _loaded(
+            teacher,
+            preprocessing,
+            checkpoint,
+            image_size,
+            device,
+            dtype,
+            images.class_names,
+            random_weights=random_weights,
+        )
         config = ScoreConfig(
             out=local_path(out or "manifest"),
             batch_size=batch_size,
@@ -140,6 +150,7 @@ def label(
     dtype: str | None = None,
     device: str = "auto",
     loader: str = "auto",
+    random_weights: bool = False,
     augment: str | None = None,
     pad: int | None = None,
     scale_min: float | None = None,
@@ -176,7 +187,16 @@ def label(
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
-        loaded = _loaded(teacher, preprocessing, checkpoint, image_size, device, dtype, chosen.class_names)
+        loaded = _loaded(
+            teacher,
+            preprocessing,
+            checkpoint,
+            image_size,
+            device,
+            dtype,
+            chosen.class_names,
+            random_weights=random_weights,
+        )
         config = LabelConfig(
             out=local_path(out),
             recipe=planned_recipe(
@@ -211,6 +231,8 @@ def _loaded(
     device: str,
     dtype: str | None,
     class_names: list[str],
+    *,
+    random_weights: bool,
 ) -> Teacher:
     assert teacher is not None
     return load_teacher(
@@ -222,4 +244,5 @@ def _loaded(
         device=device,
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         dtype=dtype,
+        random_weights=random_weights,
     )

@@ -174,6 +174,7 @@ strict_option = click.option(
     show_default=True,
     help="Library that loads the images; ffcv and torch show the same views.",
 )
+@click.option("--random-weights", is_flag=True, help="Accept a teacher that is untrained, for a trial.")
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
     """A teacher, and how it runs."""
@@ -186,6 +187,7 @@ class TeacherOptions:
     device: str
     threads: int | None
     loader: str
+    random_weights: bool
 
     def named(self) -> str:
         """Return the teacher's spec; UsageError if none is given."""
@@ -213,6 +215,7 @@ class TeacherOptions:
             device=self.device,
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
             dtype=self.dtype,
+            random_weights=self.random_weights,
         )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.base.progress import format_bytes
+from manifests.base.progress import format_bytes, note
 from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
 from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_train_command, gathered, json_option, manifest_place
@@ -150,6 +150,8 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
         _echo_plan(planned_cut(config, plan), batch_size, as_json)
         return
     selection = write_selection(config, plan)
+    if (warning := plan.lost_classes()) is not None:
+        note(f"warning: {warning}")
     chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
     size_bytes = beton.stat().st_size if beton is not None else 0

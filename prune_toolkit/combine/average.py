@@ -65,7 +65,7 @@ def _average_part(merge: Merge, part: int, digest: str, progress: Progress) -> N
 
 
 def _finish(merge: Merge, parts: Totals, start: float) -> Outcome:
-    calibration = calibration_of(merge.out, merge.logits_tables[0], merge.label_N, merge.class_count)
+    calibration, _ = calibration_of(merge.out, merge.logits_tables[0], merge.label_N, merge.class_count)
     averaged_over = views_text(merge.scored_views) if merge.views.count > 1 else None
     training_views = calibration.count * (merge.views.count - 1)
     hits = parts.hits if training_views else None

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.files import sha256_file
-from manifests.base.progress import Progress
+from manifests.base.progress import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.child_header import Blocks, Making
 from manifests.format.columns import tables_of
@@ -26,6 +26,7 @@ from manifests.tables.rows import Ids
 from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
 from prune_toolkit.imports.match_keys import matched_rows
 from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
@@ -129,7 +130,9 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 progress.advance(len(rows))
 
     def finish(parts: Totals, start: float) -> Outcome:
-        calibration = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+        calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+        if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
+            note(f"warning: {warning}")
         wall = round(time.monotonic() - start, 3)
         blocks: Blocks = {
             "kind": "scores",

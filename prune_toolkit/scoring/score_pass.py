@@ -28,6 +28,7 @@ from manifests.tables.thumbnails_table import thumbnails_block
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.indexing.index import data_block, read_samples, samples_table, thumbnails_of, warn_problems
 from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
@@ -105,7 +106,7 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
 def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     config, images, classes = work.config, work.images, len(work.images.class_names)
     # On the evaluation view, whichever views the scores are averaged over.
-    calibration = calibration_of(config.out, logits_table(0), images.label_N, classes)
+    calibration, confusion = calibration_of(config.out, logits_table(0), images.label_N, classes)
     samples = read_samples(config.out, images.count)
     blocks: Blocks = {"kind": "scores"}
     if images.index is None:
@@ -118,6 +119,8 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
+    if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
+        note(f"warning: {warning}")
     if work.val is not None and work.val.index is None:
         warning = leak_warning(hash_matrix(samples.column("content_hash")), work.val.source, config.workers)
         if warning is not None:

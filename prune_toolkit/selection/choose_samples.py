@@ -16,6 +16,7 @@ from manifests.format.header import Views
 from manifests.images.identity import hash_words, mix64
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
+from manifests.sources.read_as import listed_names
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
 from prune_toolkit.selection.find_score import find_score, score_column
@@ -75,6 +76,14 @@ class Plan:
             {"class": class_name, **{name: int(count_C[c]) for name, count_C in counts.items()}}
             for c, class_name in enumerate(self.parent.class_names)
         ]
+
+    def lost_classes(self) -> str | None:
+        """Return one line that names the classes with samples of which none is kept; None if there are none."""
+        rows = self.per_class()
+        lost = [row["class"] for row in rows if row["samples"] and not row["kept"]]
+        if not lost:
+            return None
+        return f"{len(lost)} of {len(rows)} classes keep nothing: {listed_names(lost)}; see --per-class-min 1"
 
     def beton_bytes(self, beton: Beton | None) -> int:
         """Estimate the size of train.beton in bytes."""

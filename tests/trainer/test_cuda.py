@@ -58,9 +58,9 @@ def test_a_teacher_in_float16_is_right_as_often_as_on_the_cpu():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8))
     names = [f"class{number}" for number in range(10)]
     torch.manual_seed(0)
-    cpu = load_teacher("resnet8", names, image_px=32, device="cpu")
+    cpu = load_teacher("resnet8", names, image_px=32, device="cpu", random_weights=True)
     torch.manual_seed(0)
-    gpu = load_teacher("resnet8", names, image_px=32, device="cuda")
+    gpu = load_teacher("resnet8", names, image_px=32, device="cuda", random_weights=True)
     gpu.module.load_state_dict(cpu.module.state_dict())
     assert (cpu.dtype, gpu.dtype) == ("float32", "float16")
     wanted, got = cpu.logits(images), gpu.logits(images.cuda())

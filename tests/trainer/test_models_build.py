@@ -246,7 +246,7 @@ def test_a_callable_with_a_fixed_head_is_a_teacher_but_no_student(own):
 )
 def test_callables_that_make_no_classifier_are_refused_with_the_reason(own, name, message):
     with pytest.raises(InputError, match=message):
-        build_model(f"{own}:{name}", class_count=3)
+        build_model(f"{own}:{name}", class_count=3, pretrained=False)
 
 
 def test_missing_modules_and_attributes_are_usage_errors(own):

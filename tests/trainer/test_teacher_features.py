@@ -88,7 +88,7 @@ def networks(monkeypatch):
 
 
 def teacher_of(spec, image_px=32):
-    return load_teacher(spec, NAMES, image_px=image_px, device="cpu")
+    return load_teacher(spec, NAMES, image_px=image_px, device="cpu", random_weights=True)
 
 
 def images_of(count=5, side=32):

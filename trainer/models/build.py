@@ -23,6 +23,7 @@ from trainer.models import weights as checkpoints
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
+from trainer.models.outputs import logits_in
 from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
 
 __all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
@@ -61,7 +62,7 @@ def build_model(
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
     model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
     if blueprint.foreign or image_px is not None:
-        outputs = output_count(model, info.preprocessing.image_px)
+        outputs = output_count(model, info.preprocessing.image_px, is_teacher=pretrained)
         if outputs != class_count and not pretrained:
             raise InputError(f"{spec} has {outputs} outputs; {class_count} are needed, one per class")
     return model, info
@@ -72,15 +73,18 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def output_count(model: nn.Module, image_px: int) -> int:
-    """Return the number of logits for one black image; raises InputError if the network fails or returns no logits."""
+def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -> int:
+    """Return the number of logits for one black image; raises InputError if the network fails or returns no logits.
+
+    is_teacher: logits may be part of what it returns, as logits_in finds them.
+    """
     example = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, 3, image_px, image_px, device=example.device, dtype=example.dtype)
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         with torch.no_grad():
-            logits = model(image)
+            outputs = model(image)
     except Exception as error:
         raise InputError(
             f"the network does not take 3x{image_px}x{image_px} images: {reason(error)}",
@@ -89,6 +93,7 @@ def output_count(model: nn.Module, image_px: int) -> int:
     finally:
         for module, mode in modes.items():
             module.training = mode
+    logits = logits_in(outputs, "of this class") if is_teacher else outputs
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network returns {got} for one image, not logits of shape (1, classes)")

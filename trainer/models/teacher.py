@@ -18,9 +18,11 @@ from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
+from trainer.models.outputs import check_logits, logits_in
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
 
+PROBED_IMAGES = 8
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -59,11 +61,7 @@ class Teacher:
         normalised = normalise(images, self.preprocessing, torch.float32)
         with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
             outputs = self.module(normalised)
-        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-            raise InputError(
-                f"teacher {self.info.spec} does not return logits (n, classes)", hint="wrap it in a callable"
-            )
-        logits = outputs.float()
+        logits = logits_in(outputs, self.info.spec).float()
         return logits if self.outputs is None else logits[:, self.outputs]
 
     @torch.inference_mode()
@@ -89,7 +87,7 @@ class Teacher:
         with ExitStack() as hooks, torch.inference_mode():
             for layer in layers:
                 hooks.callback(layer.module.register_forward_hook(keep).remove)
-            outputs = self.module(noise)
+            outputs = logits_in(self.module(noise), self.info.spec)
         for layer in reversed(layers):
             output = made.get(layer.module)
             # nan equals nan here, so a broken network passes; its features are refused later, by their values.
@@ -137,13 +135,15 @@ def load_teacher(
     dtype: str | None = None,
     exact: bool = True,
     channels_last: bool = True,
+    random_weights: bool = False,
 ) -> Teacher:
     """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
 
     preprocessing: how it expects its images; None takes what belongs to its weights, which a module of another origin
     does not say. dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic
-    kernels on CUDA, for the whole process; a live teacher keeps the settings of the student. Raises InputError if the
-    checkpoint does not fit, or if the numbers of outputs and classes differ and there are no names to match them by.
+    kernels on CUDA, for the whole process; a live teacher keeps the settings of the student. random_weights: accept a
+    network that is untrained. Raises UsageError for one otherwise, and InputError if the checkpoint does not fit, if
+    the outputs are no logits, or if the numbers of outputs and classes differ and there are no names to match them by.
     """
     if preprocessing is not None:
         check_preprocessing(preprocessing)
@@ -158,9 +158,13 @@ def load_teacher(
     if preprocessing is not None:
         info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
-        note(
-            f"warning: teacher {info.spec} has {info.weights} weights: it is untrained; give weights with --checkpoint"
-        )
+        what = "its classifier is new" if info.weights == "fresh head" else "its weights are random"
+        untrained = f"teacher {info.spec} is untrained: {what}"
+        if not random_weights:
+            raise UsageError(
+                untrained, hint="give its weights with --checkpoint; for a trial, prune has --random-weights"
+            )
+        note(f"warning: {untrained}")
     module.eval().requires_grad_(False)
     digest = weights_sha256(module)
     if exact and where.type == "cuda":
@@ -211,17 +215,21 @@ def _copied(
 
 
 def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, where: torch.device) -> int:
-    """The number of outputs; InputError for a network that does not take such images."""
+    """The number of outputs; InputError for a network that does not take such images or returns no logits."""
     if isinstance(spec, torch.nn.Module):
-        return output_count(module, side)
+        output_count(module, side, is_teacher=True)
+    noise = torch.randn(PROBED_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(where)
+    name = spec if isinstance(spec, str) else "of this class"
     try:
         with torch.inference_mode():
-            return int(module(torch.zeros(2, 3, side, side, device=where)).shape[-1])
+            logits = logits_in(module(noise), name)
     except (RuntimeError, AttributeError) as error:
         raise InputError(
             f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
             hint="give the size it was made for with --image-size",
         ) from None
+    check_logits(logits.float(), name)
+    return int(logits.shape[-1])
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:

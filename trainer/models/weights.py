@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from manifests.base.files import write_atomic
+from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from trainer.models.info import ModelInfo
@@ -40,7 +41,9 @@ WRAPPERS = (
     "params",
     "student",
 )
-"""Keys under which training scripts store the weights; a moving average next to them is not used."""
+"""Keys under which training scripts store the weights."""
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_state_ema", "ema")
+"""Keys of their moving average, which is taken before the weights themselves, as timm does."""
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 """Part of torchvision's GoogLeNet and Inception files, but left out of our networks."""
 NUMPY_NUMBERS = "?bhilBHILefd"
@@ -116,10 +119,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise _unreadable(path, error) from error
     content = _torch_load(path)
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+        keys = [key for key in (*AVERAGES, *WRAPPERS) if isinstance(content.get(key), Mapping)]
+        if not keys:
             break
-        content = inner
+        if keys[0] in AVERAGES and len(keys) > 1:
+            note(f"{path.name}: the moving average of the weights ({keys[0]}) is taken, not {keys[1]}")
+        content = content[keys[0]]
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network", hint=RESAVE)
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
