@@ -19,7 +19,7 @@ _NOT_LABELS = re.compile(r"__.*|(.*_)?(id|ids|idx|index|row|width|height|size|by
 _CHOOSE = "choose another column with --label"
 
 
-class Labels(NamedTuple):
+class LabelValues(NamedTuple):
     """The label of each row, and the names of the classes where the values are names."""
 
     labels_N: NDArray[np.int64]
@@ -65,7 +65,7 @@ def hub_features(schema: "pa.Schema") -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def label_values(values: "pa.ChunkedArray", column: str, where: object, classes: Path | None) -> Labels:
+def label_values(values: "pa.ChunkedArray", column: str, where: object, classes: Path | None) -> LabelValues:
     """Return the labels of a column of whole numbers, truth values or text.
 
     Text is numbered by its sorted values, or by the names in the file `classes`. InputError for any other kind.
@@ -79,16 +79,16 @@ def label_values(values: "pa.ChunkedArray", column: str, where: object, classes:
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_integer(kind):
-        return Labels(_not_negative(np.asarray(values.to_numpy(), np.int64), column, where), None, "whole numbers")
+        return LabelValues(_not_negative(np.asarray(values.to_numpy(), np.int64), column, where), None, "whole numbers")
     if pa.types.is_boolean(kind):
-        return Labels(values.to_numpy().astype(np.int64), ("false", "true"), "truth values")
+        return LabelValues(values.to_numpy().astype(np.int64), ("false", "true"), "truth values")
     if pa.types.is_floating(kind):
         numbers = values.to_numpy()
         decimals = numbers[numbers != np.rint(numbers)]
         if len(decimals):
             raise InputError(f"{where}: {column!r} holds decimals such as {decimals[0]:g}, not classes", hint=_CHOOSE)
         whole = _not_negative(numbers.astype(np.int64), column, where)
-        return Labels(whole, None, "whole numbers stored as decimals")
+        return LabelValues(whole, None, "whole numbers stored as decimals")
     if _is_text(kind):
         names = sorted(pc.unique(values).to_pylist()) if classes is None else read_class_names(classes)
         known = pa.array(names, kind)
@@ -96,7 +96,7 @@ def label_values(values: "pa.ChunkedArray", column: str, where: object, classes:
         if labels.null_count:
             row = labels.is_null().to_numpy().argmax()
             raise InputError(f"{where}: row {row} has the label {values[row].as_py()!r}, which the class names lack")
-        return Labels(np.asarray(labels.to_numpy(), np.int64), tuple(known.to_pylist()), "text")
+        return LabelValues(np.asarray(labels.to_numpy(), np.int64), tuple(known.to_pylist()), "text")
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         raise InputError(
             f"{where}: {column!r} holds lists: several labels per image, or one-hot ones",

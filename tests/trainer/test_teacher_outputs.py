@@ -9,7 +9,7 @@ from torch import nn
 
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
-from trainer.models.outputs import check_logits, logits_in
+from trainer.models.outputs import logits_in, refuse_probabilities
 from trainer.models.teacher import load_teacher
 
 LOGITS = torch.arange(6.0).reshape(2, 3) - 2
@@ -69,13 +69,13 @@ def test_what_is_not_certain_is_refused(outputs, message):
 )
 def test_probabilities_are_refused(values, message):
     with pytest.raises(InputError, match=message) as caught:
-        check_logits(values, "x")
+        refuse_probabilities(values, "x")
     assert "log(p)" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("values", [LOGITS, LOGITS.log_softmax(dim=1), torch.tensor([[0.2, 0.3, 0.9]]), LOGITS[:0]])
 def test_logits_are_not_taken_for_probabilities(values):
-    check_logits(values, "x")
+    refuse_probabilities(values, "x")
 
 
 class Ending(nn.Module):

@@ -33,7 +33,7 @@ def logits_in(outputs: Any, spec: str) -> torch.Tensor:
     return cast("torch.Tensor", found)
 
 
-def check_logits(logits_nC: torch.Tensor, spec: str) -> None:
+def refuse_probabilities(logits_nC: torch.Tensor, spec: str) -> None:
     """Raise InputError for probabilities: rows within [0, 1] that add up to 1, or sigmoids within [0, 1]."""
     # nan is not within, and is refused with its sample later.
     if logits_nC.numel() == 0 or not bool(((logits_nC >= 0) & (logits_nC <= 1)).all()):

@@ -18,7 +18,7 @@ from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
-from trainer.models.outputs import check_logits, logits_in
+from trainer.models.outputs import logits_in, refuse_probabilities
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
 
@@ -228,7 +228,7 @@ def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, wher
             f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
             hint="give the size it was made for with --image-size",
         ) from None
-    check_logits(logits.float(), name)
+    refuse_probabilities(logits.float(), name)
     return int(logits.shape[-1])
 
 
