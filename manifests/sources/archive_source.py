@@ -97,7 +97,7 @@ def _of_folders(path: Path, archive: Archive, name: str, options: ReadOptions) -
     if not found.names:
         raise InputError(f"{path} holds no class folders with images", hint=LAYOUTS)
     kind = "zip" if path.suffix.lower() == ".zip" else "tar"
-    return _source(kind, name, archive, by_folders(root, found, options.classes, path.name))
+    return _source(kind, name, archive, by_folders(root, found, options.classes))
 
 
 def _holds_samples(archive: Archive) -> bool:

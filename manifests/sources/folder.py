@@ -63,7 +63,7 @@ def _labelled(path: Path, options: ReadOptions) -> LabelledFiles:
         refuse_split(split, path)
     if not found.names:
         raise _no_classes(path / found.top, found)
-    return by_folders(DiskFolder(str(path)), found, classes, path.name)
+    return by_folders(DiskFolder(str(path)), found, classes)
 
 
 def _no_classes(top: Path, found: ClassFolders) -> InputError:

@@ -26,8 +26,8 @@ class LabelledFiles:
     read_as: ReadAs
 
 
-def by_folders(root: Folder, found: ClassFolders, classes: Path | None, name: str) -> LabelledFiles:
-    """Label the files in class folders by the names of these; `name` is that of the data set, for messages."""
+def by_folders(root: Folder, found: ClassFolders, classes: Path | None) -> LabelledFiles:
+    """Label the files in class folders by the names of these."""
     top = root / found.top
     class_names, label_of = class_order(found.names, classes, top)
     prefix = f"{found.top}/" if found.top else ""
@@ -45,7 +45,7 @@ def by_folders(root: Folder, found: ClassFolders, classes: Path | None, name: st
         keys=keys,
         labels_N=check_source_labels(labels_N, class_names, keys, top),
         read_as=ReadAs(
-            labels=f"names of the folders in {prefix or name}" + _and_classes(classes),
+            labels="names of the folders" + (f" in {prefix}" if prefix else "") + _and_classes(classes),
             split_found=None if found.split is None else "by the name of its folder",
             other_splits=found.other_splits,
             left_out=found.left_out,

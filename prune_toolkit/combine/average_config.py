@@ -21,7 +21,7 @@ from manifests.format.header import DataSet, FileEntry, TeacherCard, Views
 from manifests.format.parts import part_count, soft_labels_of
 from manifests.manifest import Manifest
 from manifests.tables.thumbnails_table import carried_tables
-from prune_toolkit.combine.alike import class_difference
+from prune_toolkit.combine.alike import agreed, class_difference
 from prune_toolkit.combine.mean_logits import average, check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
@@ -97,8 +97,12 @@ class Merge:
     def data(self) -> DataSet:
         """The data set; redistributable if every manifest says so."""
         blocks = [parent.header.data for parent in self.parents]
-        licence = licences([block.licence for block in blocks])
-        return blocks[0].model_copy(update={"licence": licence, "redistributable": may_be_passed_on(blocks)})
+        changes = {
+            "licence": licences([block.licence for block in blocks]),
+            "redistributable": may_be_passed_on(blocks),
+            "read_as": agreed([block.read_as for block in blocks]),
+        }
+        return blocks[0].model_copy(update=changes)
 
     @property
     def logits_tables(self) -> list[str]:

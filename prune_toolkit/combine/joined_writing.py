@@ -124,6 +124,7 @@ class ShareWork:
                 "fingerprint": data_fingerprint(self.samples, blocks[0].class_names),
                 "licence": licences([block.licence for block in blocks]),
                 "redistributable": may_be_passed_on(blocks),
+                "read_as": agreed([block.read_as for block in blocks]),
             }
         )
 

@@ -58,6 +58,6 @@ def test_many_validation_images_are_compared_by_a_sample(tmp_path: Path, monkeyp
 def test_the_lines_name_the_smallest_and_the_largest_class(tmp_path: Path) -> None:
     assert reading_lines(pictures(tmp_path / "d", {"b/1": 1, "b/2": 2, "a/1": 3})) == [
         "d (folder): 3 images",
-        "2 classes, names of the folders in d: a, b; a has the fewest (1), b the most (2)",
+        "2 classes, names of the folders: a, b; a has the fewest (1), b the most (2)",
     ]
     assert reading_lines(pictures(tmp_path / "e", {"b/1": 1, "a/1": 3}))[1].endswith("a, b; 1 each")

@@ -75,7 +75,7 @@ def test_an_installed_package_brings_scores_and_a_selector(with_plugin, tmp_path
     assert "from" not in listed["loss"]
     assert "first" in {entry["name"] for entry in json.loads(with_plugin("list", "selectors", "--json").stdout)}
 
-    teacher = ("--teacher", "resnet8", "--image-size", 8, "--threads", 1)
+    teacher = ("--teacher", "resnet8", "--random-weights", "--image-size", 8, "--threads", 1)
     with_plugin("score", "demo:digits", *teacher, "--features", "-o", tmp_path / "m")
     manifest = Manifest.open(tmp_path / "m")
     [(ids, logits)], [(_, features)] = manifest.logits(), manifest.features()
