@@ -93,7 +93,7 @@ def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -
     finally:
         for module, mode in modes.items():
             module.training = mode
-    logits = logits_in(outputs, "of this class") if is_teacher else outputs
+    logits = logits_in(outputs, type(model).__name__) if is_teacher else outputs
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network returns {got} for one image, not logits of shape (1, classes)")

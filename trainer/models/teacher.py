@@ -219,7 +219,7 @@ def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, wher
     if isinstance(spec, torch.nn.Module):
         output_count(module, side, is_teacher=True)
     noise = torch.randn(PROBED_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(where)
-    name = spec if isinstance(spec, str) else "of this class"
+    name = spec if isinstance(spec, str) else type(spec).__name__
     try:
         with torch.inference_mode():
             logits = logits_in(module(noise), name)
