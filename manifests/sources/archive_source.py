@@ -65,6 +65,7 @@ def open_archives(path: Path, options: ReadOptions) -> Source:
     if len(paths) > 1:
         archive = TarArchive(shards.files)
     labelled = _samples(archive, options.classes, path)
+    labelled.read_as.left_out.extend(shards.left_out)
     told = replace(
         labelled.read_as, split_found=shards.found, other_splits=shards.other_splits, warnings=shards.warnings
     )
@@ -72,16 +73,7 @@ def open_archives(path: Path, options: ReadOptions) -> Source:
 
 
 def _source(kind: str, name: str, archive: Archive, labelled: LabelledFiles) -> Source:
-    return Source(
-        kind=kind,
-        name=name,
-        split=labelled.split,
-        class_names=labelled.class_names,
-        keys=labelled.keys,
-        labels_N=labelled.labels_N,
-        read=partial(_read_images, archive, labelled.keys),
-        read_as=labelled.read_as,
-    )
+    return labelled.source(kind=kind, name=name, read=partial(_read_images, archive, labelled.keys))
 
 
 def _read_images(archive: Archive, keys: Sequence[str], rows: Sequence[int]) -> list[RawImage | ImageProblem]:

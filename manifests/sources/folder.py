@@ -32,17 +32,8 @@ def open_image_folder(path: Path, options: ReadOptions) -> Source:
     called like splits. Classes are numbered by class_order.
     """
     labelled = _labelled(path, options)
-    return Source(
-        kind="folder",
-        name=data_set_name(path),
-        split=labelled.split,
-        class_names=labelled.class_names,
-        keys=labelled.keys,
-        labels_N=labelled.labels_N,
-        read=partial(_read_files, path, labelled.keys),
-        read_as=labelled.read_as,
-        root=path,
-    )
+    read = partial(_read_files, path, labelled.keys)
+    return labelled.source(kind="folder", name=data_set_name(path), read=read, root=path)
 
 
 def _labelled(path: Path, options: ReadOptions) -> LabelledFiles:

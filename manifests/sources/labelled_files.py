@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.sources.base import ReadRows, Source
 from manifests.sources.class_order import class_order, sorted_names
 from manifests.sources.folder_layout import ClassFolders
 from manifests.sources.image_files import image_files
@@ -24,6 +25,20 @@ class LabelledFiles:
     keys: list[str] = field(repr=False)
     labels_N: NDArray[np.int32] = field(repr=False)
     read_as: ReadAs
+
+    def source(self, *, kind: str, name: str, read: ReadRows, root: Path | None = None) -> Source:
+        """Return them as a source, of which `read` reads the files."""
+        return Source(
+            kind=kind,
+            name=name,
+            split=self.split,
+            class_names=self.class_names,
+            keys=self.keys,
+            labels_N=self.labels_N,
+            read=read,
+            read_as=self.read_as,
+            root=root,
+        )
 
 
 def by_folders(root: Folder, found: ClassFolders, classes: Path | None) -> LabelledFiles:

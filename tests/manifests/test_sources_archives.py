@@ -108,6 +108,12 @@ def test_the_samples_of_webdataset_are_read_by_split(tmp_path: Path, label: str,
     assert (one.split, one.keys[0]) == ("val", "000012.png")
 
 
+def test_shards_of_no_split_beside_a_split_are_told(tmp_path: Path) -> None:
+    tar(tmp_path / "train-000000.tar", samples("cls"))
+    tar(tmp_path / "unlabelled-000000.tar", samples("cls", 6))
+    assert str(open_source(str(tmp_path)).read_as.left_out) == "files of no split: 1 (unlabelled-000000.tar)"
+
+
 def test_a_sample_without_a_label_is_left_out(tmp_path: Path) -> None:
     source = open_source(str(tar(tmp_path / "a.tar", {**samples("cls"), "x.png": png(1), "y.cls": b"1"})))
     assert len(source.keys) == 6

@@ -281,6 +281,9 @@ def test_classes_of_validation_images_may_be_called_otherwise(selection, make_ma
     without = base[: base.index("--val")]
     code, _, err = call(*without, "--class-map", "map.csv", "--dry-run", capsys=capsys)
     assert (code, "--class-map: ignored without --val" in err) == (0, True)
+    flags = ("--val-split", "test", "--config", "one", "--list", "all.csv", "--file-column", "id")
+    _, _, err = call(*without, *flags, "--dry-run", capsys=capsys)
+    assert "--val-split, --config, --list, --file-column: ignored without --val\n" in err
 
 
 def start(args, folder):

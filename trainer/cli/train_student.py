@@ -264,8 +264,16 @@ def train_student(
         file_column=file_column,
         split_column=split_column,
     )
-    of_val = {f"--{name.replace('_', '-')}": value for name, value in vars(reading).items()}
-    of_val = {**of_val, "--class-map": class_map}
+    of_val = {
+        "--val-split": val_split,
+        "--classes": classes,
+        "--label": label,
+        "--config": configuration,
+        "--list": list_file,
+        "--file-column": file_column,
+        "--split-column": split_column,
+        "--class-map": class_map,
+    }
     if val is not None:
         validation = open_validation(val, reading, task.class_names, class_map)
         if ranks.is_main:
