@@ -145,7 +145,7 @@ rm -f "$stamp"
 say "Python packages: installing into $venv (the first time on a machine, 3.5 GB are downloaded)"
 # Compiled now, in parallel, or else by every first start (by every start, where Python may not write bytecode).
 install=("$uv" pip install --python "$venv/bin/python" --exact --compile-bytecode --constraints constraints.txt
-  --build-constraints constraints.txt --editable '.[dev,timm]')
+  --build-constraints constraints.txt --editable '.[dev,timm,onnx,hf]')
 [ -t 2 ] || install+=(--quiet)
 if [ "$with_ffcv" = with-ffcv ]; then
   "${install[@]}"
