@@ -37,6 +37,7 @@ from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import build_student, choose_device, set_tf32
 from trainer.models.teacher import load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 VIEWS = 8
 
@@ -118,9 +119,8 @@ def arms_of(
     names = tuple(f"class {number}" for number in range(pair.classes))
     student = build_student(config, class_names=names, preprocessing=sizes, state=State(), device=device, ranks=ranks)
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
-    teacher = load_teacher(
-        pair.teacher, list(names), image_px=pair.image_px, device=str(device), dtype=dtype, exact=False
-    )
+    spec = TeacherSpec(network=pair.teacher, image_px=pair.image_px, random_weights=True)
+    teacher = load_teacher(spec, list(names), device=str(device), dtype=dtype, exact=False)
     loader = open_loader(beton, recipe=recipe, preprocessing=sizes, device=device)
     set_tf32(config, device)
     schedule = Schedule(name="constant", lr=1e-4, epochs=1, steps_per_epoch=steps)

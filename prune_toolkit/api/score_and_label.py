@@ -30,6 +30,7 @@ from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
 from trainer.models.teacher import Teacher, load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 
 def score(
@@ -93,7 +94,7 @@ def score(
     if early_epoch is not None:
         raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
-    _check_teacher(teacher)
+    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
@@ -105,16 +106,7 @@ def score(
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
-        loaded = _loaded(
-            teacher,
-            preprocessing,
-            checkpoint,
-            image_size,
-            device,
-            dtype,
-            images.class_names,
-            random_weights=random_weights,
-        )
+        loaded = _loaded(spec, images.class_names, device, dtype)
         config = ScoreConfig(
             out=local_path(out or "manifest"),
             batch_size=batch_size,
@@ -183,20 +175,11 @@ def label(
             teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
         else:
             preprocessing = preprocessing or card.preprocessing
-    _check_teacher(teacher)
+    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
-        loaded = _loaded(
-            teacher,
-            preprocessing,
-            checkpoint,
-            image_size,
-            device,
-            dtype,
-            chosen.class_names,
-            random_weights=random_weights,
-        )
+        loaded = _loaded(spec, chosen.class_names, device, dtype)
         config = LabelConfig(
             out=local_path(out),
             recipe=planned_recipe(
@@ -216,33 +199,29 @@ def label(
         return whole(write_labels(Labelling.of(config, loaded, chosen)))
 
 
-def _check_teacher(teacher: str | nn.Module | None) -> None:
-    if teacher is None:
-        raise UsageError(
-            "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
-        )
-
-
-def _loaded(
+def _spec(
     teacher: str | nn.Module | None,
     preprocessing: Preprocessing | None,
     checkpoint: Place | None,
     image_size: int | None,
-    device: str,
-    dtype: str | None,
-    class_names: list[str],
     *,
     random_weights: bool,
-) -> Teacher:
-    assert teacher is not None
-    return load_teacher(
-        teacher,
-        class_names,
-        preprocessing=preprocessing,
+) -> TeacherSpec:
+    """Return what was said of the teacher; UsageError if none is named."""
+    if teacher is None:
+        raise UsageError(
+            "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
+        )
+    return TeacherSpec(
+        network=teacher,
         checkpoint=optional(checkpoint),
         image_px=image_size,
-        device=device,
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        dtype=dtype,
+        preprocessing=preprocessing,
         random_weights=random_weights,
+    )
+
+
+def _loaded(spec: TeacherSpec, class_names: list[str], device: str, dtype: str | None) -> Teacher:
+    return load_teacher(
+        spec, class_names, device=device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), dtype=dtype
     )

@@ -18,6 +18,7 @@ from trainer.loop.finished_run import Run, load_student
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
 from trainer.losses.settings import under_flags
+from trainer.models.teacher_spec import TeacherSpec
 
 __all__ = ["Run", "TrainOptions", "load_student", "train_student"]
 
@@ -131,7 +132,7 @@ def train_student(
             out=path,
             machine=Machine(device=device, loader=loader, workers=workers),
             fresh=fresh,
-            checkpoint=optional(checkpoint),
+            teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=optional(checkpoint)),
             match=None
             if seconds is None or match_run is None
             else MatchTime(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
     from trainer.models.teacher import Teacher
+    from trainer.models.teacher_spec import TeacherSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -189,18 +190,25 @@ class TeacherOptions:
     loader: str
     random_weights: bool
 
-    def named(self) -> str:
-        """Return the teacher's spec; UsageError if none is given."""
+    def spec(self) -> "TeacherSpec":
+        """Return what was said of the teacher; UsageError if none is named."""
+        from trainer.models.teacher_spec import TeacherSpec
+
         if self.teacher is None:
             raise UsageError(
                 "--teacher is missing: name the network to run",
                 hint='--teacher SPEC, or teacher = "SPEC" in prune.toml',
             )
-        return self.teacher
+        return TeacherSpec(
+            network=self.teacher,
+            checkpoint=self.checkpoint,
+            image_px=self.image_size,
+            random_weights=self.random_weights,
+        )
 
     def load(self, class_names: list[str]) -> "Teacher":
-        """Load the teacher onto its device; UsageError if none is given."""
-        spec = self.named()
+        """Load the teacher onto its device; UsageError if none is named."""
+        spec = self.spec()
         if self.threads is not None:
             import torch
 
@@ -210,12 +218,9 @@ class TeacherOptions:
         return load_teacher(
             spec,
             class_names,
-            checkpoint=self.checkpoint,
-            image_px=self.image_size,
             device=self.device,
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
             dtype=self.dtype,
-            random_weights=self.random_weights,
         )
 
 

@@ -133,7 +133,7 @@ def command(
     if early_epoch is not None:
         raise UsageError("--early-epoch needs --dynamics RUN")
     check_held_out(held_out, held_out_split, has_features=features)
-    teacher_options.named()
+    teacher_options.spec()
     training = images_to_score(images.spec(data_argument), index)
     if training.index is None:
         tell_reading(training.source, strict=strict, ranks=settings["ranks"])

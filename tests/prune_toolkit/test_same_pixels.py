@@ -17,6 +17,7 @@ from trainer.data.order import epoch_order, rank_rows
 from trainer.data.policies import TrainingViews
 from trainer.data.task import open_task
 from trainer.models.teacher import load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 Run = Callable[..., Any]
 VIEWS, COUNT, BATCH = 4, 48, 8
@@ -52,7 +53,7 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_batches(selection: Path, loader: str, workers: int) -> None:
     """The stored label is what the teacher says of the batch's pixels: for 1 and 2 ranks, from epoch 0 and later on."""
     task = open_task(selection)
-    teacher = load_teacher("teachers:linear", list(task.class_names), image_px=task.image_px)
+    teacher = load_teacher(TeacherSpec(network="teachers:linear", image_px=task.image_px), list(task.class_names))
     views = TrainingViews.of(task, policy="replay")
     opened = open_loader(
         task.beton, kind=loader, recipe=views.recipe, preprocessing=task.preprocessing(task.image_px), workers=workers

@@ -73,7 +73,7 @@ def trained(
 ) -> dict[str, Any]:
     """Train quickly on the CPU; options of `train`, and flags."""
     task = open_task(manifest.path)
-    of_train = {name: options.pop(name) for name in ("fresh", "checkpoint", "match") if name in options}
+    of_train = {name: options.pop(name) for name in ("fresh", "teacher_spec", "match") if name in options}
     config = resolve(QUICK | options, recipe="auto", stored=task.stored)
     machine = Machine(device="cpu", loader=loader, workers=workers)
     return train(task, config, validation=None, out=out, machine=machine, **of_train)

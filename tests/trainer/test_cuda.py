@@ -10,6 +10,7 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
 from trainer.models.teacher import load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 LEARNS = {"student": "resnet8", "lr": 0.05, "schedule": "cosine", "epochs": 4}
@@ -58,9 +59,10 @@ def test_a_teacher_in_float16_is_right_as_often_as_on_the_cpu():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8))
     names = [f"class{number}" for number in range(10)]
     torch.manual_seed(0)
-    cpu = load_teacher("resnet8", names, image_px=32, device="cpu", random_weights=True)
+    spec = TeacherSpec(network="resnet8", image_px=32, random_weights=True)
+    cpu = load_teacher(spec, names, device="cpu")
     torch.manual_seed(0)
-    gpu = load_teacher("resnet8", names, image_px=32, device="cuda", random_weights=True)
+    gpu = load_teacher(spec, names, device="cuda")
     gpu.module.load_state_dict(cpu.module.state_dict())
     assert (cpu.dtype, gpu.dtype) == ("float32", "float16")
     wanted, got = cpu.logits(images), gpu.logits(images.cuda())

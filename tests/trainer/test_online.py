@@ -13,10 +13,10 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.loop.session import live_teacher
 from trainer.models.build import build_model
+from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import weights_sha256
 
 CPU = torch.device("cpu")
-
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -62,14 +62,17 @@ def test_stored_targets_are_not_looked_at(make_manifest, teacher, tmp_path):
 
 
 def test_another_checkpoint_is_another_configuration(index, teacher, tmp_path):
-    flags = {"epochs": 1, "teacher": "resnet8"}
-    trained(index, tmp_path / "run", checkpoint=teacher, **flags)
+    def taught_by(checkpoint):
+        spec = TeacherSpec(network="resnet8", checkpoint=checkpoint)
+        trained(index, tmp_path / "run", teacher="resnet8", teacher_spec=spec, epochs=1)
+
+    taught_by(teacher)
     trained(index, tmp_path / "again", loss="ce", epochs=1, student="resnet8", seed=1)
     other = tmp_path / "again" / "student.safetensors"
     with pytest.raises(UsageError, match=r"another configuration.*teacher_weights"):
-        trained(index, tmp_path / "run", checkpoint=other, **flags)
+        taught_by(other)
     moved = teacher.rename(tmp_path / "moved.safetensors")
-    trained(index, tmp_path / "run", checkpoint=moved, **flags)
+    taught_by(moved)
 
 
 def test_a_stopped_online_run_goes_on_to_equal_weights(index, teacher, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from torch import nn
 
 from manifests.errors import UsageError
 from trainer.models.teacher import load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 NAMES = [f"class{number}" for number in range(7)]
 
@@ -88,7 +89,7 @@ def networks(monkeypatch):
 
 
 def teacher_of(spec, image_px=32):
-    return load_teacher(spec, NAMES, image_px=image_px, device="cpu", random_weights=True)
+    return load_teacher(TeacherSpec(network=spec, image_px=image_px, random_weights=True), NAMES, device="cpu")
 
 
 def images_of(count=5, side=32):

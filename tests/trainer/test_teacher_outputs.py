@@ -11,6 +11,7 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from trainer.models.outputs import logits_in, refuse_probabilities
 from trainer.models.teacher import load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 LOGITS = torch.arange(6.0).reshape(2, 3) - 2
 MAP = torch.zeros(2, 4, 5, 5)
@@ -89,8 +90,10 @@ class Ending(nn.Module):
 
 
 def test_a_teacher_of_a_tuple_gives_the_logits_of_its_network():
-    plain = load_teacher(Ending(nn.Identity()), NAMES, preprocessing=SHOWN, device="cpu")
-    paired = load_teacher(Ending(lambda logits: (logits, None)), NAMES, preprocessing=SHOWN, device="cpu")
+    plain = load_teacher(TeacherSpec(network=Ending(nn.Identity()), preprocessing=SHOWN), NAMES, device="cpu")
+    paired = load_teacher(
+        TeacherSpec(network=Ending(lambda logits: (logits, None)), preprocessing=SHOWN), NAMES, device="cpu"
+    )
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     assert (plain.logits(images) == paired.logits(images)).all()
     assert paired.feature_layer.width == 192
@@ -100,17 +103,17 @@ def test_a_teacher_of_a_tuple_gives_the_logits_of_its_network():
 def test_a_teacher_that_ends_in_softmax_is_refused_before_any_image_is_read(end):
     teacher = Ending(end)
     if isinstance(end, nn.LogSoftmax):
-        assert load_teacher(teacher, NAMES, preprocessing=SHOWN, device="cpu").outputs is None
+        assert load_teacher(TeacherSpec(network=teacher, preprocessing=SHOWN), NAMES, device="cpu").outputs is None
         return
     with pytest.raises(InputError, match="returns probabilities"):
-        load_teacher(teacher, NAMES, preprocessing=SHOWN, device="cpu")
+        load_teacher(TeacherSpec(network=teacher, preprocessing=SHOWN), NAMES, device="cpu")
 
 
 def test_an_untrained_teacher_is_refused_unless_it_is_asked_for(capsys):
     with pytest.raises(UsageError, match="resnet8 is untrained: its weights are random") as caught:
-        load_teacher("resnet8", NAMES, image_px=8, device="cpu")
+        load_teacher(TeacherSpec(network="resnet8", image_px=8), NAMES, device="cpu")
     assert "--checkpoint" in str(caught.value.hint)
-    load_teacher("resnet8", NAMES, image_px=8, device="cpu", random_weights=True)
+    load_teacher(TeacherSpec(network="resnet8", image_px=8, random_weights=True), NAMES, device="cpu")
     assert "warning: teacher resnet8 is untrained" in capsys.readouterr().err
 
 

@@ -295,6 +295,7 @@ def train_student(
         return
 
     from trainer.loop.training import Machine, train
+    from trainer.models.teacher_spec import TeacherSpec
 
     report = train(
         task,
@@ -303,7 +304,7 @@ def train_student(
         out=out,
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
-        checkpoint=checkpoint,
+        teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=checkpoint),
         match=match,
     )
     if ranks.is_main and as_json:

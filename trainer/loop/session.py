@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -30,6 +29,7 @@ from trainer.loop.student import build_student, set_tf32, worker_count
 from trainer.losses import LOSSES
 from trainer.losses.revise import revise
 from trainer.models.teacher import Teacher, load_teacher
+from trainer.models.teacher_spec import TeacherSpec
 
 _TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -43,15 +43,13 @@ class Machine:
     workers: int | None = None
 
 
-def live_teacher(task: Task, config: TrainConfig, checkpoint: Path | None, device: torch.device) -> Teacher | None:
+def live_teacher(task: Task, config: TrainConfig, spec: TeacherSpec | None, device: torch.device) -> Teacher | None:
     """Return the teacher for the policy online, in the student's precision and memory format; else None."""
     if config.teacher is None:
         return None
     teacher = load_teacher(
-        config.teacher,
+        replace(spec or TeacherSpec(network=config.teacher), image_px=config.image_px),
         list(task.class_names),
-        checkpoint=checkpoint,
-        image_px=config.image_px,
         device=str(device),
         dtype=_TEACHER_DTYPES[config.precision],
         exact=False,

@@ -26,6 +26,7 @@ from trainer.loop.run_report import epoch_line, run_report
 from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import choose_device
 from trainer.models.teacher import Teacher
+from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import save_student
 
 __all__ = ["Machine", "train"]
@@ -39,14 +40,14 @@ def train(
     out: Path,
     machine: Machine,
     fresh: bool = False,
-    checkpoint: Path | None = None,
+    teacher_spec: TeacherSpec | None = None,
     match: MatchTime | None = None,
 ) -> dict[str, Any]:
     """Train a student and return the content of run.json; an unfinished run of the same configuration is resumed.
 
-    checkpoint: weights of the live teacher, if `config` names one. match: take the time of another run; `config` then
-    has no number of steps. Under torchrun this process is one of the ranks. Raises UsageError if `out` holds another
-    run, InputError if the loss is not finite, IncompleteError if another rank is lost.
+    teacher_spec: what else is known of the live teacher, if `config` names one. match: take the time of another run;
+    `config` then has no number of steps. Under torchrun this process is one of the ranks. Raises UsageError if `out`
+    holds another run, InputError if the loss is not finite, IncompleteError if another rank is lost.
     """
     task.check(config)
     ranks = Ranks.from_environment()
@@ -54,7 +55,7 @@ def train(
     if config.precision == "fp16" and device.type != "cuda":
         raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
     with process_group(ranks, device):
-        teacher = live_teacher(task, config, checkpoint, device)
+        teacher = live_teacher(task, config, teacher_spec, device)
         config = _identified(config, teacher)
         open_session = partial(TrainingSession, task, teacher=teacher, machine=machine, ranks=ranks, device=device)
         if match is not None:

@@ -19,6 +19,7 @@ from trainer.models.build import ModelInfo, build_model, output_count, output_ma
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
 
@@ -124,43 +125,40 @@ class Teacher:
 
 
 def load_teacher(
-    spec: str | torch.nn.Module,
+    spec: TeacherSpec,
     class_names: list[str],
     *,
-    preprocessing: Preprocessing | None = None,
-    checkpoint: Path | None = None,
-    image_px: int | None = None,
     device: str = "auto",
     local_rank: int = 0,
     dtype: str | None = None,
     exact: bool = True,
     channels_last: bool = True,
-    random_weights: bool = False,
 ) -> Teacher:
     """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
 
-    preprocessing: how it expects its images; None takes what belongs to its weights, which a module of another origin
-    does not say. dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic
-    kernels on CUDA, for the whole process; a live teacher keeps the settings of the student. random_weights: accept a
-    network that is untrained. Raises UsageError for one otherwise, and InputError if the checkpoint does not fit, if
-    the outputs are no logits, or if the numbers of outputs and classes differ and there are no names to match them by.
+    dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA,
+    for the whole process; a live teacher keeps the settings of the student. Raises UsageError for a network that is
+    untrained, and InputError if the checkpoint does not fit, if the outputs are no logits, or if the numbers of outputs
+    and classes differ and there are no names to match them by.
     """
+    network, preprocessing = spec.network, spec.preprocessing
     if preprocessing is not None:
         check_preprocessing(preprocessing)
     where = resolve_device(device, local_rank)
     dtype = dtype or ("float16" if where.type == "cuda" else "float32")
     if dtype == "float16" and where.type != "cuda":
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
-    if isinstance(spec, torch.nn.Module):
-        module, info = _copied(spec, preprocessing, checkpoint, image_px)
+    if isinstance(network, str):
+        count = len(class_names)
+        module, info = build_model(network, class_count=count, checkpoint=spec.checkpoint, image_px=spec.image_px)
     else:
-        module, info = build_model(spec, class_count=len(class_names), checkpoint=checkpoint, image_px=image_px)
+        module, info = _copied(network, preprocessing, spec.checkpoint, spec.image_px)
     if preprocessing is not None:
         info = replace(info, preprocessing=preprocessing)
     if info.weights != "loaded":
         what = "its classifier is new" if info.weights == "fresh head" else "its weights are random"
         untrained = f"teacher {info.spec} is untrained: {what}"
-        if not random_weights:
+        if not spec.random_weights:
             raise UsageError(
                 untrained, hint="give its weights with --checkpoint; for a trial, prune has --random-weights"
             )
@@ -176,7 +174,7 @@ def load_teacher(
     return Teacher(
         module=module,
         info=info,
-        outputs=output_map(info.class_names, class_names, _width(module, spec, info.preprocessing.image_px, where)),
+        outputs=output_map(info.class_names, class_names, _width(module, network, info.preprocessing.image_px, where)),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module),
