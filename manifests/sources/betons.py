@@ -15,7 +15,7 @@ from manifests.format.header_file import read_header
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.label_column import is_no_label
-from manifests.sources.names import data_set_name, named_labels, names_beside, row_keys
+from manifests.sources.names import data_set_name, file_of_names, named_by, named_labels, row_keys
 from manifests.sources.read_as import ReadAs
 from manifests.sources.splits import refuse_split
 
@@ -30,15 +30,16 @@ def open_beton(path: Path, options: ReadOptions) -> Source:
     refuse_split(options.split, path)
     beton = Beton.open(path)
     images = beton_images(beton)
-    known = None if options.classes is not None else _known_names(path.parent)
+    known = None if options.classes is not None else _manifest_names(path.parent)
+    file = options.classes if known else file_of_names(options.classes, path.parent, "names.json", "classes.txt")
     field = _label_field(beton, options.label)
-    class_names, labels_N = named_labels(_labels(beton, field), images.keys, options.classes, known, path)
+    class_names, labels_N = named_labels(_labels(beton, field), images.keys, file, known, path)
     return replace(
         images,
         name=data_set_name(path.with_suffix("")),
         class_names=class_names,
         labels_N=labels_N,
-        read_as=ReadAs(labels=f"field {field}"),
+        read_as=ReadAs(labels=f"field {field}{named_by(file)}"),
     )
 
 
@@ -96,7 +97,5 @@ def _labels(beton: Beton, field: str) -> NDArray[np.int64]:
     return values_N.astype(np.int64)
 
 
-def _known_names(folder: Path) -> tuple[str, ...] | None:
-    if (folder / HEADER_NAME).is_file():
-        return tuple(read_header(folder).data.class_names)
-    return names_beside(folder, "names.json", "classes.txt")
+def _manifest_names(folder: Path) -> tuple[str, ...] | None:
+    return tuple(read_header(folder).data.class_names) if (folder / HEADER_NAME).is_file() else None

@@ -73,6 +73,8 @@ def open_cifar(folder: Place, options: ReadOptions, name: str | None = None) -> 
         raise UsageError(f"{folder} has no label column {column!r}", hint=f"known: {', '.join(layout.labels)}")
     label_key, name_key = layout.labels[column]
     chosen = choose_split(_splits(folder, layout), options.split, folder)
+    if missing := [name for name in layout.splits[chosen] if not (folder / name).is_file()]:
+        raise InputError(f"{folder} lacks {', '.join(missing)}, of {len(layout.splits[chosen])} batches", hint=_AGAIN)
     batches = [_read_batch(folder / name, label_key) for name in layout.splits[chosen]]
     images, labels_N = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     keys, known = row_keys(chosen, len(images)), _names(folder / layout.meta, name_key)

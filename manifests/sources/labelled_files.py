@@ -11,7 +11,7 @@ from manifests.sources.class_order import class_order, sorted_names
 from manifests.sources.folder_layout import ClassFolders
 from manifests.sources.image_files import image_files
 from manifests.sources.listed import Listed
-from manifests.sources.names import check_source_labels, check_unique_keys
+from manifests.sources.names import check_source_labels, check_unique_keys, named_by
 from manifests.sources.read_as import ReadAs
 from manifests.sources.tree import Folder
 
@@ -60,7 +60,7 @@ def by_folders(root: Folder, found: ClassFolders, classes: Path | None) -> Label
         keys=keys,
         labels_N=check_source_labels(labels_N, class_names, keys, top),
         read_as=ReadAs(
-            labels="names of the folders" + (f" in {prefix}" if prefix else "") + _and_classes(classes),
+            labels="names of the folders" + (f" in {prefix}" if prefix else "") + named_by(classes),
             split_found=None if found.split is None else "by the name of its folder",
             other_splits=found.other_splits,
             left_out=found.left_out,
@@ -81,13 +81,9 @@ def by_list(listed: Listed, classes: Path | None, found: ClassFolders | None = N
         keys=listed.keys,
         labels_N=check_source_labels(labels_N, class_names, listed.keys, listed.list_file),
         read_as=ReadAs(
-            labels=f"the list {listed.list_file.name}" + _and_classes(classes),
+            labels=f"the list {listed.list_file.name}" + named_by(classes),
             split_found=how,
             other_splits=others,
             left_out=listed.left_out,
         ),
     )
-
-
-def _and_classes(classes: Path | None) -> str:
-    return "" if classes is None else f", named by {classes.name}"

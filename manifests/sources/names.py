@@ -96,6 +96,27 @@ def check_class_names(names: Sequence[object], where: object) -> tuple[str, ...]
     return tuple(seen)
 
 
+def file_of_names(given: Path | None, folder: Path, *candidates: str) -> Path | None:
+    """Return the file of class names that was given, else the first of some files that exists in `folder`."""
+    return given or next((folder / name for name in candidates if (folder / name).is_file()), None)
+
+
+def named_by(file: Path | None) -> str:
+    """Say which file names the classes; nothing if none does."""
+    return "" if file is None else f", named by {file.name}"
+
+
+def refuse_other_order(file: Path, declared: Sequence[str] | None, where: object) -> None:
+    """Raise InputError if a file that lies beside the data has the names that the data declares in another order."""
+    names = read_class_names(file)
+    if declared is not None and names != tuple(declared) and set(names) == set(declared):
+        place = next(index for index, name in enumerate(names) if name != declared[index])
+        raise InputError(
+            f"class {place} is {names[place]!r} in {file}, and {declared[place]!r} in {where} itself",
+            hint="name the file whose order is right with --classes, or remove the wrong one",
+        )
+
+
 def names_beside(folder: Path, *candidates: str) -> tuple[str, ...] | None:
     """Read the first of some files of class names that exists in `folder`; None if none does."""
     found = next((folder / name for name in candidates if (folder / name).is_file()), None)

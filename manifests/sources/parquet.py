@@ -9,7 +9,15 @@ from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.label_column import LABEL_COLUMNS, choose_label_column, hub_features, label_values
-from manifests.sources.names import check_class_names, data_set_name, named_labels, names_beside, row_keys
+from manifests.sources.names import (
+    check_class_names,
+    data_set_name,
+    file_of_names,
+    named_by,
+    named_labels,
+    refuse_other_order,
+    row_keys,
+)
 from manifests.sources.parquet_files import choose_parquet_files, image_column
 from manifests.sources.read_as import ReadAs
 from manifests.sources.row_groups import RowGroups, Shard, damaged, open_shard
@@ -39,11 +47,14 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
                 raise InputError(f"{shard.path}: column {name!r} is missing or not of the type in {first.name}")
     where = path if len(shards) > 1 else first
     values = label_values(_column(shards, column), column, where, options.classes)
-    known = values.class_names
-    if known is None and options.classes is None:
-        known = _known_names(first.parent, schema, column, asked=options.label)
+    known, file = values.class_names, options.classes
+    if known is None and file is None:
+        known = declared_names(schema, column, where)
+        file = file_of_names(None, first.parent, *_names_files(column, asked=options.label))
+        if file is not None:
+            refuse_other_order(file, known, where)
     keys = row_keys(chosen.split or "train", len(values.labels_N))
-    class_names, labels_N = named_labels(values.labels_N, keys, options.classes, known, where)
+    class_names, labels_N = named_labels(values.labels_N, keys, file, known, where)
     return Source(
         kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
@@ -53,7 +64,7 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
         labels_N=labels_N,
         read=partial(_read_rows, RowGroups(shards, images)),
         read_as=ReadAs(
-            labels=f"column {column} of {values.kind}",
+            labels=f"column {column} of {values.kind}{named_by(file)}",
             split_found=chosen.found,
             other_splits=chosen.other_splits,
             left_out=chosen.left_out,
@@ -78,12 +89,10 @@ def _column(shards: list[Shard], column: str) -> "pa.ChunkedArray":
     return pa.chunked_array(chunks, shards[0].schema.field(column).type)
 
 
-def _known_names(folder: Path, schema: "pa.Schema", column: str, *, asked: str | None) -> tuple[str, ...] | None:
-    """Read names from a file beside the data (names.json is for the default label), or from the files' own metadata."""
+def _names_files(column: str, *, asked: str | None) -> list[str]:
+    """Return what a file of the names of a column's classes may be called; names.json is for the default label."""
     files = [f"{column}_names.json", f"{column.removesuffix('_label')}_names.json"]
-    if asked is None or column in LABEL_COLUMNS:
-        files += ["names.json", "classes.txt"]
-    return names_beside(folder, *files) or declared_names(schema, column, folder)
+    return [*files, "names.json", "classes.txt"] if asked is None or column in LABEL_COLUMNS else files
 
 
 def declared_names(schema: "pa.Schema", column: str, where: object) -> tuple[str, ...] | None:

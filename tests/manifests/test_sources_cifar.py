@@ -152,7 +152,7 @@ def test_a_batch_that_is_not_cifar_says_why(tmp_path: Path, content: bytes, mess
 def test_a_missing_batch_is_named(tmp_path: Path) -> None:
     cifar10(tmp_path)
     (tmp_path / "data_batch_4").unlink()
-    with pytest.raises(InputError, match="data_batch_4"):
+    with pytest.raises(InputError, match=r"lacks data_batch_4, of 5 batches"):
         open_source(str(tmp_path))
 
 

@@ -120,9 +120,31 @@ def test_class_names_come_from_a_file_beside_or_the_hub_metadata(tmp_path: Path)
     pq.write_table(table, path)
     assert open_source(str(path)).class_names == ("a", "b", "c")
     (tmp_path / "names.json").write_text('["x", "y", "z"]')
-    assert open_source(str(path)).class_names == ("x", "y", "z")
+    named = open_source(str(path))
+    assert named.class_names == ("x", "y", "z")
+    assert named.read_as.labels == "column label of whole numbers, named by names.json"
     (tmp_path / "mine.txt").write_text("k\nl\nm\n")
     assert open_source(str(path), classes=tmp_path / "mine.txt").class_names == ("k", "l", "m")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a", "c", "b"], r"class 1 is 'c' in .*names.json, and 'b' in .*train.parquet itself"),
+        (["x", "y", "z", "w"], "4 class names given, .*train.parquet has 3 classes"),
+    ],
+)
+def test_names_of_another_data_set_beside_the_files_are_refused(tmp_path: Path, names: list[str], said: str) -> None:
+    path = shard(tmp_path / "train.parquet")
+    features = {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}
+    table = pq.read_table(path).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path)
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps(names))
+    with pytest.raises(InputError, match=said):
+        open_source(str(path))
+    if len(names) == 3:
+        assert open_source(str(path), classes=file).class_names == ("a", "c", "b")
 
 
 @pytest.mark.parametrize(
