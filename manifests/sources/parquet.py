@@ -48,13 +48,16 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
     where = path if len(shards) > 1 else first
     values = label_values(_column(shards, column), column, where, options.classes)
     known, file = values.class_names, options.classes
+    is_declared = False
     if known is None and file is None:
         known = declared_names(schema, column, where)
         file = file_of_names(None, first.parent, *_names_files(column, asked=options.label))
         if file is not None:
             refuse_other_order(file, known, where)
+        is_declared = file is None and known is not None
     keys = row_keys(chosen.split or "train", len(values.labels_N))
     class_names, labels_N = named_labels(values.labels_N, keys, file, known, where)
+    named = ", named by the files themselves" if is_declared else named_by(file)
     return Source(
         kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
@@ -64,7 +67,7 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
         labels_N=labels_N,
         read=partial(_read_rows, RowGroups(shards, images)),
         read_as=ReadAs(
-            labels=f"column {column} of {values.kind}{named_by(file)}",
+            labels=f"column {column} of {values.kind}{named}",
             split_found=chosen.found,
             other_splits=chosen.other_splits,
             left_out=chosen.left_out,

@@ -215,6 +215,6 @@ def warn_problems(samples: pa.Table) -> None:
     if len(broken):
         first = broken.slice(0, 1).to_pylist()[0]
         note(
-            f"{len(broken):,} of {len(samples):,} images cannot be read and are left out; "
-            f"the first: {first['key']}: {first['problem']}"
+            f"{len(broken):,} of {len(samples):,} images cannot be read and "
+            f"{'is' if len(broken) == 1 else 'are'} left out; the first: {first['key']}: {first['problem']}"
         )

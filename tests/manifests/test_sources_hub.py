@@ -198,4 +198,4 @@ def test_a_column_that_the_hub_declares_to_hold_classes_is_the_label(tmp_path: P
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train.parquet")
     source = open_source(str(tmp_path))
     assert (source.class_names, source.labels_N.tolist()) == (("cat", "dog"), [1, 0])
-    assert source.read_as.labels == "column species of whole numbers"
+    assert source.read_as.labels == "column species of whole numbers, named by the files themselves"

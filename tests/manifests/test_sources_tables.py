@@ -118,7 +118,9 @@ def test_class_names_come_from_a_file_beside_or_the_hub_metadata(tmp_path: Path)
     features = {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}
     table = pq.read_table(path).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, path)
-    assert open_source(str(path)).class_names == ("a", "b", "c")
+    declared = open_source(str(path))
+    assert declared.class_names == ("a", "b", "c")
+    assert declared.read_as.labels == "column label of whole numbers, named by the files themselves"
     (tmp_path / "names.json").write_text('["x", "y", "z"]')
     named = open_source(str(path))
     assert named.class_names == ("x", "y", "z")
