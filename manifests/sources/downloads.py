@@ -106,6 +106,16 @@ def open_torchvision(spec: str, options: ReadOptions) -> Source:
     return dataclasses.replace(source, name=name, class_names=names or source.class_names)
 
 
+def refuse_download(data: str) -> None:
+    """Raise InputError for torchvision:NAME or torchvision:NAME=ROOT if its files are not all here."""
+    scheme, _, spec = data.partition(":")
+    name, _, root = spec.partition("=")
+    if scheme == "torchvision" and name in _KNOWN:
+        folder = Path(root or DEFAULT_ROOT).expanduser() / _KNOWN[name].folder
+        if absent := _missing(folder, _KNOWN[name]):
+            raise InputError(f"{folder / absent} is missing", hint=f"to download {name}, name it: --data {data}")
+
+
 def _missing(folder: Path, known: _Known) -> str | None:
     return next(
         (part for part in known.needs if not ((folder / part).exists() or (folder / f"{part}.gz").exists())), None

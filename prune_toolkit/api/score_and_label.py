@@ -29,6 +29,7 @@ from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
+from trainer.models.named_by_data import own_spec
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.models.teacher_spec import TeacherSpec
 
@@ -172,7 +173,8 @@ def label(
     card = chosen.header.teacher
     if card is not None and not other_teacher:
         if teacher is None or isinstance(teacher, str):
-            teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
+            teacher = teacher or own_spec(card.spec, chosen.where, 'teacher="SPEC"')
+            image_size = image_size or card.preprocessing.image_px
         else:
             preprocessing = preprocessing or card.preprocessing
     spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)

@@ -18,6 +18,7 @@ from trainer.loop.finished_run import Run, load_student
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
 from trainer.losses.settings import under_flags
+from trainer.models.named_by_data import is_own
 from trainer.models.teacher_spec import TeacherSpec
 
 __all__ = ["Run", "TrainOptions", "load_student", "train_student"]
@@ -139,7 +140,8 @@ def train_student(
                 run=match_run, seconds=seconds, configure=lambda steps: configure(match_s=seconds, steps=steps)
             ),
         )
-    return Run(path=path, report=report)
+    named = None if is_own(config.student) or config.student.endswith(".safetensors") else config.student
+    return Run(path=path, report=report, named=named)
 
 
 def _length(

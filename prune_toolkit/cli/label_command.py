@@ -85,6 +85,7 @@ def command(
     )
     from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
+    from trainer.models.named_by_data import own_spec
 
     parent = Manifest.open(selection)
     check_selection(parent, teacher_licence, is_other=other_teacher)
@@ -95,7 +96,7 @@ def command(
         # The selection's own teacher, at the image size it scored, needs no flag except for its weights.
         teacher_options = replace(
             teacher_options,
-            teacher=teacher_options.teacher or card.spec,
+            teacher=teacher_options.teacher or own_spec(card.spec, parent.where, "--teacher SPEC"),
             image_size=teacher_options.image_size or card.preprocessing.image_px,
         )
     teacher = teacher_options.load(parent.class_names)

@@ -9,6 +9,7 @@ import numpy as np
 
 from manifests.errors import UsageError
 from manifests.sources.base import ReadOptions, Source
+from manifests.sources.downloads import refuse_download
 from manifests.sources.open import open_held_out, read_source
 
 
@@ -20,8 +21,13 @@ class DataSpec(ReadOptions):
     held_out: bool = False
     """Without a split: take the validation or test split, not train."""
 
+    of_local: bool = False
+    """Named by local.json, which may have come with the manifest: nothing is downloaded for it."""
+
     def open(self) -> Source:
         """Open the source; raises InputError if it is not one."""
+        if self.of_local:
+            refuse_download(self.data)
         return open_held_out(self.data, self) if self.held_out else read_source(self.data, self)
 
     def refuse_out(self, out: Path) -> None:
@@ -42,7 +48,9 @@ class DataSpec(ReadOptions):
     @classmethod
     def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
         """Read what an earlier command wrote into local.json; None if it names no data."""
-        return cls(data=str(local["data"]), **vars(cls.in_local(local))) if "data" in local else None
+        if "data" not in local:
+            return None
+        return cls(data=str(local["data"]), of_local=True, **vars(cls.in_local(local)))
 
 
 def listing_digest(source: Source) -> str:

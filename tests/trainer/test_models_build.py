@@ -267,7 +267,7 @@ def test_a_file_may_not_say_which_code_to_run(own, tmp_path):
     model, info = build_model(spec, class_count=3, image_px=8)
     save_student(tmp_path / "s.safetensors", model, info, {})
     sys.modules.pop(own)
-    assert spec in fails(InputError, str(tmp_path / "s.safetensors"))
+    assert spec in fails(UsageError, str(tmp_path / "s.safetensors"))
     assert own not in sys.modules
     again, described = build_model(spec, class_count=3, checkpoint=tmp_path / "s.safetensors")
     assert weights_sha256(again) == weights_sha256(model)

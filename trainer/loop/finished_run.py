@@ -21,6 +21,8 @@ class Run:
     """Its folder."""
     report: Mapping[str, Any] = field(repr=False)
     """The content of its run.json."""
+    named: str | None = field(default=None, repr=False)
+    """The student's spec, where one's own code or a hub is needed to build it: its file does not decide that."""
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -34,7 +36,7 @@ class Run:
 
     def student(self) -> TrainedStudent:
         """The student of the last epoch, on the CPU in evaluation mode."""
-        return load_student(self.path / LAST_NAME, student=self.report["student"]["spec"])
+        return load_student(self.path / LAST_NAME, student=self.named)
 
     def __repr__(self) -> str:
         last = self.metrics

@@ -23,6 +23,7 @@ from trainer.models import weights as checkpoints
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
+from trainer.models.named_by_data import own_spec
 from trainer.models.outputs import logits_in
 from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
 
@@ -57,7 +58,8 @@ def build_model(
                 hint="name the architecture instead of the file, or leave --checkpoint out",
             )
         checkpoint = Path(spec)
-        blueprint = _blueprint_in(checkpoint)
+        given = f"--teacher SPEC --checkpoint {spec}" if pretrained else f"--student SPEC --weights {spec}"
+        blueprint = _blueprint_in(checkpoint, given)
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
     model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
@@ -146,15 +148,9 @@ def _filled(
     return model, class_count, "fresh head" if is_fresh else "loaded"
 
 
-def _blueprint_in(path: Path) -> Blueprint:
+def _blueprint_in(path: Path, flags: str) -> Blueprint:
     info = checkpoints.read_student_info(path)
-    zoo, _, _ = info.spec.partition("/")
-    if info.spec not in MODELS and zoo not in ZOOS:
-        raise InputError(
-            f"{path} holds weights for {info.spec}, but a weights file may not decide which code is run",
-            hint=f"name the code yourself: {info.spec} with --checkpoint {path}",
-        )
-    return _blueprint(info.spec, info.preprocessing.image_px, pretrained=False)
+    return _blueprint(own_spec(info.spec, path, flags), info.preprocessing.image_px, pretrained=False)
 
 
 def _blueprint(spec: str, image_px: int | None, *, pretrained: bool) -> Blueprint:
