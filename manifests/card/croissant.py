@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from manifests.base.files import write_atomic
 from manifests.base.layout import BETON_NAME, HEADER_NAME
-from manifests.card.text import TITLES
+from manifests.card.text import TITLES, unlinked
 from manifests.errors import InputError
 from manifests.format.columns import columns_of, tables_of
 from manifests.format.header_file import MAX_HEADER_BYTES
@@ -79,13 +79,13 @@ def croissant(header: "Header", *, date: str, url: str | None = None) -> dict[st
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": VERSION,
-        "name": "".join(c for c in title if c.isprintable()),
+        "name": unlinked(title),
         "description": _description(header, title),
         "license": header.data.licence or "not stated",
         **({} if url is None else {"url": url}),
         "version": f"1.0.0+{header.id[:16]}",
         "datePublished": date,
-        "citeAs": f"{title}, {header.tool.name} manifest {header.id}",
+        "citeAs": unlinked(f"{title}, {header.tool.name} manifest {header.id}"),
         "keywords": ["knowledge distillation", "data pruning", header.kind],
         "distribution": [*map(_file_object, files), *(_file_set(table) for table in tables_of(header))],
         "recordSet": [_record_set(table, header) for table in tables_of(header)],
@@ -96,7 +96,7 @@ def croissant(header: "Header", *, date: str, url: str | None = None) -> dict[st
 def _description(header: "Header", title: str) -> str:
     data = header.data
     who = "" if header.teacher is None else f", seen by {header.teacher.spec}"
-    return (
+    return unlinked(
         f"{title}: {data.readable:,} readable images of {data.count:,} in {len(data.class_names)} classes{who}. "
         f"Holds no images. Fingerprint of the data: {data.fingerprint}."
     )
@@ -120,7 +120,7 @@ def _file_set(table: str) -> dict[str, Any]:
         "@type": "cr:FileSet",
         "@id": f"{name}-parts",
         "name": f"{name}-parts",
-        "description": f"The parts of table {table}, 8,192 samples each.",
+        "description": unlinked(f"The parts of table {table}, 8,192 samples each."),
         "encodingFormat": _PARQUET,
         "includes": f"{table}/*.parquet",
     }
@@ -144,7 +144,7 @@ def _fields(table: str, header: "Header") -> Iterator[dict[str, Any]]:
             "@type": "cr:Field",
             "@id": f"{name}/{quote(column.name, safe='')}",
             "name": f"{name}/{quote(column.name, safe='')}",
-            "description": column.meaning + (f"; {column.harder} is harder" if column.harder else ""),
+            "description": unlinked(column.meaning + (f"; {column.harder} is harder" if column.harder else "")),
             "dataType": _TYPES[column.type],
             "source": {"fileSet": {"@id": f"{name}-parts"}, "extract": {"column": column.name}},
         }

@@ -42,6 +42,15 @@ def plain(text: str) -> str:
     return re.sub(r"(?i)(?:https?|ftp|mailto|xmpp|www)(?=[:.])|@", rf"\g<0>{_APART}", escaped)
 
 
+def unlinked(text: str) -> str:
+    """Return text for a description that a catalogue may show as Markdown or HTML: no link, picture or tag in it.
+
+    An invisible character stands where one would begin, so that other text keeps its bytes.
+    """
+    shown = "".join(c for c in text if c.isprintable())
+    return re.sub(r"(?i)(?:https?|ftp|mailto|xmpp|www)(?=[:.])|[@<]|\](?=[(\[:])", "\\g<0>\u2060", shown)
+
+
 def code(text: str) -> str:
     """Return text as code in a line of Markdown or in a cell of a table."""
     shown = "".join(c for c in text if c.isprintable())

@@ -218,6 +218,34 @@ def test_what_stands_as_code_is_shown_as_it_is(text: str) -> None:
         assert [(each.text or "").strip() for each in shown] == [text.strip()]
 
 
+LINKS = ("[x](javascript:alert(1))", "![x](http://evil.example/p.png)", "<img src=x>", "<javascript:x>", "[x][y]")
+
+
+def test_no_name_in_a_header_becomes_a_link_or_a_picture() -> None:
+    """Every text of a header, as a renderer of Markdown shows the card and the descriptions of croissant.json."""
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    header = Manifest.open(GOLDEN / "1.3" / "scores").header
+    assert header.teacher is not None
+    for evil in LINKS:
+        spec = ScoreSpec(set=evil, name=evil, formula=evil, source=evil, harder="high")
+        entry = FileEntry(path=f"scores/{evil}/part-00000.parquet", bytes=1, rows=1, sha256="0" * 64)
+        forged = header.model_copy(
+            update={
+                "data": header.data.model_copy(update={"name": evil, "licence": evil}),
+                "teacher": header.teacher.model_copy(update={"spec": evil, "licence": evil}),
+                "scores": [spec],
+                "files": [*header.files, entry],
+            }
+        )
+        shown = [card(forged).split("---\n", 2)[2]]
+        said = croissant(forged, date="2026-01-01")
+        shown += [said[name] for name in ("name", "description", "citeAs")]
+        shown += [each["description"] for each in said["distribution"] if "description" in each]
+        shown += [field["description"] for table in said["recordSet"] for field in table["field"]]
+        for text in shown:
+            assert not re.search(r"<(a|img|script)\b", reader.render(text)), text
+
+
 @pytest.mark.parametrize(
     ("licence", "expected"),
     [
