@@ -193,7 +193,7 @@ POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
 
-@pytest.mark.parametrize("name", ["diff", "index", "label", "score", "select", "train_student", "verify"])
+@pytest.mark.parametrize("name", ["diff", "index", "label", "score", "select", "suspects", "train_student", "verify"])
 def test_the_keywords_are_the_options_with_their_defaults(name):
     if name == "train_student":
         command = train_student

@@ -24,6 +24,7 @@ from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, Sc
 from prune_toolkit.selection.select_config import RANDOM, Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
+from prune_toolkit.selection.without_suspects import LeftOut, suspects_left_out
 
 _DISTILL_STREAM = 0x5E7112
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
@@ -53,11 +54,6 @@ class Plan:
     def count(self) -> int:
         """Number of samples kept."""
         return int(self.keep_N.sum())
-
-    @property
-    def held_out(self) -> int:
-        """Number of readable samples that were held out."""
-        return int(self.samples.column("problem").null_count - self.pool_N.sum())
 
     @property
     def keep_got(self) -> float:
@@ -95,6 +91,8 @@ class SelectionPlan(Plan):
     """A decided selection, before anything is written."""
 
     decisions: Decisions
+    suspects: LeftOut | None = None
+    """The suspects that were left out; None if that was not asked for."""
     found: dict[str, str] = field(default_factory=dict)
     """Parameters that the selector determined itself."""
     chosen_by: frozenset[str] = frozenset()
@@ -104,6 +102,12 @@ class SelectionPlan(Plan):
     def parameters(self) -> dict[str, str]:
         """Parameters of the selector; those it determined itself replace the requested ones."""
         return {**self.decisions.parameters, **self.found}
+
+    @property
+    def held_out(self) -> int:
+        """Number of readable samples that are held out by another selection."""
+        left_out = 0 if self.suspects is None else int(self.suspects.mask_N.sum())
+        return int(self.samples.column("problem").null_count - self.pool_N.sum()) - left_out
 
 
 def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
@@ -119,11 +123,20 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
         raise InputError(f"{parent.where} has no readable samples to select from")
-    pool_N = readable_N
+    held_out_N, suspects = np.zeros(len(samples), np.bool_), None
     if decisions.without is not None:
-        pool_N = readable_N & ~decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
+        held_out_N = decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
+    pool_N = readable_N & ~held_out_N
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no samples to select from", hint="leave fewer out")
+    if config.without_suspects:
+        val = None if config.val is None else config.val.open()
+        suspects = suspects_left_out(
+            parent, samples, held_out_N, val, secret=config.check.secret, workers=config.workers
+        )
+        pool_N = pool_N & ~suspects.mask_N
+        if not pool_N.any():
+            raise UsageError("--without-suspects leaves no samples to select from", hint="see prune suspects")
     looked_at: set[str] = set()
     pool = _pool(config, parent, samples.filter(pa.array(pool_N)), decisions.score, looked_at)
     choice = choose(
@@ -138,6 +151,8 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     keep_N = np.zeros(len(samples), np.bool_)
     keep_N[pool_N] = choice.keep_N
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
+    if suspects is not None:
+        reason_N[suspects.mask_N] = suspects.reason_N[suspects.mask_N]
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
     if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
@@ -156,7 +171,9 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     return SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=config.resolved(parent, decisions),
+        suspects=suspects,
+        resolved=config.resolved(parent, decisions)
+        | ({} if suspects is None else {"without_suspects": suspects.resolved()}),
         max_side=decisions.max_side,
         targets=decisions.targets,
         samples=samples,

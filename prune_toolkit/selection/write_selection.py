@@ -54,6 +54,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 preset=config.preset,
                 per_class_min=config.per_class_min or None,
                 without=None if decisions.without is None else decisions.without.id,
+                without_suspects=None if plan.suspects is None else plan.suspects.block,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
