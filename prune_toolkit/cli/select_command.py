@@ -165,8 +165,6 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
         _echo_plan(planned_cut(config, plan), batch_size, as_json)
         return
     selection = write_selection(config, plan)
-    if (warning := plan.lost_classes()) is not None:
-        note(f"warning: {warning}")
     chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
     size_bytes = beton.stat().st_size if beton is not None else 0
@@ -199,8 +197,12 @@ def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
     from manifests.card.readme import suspects_line
     from prune_toolkit.images.where import place_of
 
+    for line in plan.losses():
+        note(f"warning: {line}")
     path = place_of(plan.parent).beton
     size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
+    # As in training, a batch is never larger than the selection.
+    batch_size = min(batch_size, plan.count)
     steps = plan.count // batch_size
     if as_json:
         echo_json(
