@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from manifests.images.identity import HASH_BYTES
 from manifests.images.thumbnails import SIDE_PX, mean_difference
@@ -57,6 +56,8 @@ def nearest_before(
 
 def _nearest_of_unique(thumbnail_UP: NDArray[np.uint8], limit: float, workers: int) -> tuple[Ids, NDArray[np.float32]]:
     count = len(thumbnail_UP)
+    from scipy.spatial import cKDTree
+
     near_U, difference_U = np.full(count, -1, np.int64), np.zeros(count, np.float32)
     if count < 2:
         return near_U, difference_U
