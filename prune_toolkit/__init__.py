@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prune_toolkit.api.register import register
     from prune_toolkit.api.score_and_label import label, score
     from prune_toolkit.api.select import index, select
+    from prune_toolkit.api.suspects import suspects
     from prune_toolkit.api.train import load_student, train_student
     from prune_toolkit.api.verify_and_diff import diff, verify
     from prune_toolkit.images.data_spec import DataSpec
@@ -39,6 +40,7 @@ __all__ = [
     "register",
     "score",
     "select",
+    "suspects",
     "train_student",
     "verify",
 ]
@@ -56,6 +58,7 @@ _HOME = {
     "register": "prune_toolkit.api.register",
     "score": "prune_toolkit.api.score_and_label",
     "select": "prune_toolkit.api.select",
+    "suspects": "prune_toolkit.api.suspects",
     "train_student": "prune_toolkit.api.train",
     "verify": "prune_toolkit.api.verify_and_diff",
 }

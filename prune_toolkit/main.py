@@ -13,6 +13,7 @@ COMMANDS = {
     "import": "prune_toolkit.cli.import_command",
     "merge": "prune_toolkit.cli.merge_command",
     "split": "prune_toolkit.cli.split_command",
+    "suspects": "prune_toolkit.cli.suspects_command",
     "select": "prune_toolkit.cli.select_command",
     "label": "prune_toolkit.cli.label_command",
     "cut": "prune_toolkit.cli.cut_command",

@@ -29,7 +29,7 @@ trainer: cli
 trainer: __init__ __main__
 prune_toolkit: quotas work
 prune_toolkit: images
-prune_toolkit: export indexing
+prune_toolkit: export indexing suspecting
 prune_toolkit: scoring
 prune_toolkit: combine selection
 prune_toolkit: imports labelling

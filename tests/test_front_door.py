@@ -93,7 +93,7 @@ def test_importing_it_imports_nothing_heavy():
 
 
 def test_selecting_imports_no_torch():
-    code = "import sys, prune_toolkit as pt; pt.select, pt.index; print('torch' in sys.modules)"
+    code = "import sys, prune_toolkit as pt; pt.select, pt.suspects, pt.index; print('torch' in sys.modules)"
     assert child(code, ROOT).stdout.strip() == "False"
 
 
@@ -193,7 +193,7 @@ POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
 
-@pytest.mark.parametrize("name", ["diff", "index", "label", "score", "select", "train_student", "verify"])
+@pytest.mark.parametrize("name", ["diff", "index", "label", "score", "select", "suspects", "train_student", "verify"])
 def test_the_keywords_are_the_options_with_their_defaults(name):
     if name == "train_student":
         command = train_student

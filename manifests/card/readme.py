@@ -14,7 +14,7 @@ from manifests.card.text import TITLES, code, front_matter, plain
 from manifests.format.columns import columns_of, tables_of
 
 if TYPE_CHECKING:
-    from manifests.format.header import Header
+    from manifests.format.header import Header, WithoutSuspects
 
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
@@ -176,6 +176,8 @@ def selection_lines(header: "Header") -> list[str]:
         lines.append(f"at least {chosen.per_class_min:,} of every class")
     if chosen.without is not None:
         lines.append(f"held out beforehand: the samples of selection {chosen.without[:12]}")
+    if chosen.without_suspects is not None:
+        lines.append(suspects_line(chosen.without_suspects))
     if revised := revision_line(header):
         lines.append(revised)
     if (share := chosen.distill) is not None:
@@ -184,6 +186,16 @@ def selection_lines(header: "Header") -> list[str]:
             f"distilled: {share.count:,} of {chosen.count:,} samples, {which}; the others learn from their labels alone"
         )
     return lines
+
+
+def suspects_line(left_out: "WithoutSuspects") -> str:
+    """Return how many suspects were left out beforehand, by reason."""
+    by = "labels not judged" if left_out.judged_by is None else f"by {left_out.judged_by}"
+    leaked = "" if left_out.leaked is None else f", {left_out.leaked:,} among the validation images"
+    return (
+        f"suspects left out beforehand: {left_out.mislabelled:,} likely mislabelled ({by}), "
+        f"{left_out.two_classes:,} in two classes, {left_out.duplicates:,} duplicates{leaked}"
+    )
 
 
 def has_particular_parameters(header: "Header") -> bool:

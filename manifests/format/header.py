@@ -145,6 +145,20 @@ class Distill(Block):
     count: int
 
 
+class WithoutSuspects(Block):
+    """The samples that were left out first because they are probably wrong, by reason."""
+
+    judged_by: str | None = None
+    """Score, as SET/NAME, by which labels were judged; None if there was none."""
+    mislabelled: int
+    two_classes: int
+    """Samples whose content lies in several classes."""
+    duplicates: int
+    """Copies of a sample of the same class, except one."""
+    leaked: int | None = None
+    """Samples that are among the validation images; None if these were not given."""
+
+
 class Selection(Block):
     """The method by which samples were chosen."""
 
@@ -162,6 +176,8 @@ class Selection(Block):
     """Samples that every class keeps at least; a smaller class keeps all it has."""
     without: str | None = None
     """Id of the selection whose samples were left out first."""
+    without_suspects: WithoutSuspects | None = None
+    """None if suspects were not left out."""
     distill: Distill | None = None
     """None if all kept samples are distilled."""
 
@@ -261,7 +277,7 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
-    if _is_set(fields.get("data"), "read_as"):
+    if _is_set(fields.get("data"), "read_as") or _is_set(fields.get("selection"), "without_suspects"):
         return 4
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):
         return 3

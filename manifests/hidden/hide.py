@@ -36,7 +36,7 @@ OPEN = frozenset({
 """Fields of `config` and `run` that are kept; ids in them are hidden."""
 SEALED = frozenset({
     "content", "data", "file_sha256", "held_out", "index", "listing", "manifest", "parent", "parents", "prefer",
-    "prefixes", "run", "val", "weights_sha256", "whole", "without",
+    "prefixes", "run", "val", "weights_sha256", "whole", "without", "without_suspects",
 })  # fmt: skip
 """Fields that are replaced by an HMAC, so that equal values can be recognised."""
 NESTED = frozenset({"copy", "dynamics", "parent_run", "parent_runs"})

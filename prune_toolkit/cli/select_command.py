@@ -69,6 +69,13 @@ def _keep(value: object) -> Keep:
     metavar="SELECTION",
     help="Leave out the samples that SELECTION keeps, such as a hold-out.",
 )
+@click.option(
+    "--without-suspects",
+    is_flag=True,
+    help="Leave out samples that are probably wrong: mislabelled, in two classes, or copies; see `prune suspects`.",
+)
+@click.option("--val", help="With --without-suspects: validation images; leave out samples that are among them.")
+@click.option("--val-split", help="Split of --val [default: validation or test, if it has splits].")
 @click.option("--labels", help="How logits become targets: reshape (default), raw, revise, or none.")
 @click.option(
     "--eta", metavar="ETA", help="With --labels revise: largest weight of the teacher's label [default: 0.8]."
@@ -93,7 +100,12 @@ def _keep(value: object) -> Keep:
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
 @copy_options
 def select_config(
-    selector: str | None, parameter: tuple[str, ...], copy: CopyOptions, **settings: Any
+    selector: str | None,
+    parameter: tuple[str, ...],
+    copy: CopyOptions,
+    val: str | None,
+    val_split: str | None,
+    **settings: Any,
 ) -> "SelectConfig":
     """Return the settings of a selection; UsageError for a parameter without a value or given twice."""
     from prune_toolkit.selection.select_config import SelectConfig
@@ -107,7 +119,10 @@ def select_config(
         if name in parameters:
             raise UsageError(f"--parameter {text}: {name} is already {parameters[name]}", hint="give it once")
         parameters[name] = value
+    if val is None and val_split is not None:
+        raise UsageError("--val-split needs --val: it is about validation images", hint="give --val DATA")
     return SelectConfig(
+        val=copy.images.like(val, val_split, held_out=True),
         selector="mix" if selector is None and flags["mix"] is not None else selector,
         parameters=parameters,
         **copy.settings(),
@@ -150,8 +165,6 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
         _echo_plan(planned_cut(config, plan), batch_size, as_json)
         return
     selection = write_selection(config, plan)
-    if (warning := plan.lost_classes()) is not None:
-        note(f"warning: {warning}")
     chosen, labels, beton = selection.header.selection, selection.header.labels, selection.beton_path
     assert chosen is not None
     size_bytes = beton.stat().st_size if beton is not None else 0
@@ -181,10 +194,15 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
 
 def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
     from manifests.betons.reader import Beton
+    from manifests.card.readme import suspects_line
     from prune_toolkit.images.where import place_of
 
+    for line in plan.losses():
+        note(f"warning: {line}")
     path = place_of(plan.parent).beton
     size_bytes = plan.beton_bytes(None if path is None else Beton.open(path))
+    # As in training, a batch is never larger than the selection.
+    batch_size = min(batch_size, plan.count)
     steps = plan.count // batch_size
     if as_json:
         echo_json(
@@ -195,6 +213,7 @@ def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
                 "steps_per_epoch": steps,
                 "batch_size": batch_size,
                 "held_out": plan.held_out,
+                "without_suspects": None if plan.suspects is None else plan.suspects.block.model_dump(),
                 "distill": plan.distill,
                 "parameters": plan.parameters,
                 "classes": plan.per_class(),
@@ -213,5 +232,7 @@ def _echo_plan(plan: "SelectionPlan", batch_size: int, as_json: bool) -> None:
     )
     if plan.held_out:
         click.echo(f"{plan.held_out:,} samples were held out first")
+    if plan.suspects is not None:
+        click.echo(suspects_line(plan.suspects.block))
     if plan.found:
         click.echo(", ".join(f"{name} {value}" for name, value in plan.found.items()))

@@ -71,6 +71,7 @@ def plan_subset(
     plan = SelectionPlan(
         parent=parent,
         decisions=decisions,
+        keep=config.keep,
         resolved=config.resolved(parent, decisions),
         max_side=decisions.max_side,
         targets=decisions.targets,

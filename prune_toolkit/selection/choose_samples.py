@@ -16,14 +16,17 @@ from manifests.format.header import Views
 from manifests.images.identity import hash_words, mix64
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
-from manifests.sources.read_as import listed_names
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
+from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.find_score import find_score, score_column
 from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, ScoreColumn, Vectors, share_of_each_class
 from prune_toolkit.selection.select_config import RANDOM, Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
+from prune_toolkit.selection.what_is_lost import classes_line, copies_lines, quota_line
+from prune_toolkit.selection.without_suspects import LeftOut, suspects_left_out
+from prune_toolkit.suspecting.copies import first_of_content
 
 _DISTILL_STREAM = 0x5E7112
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
@@ -55,11 +58,6 @@ class Plan:
         return int(self.keep_N.sum())
 
     @property
-    def held_out(self) -> int:
-        """Number of readable samples that were held out."""
-        return int(self.samples.column("problem").null_count - self.pool_N.sum())
-
-    @property
     def keep_got(self) -> float:
         """Kept share of the samples to choose from."""
         return self.count / int(self.pool_N.sum())
@@ -77,14 +75,6 @@ class Plan:
             for c, class_name in enumerate(self.parent.class_names)
         ]
 
-    def lost_classes(self) -> str | None:
-        """Return one line that names the classes with samples of which none is kept; None if there are none."""
-        rows = self.per_class()
-        lost = [row["class"] for row in rows if row["samples"] and not row["kept"]]
-        if not lost:
-            return None
-        return f"{len(lost)} of {len(rows)} classes keep nothing: {listed_names(lost)}; see --per-class-min 1"
-
     def beton_bytes(self, beton: Beton | None) -> int:
         """Estimate the size of train.beton in bytes."""
         return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
@@ -95,6 +85,9 @@ class SelectionPlan(Plan):
     """A decided selection, before anything is written."""
 
     decisions: Decisions
+    keep: Keep
+    suspects: LeftOut | None = None
+    """The suspects that were left out; None if that was not asked for."""
     found: dict[str, str] = field(default_factory=dict)
     """Parameters that the selector determined itself."""
     chosen_by: frozenset[str] = frozenset()
@@ -104,6 +97,28 @@ class SelectionPlan(Plan):
     def parameters(self) -> dict[str, str]:
         """Parameters of the selector; those it determined itself replace the requested ones."""
         return {**self.decisions.parameters, **self.found}
+
+    @property
+    def held_out(self) -> int:
+        """Number of readable samples that are held out by another selection."""
+        left_out = 0 if self.suspects is None else int(self.suspects.mask_N.sum())
+        return int(self.samples.column("problem").null_count - self.pool_N.sum()) - left_out
+
+    def losses(self) -> list[str]:
+        """Return one line for each thing that is lost without being asked for: samples, classes, copies."""
+        label_N, classes = self.samples.column("label").to_numpy(), len(self.parent.class_names)
+        size_C = np.bincount(label_N[self.pool_N], minlength=classes)
+        kept_C = np.bincount(label_N[self.keep_N], minlength=classes)
+        dropped_N = self.samples.column("problem").is_null().to_numpy(zero_copy_only=False) & ~self.keep_N
+        if self.suspects is not None:
+            dropped_N &= ~self.suspects.mask_N
+        first_N = first_of_content(hash_matrix(self.samples.column("content_hash")))
+        lines = [
+            quota_line(self.decisions.quota, self.keep, size_C),
+            classes_line(self.parent.class_names, size_C, kept_C),
+            *copies_lines(self.keep_N, dropped_N, first_N),
+        ]
+        return [line for line in lines if line is not None]
 
 
 def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
@@ -119,11 +134,20 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
         raise InputError(f"{parent.where} has no readable samples to select from")
-    pool_N = readable_N
+    held_out_N, suspects = np.zeros(len(samples), np.bool_), None
     if decisions.without is not None:
-        pool_N = readable_N & ~decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
+        held_out_N = decisions.without.selection().column("keep").to_numpy(zero_copy_only=False)
+    pool_N = readable_N & ~held_out_N
     if not pool_N.any():
         raise UsageError(f"--without {config.without} leaves no samples to select from", hint="leave fewer out")
+    if config.without_suspects:
+        val = None if config.val is None else config.val.open()
+        suspects = suspects_left_out(
+            parent, samples, held_out_N, val, secret=config.check.secret, workers=config.workers
+        )
+        pool_N = pool_N & ~suspects.mask_N
+        if not pool_N.any():
+            raise UsageError("--without-suspects leaves no samples to select from", hint="see prune suspects")
     looked_at: set[str] = set()
     pool = _pool(config, parent, samples.filter(pa.array(pool_N)), decisions.score, looked_at)
     choice = choose(
@@ -138,6 +162,8 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     keep_N = np.zeros(len(samples), np.bool_)
     keep_N[pool_N] = choice.keep_N
     reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
+    if suspects is not None:
+        reason_N[suspects.mask_N] = suspects.reason_N[suspects.mask_N]
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
     if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
@@ -156,7 +182,10 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     return SelectionPlan(
         parent=parent,
         decisions=decisions,
-        resolved=config.resolved(parent, decisions),
+        keep=config.keep,
+        suspects=suspects,
+        resolved=config.resolved(parent, decisions)
+        | ({} if suspects is None else {"without_suspects": suspects.resolved()}),
         max_side=decisions.max_side,
         targets=decisions.targets,
         samples=samples,

@@ -89,6 +89,10 @@ class SelectConfig(CutConfig):
     """Minimum number of samples that every class keeps, or all it has."""
     without: Path | str | None = None
     """A selection of the same data whose samples are left out."""
+    without_suspects: bool = False
+    """Leave out samples that are probably wrong: see prune_toolkit/suspecting."""
+    val: DataSpec | None = None
+    """Validation images: suspects that are among them are left out too."""
     labels: str | None = None
     eta: str | None = None
     revise_scope: str | None = None
@@ -105,6 +109,11 @@ class SelectConfig(CutConfig):
     def __post_init__(self) -> None:
         if self.per_class_min < 0:
             raise UsageError(f"--per-class-min {self.per_class_min}: at least 0")
+        if self.val is not None and not self.without_suspects:
+            raise UsageError(
+                "--val names images whose copies are left out, which only --without-suspects does",
+                hint="add --without-suspects, or leave out --val",
+            )
         if self.preset is not None:
             if self.preset not in PRESETS:
                 raise UsageError(f"unknown preset {self.preset!r}", hint=f"known: {', '.join(PRESETS)}")

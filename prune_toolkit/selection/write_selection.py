@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.child_header import Blocks
 from manifests.format.header import Distill, Labels, Selection
@@ -24,7 +25,7 @@ from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 
 def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
-    """Write a decided selection: tables, targets, beton, then the header.
+    """Write a decided selection: tables, targets, beton, then the header. Print what it loses without being asked to.
 
     If the images are not the scored ones, only matching samples are cut; see `cut_from`.
     """
@@ -54,6 +55,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 preset=config.preset,
                 per_class_min=config.per_class_min or None,
                 without=None if decisions.without is None else decisions.without.id,
+                without_suspects=None if plan.suspects is None else plan.suspects.block,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
@@ -68,7 +70,7 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         local = parent.local if images is None else images.local
         return Outcome(blocks, local, ["selection", *plan.targets.tables], files)
 
-    return PartWork(
+    selection = PartWork(
         out=out,
         config=plan.resolved,
         count=len(plan.samples),
@@ -76,6 +78,9 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         parents=[parent],
         linked=dict.fromkeys(["samples", *carried_tables(parent)], parent),
     ).run_alone()
+    for line in plan.losses():
+        note(f"warning: {line}")
+    return selection
 
 
 def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:

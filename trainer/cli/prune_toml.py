@@ -28,6 +28,7 @@ COMMANDS = (
     "import",
     "merge",
     "split",
+    "suspects",
     "select",
     "label",
     "cut",
@@ -47,11 +48,13 @@ _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {
     "train-student": ("teacher", "checkpoint"),
     "split": ("classes",),
-    **dict.fromkeys(("select", "import", "label", "cut", "export", "verify"), _IMAGES),
+    **dict.fromkeys(("import", "label", "cut", "export", "verify"), _IMAGES),
+    "select": (*_IMAGES, "val", "val_split"),
 }
 """Shared keys that these commands read from their own table only, where they mean something else: a teacher at the top
 level scores, in the table it is a live teacher; data at the top level is what is scored, in the table it replaces the
-images that the manifest names."""
+images that the manifest names; val at the top level is what students are judged on, in the table of `select` its copies
+are left out."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
