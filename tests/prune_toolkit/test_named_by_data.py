@@ -45,6 +45,7 @@ WALKS: dict[str, list[list[str]]] = {
         ["label", "S", "--teacher", "R/student.safetensors", "-o", "O"],
     ],
     "cut": [["cut", "S", "-o", "O"]],
+    "suspects": [["suspects", "M"], ["suspects", "M", "--val", "demo:digits", "--out", "O"]],
     "sweep": [["sweep", "M", "--keep", "0.5", "--student", "R/student.safetensors", "--dry-run", "-o", "O"]],
     "export": [["export", "S", "--indices", "O"]],
     "show": [["show", "M"], ["show", "S", "--json"]],
