@@ -25,6 +25,7 @@ from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
 from prune_toolkit.imports.match_keys import matched_rows
+from prune_toolkit.imports.row_order import rows_of_length
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
@@ -59,6 +60,8 @@ class LogitsImport:
     """Licence of the teacher."""
     weights_sha256: str | None = None
     """SHA-256 of the teacher's weights, hexadecimal; None: that of the file of logits stands for it."""
+    order: str | None = None
+    """Without keys: the order of the rows, keys or imagefolder; None: raise an error if these differ."""
     listing: Path | None = None
     """File for the list of keys that match no sample."""
 
@@ -80,6 +83,7 @@ class LogitsImport:
             "parameters": self.parameters,
             "output_map": class_columns(self.class_names, parent.class_names),
             "teacher_licence": self.licence,
+            **({} if self.order is None else {"order": self.order}),
             **outside_scores(TEACHER),
         }
 
@@ -185,10 +189,14 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
     The latter are (m,) rows and (m,) sample_ids. Raises MismatchError if samples are missing in the file.
     """
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    count, readable = len(samples), int(readable_N.sum())
+    count = len(samples)
     row_N = np.full(count, -1, np.int64)
     again = np.empty(0, np.int64), np.empty(0, np.int64)
     if matrix.keys is not None:
+        if config.order is not None:
+            raise UsageError(
+                f"--order {config.order}: rows of {config.file.name} are found by their keys, in any order"
+            )
         id_F = matched_rows(matrix.keys, parent, samples.column("key"), config.file.name, config.listing)
         found = np.flatnonzero(id_F >= 0)
         row_N[id_F[found]] = found
@@ -200,14 +208,10 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
             raise MismatchError(
                 f"{config.file} has no logits for {lacking.sum():,} of {count:,} samples; the first: {first}"
             )
-    elif matrix.rows in (count, readable):
-        row_N[readable_N] = np.flatnonzero(readable_N) if matrix.rows == count else np.arange(readable)
     else:
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
-            f"{readable:,} are readable",
-            hint="rows must be in the order of the samples' keys; a .parquet file with a key column may have any order",
-        )
+        sample_F = rows_of_length(matrix.rows, config.file, parent, samples, readable_N, config.order)
+        row_N[sample_F] = np.arange(len(sample_F))
+        row_N[~readable_N] = -1
     return row_N, again
 
 
@@ -237,7 +241,8 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
 
 
 def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
-    # Ascending rows are read as one block.
+    # Rows of a part are near each other and are read as one block.
     if not len(row_n):
         return np.empty((0, matrix.columns), np.float32)
-    return np.asarray(matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]])
+    first = int(row_n.min())
+    return np.asarray(matrix.read(first, int(row_n.max()) + 1)[row_n - first])
