@@ -43,7 +43,23 @@ class ScoresOptions:
 
 
 @click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
-@click.option("--tensor", metavar="NAME", help="With --logits: tensor, or column of a Parquet file.")
+@click.option("--tensor", metavar="NAME", help="With --logits: tensor, array or column of the values.")
+@click.option(
+    "--values",
+    type=click.Choice(["logits", "log-probabilities", "probabilities"]),
+    help="With --logits: what the values are [default: what is certain].",
+)
+@click.option(
+    "--ids",
+    metavar="NAME",
+    help="With --logits of the K largest classes: array, column or .npy file of the classes [default in .npz: ids].",
+)
+@click.option("--lse", metavar="NAME", help="With --ids: the log-sum-exp of all logits of each row, named likewise.")
+@click.option("--rest", type=float, metavar="P", help="With --ids: probability of all other classes, if FILE lacks it.")
+@click.option("--view", type=int, metavar="V", help="With --logits of several views: this one [default: their mean].")
+@click.option(
+    "--view-file", type=FOLDER, multiple=True, metavar="FILE", help="With --logits: another view; repeatable."
+)
 @click.option("--outputs", type=FOLDER, metavar="FILE", help="With --logits: class names of the columns, in order.")
 @click.option(
     "--image-size",
@@ -82,6 +98,12 @@ class LogitsOptions:
 
     teacher_name: str | None
     tensor: str | None
+    values: str | None
+    ids: str | None
+    lse: str | None
+    rest: float | None
+    view: int | None
+    view_file: tuple[Path, ...]
     outputs: Path | None
     image_size: int | None
     resize_size: int | None
@@ -114,7 +136,11 @@ class LogitsOptions:
 @click.option("--labels", help="With --indices: targets of the samples [default: raw if there are logits, else none].")
 @click.option("--beton/--no-beton", default=True, help="With --indices: write train.beton from the images.")
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
-@click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
+@click.option(
+    "--logits",
+    is_flag=True,
+    help="FILE holds a teacher's outputs: .npy, .npz, .safetensors or .parquet. Writes a manifest.",
+)
 @gathered("teacher", LogitsOptions)
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
 @copy_options
@@ -265,6 +291,7 @@ def _import_logits(
 ) -> "Written":
     from manifests.sources.names import read_class_names
     from prune_toolkit.imports.import_logits import LogitsImport, import_logits
+    from prune_toolkit.imports.outputs_form import OutputsForm
     from prune_toolkit.scoring.logit_scores import is_near_chance
     from trainer.models.info import default_preprocessing
 
@@ -281,7 +308,15 @@ def _import_logits(
         out=out or Path("imported"),
         teacher=options.teacher_name,
         preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": options.interpolation}),
-        tensor=options.tensor,
+        form=OutputsForm(
+            tensor=options.tensor,
+            values=options.values,
+            ids=options.ids,
+            total=options.lse,
+            rest=options.rest,
+            view=options.view,
+            more=options.view_file,
+        ),
         key=key or "key",
         parameters=options.parameters,
         class_names=None if options.outputs is None else read_class_names(options.outputs),

@@ -105,7 +105,7 @@ def _csv(path: Path, key: str, columns: list[str]) -> pa.Table:
     types = {**dict.fromkeys(columns, pa.float64()), key: pa.string()}
     convert = csv.ConvertOptions(include_columns=columns, column_types=types, null_values=_NULLS)
     with csv.open_csv(path, parse_options=parse) as reader:
-        _check_columns(path, columns, reader.schema.names)
+        check_columns(path, columns, reader.schema.names)
     return csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
@@ -113,11 +113,11 @@ def _parquet(path: Path, columns: list[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        _check_columns(path, columns, file.schema_arrow.names)
+        check_columns(path, columns, file.schema_arrow.names)
         return file.read(columns)
 
 
-def _check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
+def check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
     """Raise UsageError for a missing column, InputError for two columns of one name."""
     for name in wanted:
         if name not in known:
@@ -188,7 +188,7 @@ def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
             raise UsageError(
                 f"{path}: name the column of lists with the logits", hint=f"--tensor {' or '.join(lists) or 'NAME'}"
             )
-        _check_columns(path, (key, str(name)), schema.names)
+        check_columns(path, (key, str(name)), schema.names)
         keys = file.read([key]).column(key).cast(pa.string())
         first = next(file.iter_batches(1, columns=[name]), None)
         width = 0 if first is None or not len(first) else len(first.column(0)[0].as_py() or ())
