@@ -3,20 +3,21 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.errors import InputError, UsageError
-from manifests.sources.arrays import open_idx
+from manifests.sources.array_files import open_array_files
 from manifests.sources.base import Opener, ReadOptions, Source
 from manifests.sources.cifar import open_cifar
 from manifests.sources.folder import open_image_folder
+from manifests.sources.idx import EMNIST_NAMES, open_idx
 from manifests.sources.splits import choose_split
 
 DEFAULT_ROOT = "~/.cache/prune-toolkit/torchvision"
 _IDX_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
-_CHILD = "import sys; from torchvision import datasets; getattr(datasets, sys.argv[1])(sys.argv[2], download=True)"
+_CHILD = "import sys; from torchvision import datasets; getattr(datasets, sys.argv[1])(*sys.argv[2:], download=True)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,12 @@ class _Known:
     open: Opener
     folder: str
     needs: tuple[str, ...]
-    """Paths below `folder`; a file may also be there with .gz."""
+    """Paths below `folder`, perhaps of a {split} or {configuration}; a file may also be there with .gz."""
     counts: Mapping[str | None, int]
+    """Number of images per split; empty if the files themselves say whether they are whole."""
+    argument: str = ""
+    """What torchvision's class takes after the root."""
+    configurations: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
 
 
@@ -48,6 +53,32 @@ _KNOWN = {
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
     "KMNIST": _mnist_like("KMNIST", "o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "EMNIST": _Known(
+        open=open_idx,
+        folder="EMNIST/raw",
+        needs=tuple(
+            f"emnist-{{configuration}}-{split}-{what}-ubyte"
+            for split in ("train", "test")
+            for what in ("images-idx3", "labels-idx1")
+        ),
+        counts={},
+        argument="{configuration}",
+        configurations=tuple(EMNIST_NAMES),
+    ),
+    "SVHN": _Known(
+        open=open_array_files,
+        folder="",
+        needs=("{split}_32x32.mat",),
+        counts={"train": 73_257, "test": 26_032, "extra": 531_131},
+        argument="{split}",
+    ),
+    "STL10": _Known(
+        open=open_array_files,
+        folder="stl10_binary",
+        needs=("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
+        counts={"train": 5_000, "test": 8_000},
+        class_names=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+    ),
     "CIFAR10": _Known(
         open=open_cifar,
         folder="cifar-10-batches-py",
@@ -87,32 +118,46 @@ def open_torchvision(spec: str, options: ReadOptions) -> Source:
         raise UsageError(f"unknown torchvision data set {name!r}", hint=f"known: {', '.join(_KNOWN)}")
     if options.label is not None and name != "CIFAR100":
         raise UsageError(f"torchvision:{name} has one label per sample: there is no column {options.label!r} to choose")
+    configuration = _configuration(name, known, options.configuration)
+    split = None
     if None not in known.counts:
-        choose_split([known_split for known_split in known.counts if known_split], options.split, f"torchvision:{name}")
+        split = choose_split(
+            [str(split) for split in known.counts] or ["train", "test"], options.split, f"torchvision:{name}"
+        )
+    words = {"split": split, "configuration": configuration}
     root = Path(given_root or DEFAULT_ROOT).expanduser()
-    folder = root / known.folder
-    if _missing(folder, known):
-        _download(name, root)
-        if absent := _missing(folder, known):
+    folder, needs = root / known.folder, [part.format_map(words) for part in known.needs]
+    if _missing(folder, needs):
+        _download(name, root, known.argument.format_map(words))
+        if absent := _missing(folder, needs):
             raise InputError(f"torchvision fetched {name}, but {folder / absent} is missing")
     source = known.open(folder, options)
-    expected = known.counts[source.split]
-    if len(source.keys) != expected:
+    expected = known.counts.get(source.split)
+    if expected not in (None, len(source.keys)):
         raise InputError(
             f"{folder} holds {len(source.keys)} images, {name} has {expected}",
             hint="an interrupted download: remove the folder, then run the same command again",
         )
     names = source.class_names if options.classes is not None or options.label is not None else known.class_names
+    name = name if configuration is None else f"{name}-{configuration}"
     return dataclasses.replace(source, name=name, class_names=names or source.class_names)
 
 
-def _missing(folder: Path, known: _Known) -> str | None:
-    return next(
-        (part for part in known.needs if not ((folder / part).exists() or (folder / f"{part}.gz").exists())), None
-    )
+def _configuration(name: str, known: _Known, asked: str | None) -> str | None:
+    choices = ", ".join(known.configurations)
+    if known.configurations and asked not in known.configurations:
+        what = "holds several sets" if asked is None else f"has no set {asked!r}"
+        raise UsageError(f"torchvision:{name} {what}", hint=f"choose with --config: {choices}")
+    if asked is not None and not known.configurations:
+        raise UsageError(f"--config {asked}: torchvision:{name} has only one configuration")
+    return asked
 
 
-def _download(name: str, root: Path) -> None:
+def _missing(folder: Path, needs: Sequence[str]) -> str | None:
+    return next((part for part in needs if not ((folder / part).exists() or (folder / f"{part}.gz").exists())), None)
+
+
+def _download(name: str, root: Path, argument: str = "") -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,7 +166,7 @@ def _download(name: str, root: Path) -> None:
         ) from None
     # -P: a file of the current folder named like a package must not be imported in its place.
     child = subprocess.run(
-        [sys.executable, "-P", "-c", _CHILD, name, str(root)],
+        [sys.executable, "-P", "-c", _CHILD, name, str(root), *([argument] if argument else [])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

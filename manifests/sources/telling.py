@@ -29,6 +29,8 @@ def reading_lines(source: Source) -> list[str]:
     if count_C[least] != count_C[most]:
         sizes = f"{names[least]} has the fewest ({count_C[least]:,}), {names[most]} the most ({count_C[most]:,})"
     lines.append(f"{len(names):,} classes, {read_as.labels}: {listed_names(names)}; {sizes}")
+    if read_as.images is not None:
+        lines.append(f"images: {read_as.images}")
     if read_as.left_out.counts:
         lines.append(f"left out: {read_as.left_out}")
     return lines

@@ -31,6 +31,7 @@ def tell_content(source: Source, samples: pa.Table, *, strict: bool) -> DataRead
         labels=read_as.labels,
         split_found=read_as.split_found,
         other_splits=list(read_as.other_splits),
+        images=read_as.images,
         left_out=dict(sorted(read_as.left_out.counts.items())),
         warnings=[*reading_warnings(source), *found],
     )
