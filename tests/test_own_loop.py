@@ -5,8 +5,9 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import trainer.losses
 from manifests.images.identity import mix64
 from manifests.manifest import Manifest
 from prune_toolkit.main import cli
+from trainer import PrunedDataset, distillation_loss
 from trainer.models.build import build_model
 from trainer.models.weights import save_student
 
@@ -32,6 +34,11 @@ def first_block(language: str) -> str:
     found = re.search(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]
+
+
+def blocks_with(text: str) -> list[str]:
+    """The Python blocks of the page that hold a text."""
+    return [block for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if text in block]
 
 
 def patched(text: str, diff: str) -> str:
@@ -144,3 +151,91 @@ def test_the_script_trains_before_and_after_and_is_taught_the_stored_targets(
         wanted_nC = stored_VnC[view_n, np.arange(len(view_n))].astype(np.float32)
         np.testing.assert_array_equal(in_order(target_nC), in_order(wanted_nC))
     assert not np.array_equal(in_order(target_enC[0]), in_order(target_enC[1]))
+
+
+N, C, T = 6, 5, 4.0
+
+
+@pytest.fixture
+def mixed() -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The function of the page."""
+    [block] = blocks_with("def mixed(")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return names["mixed"]
+
+
+def a_batch(weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    return torch.rand(N, 3, 8, 8), torch.arange(N) % C, 3 * torch.randn(N, C), weights, torch.ones(N)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, lam: float) -> torch.Tensor:
+    """Let Beta and randperm give this lambda and the returned order."""
+    other = torch.tensor([1, 2, 3, 4, 5, 0])
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self: torch.tensor(lam, dtype=torch.float64))
+    monkeypatch.setattr(torch, "randperm", lambda count, device=None: other)
+    return other
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_mixed_batches_teach_what_the_sum_of_both_losses_teaches(
+    mixed: Callable, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CutMix with lambda .75 pastes a square of 4 x 4 of 8 x 8 pixels: a quarter."""
+    batch, other = a_batch(torch.ones(N)), drawn(monkeypatch, 0.75)
+    images, labels, targets, weights, kd_weights = mixed(*batch, class_count=C, temperature=T, cut=cut)
+    assert labels[0].tolist() == [0.75, 0.25, 0, 0, 0]
+    p_nC = torch.softmax(batch[2] / T, dim=1)
+    torch.testing.assert_close(torch.softmax(targets / T, dim=1), 0.75 * p_nC + 0.25 * p_nC[other])
+    if cut:
+        from_other = (images == batch[0][other]).all(dim=1)
+        assert from_other.sum(dim=(1, 2)).tolist() == [16] * N
+        assert ((images == batch[0]).all(dim=1) | from_other).all()
+    else:
+        torch.testing.assert_close(images, 0.75 * batch[0] + 0.25 * batch[0][other])
+    settings = {"alpha": 0.9, "temperature": T}
+    logits = torch.randn(N, C, requires_grad=True)
+    mixed_loss = distillation_loss(logits, targets, labels, weights, kd_weights, **settings)
+    [block] = blocks_with("two = distillation_loss(")
+    names = dict(zip(("labels", "targets", "weights", "kd_weights"), batch[1:], strict=True))
+    names |= {"distillation_loss": distillation_loss, "outputs": logits, "other": other, "lam": 0.75}
+    exec(block, names)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, logits)[0] for loss in (mixed_loss, names["loss"])), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_certain_targets_and_whole_images_mix_to_finite_losses(
+    mixed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels, targets, *weights = a_batch(torch.ones(N))
+    for lam in (0.0, 1.0):
+        drawn(monkeypatch, lam)
+        for cut in (False, True):
+            batch = mixed(images, labels, 1e4 * targets, *weights, class_count=C, temperature=T, cut=cut)
+            loss = distillation_loss(torch.zeros(N, C), batch[2], batch[1], *batch[3:], alpha=0.9, temperature=T)
+            assert torch.isfinite(loss)
+
+
+def test_class_weights_multiply_the_loss_of_each_sample() -> None:
+    """Classes 0 to 4 weigh 1 to 5; of mixed labels, half of 0 and half of 2 weighs 2."""
+    [block] = blocks_with("class_weights[labels]")
+    names: dict[str, Any] = {"weights": torch.ones(3), "class_weights": torch.arange(1.0, 6.0)}
+    names["labels"] = torch.tensor([0, 4, 2])
+    exec(block, names)
+    assert names["weights"].tolist() == [1, 5, 3]
+    assert (torch.tensor([[0.5, 0, 0.5, 0, 0]]) @ names["class_weights"]).tolist() == [2]
+
+
+def test_a_mixed_batch_of_a_selection_is_learned_from(labelled: Manifest, mixed: Callable) -> None:
+    torch.manual_seed(0)
+    train_set = PrunedDataset(labelled.folder, temperature=T)
+    batch = next(iter(torch.utils.data.DataLoader(train_set, 8)))
+    model, _ = build_model("resnet8", class_count=3, image_px=96, pretrained=False)
+    [block] = blocks_with("batch = mixed(")
+    names = {"mixed": mixed, "batch": batch, "train_set": train_set, "model": model}
+    names["distillation_loss"] = distillation_loss
+    exec(block, names)
+    names["loss"].backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

@@ -36,6 +36,8 @@ class DataReading(Block):
     other_splits: list[str] = []
     left_out: dict[str, int] = {}
     """Files and folders that were not taken, by kind."""
+    images: str | None = None
+    """What was done to the pixels, such as "transposed"; None: nothing that has to be told."""
     warnings: list[str] = []
     """One line each, about what is probably not meant."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 400_000_000
 MODE_JPEG, MODE_RAW = 0, 1
 _REASON_CHARACTERS = 200
+_BITS_PER_SAMPLE = 258
 _BAND_BYTES = 4 << 20
 _COPYABLE_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
 
@@ -61,8 +62,8 @@ class BetonImage:
 def decode_rgb(image: RawImage) -> NDArray[np.uint8]:
     """Decode to a new contiguous (H, W, 3) uint8 array, turned upright by its EXIF orientation.
 
-    Grey, palette, CMYK and alpha are converted to RGB like Pillow's convert("RGB"), 16-bit grey keeps its upper 8
-    bits, an animation yields its first frame. Raises ImageProblem if the image cannot be decoded completely, or has
+    Grey, palette, CMYK and alpha are converted to RGB like Pillow's convert("RGB"), 16 bits per channel keep their
+    upper 8, an animation yields its first frame. Raises ImageProblem if the image cannot be decoded completely, or has
     more than MAX_PIXELS (WebP and tiled TIFF: more than Pillow's own limit of 179 million).
     """
     if isinstance(image, Pixels):
@@ -104,6 +105,22 @@ def is_image(head: bytes) -> bool:
     return _opener(head) is not None
 
 
+def is_16_bit(data: bytes) -> bool:
+    """Return whether an encoded PNG, TIFF, PGM or JPEG 2000 has 16 bits per channel, without decoding its pixels."""
+    ignore_pillow_warnings()
+    if data.startswith(b"\x89PNG"):
+        return data[24:25] == b"\x10"
+    if (opened := _opener(data)) is None:
+        return False
+    try:
+        with opened(io.BytesIO(data)) as picture:
+            if picture.format == "TIFF":
+                return 16 in (picture.tag_v2.get(_BITS_PER_SAMPLE) or ())
+            return bool(_is_deep_grey(picture))
+    except Exception:
+        return False
+
+
 def _opener(data: bytes) -> Callable[[io.BytesIO], Any] | None:
     return next((open_ for begin, open_ in _formats().items() if re.match(begin, data, re.DOTALL)), None)
 
@@ -129,13 +146,17 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def _to_rgb(picture: "Image") -> NDArray[np.uint8]:
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF"):
+    if _is_deep_grey(picture):
         grey = (np.asarray(picture).astype(np.int32) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode in ("I", "F"):
         raise ImageProblem("pixels of 32 bits a channel have no agreed range")
     picture.info.pop("transparency", None)
     return _in_bands(picture)
+
+
+def _is_deep_grey(picture: "Image") -> bool:
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF")
 
 
 def _in_bands(picture: "Image") -> NDArray[np.uint8]:

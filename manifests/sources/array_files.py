@@ -3,7 +3,7 @@
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.sources.arrays import read_array
 from manifests.sources.base import ReadOptions, Source
-from manifests.sources.names import data_set_name, named_labels, names_beside, refuse_label, row_keys
+from manifests.sources.names import data_set_name, file_of_names, named_by, named_labels, refuse_label, row_keys
 from manifests.sources.read_as import ReadAs
 from manifests.sources.splits import SPLIT_WORDS, choose_split, refuse_split
 
 _IMAGES, _LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets", "target")
 _STL_SIDE = 96
+_SVHN = ("train", "test", "extra")
 _NAMES = ("names.json", "classes.txt", "class_names.txt")
 _AGAIN = "copy or download the file again"
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -48,7 +49,7 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
         arrays, kind = stl10, "stl10"
     else:
         arrays, kind = _npy(folder), "npy"
-    pairs = _pairs(arrays)
+    pairs = _pairs(arrays, (*SPLIT_WORDS, *(_SVHN if kind == "svhn" else ())))
     if not pairs:
         known = ", ".join(sorted(arrays)) or "none"
         raise InputError(f"{path} holds no arrays of images and labels", hint=f"arrays it has: {known}")
@@ -64,8 +65,8 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
     except _DAMAGED as error:
         raise InputError(f"{path}: {images_name}, {labels_name}: {error}", hint=_AGAIN) from None
     keys = row_keys(chosen or "train", len(images))
-    beside = None if options.classes is not None else names_beside(folder, *_NAMES)
-    class_names, checked_N = named_labels(labels_N, keys, options.classes, beside, path)
+    file = file_of_names(options.classes, folder, *_NAMES)
+    class_names, checked_N = named_labels(labels_N, keys, file, None, path)
     return Source(
         kind=kind,
         name=data_set_name(path if path.is_dir() else path.with_suffix("")),
@@ -75,20 +76,20 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
         labels_N=checked_N,
         read=partial(read_array, images),
         read_as=ReadAs(
-            labels=f"the array {labels_name}",
+            labels=f"the array {labels_name}{named_by(file)}",
             split_found=None if chosen is None else "by the names of the arrays",
             other_splits=tuple(name for name in splits if name != chosen),
         ),
     )
 
 
-def _pairs(arrays: Arrays) -> dict[str, tuple[str, str]]:
+def _pairs(arrays: Arrays, split_words: Collection[str] = SPLIT_WORDS) -> dict[str, tuple[str, str]]:
     """Return the names of images and labels by split; by "" where the names hold no split."""
     found: dict[str, dict[str, str]] = {}
     for name in arrays:
         words = re.split(r"[\W_]+", name.lower())
-        split = "_".join(word for word in words if word in SPLIT_WORDS)
-        others = [word for word in words if word not in SPLIT_WORDS]
+        split = "_".join(word for word in words if word in split_words)
+        others = [word for word in words if word not in split_words]
         for what, known in (("images", _IMAGES), ("labels", _LABELS)):
             if len(others) == 1 and others[0] in known:
                 found.setdefault(split, {}).setdefault(what, name)
@@ -115,7 +116,7 @@ def _npy(folder: Path) -> Arrays:
 
 
 def _svhn(folder: Path) -> dict[str, Path]:
-    files = {split: folder / f"{split}_32x32.mat" for split in ("train", "test", "extra")}
+    files = {split: folder / f"{split}_32x32.mat" for split in _SVHN}
     return {split: path for split, path in files.items() if path.is_file()}
 
 

@@ -29,7 +29,7 @@ class ReadOptions:
     label: str | None = None
     """Column of the labels."""
     configuration: str | None = None
-    """Configuration of a hub's repository: the folder of its Parquet files."""
+    """Configuration of a hub's repository, the folder of its Parquet files; or the set of EMNIST."""
     list_file: Path | None = None
     """List of the files and their labels."""
     file_column: str | None = None

@@ -1,7 +1,8 @@
 """The image files below a folder, and what else lies there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from manifests.images.decode import is_image
 from manifests.sources.read_as import LeftOut
@@ -35,11 +36,12 @@ def image_folders(folder: Folder, left_out: LeftOut | None = None) -> list[str]:
     return found
 
 
-def image_files(folder: Folder, prefix: str, left_out: LeftOut) -> Iterator[str]:
+def image_files(folder: Folder, prefix: str, left_out: LeftOut, used: Collection[Path] = ()) -> Iterator[str]:
     """Yield the paths of the image files anywhere below `folder`, each after `prefix`, without one stat per file.
 
     An image is known by the ending of its name, or by its first bytes where the name has no ending. Hidden files are
-    skipped; other ones, folders of the system and links to a folder above themselves are told of in `left_out`.
+    skipped; other ones, folders of the system and links to a folder above themselves are told of in `left_out`, except
+    files that are `used`, such as the list of labels.
     """
     pending: list[tuple[Folder, str, tuple[str, ...]]] = [(folder, prefix, (os.path.realpath(str(folder)),))]
     while pending:
@@ -63,7 +65,7 @@ def image_files(folder: Folder, prefix: str, left_out: LeftOut) -> Iterator[str]
             elif dot < 0 and is_image(current.head(name, _HEAD_BYTES)):
                 if _is_key(prefix, name, left_out):
                     yield prefix + name
-            else:
+            elif not any(name == path.name and _is_in(current, path) for path in used):
                 _leave_out(name, current, left_out)
 
 
@@ -104,6 +106,10 @@ def _leave_out(name: str, folder: Folder, left_out: LeftOut) -> None:
     kind = f"files ending in .{extension[:_EXTENSION_CHARACTERS].lower()}" if stem else "files without an ending"
     if left_out.add(kind, name) and stem and is_image(folder.head(name, _HEAD_BYTES)):
         left_out.images_by_content.append(kind)
+
+
+def _is_in(folder: Folder, path: Path) -> bool:
+    return folder.disk is not None and os.path.realpath(folder.disk) == os.path.realpath(path.parent)
 
 
 def _dangles(entry: Entry, folder: Folder) -> bool:

@@ -41,7 +41,8 @@ def open_list(
     """
     left_out = LeftOut()
     listed = read_list(path, options)
-    keys = list(image_files(DiskFolder(str(root)) / below, f"{below}/" if below else "", left_out))
+    used = (path, path.with_name(SPLIT_BY_NUMBER[1])) if path.name == SPLIT_BY_NUMBER[0] else (path,)
+    keys = list(image_files(DiskFolder(str(root)) / below, f"{below}/" if below else "", left_out, used))
     key_of = match_names([line.file for line in listed], keys)
     if not any(key is not None for key in key_of):
         raise InputError(

@@ -117,12 +117,6 @@ def refuse_other_order(file: Path, declared: Sequence[str] | None, where: object
         )
 
 
-def names_beside(folder: Path, *candidates: str) -> tuple[str, ...] | None:
-    """Read the first of some files of class names that exists in `folder`; None if none does."""
-    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
-    return None if found is None else read_class_names(found)
-
-
 def resolve_names(
     labels_N: NDArray[np.integer], *, given: tuple[str, ...] | None, known: tuple[str, ...] | None, where: object
 ) -> tuple[str, ...]:

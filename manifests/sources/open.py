@@ -8,13 +8,14 @@ from manifests.errors import InputError
 from manifests.sources.archive_source import find_archives, open_archives
 from manifests.sources.archives import is_archive
 from manifests.sources.array_files import find_array_files, open_array_files
-from manifests.sources.arrays import find_idx, open_demo, open_idx
+from manifests.sources.arrays import open_demo
 from manifests.sources.arrow import find_arrow, open_arrow
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.betons import open_beton
 from manifests.sources.cifar import find_cifar, open_cifar
 from manifests.sources.downloads import open_torchvision
 from manifests.sources.folder import open_image_folder
+from manifests.sources.idx import find_idx, open_idx
 from manifests.sources.image_files import image_folders
 from manifests.sources.names import LAYOUTS, refuse_label
 from manifests.sources.other_formats import refuse_other_format

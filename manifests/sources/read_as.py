@@ -53,6 +53,8 @@ class ReadAs:
     """How the split was found, such as "by the name of its folder"; None if there are no splits."""
     other_splits: tuple[str, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
+    images: str | None = None
+    """What was done to the pixels, such as "transposed"; None: nothing that has to be told."""
     warnings: tuple[str, ...] = ()
     """One line each, about what is probably not meant."""
 

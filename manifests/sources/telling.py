@@ -9,6 +9,7 @@ from manifests.images.decode import ImageProblem, RawImage
 from manifests.images.identity import HASH_BYTES, content_hash
 from manifests.sources.base import Source, map_images
 from manifests.sources.read_as import listed_names
+from manifests.sources.sixteen_bit import SixteenBit
 
 _FEW = 10
 MOST_COMPARED = 1000
@@ -16,7 +17,7 @@ MOST_COMPARED = 1000
 _DIGITS = [str(digit) for digit in range(10)]
 
 
-def reading_lines(source: Source) -> list[str]:
+def reading_lines(source: Source, depth: SixteenBit | None = None) -> list[str]:
     """Return the lines that tell what was taken, and what was left out."""
     read_as, count_C = source.read_as, np.bincount(source.labels_N, minlength=len(source.class_names))
     lines = [f"{source.name} ({source.kind}): {len(source.keys):,} images"]
@@ -29,12 +30,16 @@ def reading_lines(source: Source) -> list[str]:
     if count_C[least] != count_C[most]:
         sizes = f"{names[least]} has the fewest ({count_C[least]:,}), {names[most]} the most ({count_C[most]:,})"
     lines.append(f"{len(names):,} classes, {read_as.labels}: {listed_names(names)}; {sizes}")
+    if read_as.images is not None:
+        lines.append(f"images: {read_as.images}")
+    if depth is not None and depth.conversion is not None:
+        lines.append(f"images: {depth.conversion}")
     if read_as.left_out.counts:
         lines.append(f"left out: {read_as.left_out}")
     return lines
 
 
-def reading_warnings(source: Source) -> list[str]:
+def reading_warnings(source: Source, depth: SixteenBit | None = None) -> list[str]:
     """Return one line for each thing that is probably not meant."""
     left_out = source.read_as.left_out
     found = [*source.read_as.warnings, *_label_warnings(source.class_names, source.labels_N)]
@@ -43,7 +48,7 @@ def reading_warnings(source: Source) -> list[str]:
     beside = left_out.counts["images beside the class folders"]
     if beside:
         found.append(f"{beside:,} images lie beside the class folders and have no class")
-    return found
+    return found if depth is None or depth.warning is None else [*found, depth.warning]
 
 
 def content_warnings(keys: Sequence[str], labels_N: NDArray[np.int32], hash_N16: NDArray[np.uint8]) -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     """What was written, the line that tells of it, and the words of the next command."""
 
 
-@click.option("--score", multiple=True, metavar="COL", help="Column to import as a score; repeatable.")
+@click.option("--score", multiple=True, metavar="COL", help="Column, or array, to import as a score; repeatable.")
 @click.option(
     "--harder",
     multiple=True,
@@ -43,7 +43,23 @@ class ScoresOptions:
 
 
 @click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
-@click.option("--tensor", metavar="NAME", help="With --logits: tensor, or column of a Parquet file.")
+@click.option("--tensor", metavar="NAME", help="With --logits: tensor, array or column of the values.")
+@click.option(
+    "--values",
+    type=click.Choice(["logits", "log-probabilities", "probabilities"]),
+    help="With --logits: what the values are [default: what is certain].",
+)
+@click.option(
+    "--ids",
+    metavar="NAME",
+    help="With --logits of the K largest classes: array, column or .npy file of the classes [default in .npz: ids].",
+)
+@click.option("--lse", metavar="NAME", help="With --ids: the log-sum-exp of all logits of each row, named likewise.")
+@click.option("--rest", type=float, metavar="P", help="With --ids: probability of all other classes, if FILE lacks it.")
+@click.option("--view", type=int, metavar="V", help="With --logits of several views: this one [default: their mean].")
+@click.option(
+    "--view-file", type=FOLDER, multiple=True, metavar="FILE", help="With --logits: another view; repeatable."
+)
 @click.option("--outputs", type=FOLDER, metavar="FILE", help="With --logits: class names of the columns, in order.")
 @click.option(
     "--image-size",
@@ -82,6 +98,12 @@ class LogitsOptions:
 
     teacher_name: str | None
     tensor: str | None
+    values: str | None
+    ids: str | None
+    lse: str | None
+    rest: float | None
+    view: int | None
+    view_file: tuple[Path, ...]
     outputs: Path | None
     image_size: int | None
     resize_size: int | None
@@ -94,18 +116,31 @@ class LogitsOptions:
 @click.command(name="import")
 @click.argument("file", type=FOLDER)
 @click.argument("manifest", type=manifest_place, default="manifest")
-@click.option("--key", metavar="COL", help="Column that names the image: its key, or a unique file name.")
+@click.option(
+    "--key",
+    metavar="COL",
+    help="Column that names the image: its key, or a unique file name; of a subset in a .csv file also its row.",
+)
 @gathered("scores", ScoresOptions)
-@click.option("--indices", is_flag=True, help="FILE lists a subset: rows or keys, as .npy or .txt. Writes a selection.")
+@click.option(
+    "--indices",
+    is_flag=True,
+    help="FILE lists the kept samples: rows or keys, as .npy, .txt, .json or .csv. Writes a selection.",
+)
+@click.option("--dropped", is_flag=True, help="As --indices, but FILE lists the samples that are not kept.")
 @click.option(
     "--order",
     type=click.Choice(["keys", "imagefolder"]),
-    help="With --indices: what rows count, sorted keys or torchvision's ImageFolder [default: keys, if both agree].",
+    help="What rows without keys count: sorted keys or torchvision's ImageFolder [default: keys, if both agree].",
 )
 @click.option("--labels", help="With --indices: targets of the samples [default: raw if there are logits, else none].")
 @click.option("--beton/--no-beton", default=True, help="With --indices: write train.beton from the images.")
 @click.option("--max-side", type=int, metavar="PX", help="Shrink images in the beton whose longer side exceeds PX.")
-@click.option("--logits", is_flag=True, help="FILE holds logits: .npy, .safetensors or .parquet. Writes a manifest.")
+@click.option(
+    "--logits",
+    is_flag=True,
+    help="FILE holds a teacher's outputs: .npy, .npz, .safetensors or .parquet. Writes a manifest.",
+)
 @gathered("teacher", LogitsOptions)
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
 @copy_options
@@ -117,6 +152,7 @@ def command(
     key: str | None,
     scores: ScoresOptions,
     indices: bool,
+    dropped: bool,
     order: str | None,
     labels: str | None,
     beton: bool,
@@ -134,6 +170,7 @@ def command(
 
     \b
     prune import forgetting.csv manifest --key file --score forgetting --harder high
+    prune import el2n.npy manifest --score el2n --harder high
     prune import coreset.npy manifest --indices -o coreset
     prune import logits.npy index --logits --teacher-name vit-h --image-size 224 -o manifest
     """
@@ -142,13 +179,14 @@ def command(
     from prune_toolkit.quotas.keep import WHOLE
     from prune_toolkit.selection.select_config import SelectConfig
 
-    if indices and logits:
-        raise UsageError("--indices and --logits cannot be used together: a file holds one or the other")
+    whats = [flag for flag, given in (("--indices", indices), ("--dropped", dropped), ("--logits", logits)) if given]
+    if len(whats) > 1:
+        raise UsageError(f"{' and '.join(whats)} cannot be used together: a file holds one or the other")
     parent = Manifest.open(manifest)
     refuse_hidden(parent.header, parent.where)
     if logits:
-        written, text, next_step = _import_logits(teacher, file, parent, out, key, listing)
-    elif indices:
+        written, text, next_step = _import_logits(teacher, file, parent, out, key, order, listing)
+    elif indices or dropped:
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         config = SelectConfig(
             keep=WHOLE,
@@ -158,9 +196,9 @@ def command(
             max_side=max_side,
             **copy.settings(),
         )
-        written, text, next_step = _import_subset(file, config, parent, order, listing)
+        written, text, next_step = _import_subset(file, config, parent, dropped, key, order, listing)
     else:
-        written, text, next_step = _import_scores(scores, file, parent, out, key, listing)
+        written, text, next_step = _import_scores(scores, file, parent, out, key, order, listing)
     if as_json:
         header = written.header
         echo_json(
@@ -178,12 +216,23 @@ def command(
 
 
 def _import_scores(
-    options: ScoresOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+    options: ScoresOptions,
+    file: Path,
+    parent: "Manifest",
+    out: Path | None,
+    key: str | None,
+    order: str | None,
+    listing: Path | None,
 ) -> "Written":
     from prune_toolkit.imports.import_scores import ImportedScore, ScoresImport, import_scores
 
     columns, harder = options.score, options.harder
-    if key is None or not columns or not harder:
+    in_rows = file.suffix.lower() in (".npy", ".npz")
+    if in_rows and key is not None:
+        raise UsageError(f"--key {key}: {file.name} holds arrays without keys", hint="--order says what its rows count")
+    if not in_rows and order is not None:
+        raise UsageError(f"--order {order}: rows of {file.name} are found by their keys, in any order")
+    if (key is None and not in_rows) or not columns or not harder:
         raise UsageError(
             "--key, --score or --harder is missing: name the columns of images and scores, and the harder end",
             hint="--key COL --score COL --harder high; for a subset --indices, for logits --logits",
@@ -201,6 +250,7 @@ def _import_scores(
         ],
         set=options.set_name,
         missing=options.missing,
+        order=order,
         listing=listing,
     )
     manifest = import_scores(config, parent)
@@ -210,12 +260,18 @@ def _import_scores(
 
 
 def _import_subset(
-    file: Path, config: "SelectConfig", parent: "Manifest", order: str | None, listing: Path | None
+    file: Path,
+    config: "SelectConfig",
+    parent: "Manifest",
+    dropped: bool,
+    key: str | None,
+    order: str | None,
+    listing: Path | None,
 ) -> "Written":
     from prune_toolkit.imports.import_subset import plan_subset
     from prune_toolkit.selection.write_selection import write_selection
 
-    config, plan = plan_subset(file, config, parent, order=order, listing=listing)
+    config, plan = plan_subset(file, config, parent, dropped=dropped, key=key, order=order, listing=listing)
     selection = write_selection(config, plan)
     chosen, labels = selection.header.selection, selection.header.labels
     assert chosen is not None
@@ -225,10 +281,17 @@ def _import_subset(
 
 
 def _import_logits(
-    options: LogitsOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
+    options: LogitsOptions,
+    file: Path,
+    parent: "Manifest",
+    out: Path | None,
+    key: str | None,
+    order: str | None,
+    listing: Path | None,
 ) -> "Written":
     from manifests.sources.names import read_class_names
     from prune_toolkit.imports.import_logits import LogitsImport, import_logits
+    from prune_toolkit.imports.outputs_form import OutputsForm
     from prune_toolkit.scoring.logit_scores import is_near_chance
     from trainer.models.info import default_preprocessing
 
@@ -245,12 +308,21 @@ def _import_logits(
         out=out or Path("imported"),
         teacher=options.teacher_name,
         preprocessing=usual.model_copy(update={"resize_px": resize_px, "interpolation": options.interpolation}),
-        tensor=options.tensor,
+        form=OutputsForm(
+            tensor=options.tensor,
+            values=options.values,
+            ids=options.ids,
+            total=options.lse,
+            rest=options.rest,
+            view=options.view,
+            more=options.view_file,
+        ),
         key=key or "key",
         parameters=options.parameters,
         class_names=None if options.outputs is None else read_class_names(options.outputs),
         licence=options.teacher_licence,
         weights_sha256=None if options.weights_sha256 is None else options.weights_sha256.lower(),
+        order=order,
         listing=listing,
     )
     manifest = import_logits(config, parent)

@@ -108,7 +108,11 @@ def typed() -> set[str]:
 @click.option("--split", help="Split of the data to read, such as train or test; none: the data has no splits.")
 @click.option("--classes", type=FOLDER, help="File of class names in label order: a JSON list, or one name per line.")
 @click.option("--label", "--label-column", "label", help="Column or field of the labels, if there are several.")
-@click.option("--config", "configuration", help="Configuration of a hub's repository: the folder of its Parquet files.")
+@click.option(
+    "--config",
+    "configuration",
+    help="Configuration of a hub's repository, the folder of its Parquet files; or the set of EMNIST.",
+)
 @click.option(
     "--list",
     "--image-list",

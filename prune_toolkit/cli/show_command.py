@@ -54,6 +54,8 @@ def _reading_text(reading: "DataReading") -> str:
     if reading.split_found is not None:
         others = f", beside {', '.join(reading.other_splits)}" if reading.other_splits else ""
         parts.append(f"split: {reading.split_found}{others}")
+    if reading.images is not None:
+        parts.append(f"images: {reading.images}")
     parts += [f"left out: {kind}: {count:,}" for kind, count in reading.left_out.items()]
     parts += [f"warning: {line}" for line in reading.warnings]
     return "; ".join(parts)

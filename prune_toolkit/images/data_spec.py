@@ -27,7 +27,7 @@ class DataSpec(ReadOptions):
     def open(self) -> Source:
         """Open the source; raises InputError if it is not one."""
         if self.of_local:
-            refuse_download(self.data)
+            refuse_download(self.data, self)
         return open_held_out(self.data, self) if self.held_out else read_source(self.data, self)
 
     def refuse_out(self, out: Path) -> None:

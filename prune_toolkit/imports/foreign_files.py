@@ -1,5 +1,7 @@
-"""Read imported files: columns of CSV and Parquet, indices, and matrices of logits, one block of rows at a time."""
+"""Read imported files: columns of CSV and Parquet, arrays, and matrices of logits, one block of rows at a time."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +18,16 @@ BLOCK_ROWS = 8192
 
 
 class Matrix(NamedTuple):
-    """A matrix in a file."""
+    """A matrix in a file, or one per view of each row."""
 
     rows: int
     columns: int
     read: Callable[[int, int], NDArray[Any]]
-    """Read rows from start to stop: (n, columns) of any float type; with keys, BLOCK_ROWS after BLOCK_ROWS."""
+    """Read rows from start to stop: (n, columns) of any float type, or (n, views, columns) of several views; with keys,
+    BLOCK_ROWS after BLOCK_ROWS."""
     keys: pa.ChunkedArray | None = None
     """Key of each row, if the file has keys."""
+    views: int = 1
 
 
 def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArray, dict[str, pa.ChunkedArray]]:
@@ -34,35 +38,47 @@ def read_columns(path: Path, key: str, scores: list[str]) -> tuple[pa.ChunkedArr
     """
     wanted, suffix = list(dict.fromkeys([key, *scores])), path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
-        raise UsageError(f"{path}: scores can be read from .csv, .tsv and .parquet files")
-    with _reading(path):
+        raise UsageError(
+            f"{path}: scores with keys can be read from .csv, .tsv and .parquet files",
+            hint="without --key, .npy and .npz files hold one number per row",
+        )
+    with reading(path):
         table = _parquet(path, wanted) if suffix == ".parquet" else _csv(path, key, wanted)
         return table.column(key).cast(pa.string()), {name: table.column(name).cast(pa.float64()) for name in scores}
 
 
-def read_indices(path: Path) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
-    """Read the (n,) rows or keys of a published subset, or its flags of (N,) rows.
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read arrays (N,) of numbers: those of a .npz file by their names, or that of a .npy file as the only name.
 
-    From .npy of numbers, texts or flags; or .txt with a number or key per line. Raises InputError for anything else.
+    Raises UsageError for a missing array, InputError for arrays that are not numbers of this shape.
     """
-    with _reading(path):
-        if path.suffix.lower() == ".npy":
-            return _indices(path, _npy(path))
-        # Not splitlines(): a key may contain other characters that Unicode counts as line breaks.
-        lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
-        lines = [line for line in lines if line.strip()]
-    numbers = [line.strip() for line in lines]
-    if lines and all(line.isdecimal() and line.isascii() and len(line) < 19 for line in numbers):
-        return np.array(numbers, np.int64)
-    return pa.array(lines, pa.string())
+    with reading(path):
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as content:
+                if missing := [name for name in names if name not in content.files]:
+                    raise UsageError(f"{path} has no array {missing[0]!r}", hint=f"it has: {', '.join(content.files)}")
+                found = {name: content[name] for name in names}
+        else:
+            if len(names) != 1:
+                raise UsageError(f"{path} holds one array: give --score once, as its name")
+            found = {names[0]: read_npy(path)}
+    for name, array in found.items():
+        if array.ndim != 1 or array.dtype.kind not in "iuf":
+            raise InputError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}: scores are numbers of shape (N,)"
+            )
+    return {name: array.astype(np.float64) for name, array in found.items()}
 
 
 def open_matrix(path: Path, tensor: str | None, key: str) -> Matrix:
-    """Open logits (N, C) in a .npy, .safetensors or .parquet file; UsageError for a missing tensor or column."""
+    """Open logits (N, C), or (N, V, C) of V views, in a .npy, .safetensors or .parquet file.
+
+    Raises UsageError for a missing tensor or column.
+    """
     suffix = path.suffix.lower()
-    with _reading(path):
+    with reading(path):
         if suffix == ".npy":
-            return _of_array(path, _npy(path))
+            return _of_array(path, read_npy(path))
         if suffix == ".safetensors":
             return _of_safetensors(path, tensor)
         if suffix == ".parquet":
@@ -71,13 +87,13 @@ def open_matrix(path: Path, tensor: str | None, key: str) -> Matrix:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Raise InputError for files that a library cannot read."""
     try:
         yield
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pa.ArrowException, ValueError, EOFError, MemoryError) as error:
+    except (pa.ArrowException, zipfile.BadZipFile, zlib.error, ValueError, EOFError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be read: {reason}") from None
 
@@ -89,7 +105,7 @@ def _csv(path: Path, key: str, columns: list[str]) -> pa.Table:
     types = {**dict.fromkeys(columns, pa.float64()), key: pa.string()}
     convert = csv.ConvertOptions(include_columns=columns, column_types=types, null_values=_NULLS)
     with csv.open_csv(path, parse_options=parse) as reader:
-        _check_columns(path, columns, reader.schema.names)
+        check_columns(path, columns, reader.schema.names)
     return csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
@@ -97,11 +113,11 @@ def _parquet(path: Path, columns: list[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        _check_columns(path, columns, file.schema_arrow.names)
+        check_columns(path, columns, file.schema_arrow.names)
         return file.read(columns)
 
 
-def _check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
+def check_columns(path: Path, wanted: Sequence[str], known: list[str]) -> None:
     """Raise UsageError for a missing column, InputError for two columns of one name."""
     for name in wanted:
         if name not in known:
@@ -118,7 +134,7 @@ def _split_at(known: list[str]) -> str:
     return f"\n  its columns seem to be separated by {found[0]}: use commas in .csv, tabs in .tsv" if found else ""
 
 
-def _npy(path: Path) -> NDArray[Any]:
+def read_npy(path: Path) -> NDArray[Any]:
     """Memory-map the array of a .npy file; InputError for an archive of several."""
     found = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(found, np.ndarray):
@@ -127,23 +143,16 @@ def _npy(path: Path) -> NDArray[Any]:
     raise InputError(f"{path} is an archive of arrays, like .npz files", hint="save one array: numpy.save")
 
 
-def _indices(path: Path, array: NDArray[Any]) -> NDArray[np.int64] | NDArray[np.bool_] | pa.Array:
-    if array.ndim == 1 and array.dtype.kind == "b":
-        return np.asarray(array)
-    if array.ndim == 1 and array.dtype.kind in "iu":
-        return array.astype(np.int64)
-    if array.ndim == 1 and array.dtype.kind in "US":
-        return pa.array(array.astype(str).tolist(), pa.string())
-    raise InputError(
-        f"{path} holds {array.dtype} of shape {array.shape}: a subset is a 1-D array of row numbers, flags or keys"
-    )
-
-
 def _of_array(path: Path, array: NDArray[Any]) -> Matrix:
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise InputError(f"{path} holds {array.dtype} of shape {array.shape}: logits are floats of shape (N, C)")
-    rows, columns = array.shape
-    return Matrix(rows, columns, read=lambda start, stop: np.asarray(array[start:stop]))
+    if array.ndim not in (2, 3) or array.dtype.kind != "f" or not all(array.shape[1:]):
+        raise InputError(
+            f"{path} holds {array.dtype} of shape {array.shape}: logits are floats of shape (N, C) or (N, V, C)"
+        )
+    return _of_shape(array.shape, lambda start, stop: np.asarray(array[start:stop]))
+
+
+def _of_shape(shape: Sequence[int], read: Callable[[int, int], NDArray[Any]]) -> Matrix:
+    return Matrix(shape[0], shape[-1], read=read, views=shape[1] if len(shape) == 3 else 1)
 
 
 def _of_safetensors(path: Path, tensor: str | None) -> Matrix:
@@ -159,12 +168,12 @@ def _of_safetensors(path: Path, tensor: str | None) -> Matrix:
         shape, kind = piece.get_shape(), piece.get_dtype()
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    if len(shape) != 2 or kind not in ("F16", "F32", "F64"):
+    if len(shape) not in (2, 3) or kind not in ("F16", "F32", "F64") or not all(shape[1:]):
         raise InputError(
-            f"{path} holds {kind} of shape {tuple(shape)}: logits are F16, F32 or F64 of shape (N, C)",
+            f"{path} holds {kind} of shape {tuple(shape)}: logits are F16, F32 or F64 of shape (N, C) or (N, V, C)",
             hint="save bfloat16 as float32 first",
         )
-    return Matrix(shape[0], shape[1], read=lambda start, stop: np.asarray(piece[start:stop]))
+    return _of_shape(shape, lambda start, stop: np.asarray(piece[start:stop]))
 
 
 def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
@@ -179,14 +188,14 @@ def _of_parquet(path: Path, column: str | None, key: str) -> Matrix:
             raise UsageError(
                 f"{path}: name the column of lists with the logits", hint=f"--tensor {' or '.join(lists) or 'NAME'}"
             )
-        _check_columns(path, (key, str(name)), schema.names)
+        check_columns(path, (key, str(name)), schema.names)
         keys = file.read([key]).column(key).cast(pa.string())
         first = next(file.iter_batches(1, columns=[name]), None)
         width = 0 if first is None or not len(first) else len(first.column(0)[0].as_py() or ())
     blocks = _blocks(path, str(name), width)
 
     def read(start: int, stop: int) -> NDArray[Any]:
-        with _reading(path):
+        with reading(path):
             return next(blocks)[: stop - start]
 
     return Matrix(rows, width, read=read, keys=keys)

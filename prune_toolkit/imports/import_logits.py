@@ -1,4 +1,4 @@
-"""`prune import FILE --logits`: make a scored manifest of logits computed elsewhere, part by part."""
+"""`prune import FILE --logits`: make a scored manifest of outputs computed elsewhere, part by part."""
 
 import re
 import tempfile
@@ -14,20 +14,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.base.files import sha256_file
 from manifests.base.progress import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.child_header import Blocks, Making
 from manifests.format.columns import tables_of
 from manifests.format.header import Preprocessing, TeacherCard
-from manifests.format.parts import part_path, part_rows, vectors_table, write_part
+from manifests.format.parts import part_path, part_rows, soft_labels_table, write_part
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
-from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix, open_matrix
+from prune_toolkit.imports.foreign_files import BLOCK_ROWS, Matrix
 from prune_toolkit.imports.match_keys import matched_rows
+from prune_toolkit.imports.outputs_form import OutputsForm
+from prune_toolkit.imports.row_order import rows_of_length
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.exchanged import exchanged_warning
-from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, check_float16, compute_scores
+from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, compute_scores
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
@@ -47,8 +48,8 @@ class LogitsImport:
     """Name of the teacher."""
     preprocessing: Preprocessing
     """The preparation of its images."""
-    tensor: str | None = None
-    """The tensor of a safetensors file, or the column of a Parquet file."""
+    form: OutputsForm = OutputsForm()  # noqa: RUF009
+    """How to read the file, and further ones."""
     key: str = "key"
     """The column of keys in a Parquet file."""
     parameters: int = 0
@@ -59,6 +60,8 @@ class LogitsImport:
     """Licence of the teacher."""
     weights_sha256: str | None = None
     """SHA-256 of the teacher's weights, hexadecimal; None: that of the file of logits stands for it."""
+    order: str | None = None
+    """Without keys: the order of the rows, keys or imagefolder; None: raise an error if these differ."""
     listing: Path | None = None
     """File for the list of keys that match no sample."""
 
@@ -74,12 +77,14 @@ class LogitsImport:
             "teacher": self.teacher,
             "weights_sha256": self.weights_sha256 or sha256,
             **({} if self.weights_sha256 is None else {"file_sha256": sha256}),
-            "tensor": self.tensor,
+            "tensor": self.form.tensor,
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
             "parameters": self.parameters,
             "output_map": class_columns(self.class_names, parent.class_names),
             "teacher_licence": self.licence,
+            **({} if self.order is None else {"order": self.order}),
+            **self.form.resolved(),
             **outside_scores(TEACHER),
         }
 
@@ -90,47 +95,46 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     Raises UsageError for a manifest that is scored already; MismatchError if the number of samples or classes differs;
     InputError for logits that are not finite or do not fit float16.
     """
-    if not config.file.is_file():
-        raise InputError(f"cannot read {config.file}: no such file")
+    form = config.form
+    form.files(config.file)
     if parent.header.views is not None or parent.header.teacher is not None or parent.kind == "selection":
         raise UsageError(
             f"{parent.where} (a manifest of kind {parent.kind}) is scored already",
             hint="a manifest has one teacher: import into the index instead",
         )
     samples = parent.samples(["sample_id", "key", "label", "problem"])
-    matrix = open_matrix(config.file, config.tensor, config.key)
+    matrix = form.open(config.file, config.key)
     outputs = class_columns(config.class_names, parent.class_names)
     names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
-    if matrix.columns != len(names):
+    if matrix.columns != len(names) and not form.is_top_k(config.file):
         where = f"{parent.where} has" if config.class_names is None else "--outputs names"
         raise MismatchError(
             f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
             hint="columns must be the classes in label order, or in the order of --outputs FILE",
         )
     row_N, again = _rows(config, matrix, parent, samples)
-    sha256, old = sha256_file(config.file), parent.header
+    sha256, old, class_count = form.sha256(config.file), parent.header, len(parent.class_names)
+    top_k = matrix.columns // 2 if form.is_top_k(config.file) else None
     label_N = samples.column("label").to_numpy().astype(np.int64)
 
     def make(parts: list[int], digest: str) -> None:
         with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
             _check_equal(config.file, values, again, row_N, samples.column("key"))
+            to_labels = form.understand(values(row_N[row_N >= 0][:BLOCK_ROWS]), config.file, class_count, outputs)
             for part in parts:
                 began, rows = time.monotonic(), part_rows(part, len(samples))
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
-                found_nC = values(row_N[ids])
                 keys_n = samples.column("key").take(pa.array(ids))
-                check_float16(found_nC, keys_n, hint="check that these are raw outputs, without softmax")
-                logits_nC = found_nC.astype(np.float16)
-                if outputs is not None:
-                    logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
-                write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
-                table = pa.table({"sample_id": ids, **compute_scores(logits_nC, label_N[ids])})
+                stored = to_labels(values(row_N[ids]), label_N[ids], keys_n)
+                table = soft_labels_table(ids, "logits", stored)
+                write_part(config.out / part_path(LOGITS_TABLE, part), table, digest)
+                table = pa.table({"sample_id": ids, **compute_scores(stored.logits_with(label_N[ids]), label_N[ids])})
                 note_time(config.out, part, time.monotonic() - began)
                 write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
                 progress.advance(len(rows))
 
     def finish(parts: Totals, start: float) -> Outcome:
-        calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
+        calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, class_count)
         if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
             note(f"warning: {warning}")
         wall = round(time.monotonic() - start, 3)
@@ -146,7 +150,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 train_ece=calibration.ece,
                 licence=config.licence,
             ),
-            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, None),
+            "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, top_k),
             "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
             "run": {"command": "import", "seconds": parts.seconds, "wall": wall, "parent_run": old.run},
         }
@@ -185,10 +189,14 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
     The latter are (m,) rows and (m,) sample_ids. Raises MismatchError if samples are missing in the file.
     """
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    count, readable = len(samples), int(readable_N.sum())
+    count = len(samples)
     row_N = np.full(count, -1, np.int64)
     again = np.empty(0, np.int64), np.empty(0, np.int64)
     if matrix.keys is not None:
+        if config.order is not None:
+            raise UsageError(
+                f"--order {config.order}: rows of {config.file.name} are found by their keys, in any order"
+            )
         id_F = matched_rows(matrix.keys, parent, samples.column("key"), config.file.name, config.listing)
         found = np.flatnonzero(id_F >= 0)
         row_N[id_F[found]] = found
@@ -200,21 +208,17 @@ def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Ta
             raise MismatchError(
                 f"{config.file} has no logits for {lacking.sum():,} of {count:,} samples; the first: {first}"
             )
-    elif matrix.rows in (count, readable):
-        row_N[readable_N] = np.flatnonzero(readable_N) if matrix.rows == count else np.arange(readable)
     else:
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.rows:,} samples, {parent.where} has {count:,}, of which "
-            f"{readable:,} are readable",
-            hint="rows must be in the order of the samples' keys; a .parquet file with a key column may have any order",
-        )
+        sample_F = rows_of_length(matrix.rows, config.file, parent, samples, readable_N, config.order)
+        row_N[sample_F] = np.arange(len(sample_F))
+        row_N[~readable_N] = -1
     return row_N, again
 
 
 def _check_equal(file: Path, values: Any, again: tuple[Ids, Ids], row_N: Ids, keys_N: pa.ChunkedArray) -> None:
     for start in range(0, len(again[0]), BLOCK_ROWS):
         row_m, id_m = (each[start : start + BLOCK_ROWS] for each in again)
-        differs_m = (values(row_m) != values(row_N[id_m])).any(axis=1)
+        differs_m = (values(row_m) != values(row_N[id_m])).reshape(len(row_m), -1).any(axis=1)
         if differs_m.any():
             key = keys_N[int(id_m[np.argmax(differs_m)])]
             raise InputError(f"{file} has two different rows for {key}", hint="keep one row per sample")
@@ -226,9 +230,10 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
     if matrix.keys is None:
         yield partial(_gather, matrix)
         return
+    shape = (matrix.rows, *([matrix.views] if matrix.views > 1 else []), matrix.columns)
     with tempfile.TemporaryFile(dir=folder) as scratch:
         # In float32, so that values which do not fit float16 are still found.
-        copied = np.memmap(scratch, np.float32, "w+", shape=(matrix.rows, matrix.columns))
+        copied = np.memmap(scratch, np.float32, "w+", shape=shape)
         with np.errstate(over="ignore"):
             for start in range(0, matrix.rows, BLOCK_ROWS):
                 stop = min(start + BLOCK_ROWS, matrix.rows)
@@ -237,7 +242,8 @@ def _by_row(matrix: Matrix, folder: Path) -> Iterator[Any]:
 
 
 def _gather(matrix: Matrix, row_n: NDArray[np.int64]) -> NDArray[Any]:
-    # Ascending rows are read as one block.
+    # Rows of a part are near each other and are read as one block.
     if not len(row_n):
-        return np.empty((0, matrix.columns), np.float32)
-    return np.asarray(matrix.read(int(row_n[0]), int(row_n[-1]) + 1)[row_n - row_n[0]])
+        return matrix.read(0, 0)
+    first = int(row_n.min())
+    return np.asarray(matrix.read(first, int(row_n.max()) + 1)[row_n - first])

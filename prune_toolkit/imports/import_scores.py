@@ -1,4 +1,4 @@
-"""`prune import FILE --key COL --score COL`: add columns of a file as scores of a manifest."""
+"""`prune import FILE --score COL`: add columns of a table, or arrays of a number per row, as scores of a manifest."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from manifests.base.files import sha256_file
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Harder, ScoreSpec
 from manifests.manifest import Manifest
-from prune_toolkit.imports.foreign_files import read_columns
+from prune_toolkit.imports.foreign_files import read_arrays, read_columns
 from prune_toolkit.imports.match_keys import matched_rows
+from prune_toolkit.imports.row_order import rows_of_length
 from prune_toolkit.work.score_set import Scores, add_score_set
 
 FILLED_IN = ("mean", "hardest", "easiest")
@@ -26,7 +27,7 @@ _SET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedScore:
-    """A column of a file, and its name in the manifest."""
+    """A column or array of a file, and its name in the manifest."""
 
     column: str
     name: str
@@ -35,15 +36,18 @@ class ImportedScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresImport:
-    """The options of `prune import` for a table of scores."""
+    """The options of `prune import` for scores."""
 
     file: Path
     out: Path
-    key: str
+    key: str | None
+    """The column of keys; None: arrays of one number per row of the data set."""
     scores: Sequence[ImportedScore]
     set: str = "imported"
     missing: str | None = None
     """The value of samples that have none in the file: mean, hardest, easiest or a number; None: raise an error."""
+    order: str | None = None
+    """Without keys: the order of the rows, keys or imagefolder; None: raise an error if these differ."""
     listing: Path | None = None
     """File for the list of keys that match no sample."""
 
@@ -71,6 +75,7 @@ class ScoresImport:
             "key": self.key,
             "missing": self.missing,
             "file_sha256": sha256_file(self.file),
+            **({} if self.order is None else {"order": self.order}),
         }
 
 
@@ -96,14 +101,20 @@ def import_scores(config: ScoresImport, parent: Manifest) -> Manifest:
 
 def _scores(config: ScoresImport, parent: Manifest) -> Scores:
     """Return sample_id (n,) of the readable samples, and the values (n,) float32 of each score."""
-    keys, found = read_columns(config.file, config.key, [score.column for score in config.scores])
     samples = parent.samples(["sample_id", "key", "problem"])
     keys_N = samples.column("key")
-    row_F = matched_rows(keys, parent, keys_N, config.file.name, config.listing)
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
+    columns = [score.column for score in config.scores]
+    if config.key is None:
+        found = read_arrays(config.file, columns)
+        row_F = _rows(config, parent, samples, {len(values) for values in found.values()}, readable_N)
+    else:
+        keys, table = read_columns(config.file, config.key, columns)
+        row_F = matched_rows(keys, parent, keys_N, config.file.name, config.listing)
+        found = {name: values.to_numpy() for name, values in table.items()}
     scores = []
     for score in config.scores:
-        value_N = _spread(found[score.column].to_numpy(), row_F, keys_N, f"{config.file}: {score.column}")
+        value_N = _spread(found[score.column], row_F, keys_N, f"{config.file}: {score.column}")
         lacking_N = readable_N & np.isnan(value_N)
         if lacking_N.any():
             if config.missing is None:
@@ -113,11 +124,19 @@ def _scores(config: ScoresImport, parent: Manifest) -> Scores:
                     hint="to fill them in: --missing mean, hardest, easiest or a number",
                 )
             value_N[lacking_N] = _fill(config.missing, score, value_N[readable_N & ~lacking_N], config.file)
-        spec = ScoreSpec(
-            set=config.set, name=score.name, formula=f"column {score.column}", source="imported", harder=score.harder
-        )
+        formula = f"{'array' if config.key is None else 'column'} {score.column}"
+        spec = ScoreSpec(set=config.set, name=score.name, formula=formula, source="imported", harder=score.harder)
         scores.append((spec, value_N[readable_N].astype(np.float32)))
     return np.flatnonzero(readable_N), scores
+
+
+def _rows(
+    config: ScoresImport, parent: Manifest, samples: pa.Table, lengths: set[int], readable_N: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the sample_id (F,) of each row of arrays that hold one number per sample, or per readable sample."""
+    if len(lengths) > 1:
+        raise MismatchError(f"{config.file}: its arrays hold {' and '.join(map(str, sorted(lengths)))} numbers")
+    return rows_of_length(lengths.pop(), config.file, parent, samples, readable_N, config.order)
 
 
 def _spread(

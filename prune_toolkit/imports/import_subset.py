@@ -13,9 +13,9 @@ from manifests.base.files import sha256_file
 from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.export.export import image_folder_rows
-from prune_toolkit.imports.foreign_files import read_indices
 from prune_toolkit.imports.match_keys import matched_rows
+from prune_toolkit.imports.row_order import sample_of_row
+from prune_toolkit.imports.subset_files import read_indices
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.choose_samples import SelectionPlan
 from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, REASONS, UNREADABLE
@@ -23,12 +23,20 @@ from prune_toolkit.selection.select_config import SelectConfig
 
 
 def plan_subset(
-    file: Path, config: SelectConfig, parent: Manifest, *, order: str | None = None, listing: Path | None = None
+    file: Path,
+    config: SelectConfig,
+    parent: Manifest,
+    *,
+    dropped: bool = False,
+    key: str | None = None,
+    order: str | None = None,
+    listing: Path | None = None,
 ) -> tuple[SelectConfig, SelectionPlan]:
     """Plan to keep the samples that a file names, by rows of the data set in `order` or by keys.
 
-    Returns also the configuration with that fraction. Raises MismatchError for a row beyond the data set, for keys that
-    match nothing, and if no readable sample is left.
+    dropped: the file names those that are not kept. key: the column of a .csv file. Returns also the configuration with
+    that fraction. Raises MismatchError for a row beyond the data set, for keys that match nothing, for a file that
+    names nothing, and if no readable sample is left.
     """
     if not file.is_file():
         raise InputError(f"cannot read {file}: no such file")
@@ -37,7 +45,7 @@ def plan_subset(
     config.check_out(parent)
     samples = parent.samples()
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
-    named = read_indices(file)
+    named = read_indices(file, key)
     if isinstance(named, np.ndarray):
         rows = _rows(named, file, parent, samples, order)
     else:
@@ -49,13 +57,16 @@ def plan_subset(
         rows = row_F[row_F >= 0]
     named_N = np.zeros(len(samples), np.bool_)
     named_N[rows] = True
+    if dropped and not len(rows):
+        raise MismatchError(f"{file} names no sample to drop")
     if (twice := len(rows) - int(named_N.sum())) > 0:
-        note(f"{file.name} names {twice:,} samples more than once: each is kept once")
-    keep_N = named_N & readable_N
-    if (broken := int((named_N & ~readable_N).sum())) > 0:
+        note(f"{file.name} names {twice:,} samples more than once: each counts once")
+    keep_N = readable_N & (named_N != dropped)
+    if not dropped and (broken := int((named_N & ~readable_N).sum())) > 0:
         note(f"{broken:,} of the samples that {file.name} names cannot be read: they are left out")
     if not keep_N.any():
-        raise MismatchError(f"{file} names no readable sample of {parent.where}")
+        what = "drops every readable sample" if dropped else "names no readable sample"
+        raise MismatchError(f"{file} {what} of {parent.where}")
     code_N = np.where(readable_N, np.where(keep_N, KEPT, NOT_CHOSEN), UNREADABLE).astype(np.int8)
     share = Fraction(int(keep_N.sum()), int(readable_N.sum()))
     config = replace(config, keep=Keep(str(share), share), selector="random")
@@ -63,7 +74,7 @@ def plan_subset(
         config.decide(parent),
         command="import",
         selector="imported",
-        parameters={} if order is None else {"order": order},
+        parameters={**({} if order is None else {"order": order}), **({"file": "dropped"} if dropped else {})},
         score=None,
         quota="none",
         file_sha256=sha256_file(file),
@@ -103,12 +114,4 @@ def _rows(
             f"({len(wrong):,} such rows)",
             hint="name the manifest of the data set and split that the file was made for",
         )
-    if parent.header.data.source != "folder" or order == "keys":
-        return index_n
-    walked_N = image_folder_rows(samples.column("key").to_pylist(), parent.header.data.split)
-    if order is None and not np.array_equal(walked_N, np.arange(count)):
-        raise UsageError(
-            f"rows of {parent.where} are ordered by keys; torchvision's ImageFolder lists these files in another order",
-            hint="say in which order the file counts: --order imagefolder or --order keys",
-        )
-    return walked_N[index_n]
+    return sample_of_row(parent, samples, order)[index_n]

@@ -6,6 +6,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.header import DataReading
 from manifests.sources.base import Source
+from manifests.sources.sixteen_bit import sixteen_bit
 from manifests.sources.telling import content_warnings, reading_lines, reading_warnings
 from manifests.tables.rows import hash_matrix
 from prune_toolkit.work.part_work import ALONE, WorkShare
@@ -16,9 +17,12 @@ def tell_reading(source: Source, *, strict: bool, ranks: WorkShare = ALONE) -> N
 
     strict: raise InputError in place of warnings. Of several processes, only the first one prints.
     """
-    for line in reading_lines(source) if ranks.rank == 0 else ():
+    if not strict and ranks.rank != 0:
+        return
+    depth = sixteen_bit(source)
+    for line in reading_lines(source, depth) if ranks.rank == 0 else ():
         note(line)
-    _warn(reading_warnings(source) if strict or ranks.rank == 0 else [], strict=strict)
+    _warn(reading_warnings(source, depth), strict=strict)
 
 
 def tell_content(source: Source, samples: pa.Table, *, strict: bool) -> DataReading:
@@ -27,13 +31,15 @@ def tell_content(source: Source, samples: pa.Table, *, strict: bool) -> DataRead
     found = content_warnings(source.keys, source.labels_N, hashes)
     # The record stays as it is when messages change: it is part of the id.
     _warn(found if strict else [f"{line}; all of them: prune suspects" for line in found], strict=strict)
-    read_as = source.read_as
+    read_as, depth = source.read_as, sixteen_bit(source)
+    images = [line for line in (read_as.images, depth.conversion) if line is not None]
     return DataReading(
         labels=read_as.labels,
         split_found=read_as.split_found,
         other_splits=list(read_as.other_splits),
+        images="; ".join(images) or None,
         left_out=dict(sorted(read_as.left_out.counts.items())),
-        warnings=[*reading_warnings(source), *found],
+        warnings=[*reading_warnings(source, depth), *found],
     )
 
 

@@ -6,6 +6,7 @@
 #   tests/golden/make.sh d65650d 1.1 "--views 3 --top-k 2 --augment pad_crop_flip" "--policy replay"
 #   tests/golden/make.sh 1d406c5 1.2 "--features" "--per-class-min 1"
 #   tests/golden/make.sh tree 1.3 "" "--labels revise" "--thumbnails"
+#   tests/golden/make.sh tree 1.4
 #
 # They are never made again: what an old version wrote is what every later version must read. A new schema version
 # gets a folder of its own, made by the commit that releases it.

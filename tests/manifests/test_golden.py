@@ -33,11 +33,16 @@ IDS = {
     "1.3/selection": "97a49a69c24c",
     "1.3/hidden": "214689ebba1b",
     "1.3/part": "02da6cee9212",
+    "1.4/index": "508e35384e40",
+    "1.4/scores": "7301d0741a49",
+    "1.4/selection": "6aeae9bbe928",
+    "1.4/hidden": "3b4d47195a7b",
+    "1.4/part": "e42f1cfc30ed",
 }
 """As the commands printed them when the manifests were made."""
-VERSIONS = ["1.0", "1.1", "1.2", "1.3"]
+VERSIONS = ["1.0", "1.1", "1.2", "1.3", "1.4"]
 FOLDERS = [GOLDEN / version / kind for version in VERSIONS for kind in ("index", "scores", "selection")]
-PUSHED = [GOLDEN / "1.3" / kind for kind in ("hidden", "part")]
+PUSHED = [GOLDEN / version / kind for version in ("1.3", "1.4") for kind in ("hidden", "part")]
 
 
 def colours() -> np.ndarray:
@@ -133,7 +138,7 @@ def test_its_logits_are_those_of_the_colours(version: str) -> None:
     assert [len(next(manifest.logits(view))[0]) for view in range(3)] == [12, 12, 12]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3"])
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4"])
 def test_its_scores_are_those_of_the_logits(version: str) -> None:
     table = Manifest.open(GOLDEN / version / "scores").scores()
     np.testing.assert_allclose(table.column("loss"), LOSS, rtol=2e-3)
@@ -151,7 +156,7 @@ def test_version_1_2_holds_features_and_their_scores() -> None:
     np.testing.assert_allclose(manifest.scores("features").column("moderate"), expected, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3"])
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4"])
 def test_its_selection_keeps_the_middle_of_each_class_with_the_logits_as_targets(version: str) -> None:
     manifest = Manifest.open(GOLDEN / version / "selection")
     table = manifest.selection()
@@ -239,3 +244,13 @@ def test_version_1_3_says_what_a_part_lacks() -> None:
     assert part.header.parents == [whole.id]
     assert part.samples().equals(whole.samples())
     assert part.scores().equals(whole.scores())
+
+
+@pytest.mark.parametrize("kind", ["index", "scores", "selection", "part"])
+def test_version_1_4_says_how_the_data_was_read(kind: str) -> None:
+    header = Manifest.open(GOLDEN / "1.4" / kind).header
+    assert header.schema_version == "1.4"
+    read_as = header.data.read_as
+    assert read_as is not None
+    assert (read_as.labels, read_as.split_found, read_as.images) == ("names of the folders", None, None)
+    assert (read_as.other_splits, read_as.left_out, read_as.warnings) == ([], {}, [])

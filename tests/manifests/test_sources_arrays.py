@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from manifests.errors import InputError
 from manifests.images.decode import Pixels
 from manifests.sources import open_source
-from manifests.sources.arrays import read_idx
+from manifests.sources.idx import read_idx
 
 IMAGES = np.arange(4 * 3 * 2, dtype=np.uint8).reshape(4, 3, 2)
 LABELS = np.array([1, 0, 2, 1], np.uint8)

@@ -3,11 +3,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from manifests.errors import InputError
-from manifests.sources import downloads, open_source
+from manifests.sources import downloads, open_source, read_source
+from manifests.sources.base import ReadOptions
 
 
 @pytest.fixture
@@ -130,3 +133,36 @@ def test_every_known_set_is_one_of_torchvisions() -> None:
     from torchvision import datasets
 
     assert all(hasattr(datasets, name) for name in downloads._KNOWN)
+
+
+def test_svhn_and_stl10_below_a_root_are_opened_without_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both readers are compared with torchvision's in test_sources_array_files."""
+    monkeypatch.setattr("subprocess.run", no_child)
+    for name, counts in (("SVHN", {"train": 4, "test": 4, "extra": 4}), ("STL10", {"train": 4, "test": 4})):
+        fewer = dataclasses.replace(downloads._KNOWN[name], counts=counts)
+        monkeypatch.setitem(downloads._KNOWN, name, fewer)
+    images = np.arange(4 * 32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3, 4)
+    savemat(tmp_path / "extra_32x32.mat", {"X": images, "y": np.array([[1], [10], [3], [9]], np.uint8)})
+    source = open_source(f"torchvision:SVHN={tmp_path}", split="extra")
+    assert (source.kind, source.name, source.split) == ("svhn", "SVHN", "extra")
+    assert source.labels_N.tolist() == [1, 0, 3, 9]
+    (tmp_path / "stl10_binary").mkdir()
+    for split in ("train", "test"):
+        np.zeros(4 * 3 * 96 * 96, np.uint8).tofile(tmp_path / "stl10_binary" / f"{split}_X.bin")
+        np.array([1, 10, 3, 9], np.uint8).tofile(tmp_path / "stl10_binary" / f"{split}_y.bin")
+    source = open_source(f"torchvision:STL10={tmp_path}", split="val")
+    assert (source.kind, source.name, source.split) == ("stl10", "STL10", "test")
+    assert [source.class_names[label] for label in source.labels_N] == ["airplane", "truck", "car", "ship"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("SVHN", ["test"]), ("EMNIST", ["digits"]), ("STL10", [])])
+def test_the_child_is_told_which_part_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(downloads, "_CHILD", "import sys; sys.exit(repr(sys.argv[1:]))")
+    configuration = "digits" if name == "EMNIST" else None
+    with pytest.raises(InputError, match="could not fetch") as caught:
+        read_source(f"torchvision:{name}={tmp_path}", ReadOptions(split="test", configuration=configuration))
+    assert str([name, str(tmp_path), *arguments]) in str(caught.value)

@@ -30,6 +30,19 @@ def test_images_beside_a_csv_are_labelled_by_it(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "k"))
     assert classes_of(source) == {"images/a.png": "pug", "images/b.png": "collie", "images/c.png": "pug"}
     assert source.read_as.labels == "the list train.csv"
+    assert source.read_as.left_out.examples == {"files ending in .csv": ["sample_submission.csv"]}
+
+
+def test_a_list_is_not_left_out_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file of its name, in another folder, is."""
+    put(*(tmp_path / "d" / "images" / f"{name}.png" for name in "ab"))
+    for place in (tmp_path / "d" / "images", tmp_path / "d", tmp_path):
+        (place / "my.csv").write_text("file,kind\na,x\nb,y\n")
+    (tmp_path / "d" / "images" / "my.csv").write_text("no list")
+    monkeypatch.chdir(tmp_path / "d")
+    for path, others in ((tmp_path / "my.csv", 2), (Path("my.csv"), 1), (Path("../my.csv"), 2)):
+        source = read_source(str(tmp_path / "d"), ReadOptions(list_file=path, label="kind"))
+        assert source.read_as.left_out.counts == {"files ending in .csv": others}
 
 
 def test_the_metadata_of_the_hub_labels_the_images_of_its_folder(tmp_path: Path) -> None:
@@ -87,7 +100,7 @@ def test_official_lists_are_the_splits_of_class_folders(tmp_path: Path) -> None:
     source = open_source(str(root))
     assert (source.split, source.read_as.other_splits) == ("train", ("test",))
     assert len(source.keys) == 6
-    assert source.read_as.left_out.counts == {"images that the list does not name": 2, "files ending in .txt": 3}
+    assert source.read_as.left_out.counts == {"images that the list does not name": 2, "files ending in .txt": 2}
     assert list(classes_of(open_held_out(str(root)))) == ["images/pie/3.jpg", "images/soup/3.jpg"]
     assert len(open_source(str(root), split="none").keys) == 8
 
@@ -101,6 +114,8 @@ def test_the_lists_of_cub_give_splits_by_number(tmp_path: Path) -> None:
     (root / "classes.txt").write_text("1 001.Auk\n2 002.Jay\n")
     assert classes_of(open_source(str(root))) == {"images/001.Auk/a.jpg": "001.Auk", "images/002.Jay/d.jpg": "002.Jay"}
     assert list(open_held_out(str(root)).keys) == ["images/001.Auk/b.jpg", "images/002.Jay/c.jpg"]
+    left_out = open_source(str(root)).read_as.left_out
+    assert left_out.examples["files ending in .txt"] == ["classes.txt"]
 
 
 def test_a_list_that_is_named_decides_with_its_splits(tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ def test_it_runs_without_torch_and_ffcv(pulled: dict[str, Path], tmp_path: Path)
     assert verify(tmp_path / "cut").ok
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3"])
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3", "1.4"])
 def test_selections_of_every_version_are_cut(version: str, tmp_path: Path, prune: Run) -> None:
     """That of 1.1 holds the two largest logits of three views."""
     golden = Path(__file__).parents[1] / "golden"

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_manifests import make
+from PIL import Image
 
 from manifests.integrity import verify
 from manifests.manifest import Manifest
@@ -167,7 +168,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(
 def test_another_kind_of_file_is_told_which_kinds_are_read(prune: Run, tmp_path: Path) -> None:
     path = table(tmp_path / "s.json", [(READABLE[0], 1)])
     told = prune("import", path, INDEX, *FLAGS, "-o", tmp_path / "out", code=2).stderr
-    assert "s.json: scores can be read from .csv, .tsv and .parquet files" in told
+    assert "s.json: scores with keys can be read from .csv, .tsv and .parquet files" in told
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -331,3 +332,88 @@ def test_a_million_rows_are_matched_about_as_fast_as_they_are_written_down_and_i
     assert time.monotonic() - made < 10 * (made - start)
     if sys.platform == "linux":
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 1500
+
+
+ROW_FLAGS = ("--score", "el2n", "--harder", "high")
+
+
+def of_rows(path: Path, values: Any) -> Path:
+    np.save(path, np.asarray(values))
+    return path
+
+
+@pytest.mark.parametrize("only_readable", [False, True])
+def test_an_array_holds_one_number_per_row_in_the_order_of_keys(
+    prune: Run, tmp_path: Path, only_readable: bool
+) -> None:
+    """Row 4 cannot be read: its number plays no part."""
+    values = [float(row) for row in range(13) if not only_readable or "broken" not in KEYS[row]]
+    prune("import", of_rows(tmp_path / "s.npy", values), INDEX, *ROW_FLAGS, "-o", tmp_path / "out")
+    assert imported(tmp_path / "out") == {row: float(row) for row in range(13) if row != 4}
+    assert Manifest.open(tmp_path / "out").header.scores[-1].formula == "array el2n"
+
+
+def test_arrays_of_an_archive_are_scores_by_their_names(prune: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", a=np.arange(13), b=-np.arange(13.0), other=np.zeros((2, 2)))
+    words = ("import", tmp_path / "s.npz", INDEX, "--harder", "low", "-o", tmp_path / "x", "--score")
+    prune(*words, "a", "--score", "b", "-o", tmp_path / "out")
+    found = Manifest.open(tmp_path / "out").scores("imported")
+    assert found.column("b").to_pylist() == [-row for row in found.column("sample_id").to_pylist()]
+    assert "has no array 'c'" in prune(*words, "c", code=2).stderr
+    assert "other is float64 of shape (2, 2)" in prune(*words, "other", code=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "flags", "code", "message"),
+    [
+        (np.arange(11), ROW_FLAGS, 4, "has rows of 11 samples"),
+        (np.zeros((13, 1)), ROW_FLAGS, 3, "numbers of shape (N,)"),
+        (np.full(13, np.inf), ROW_FLAGS, 3, "scores must be finite"),
+        (np.full(13, np.nan), ROW_FLAGS, 4, "to fill them in: --missing"),
+        (np.array(["a"] * 13), ROW_FLAGS, 3, "numbers of shape (N,)"),
+        (np.arange(13), (*ROW_FLAGS, "--key", "file"), 2, "holds arrays without keys"),
+        (np.arange(13), (*ROW_FLAGS, "--score", "b"), 2, "holds one array"),
+        (np.arange(13), ("--score", "a"), 2, "--harder is missing"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    prune: Run, tmp_path: Path, values: Any, flags: tuple[str, ...], code: int, message: str
+) -> None:
+    path = of_rows(tmp_path / "s.npy", values)
+    assert message in prune("import", path, INDEX, *flags, "-o", tmp_path / "out", code=code).stderr
+
+
+def test_the_order_of_rows_is_certain_or_asked_for(prune: Run, tmp_path: Path, scores: Path) -> None:
+    """ImageFolder lists a/1, a/2, a-b/1; keys sort as a-b/1, a/1, a/2."""
+    for number, name in enumerate(["a/1.png", "a/2.png", "a-b/1.png"]):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / name)
+    index = tmp_path / "index"
+    prune("index", "--data", tmp_path / "images", "-o", index)
+    path, logits = of_rows(tmp_path / "s.npy", [10, 11, 12]), tmp_path / "l.npy"
+    np.save(logits, np.float32([[1, 0], [2, 0], [3, 0]]))
+    teacher = ("--logits", "--teacher-name", "t", "--image-size", "8")
+    for words in ((path, index, *ROW_FLAGS), (logits, index, *teacher)):
+        assert "--order imagefolder or --order keys" in prune("import", *words, "-o", tmp_path / "x", code=2).stderr
+    for order, expected in (("imagefolder", [12, 10, 11]), ("keys", [10, 11, 12])):
+        prune("import", path, index, *ROW_FLAGS, "--order", order, "-o", tmp_path / order)
+        assert imported(tmp_path / order) == dict(enumerate(map(float, expected)))
+        prune("import", logits, index, *teacher, "--order", order, "-o", tmp_path / f"logits-{order}")
+        [(_, found)] = Manifest.open(tmp_path / f"logits-{order}").logits()
+        assert found[:, 0].tolist() == [value - 9 for value in expected]
+    told = prune("import", scores, INDEX, *FLAGS, "--order", "keys", "-o", tmp_path / "y", code=2).stderr
+    assert "found by their keys, in any order" in told
+
+
+def test_rows_of_a_list_of_files_have_no_certain_order(prune: Run, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number}.png")
+    (images / "train.csv").write_text("image,label\n1.png,cat\n0.png,dog\n")
+    prune("index", "--data", images, "-o", tmp_path / "index")
+    path = of_rows(tmp_path / "s.npy", [10, 11])
+    words = ("import", path, tmp_path / "index", *ROW_FLAGS, "-o", tmp_path / "out")
+    assert "the list train.csv may have another order" in prune(*words, code=2).stderr
+    prune(*words, "--order", "keys")
+    assert imported(tmp_path / "out") == {0: 10.0, 1: 11.0}

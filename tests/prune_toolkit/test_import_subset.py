@@ -1,5 +1,6 @@
 """`prune import FILE --indices`: a published subset becomes a selection."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +40,24 @@ def written(path: Path, form: str) -> Path:
             (path / form).write_text("".join(f"{row}\n" for row in ROWS))
         case "keys.txt":
             (path / form).write_text("\n".join(KEYS[row] for row in ROWS) + "\n\n")
+        case "rows.json":
+            (path / form).write_text(json.dumps(ROWS))
+        case "mask.json":
+            (path / form).write_text(json.dumps([row in ROWS for row in range(13)]))
+        case "keys.json":
+            (path / form).write_text(json.dumps([KEYS[row] for row in ROWS]))
+        case "rows.csv":
+            (path / form).write_text("index\n" + "".join(f"{row}\n" for row in ROWS))
+        case "keys.tsv":
+            (path / form).write_text("file\n" + "".join(f"{KEYS[row]}\n" for row in ROWS))
     return path / form
 
 
-@pytest.mark.parametrize("form", ["rows.npy", "mask.npy", "keys.npy", "rows.txt", "keys.txt"])
+FORMS = ["rows.npy", "mask.npy", "keys.npy", "rows.txt", "keys.txt"]
+FORMS += ["rows.json", "mask.json", "keys.json", "rows.csv", "keys.tsv"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_keeps_the_same_samples(prune: Run, tmp_path: Path, form: str) -> None:
     out = tmp_path / "out"
     told = prune("import", written(tmp_path, form), SCORES, "--indices", "--data", IMAGES, "-o", out).stdout
@@ -57,6 +72,48 @@ def test_every_form_keeps_the_same_samples(prune: Run, tmp_path: Path, form: str
     assert (chosen.method, chosen.quota, chosen.count, chosen.keep_asked) == ("imported", "none", 3, "1/4")
     assert selection.header.parents == [Manifest.open(SCORES).id]
     assert verify(out).ok
+
+
+@pytest.mark.parametrize("form", ["rows.npy", "mask.json", "keys.txt"])
+def test_dropped_samples_are_all_that_is_not_kept(prune: Run, tmp_path: Path, form: str) -> None:
+    out = tmp_path / "out"
+    told = prune("import", written(tmp_path, form), SCORES, "--dropped", "--no-beton", "-o", out)
+    assert "9 samples kept (75.00 %)" in told.stdout
+    assert kept(out) == [row for row in range(13) if row not in (*ROWS, 4)]
+    chosen = Manifest.open(out).header.selection
+    assert chosen is not None
+    assert chosen.parameters == {"file": "dropped"}
+    assert verify(out).ok
+
+
+def test_a_list_of_dropped_samples_drops_some_and_not_all(prune: Run, tmp_path: Path) -> None:
+    words = ("import", tmp_path / "s.txt", INDEX, "--dropped", "--no-beton", "-o", tmp_path / "out")
+    for lines, message in (("", "names no sample to drop"), ("\n".join(map(str, range(13))), "drops every readable")):
+        (tmp_path / "s.txt").write_text(lines)
+        assert message in prune(*words, code=4).stderr
+    (tmp_path / "s.txt").write_text("4\n")
+    assert "cannot be read" not in prune(*words).stderr
+    assert len(kept(tmp_path / "out")) == 12
+    assert "--indices and --dropped cannot be used together" in prune(*words, "--indices", code=2).stderr
+
+
+def test_the_column_of_a_csv_is_named_where_it_is_not_certain(prune: Run, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    words = ("import", path, INDEX, "--indices", "--no-beton", "-o", tmp_path / "out")
+    for text, flags, message in (
+        ("row,score\n9,1\n", (), "--key row or score"),
+        ("9\n0\n", (), "may be a value or a header"),
+        (f"{KEYS[0]}\n{KEYS[1]}\n", (), "may be a value or a header"),
+        ("row\n9\n", ("--key", "index"), "has no column 'index'"),
+    ):
+        path.write_text(text)
+        assert message in prune(*words, *flags, code=2).stderr
+    (tmp_path / "s.txt").write_text("9\n")
+    told = prune("import", tmp_path / "s.txt", *words[2:], "--key", "row", code=2).stderr
+    assert "s.txt has no columns" in told
+    path.write_text("row,score\n9,1\n0,2\n6,2\n")
+    prune(*words, "--key", "row")
+    assert kept(tmp_path / "out") == sorted(ROWS)
 
 
 def test_its_targets_are_the_logits_and_its_beton_holds_the_images(prune: Run, tmp_path: Path) -> None:
@@ -118,6 +175,9 @@ def test_a_file_that_is_no_subset_is_refused(prune: Run, tmp_path: Path) -> None
     with (tmp_path / "archive.npy").open("wb") as stream:
         np.savez(stream, rows=np.arange(3))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "floats.npy").read_bytes()[:-4])
+    (tmp_path / "object.json").write_text('{"kept": [1]}')
+    (tmp_path / "mixed.json").write_text('[1, "a"]')
+    (tmp_path / "broken.json").write_text("[1,")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.jpg")
     for path in sorted(tmp_path.iterdir()):
         prune("import", path, INDEX, "--indices", "--no-beton", "-o", tmp_path / "out", code=3)

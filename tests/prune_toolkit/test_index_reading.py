@@ -42,6 +42,7 @@ def test_what_was_taken_is_said_shown_and_recorded(prune: Run, tmp_path: Path) -
         "split_found": "by the name of its folder",
         "other_splits": ["val"],
         "left_out": {"files ending in .txt": 1, "folders without images": 1},
+        "images": None,
         "warnings": [],
     }
     shown = prune("show", tmp_path / "index").stdout

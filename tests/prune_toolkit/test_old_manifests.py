@@ -12,7 +12,7 @@ from prune_toolkit.selection.select_config import SelectConfig
 from prune_toolkit.selection.write_selection import write_selection
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-VERSIONS = ["1.0", "1.1", "1.2"]
+VERSIONS = ["1.0", "1.1", "1.2", "1.3", "1.4"]
 THIRD = Keep.parse("1/3")
 
 

@@ -24,8 +24,9 @@ def distillation_loss(
 ) -> Tensor:
     """Return the weighted mean of (1-a_i) CE_i + a_i T^2 KL(softmax(target/T) || softmax(student/T)).
 
-    If given, ce_weight replaces (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64,
-    weight and kd_weight (N,). Returns a scalar, computed in float32 at least, also under autocast. Hinton et al. 2015.
+    If given, ce_weight replaces (1-a_i). student_logits and target_logits are (N, C) at T = 1, label (N,) int64 or
+    (N, C) float32 probabilities, such as those of mixed images, weight and kd_weight (N,). Returns a scalar, computed
+    in float32 at least, also under autocast. Hinton et al. 2015.
     """
     loss_n = losses_of(
         LOSSES["kd"],
