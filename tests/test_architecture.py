@@ -31,7 +31,7 @@ prune_toolkit: quotas work
 prune_toolkit: images
 prune_toolkit: export indexing
 prune_toolkit: scoring
-prune_toolkit: combine selection
+prune_toolkit: combine evaluation selection
 prune_toolkit: imports labelling
 prune_toolkit: api
 prune_toolkit: cli

@@ -32,6 +32,7 @@ COMMANDS = (
     "label",
     "cut",
     "sweep",
+    "eval",
     "export",
     "show",
     "diff",
@@ -47,11 +48,12 @@ _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {
     "train-student": ("teacher", "checkpoint"),
     "split": ("classes",),
+    "eval": ("teacher", "checkpoint", "split"),
     **dict.fromkeys(("select", "import", "label", "cut", "export", "verify"), _IMAGES),
 }
 """Shared keys that these commands read from their own table only, where they mean something else: a teacher at the top
-level scores, in the table it is a live teacher; data at the top level is what is scored, in the table it replaces the
-images that the manifest names."""
+level scores, in the table it is a live teacher, or what is evaluated; data at the top level is what is scored, in the
+table it replaces the images that the manifest names."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:
