@@ -30,7 +30,7 @@ trainer: __init__ __main__
 prune_toolkit: quotas work
 prune_toolkit: images
 prune_toolkit: export indexing
-prune_toolkit: scoring
+prune_toolkit: model_export scoring
 prune_toolkit: combine evaluation selection
 prune_toolkit: imports labelling
 prune_toolkit: api

@@ -197,11 +197,13 @@ POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
 
-COMMAND_OF = {"evaluate": "eval"}
+COMMAND_OF = {"evaluate": "eval", "export_model": "export-model"}
 """Commands whose function has another name: that of the command is a builtin, or has a hyphen."""
 
 
-@pytest.mark.parametrize("name", ["diff", "evaluate", "index", "label", "score", "select", "train_student", "verify"])
+@pytest.mark.parametrize(
+    "name", ["diff", "evaluate", "export_model", "index", "label", "score", "select", "train_student", "verify"]
+)
 def test_the_keywords_are_the_options_with_their_defaults(name):
     if name == "train_student":
         command = train_student

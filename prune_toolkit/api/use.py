@@ -1,4 +1,4 @@
-"""Use a trained network: measure it."""
+"""Use a trained network: measure it, and write it for other libraries."""
 
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from prune_toolkit.evaluation.result import Evaluation
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImagesAtHand, images_to_evaluate
 from prune_toolkit.indexing.reading import tell_reading
+from prune_toolkit.model_export.check import images_of, noise_images
+from prune_toolkit.model_export.export_model import ExportedModel, export_student, format_of
+from prune_toolkit.model_export.exportable import Exportable
 from trainer.cli.shared_options import local_path
-from trainer.loop.finished_run import Run
+from trainer.loop.finished_run import Run, load_student
 from trainer.models.teacher import load_teacher
 from trainer.models.teacher_spec import TeacherSpec
+from trainer.models.trained_student import TrainedStudent
 
 
 def evaluate(
@@ -75,6 +79,42 @@ def evaluate(
     with torch_as_it_was():
         loaded = load_teacher(spec, images.class_names, device=device, dtype=dtype)
         return evaluate_on(loaded, images, config)
+
+
+def export_model(
+    model: str | Path | Run | TrainedStudent,
+    to: str,
+    *,
+    out: Place | None = None,
+    with_normalisation: bool = False,
+    student: str | None = None,
+    data: Manifest | DataSpec | Place | None = None,
+    split: str | None = None,
+    classes: Place | None = None,
+    label: str | None = None,
+    workers: int | None = None,
+) -> ExportedModel:
+    """Write a trained student for other libraries, and check it; like `prune export-model`.
+
+    model: a file or run of train-student, or what `load_student` returned. to: onnx, torchscript, torch-export, timm or
+    hf. student: the network, where it is of your own code. data: the images to check on, in place of noise.
+    """
+    form = format_of(to, with_normalisation=with_normalisation)
+    if isinstance(model, TrainedStudent):
+        trained = model
+    else:
+        trained = load_student(model.path if isinstance(model, Run) else model, student=student)
+    exportable = Exportable.of(trained, with_normalisation=with_normalisation)
+    if data is None:
+        shown = noise_images(exportable.image_px)
+    else:
+        found = (
+            ImagesAtHand.of_index(data)
+            if isinstance(data, Manifest)
+            else images_to_evaluate(data_spec(data, split, classes, label))
+        )
+        shown = images_of(found, exportable, threads(workers))
+    return export_student(exportable, form, local_path(out or form.default), shown)
 
 
 def _file(path: Place | None) -> Path | None:

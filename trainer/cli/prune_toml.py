@@ -33,6 +33,7 @@ COMMANDS = (
     "cut",
     "sweep",
     "eval",
+    "export-model",
     "export",
     "show",
     "diff",
@@ -48,6 +49,7 @@ _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {
     "train-student": ("teacher", "checkpoint"),
     "split": ("classes",),
+    "export-model": (*_IMAGES, "student"),
     "eval": ("teacher", "checkpoint", "split"),
     **dict.fromkeys(("select", "import", "label", "cut", "export", "verify"), _IMAGES),
 }
