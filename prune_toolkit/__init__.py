@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prune_toolkit.api.select import index, select
     from prune_toolkit.api.suspects import suspects
     from prune_toolkit.api.train import load_student, train_student
+    from prune_toolkit.api.use import evaluate, export_model
     from prune_toolkit.api.verify_and_diff import diff, verify
     from prune_toolkit.images.data_spec import DataSpec
     from trainer.data.dataset import PrunedDataset
@@ -34,6 +35,8 @@ __all__ = [
     "__version__",
     "diff",
     "distillation_loss",
+    "evaluate",
+    "export_model",
     "index",
     "label",
     "load_student",
@@ -52,6 +55,8 @@ _HOME = {
     "PrunedDataset": "trainer.data.dataset",
     "diff": "prune_toolkit.api.verify_and_diff",
     "distillation_loss": "trainer.losses.kd",
+    "evaluate": "prune_toolkit.api.use",
+    "export_model": "prune_toolkit.api.use",
     "index": "prune_toolkit.api.select",
     "label": "prune_toolkit.api.score_and_label",
     "load_student": "prune_toolkit.api.train",

@@ -18,6 +18,8 @@ COMMANDS = {
     "label": "prune_toolkit.cli.label_command",
     "cut": "prune_toolkit.cli.cut_command",
     "sweep": "prune_toolkit.sweep.command",
+    "eval": "prune_toolkit.cli.eval_command",
+    "export-model": "prune_toolkit.cli.export_model_command",
     "export": "prune_toolkit.cli.export_command",
     "show": "prune_toolkit.cli.show_command",
     "diff": "prune_toolkit.cli.diff_command",

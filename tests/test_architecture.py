@@ -30,8 +30,8 @@ trainer: __init__ __main__
 prune_toolkit: quotas work
 prune_toolkit: images
 prune_toolkit: export indexing suspecting
-prune_toolkit: scoring
-prune_toolkit: combine selection
+prune_toolkit: model_export scoring
+prune_toolkit: combine evaluation selection
 prune_toolkit: imports labelling
 prune_toolkit: api
 prune_toolkit: cli

@@ -108,6 +108,10 @@ def test_the_page_goes_from_images_to_a_student(at_work):
     assert run.metrics["top1"] == run.history[-1]["val_top1"]
     weights = [run.student().state_dict(), pt.load_student("run/student.safetensors").state_dict()]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    of_folder = pt.load_student("run").state_dict()
+    assert all(torch.equal(value, of_folder[name]) for name, value in weights[0].items())
+    with pytest.raises(InputError, match=r"photos holds no student\.safetensors"):
+        pt.load_student("photos")
     assert repr(manifest).startswith("<Manifest scores: 300 samples, 10 classes, teacher __main__:Net, id ")
     assert repr(selection).startswith("<Manifest selection: 150 of 300 samples")
     assert repr(run).startswith("<Run resnet8: 150 samples, 3 epochs, top-1 ")
@@ -193,22 +197,31 @@ POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
 
-@pytest.mark.parametrize("name", ["diff", "index", "label", "score", "select", "suspects", "train_student", "verify"])
+COMMAND_OF = {"evaluate": "eval", "export_model": "export-model"}
+"""Commands whose function has another name: that of the command is a builtin, or has a hyphen."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diff", "evaluate", "export_model", "index", "label", "score", "select", "suspects", "train_student", "verify"],
+)
 def test_the_keywords_are_the_options_with_their_defaults(name):
     if name == "train_student":
         command = train_student
     else:
-        assert name in COMMANDS
-        command = cli.get_command(click.Context(cli), name)
+        assert COMMAND_OF.get(name, name) in COMMANDS
+        command = cli.get_command(click.Context(cli), COMMAND_OF.get(name, name))
     typed = {}
     for parameter in command.params:
         long = [flag for flag in parameter.opts if flag.startswith("--")]
         typed[(long[0][2:] if long else parameter.name).replace("-", "_")] = parameter.to_info_dict()["default"]
+    if name == "evaluate":
+        typed["model"] = typed.pop("teacher")
     signature = inspect.signature(getattr(pt, name))
     taken = {key for key, entry in signature.parameters.items() if entry.kind is not entry.VAR_KEYWORD}
     taken |= set(TrainOptions.__annotations__) if name == "train_student" else set()
     batch = {"batch_size"} if name == "select" else set()
-    assert taken - {"preprocessing"} == set(typed) - NO_OPTIONS - OF_DATA_SPEC - POSITION - batch
+    assert taken - {"preprocessing"} - NO_OPTIONS == set(typed) - NO_OPTIONS - OF_DATA_SPEC - POSITION - batch
     for key, entry in signature.parameters.items():
         if typed.get(key) is not None and entry.default not in (None, ()):
             assert str(entry.default) == str(typed[key]), key

@@ -47,7 +47,8 @@ def made(make: Callable[..., T], values: Mapping[str, Any]) -> T:
 def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
     """Give a command the options declared above `make`, and one argument for them, `name`: the value `make` returns.
 
-    Usually `make` is a frozen dataclass with a field per option. It may have gathered some of its arguments itself.
+    Usually `make` is a frozen dataclass with a field per option. It may have gathered some of its arguments itself. An
+    option that the command has as an argument of its own is left out, and its value is that of the argument.
     """
 
     def decorate(command: F) -> F:
@@ -57,10 +58,11 @@ def gathered(name: str, make: Callable[..., Any]) -> Callable[[F], F]:
             others = {option: value for option, value in values.items() if option not in theirs}
             return command(**others, **{name: made(make, values)})
 
+        arguments = {option.name for option in options_of(command) if isinstance(option, click.Argument)}
         taken = {spelling for option in options_of(command) for spelling in option.opts}
         called.__click_params__ = [  # type: ignore[attr-defined]
             *options_of(command),
-            *(_without(option, taken) for option in options_of(make)),
+            *(_without(option, taken) for option in options_of(make) if option.name not in arguments),
         ]
         return cast(F, called)
 

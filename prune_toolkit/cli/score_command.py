@@ -249,7 +249,7 @@ def _echo_plan(plan: dict[str, Any]) -> None:
     read = "from the index" if plan["indexed"] else "indexed in the same pass"
     click.echo(f"{plan['samples']:,} samples in {plan['classes']} classes, {read}")
     click.echo(f"teacher {plan['teacher']}, {plan['parameters']:,} parameters, {plan['dtype']} on {plan['device']}")
-    click.echo(_preprocessing_text(plan["preprocessing"]))
+    click.echo(preprocessing_text(plan["preprocessing"]))
     if views["count"] > 1:
         click.echo(f"views: {views['count']} of each sample, {views['recipe']} from 1 on, seed {views['seed']}")
     kept = f"the {views['top_k']} largest " if "top_k" in views else ""
@@ -262,7 +262,8 @@ def _echo_plan(plan: dict[str, Any]) -> None:
     )
 
 
-def _preprocessing_text(block: dict[str, Any]) -> str:
+def preprocessing_text(block: dict[str, Any]) -> str:
+    """Describe how images are shown to a network."""
     mean = ", ".join(f"{value:.4g}" for value in block["mean"])
     std = ", ".join(f"{value:.4g}" for value in block["std"])
     return (
@@ -275,7 +276,7 @@ def _echo_preview(result: dict[str, Any], count: int) -> None:
     click.echo(
         f"top-1 {100 * result['top1']:.2f} %, ECE {result['ece']:.4f} on {result['samples']:,} of {count:,} images"
     )
-    click.echo(_preprocessing_text(result["preprocessing"]))
+    click.echo(preprocessing_text(result["preprocessing"]))
     echo_table(
         [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result["hardest"]],
         ("hardest", "label", "predicted", "loss"),

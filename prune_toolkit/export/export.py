@@ -169,7 +169,7 @@ def write_tree(
         with (target if files is not None else _with_suffix(target, suffix)).open("xb") as stream:
             return stream.write(data)
 
-    with _renamed_when_done(out) as unfinished, Progress(len(paths), f"writing {out.name}") as progress:
+    with renamed_when_done(out) as unfinished, Progress(len(paths), f"writing {out.name}") as progress:
         for folder in {path.rpartition("/")[0] for path in paths}:
             (unfinished / folder).mkdir(parents=True, exist_ok=True)
         # Closed before the folder is removed: no thread may still be writing into it.
@@ -269,7 +269,7 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _renamed_when_done(out: Path) -> Iterator[Path]:
+def renamed_when_done(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out` that is renamed to `out` on success, and removed on failure."""
     refuse_existing(out, folder=True)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links

@@ -1,7 +1,7 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -191,6 +191,28 @@ def images_of_same_classes(data: DataSpec | None, images: ImagesAtHand) -> Image
             hint="give both the same class names in the same order, if necessary with --classes",
         )
     return found
+
+
+def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
+    """Return the images that `data` names, or those of a manifest; UsageError if it is None.
+
+    Without a split: the validation split, else the test split, else all. A manifest names its images itself.
+    """
+    if data is None:
+        raise UsageError(
+            "--data is missing: name the labelled images to evaluate on",
+            hint='--data DIR, or data = "DIR" in prune.toml',
+        )
+    if not _is_manifest(data):
+        return ImagesAtHand.of_source(replace(data, held_out=True))
+    if data.split is not None:
+        raise UsageError(
+            f"--split cannot be used with the manifest {data.data}: it lists its samples",
+            hint="name the images themselves to read another split",
+        )
+    images = ImagesAtHand.of_index(Manifest.open(data.data))
+    note(f"{data.data}: the {images.count:,} samples that this manifest lists")
+    return images
 
 
 def _is_manifest(data: DataSpec) -> bool:

@@ -51,6 +51,8 @@ WALKS: dict[str, list[list[str]]] = {
     "show": [["show", "M"], ["show", "S", "--json"]],
     "diff": [["diff", "M", "S"]],
     "list": [["list", "losses"]],
+    "eval": [["eval", "R/student.safetensors", "--data", "demo:digits", "--limit", "20"], ["eval", "R", "--data", "M"]],
+    "export-model": [["export-model", "R/student.safetensors", "--to", "torchscript", "-o", "O"]],
     "verify": [["verify", "S"]],
     "card": [["card", "M"]],
     "push": [["push", "M", "O"]],
@@ -112,7 +114,7 @@ def test_no_command_runs_what_data_names(received: Path, spec: str, monkeypatch:
     monkeypatch.setattr("timm.create_model", lambda name, **_: asked.append(name))
     monkeypatch.chdir(received)
     # The other commands build no network: one walk through them is enough.
-    names = WALKS if spec == CODE else ("score", "label")
+    names = WALKS if spec == CODE else ("score", "label", "eval", "export-model")
     walks = [(cli, words) for name in names for words in WALKS[name]]
     for number, (command, words) in enumerate([*walks, *((train_student, words) for words in TRAIN)]):
         with pytest.raises(SystemExit) as done:

@@ -33,6 +33,8 @@ COMMANDS = (
     "label",
     "cut",
     "sweep",
+    "eval",
+    "export-model",
     "export",
     "show",
     "diff",
@@ -48,13 +50,15 @@ _IMAGES = ("data", "split", "classes")
 FROM_OWN_TABLE = {
     "train-student": ("teacher", "checkpoint"),
     "split": ("classes",),
+    "export-model": (*_IMAGES, "student"),
+    "eval": ("teacher", "checkpoint", "split"),
     **dict.fromkeys(("import", "label", "cut", "export", "verify"), _IMAGES),
     "select": (*_IMAGES, "val", "val_split"),
 }
 """Shared keys that these commands read from their own table only, where they mean something else: a teacher at the top
-level scores, in the table it is a live teacher; data at the top level is what is scored, in the table it replaces the
-images that the manifest names; val at the top level is what students are judged on, in the table of `select` its copies
-are left out."""
+level scores, in the table it is a live teacher, or what is evaluated; data at the top level is what is scored, in the
+table it replaces the images that the manifest names; val at the top level is what students are judged on, in the table
+of `select` its copies are left out."""
 
 
 def config_defaults(command: click.Command, folder: Path | None = None) -> Mapping[str, Any]:

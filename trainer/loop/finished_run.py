@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.batches import EvaluationTransform
-from trainer.loop.run_folder import JSONL_NAME, LAST_NAME, Row
+from trainer.loop.run_folder import JSONL_NAME, LAST_NAME, Row, student_in
 from trainer.models.build import build_model
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import read_student_info
@@ -50,10 +50,11 @@ class Run:
 def load_student(path: str | Path, *, student: str | None = None) -> TrainedStudent:
     """A student that `train-student` wrote, as an nn.Module with its preprocessing, on the CPU in evaluation mode.
 
-    It takes uint8 images (n, 3, S, S) as they are, and float ones that are normalised; `transform` makes these of PIL
-    images. student: the network, where it is of your own code: a file may not say which code to run.
+    path: its file, or the folder of its run. It takes uint8 images (n, 3, S, S) as they are, and float ones that are
+    normalised; `transform` makes these of PIL images. student: the network, where it is of your own code: a file may
+    not say which code to run.
     """
-    path = Path(path)
+    path = student_in(Path(path))
     info = read_student_info(path)
     classes = len(info.class_names or ()) or 1
     if student is None:

@@ -27,6 +27,21 @@ Row = dict[str, float | int | None]
 """One epoch; validation values are None in epochs that were not evaluated."""
 
 
+def student_in(place: Path) -> Path:
+    """Return the file of the student in the folder of a run, and a path that is not a folder as it is.
+
+    Raises InputError for a folder without one.
+    """
+    if not place.is_dir():
+        return place
+    if not (place / LAST_NAME).is_file():
+        raise InputError(
+            f"{place} holds no {LAST_NAME}: it is not the folder of a finished run",
+            hint="train it to the end with train-student, or name a file",
+        )
+    return place / LAST_NAME
+
+
 @dataclass(kw_only=True)
 class State:
     """The state of a run between two epochs."""

@@ -1,0 +1,1 @@
+"""A network and labelled images in, how good its answers are out."""

@@ -1,0 +1,59 @@
+"""The CSV files of an evaluation: the answer to every image, the classes, the confusion matrix."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from manifests.base.files import atomic_file, write_atomic
+from prune_toolkit.evaluation.figures import Answers
+from prune_toolkit.evaluation.result import Evaluation
+
+PREDICTION_COLUMNS = ("key", "label", "predicted", "confidence", "margin")
+
+
+class Predictions:
+    """Writes a row per image; classes by their names."""
+
+    def __init__(self, stream: io.TextIOBase, class_names: Sequence[str]) -> None:
+        self._rows, self._names = csv.writer(stream, lineterminator="\n"), class_names
+        self._rows.writerow(PREDICTION_COLUMNS)
+
+    def add(self, keys: Iterable[str], labels: Iterable[int], answers: Answers) -> None:
+        """Write the answers to some images."""
+        for key, label, predicted, confidence, margin in zip(
+            keys, labels, answers.predicted_n, answers.confidence_n, answers.margin_n, strict=True
+        ):
+            self._rows.writerow((key, self._names[label], self._names[predicted], f"{confidence:.6g}", f"{margin:.6g}"))
+
+
+@contextmanager
+def predictions_file(path: Path | None, class_names: Sequence[str]) -> Iterator[Predictions | None]:
+    """Open the table of predictions, which is there as a whole or not at all; None without a path."""
+    if path is None:
+        yield None
+        return
+    with atomic_file(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        yield Predictions(text, class_names)
+        text.detach()
+
+
+def write_classes(path: Path, evaluation: Evaluation) -> None:
+    """Write the classes in label order: class, samples, top1."""
+    rows = ((row.name, row.samples, "" if row.top1 is None else f"{row.top1:.6g}") for row in evaluation.classes)
+    _write(path, [("class", "samples", "top1"), *rows])
+
+
+def write_confusion(path: Path, evaluation: Evaluation) -> None:
+    """Write the confusion matrix: a row per class, a column per answer."""
+    names = evaluation.class_names
+    counts = evaluation.confusion_CC
+    _write(path, [("label", *names), *((name, *row) for name, row in zip(names, counts.tolist(), strict=True))])
+
+
+def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""A trained student in, a file or folder for other libraries out."""
