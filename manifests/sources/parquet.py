@@ -5,13 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
-from manifests.sources.base import ReadOptions, Source
+from manifests.sources.base import UNLABELLED, ReadOptions, Source
 from manifests.sources.label_column import LABEL_COLUMNS, choose_label_column, hub_features, label_values
 from manifests.sources.names import check_class_names, data_set_name, named_labels, names_beside, row_keys
 from manifests.sources.parquet_files import choose_parquet_files, image_column
-from manifests.sources.read_as import ReadAs
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.row_groups import RowGroups, Shard, damaged, open_shard
 
 if TYPE_CHECKING:
@@ -32,18 +34,20 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
             f"{first} has no column of encoded images: its columns are {', '.join(schema.names)}",
             hint="expected binary values, or a struct with bytes, in a column named image or img",
         )
-    column = choose_label_column(schema, options.label, first)
+    column = None if options.unlabelled else choose_label_column(schema, options.label, first)
     for shard in shards[1:]:
-        for name in (images, column):
+        for name in (images,) if column is None else (images, column):
             if name not in shard.schema.names or shard.schema.field(name).type != schema.field(name).type:
                 raise InputError(f"{shard.path}: column {name!r} is missing or not of the type in {first.name}")
     where = path if len(shards) > 1 else first
-    values = label_values(_column(shards, column), column, where, options.classes)
-    known = values.class_names
-    if known is None and options.classes is None:
-        known = _known_names(first.parent, schema, column, asked=options.label)
-    keys = row_keys(chosen.split or "train", len(values.labels_N))
-    class_names, labels_N = named_labels(values.labels_N, keys, options.classes, known, where)
+    keys = row_keys(chosen.split or "train", sum(shard.metadata.num_rows for shard in shards))
+    class_names, labels_N, labels = UNLABELLED, np.zeros(len(keys), np.int32), NO_LABELS
+    if column is not None:
+        values = label_values(_column(shards, column), column, where, options.classes)
+        known, labels = values.class_names, f"column {column} of {values.kind}"
+        if known is None and options.classes is None:
+            known = _known_names(first.parent, schema, column, asked=options.label)
+        class_names, labels_N = named_labels(values.labels_N, keys, options.classes, known, where)
     return Source(
         kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
@@ -53,7 +57,7 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
         labels_N=labels_N,
         read=partial(_read_rows, RowGroups(shards, images)),
         read_as=ReadAs(
-            labels=f"column {column} of {values.kind}",
+            labels=labels,
             split_found=chosen.found,
             other_splits=chosen.other_splits,
             left_out=chosen.left_out,

@@ -118,6 +118,9 @@ def typed() -> set[str]:
 )
 @click.option("--file-column", help="Column of the files in the list of images.")
 @click.option("--split-column", help="Column of the splits in the list of images.")
+@click.option(
+    "--unlabelled", "--unlabeled", is_flag=True, default=None, help="The images have no labels, or theirs are not used."
+)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The images, and how to read them."""
@@ -130,6 +133,7 @@ class DataOptions:
     list_file: Path | None
     file_column: str | None
     split_column: str | None
+    unlabelled: bool | None
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
         """Return the spec of the images `named`, else of --data; None if neither is given."""
@@ -141,7 +145,7 @@ class DataOptions:
     def like(self, data: str | None, split: str | None, *, held_out: bool = False) -> "DataSpec | None":
         """Return the spec of other images that are read alike, but for their split and list; None if there are none."""
         spec = self.spec(data) if data is not None else None
-        return None if spec is None else replace(spec, split=split, list_file=None, held_out=held_out)
+        return None if spec is None else replace(spec, split=split, list_file=None, unlabelled=None, held_out=held_out)
 
 
 data_options = gathered("images", DataOptions)

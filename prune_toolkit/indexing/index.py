@@ -78,7 +78,7 @@ def data_block(
         raise InputError(
             f"none of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
         )
-    names = np.array(source.class_names, object)[samples.column("label").to_numpy()]
+    names = np.array(source.class_names, object)[source.labels_N]
     return DataSet(
         name=name or source.name,
         source=source.kind,
@@ -92,6 +92,7 @@ def data_block(
         licence=licence,
         redistributable=redistributable,
         read_as=tell_content(source, samples, strict=strict),
+        labels_from="none" if source.is_unlabelled else None,
     )
 
 
@@ -124,6 +125,11 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
             raise UsageError(f"--max-side {self.max_side}: at least 8 pixels")
+        if self.data.unlabelled and self.data.classes is not None:
+            raise UsageError(
+                "--unlabelled and --classes contradict each other: an index without labels has no classes",
+                hint="name the classes when the teacher labels the images: prune score --classes FILE",
+            )
         if self.thumbnails and self.check != "decode":
             raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
 

@@ -198,10 +198,10 @@ def validation_top1(work: Scoring, val: ImagesAtHand) -> float:
     return top1(logits_nVC[:, 0], val.label_N[found])
 
 
-def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
+def views_text_of(run: Mapping[str, Any], train_top1: float | None) -> str:
     """Describe the teacher's top-1 on the training views; warn if it is much lower than on view 0."""
     views_top1 = run.get("views_top1")
-    if views_top1 is None:
+    if views_top1 is None or train_top1 is None:
         return ""
     if views_top1 < WEAK_ON_VIEWS * train_top1:
         note(

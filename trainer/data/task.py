@@ -141,6 +141,12 @@ class Task:
 def open_task(where: Path | Manifest) -> Task:
     """Open a manifest and its beton; raises InputError if either is missing or broken, or if they disagree."""
     manifest = where if isinstance(where, Manifest) else Manifest.open(where)
+    if manifest.header.data.labels_from == "none":
+        raise UsageError(
+            f"{manifest.where} (a manifest of kind {manifest.kind}) is of images without labels, and no teacher has "
+            "labelled them yet",
+            hint="score them, then select: prune score --teacher, prune select",
+        )
     path = manifest.beton_path
     if path is None:
         raise InputError(
