@@ -210,7 +210,7 @@ class TeacherOptions:
             random_weights=self.random_weights,
         )
 
-    def load(self, class_names: list[str]) -> "Teacher":
+    def load(self, class_names: list[str] | None) -> "Teacher":
         """Load the teacher onto its device; UsageError if none is named."""
         spec = self.spec()
         if self.threads is not None:

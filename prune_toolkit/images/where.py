@@ -40,7 +40,8 @@ def place_of(manifest: Manifest, data: DataSpec | None = None) -> ImagePlace:
         return ImagePlace(beton=None, spec=read_alike(data, manifest))
     path = manifest.beton_path or manifest.local.get("beton")
     beton = Path(path) if path is not None and Path(path).is_file() else None
-    return ImagePlace(beton=beton, spec=DataSpec.from_local(manifest.local))
+    spec = DataSpec.from_local(manifest.local)
+    return ImagePlace(beton=beton, spec=None if spec is None else read_alike(spec, manifest))
 
 
 def read_alike(spec: DataSpec, manifest: Manifest) -> DataSpec:

@@ -102,7 +102,9 @@ def test_parquet_files_without_usable_labels_are_read_by_the_flag(tmp_path: Path
 
 def test_labels_that_were_found_are_named_as_not_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 4, 4), np.uint8), y=np.array([0, 1, 1]))
-    assert reading_lines(unlabelled(tmp_path / "a.npz"))[1] == "labels: none, as --unlabelled says; not used: the array y"
+    assert (
+        reading_lines(unlabelled(tmp_path / "a.npz"))[1] == "labels: none, as --unlabelled says; not used: the array y"
+    )
     np.savez(tmp_path / "b.npz", x=np.zeros((3, 4, 4), np.uint8))
     assert len(unlabelled(tmp_path / "b.npz").keys) == 3
 

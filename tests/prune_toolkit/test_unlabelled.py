@@ -11,7 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import prune_toolkit as pt
+from manifests.errors import UsageError
 from manifests.manifest import Manifest
+from trainer.data.task import open_task
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -79,3 +81,9 @@ def test_an_index_is_not_named_classes_without_labels(prune: Run, tmp_path: Path
     assert "prune score --classes FILE" in refused.stderr
     planned = prune("index", folders / "flat", "--unlabelled", "--dry-run", "--json")
     assert json.loads(planned.stdout)["classes"] == 0
+
+
+def test_an_index_is_no_task_for_a_student(prune: Run, folders: Path, tmp_path: Path) -> None:
+    prune("index", folders / "flat", "--unlabelled", "--beton", "-o", tmp_path / "index")
+    with pytest.raises(UsageError, match="no teacher has labelled them yet"):
+        open_task(tmp_path / "index")
