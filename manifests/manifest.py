@@ -60,7 +60,7 @@ class Manifest:
         kept = "" if chosen is None else f"{chosen.count:,} of "
         by = "" if teacher is None else f", teacher {one_line(teacher.spec)}"
         return (
-            f"<Manifest {self.kind}: {kept}{data.count:,} samples, {len(data.class_names):,} classes{by}, "
+            f"<Manifest {self.kind}: {kept}{data.count:,} samples, {data.classes_text}{by}, "
             f"id {self.id[:12]}, at {self.where}>"
         )
 

@@ -191,7 +191,7 @@ NO_OPTIONS = {
     "allow_mismatch", "list", "data_argument",
 }  # fmt: skip
 """What is of a shell: shares of the work, previews, output, and short forms."""
-OF_DATA_SPEC = {"config", "file_column", "split_column", "image_list"}
+OF_DATA_SPEC = {"config", "file_column", "split_column", "image_list", "unlabelled"}
 """What `pt.DataSpec` takes."""
 POSITION = {"position", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""

@@ -97,7 +97,7 @@ def _description(header: "Header", title: str) -> str:
     data = header.data
     who = "" if header.teacher is None else f", seen by {header.teacher.spec}"
     return unlinked(
-        f"{title}: {data.readable:,} readable images of {data.count:,} in {len(data.class_names)} classes{who}. "
+        f"{title}: {data.readable:,} readable images of {data.count:,} in {data.classes_text}{who}. "
         f"Holds no images. Fingerprint of the data: {data.fingerprint}."
     )
 

@@ -79,14 +79,14 @@ def _what(header: "Header", with_images: bool) -> str:
 def _facts(header: "Header") -> list[str]:
     data = header.data
     passed_on = {True: "may be passed on", False: "must not be passed on", None: "not stated whether to pass on"}
-    lines = [f"- {data.readable:,} readable images of {data.count:,} in {len(data.class_names)} classes"]
+    lines = [f"- {data.readable:,} readable images of {data.count:,} in {data.classes_text}"]
     lines += [f"- licence of the data: {plain(data.licence or 'not stated')}; images {passed_on[data.redistributable]}"]
     lines += [f"- data fingerprint: {code(data.fingerprint[:16])}, manifest id: `{header.id[:16]}`"]
     if header.teacher is not None:
         teacher = header.teacher
         size = f"{teacher.parameters:,} parameters" if teacher.parameters else "parameters not stated"
         lines += [
-            f"- teacher: {plain(teacher.spec)}, {size}, top-1 {100 * teacher.train_top1:.2f} % on these images; "
+            f"- teacher: {plain(teacher.spec)}, {size}, {teacher.top1_text}; "
             f"licence: {plain(teacher.licence or 'not stated')}; weights sha256 {code(teacher.weights_sha256[:16])}"
         ]
     if header.selection is not None:

@@ -134,14 +134,18 @@ class _Comparison:
 
     def __init__(self, manifest: Manifest, samples: pa.Table, facts: SourceFacts, check: DataCheck) -> None:
         source = facts.source
-        pairs = None if check.class_map is None else read_class_map(check.class_map)
-        their_label_C = match_classes(manifest.class_names, source.class_names, pairs)
-        our_label_C = np.full(len(source.class_names), -1, np.int64)
-        our_label_C[their_label_C] = np.arange(len(their_label_C))
-        self.ours = Listing(
-            keys=samples.column("key").combine_chunks(), label_N=samples.column("label").to_numpy().astype(np.int64)
-        )
-        self.theirs = Listing(keys=pa.array(source.keys, pa.string()), label_N=our_label_C[source.labels_N])
+        label_N = samples.column("label").to_numpy().astype(np.int64)
+        if source.is_unlabelled:
+            # Classes cannot be compared: names, sizes and contents can.
+            label_N, their_label_N = np.zeros_like(label_N), source.labels_N.astype(np.int64)
+        else:
+            pairs = None if check.class_map is None else read_class_map(check.class_map)
+            their_label_C = match_classes(manifest.class_names, source.class_names, pairs)
+            our_label_C = np.full(len(source.class_names), -1, np.int64)
+            our_label_C[their_label_C] = np.arange(len(their_label_C))
+            their_label_N = our_label_C[source.labels_N]
+        self.ours = Listing(keys=samples.column("key").combine_chunks(), label_N=label_N)
+        self.theirs = Listing(keys=pa.array(source.keys, pa.string()), label_N=their_label_N)
         self.facts, self._secret = facts, check.secret
         self.what_N = np.full(len(samples), -1, np.int8)
         self._size_N = samples.column("size_bytes").to_numpy()

@@ -11,12 +11,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from manifests.images.identity import NO_CLASS
+
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
+_DATA_1_4 = ("read_as", "labels_from")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
+LabelsFrom = Literal["none", "teacher"]
 
 
 class Block(BaseModel):
@@ -54,10 +58,32 @@ class DataSet(Block):
     readable: int
     class_names: list[str]
     fingerprint: str
-    """sha256 over the sorted 16-byte digests of (key, class name, content hash)."""
+    """sha256 over the sorted 16-byte digests of (key, class name, content hash); see `fingerprint_names`."""
     licence: str | None = None
     redistributable: bool | None = None
     read_as: DataReading | None = None
+    labels_from: LabelsFrom | None = None
+    """For images without labels: "none" (all are of one class), then "teacher", whose answer for view 0 is the label.
+
+    None if the labels are those of the data.
+    """
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether the images have no labels of their own."""
+        return self.labels_from is not None
+
+    @property
+    def fingerprint_names(self) -> list[str]:
+        """The class name of each label in the fingerprint: the same one for all, if the labels are a teacher's."""
+        return [NO_CLASS] * len(self.class_names) if self.is_unlabelled else self.class_names
+
+    @property
+    def classes_text(self) -> str:
+        """The number of classes in words, and whose they are unless they are the data's."""
+        if self.labels_from == "none":
+            return "no labels"
+        return f"{len(self.class_names):,} classes" + (" by the teacher, no labels" if self.labels_from else "")
 
 
 class Preprocessing(Block):
@@ -91,10 +117,23 @@ class TeacherCard(Block):
     preprocessing: Preprocessing
     output_map: list[int] | None = None
     """Output of the teacher that stands for class c, for every c; None if the order is the same."""
-    train_top1: float
-    train_ece: float
+    train_top1: float | None = None
+    """None if the images have no labels, like train_ece."""
+    train_ece: float | None = None
     val_top1: float | None = None
     licence: str | None = None
+
+    @property
+    def top1_text(self) -> str:
+        """The accuracy on these images in words."""
+        if self.train_top1 is None:
+            return "top-1 unknown without labels"
+        return f"top-1 {100 * self.train_top1:.2f} % on these images"
+
+    @property
+    def ece_text(self) -> str:
+        """The calibration error, after a comma; empty without labels."""
+        return "" if self.train_ece is None else f", ECE {self.train_ece:.4f}"
 
 
 class Views(Block):
@@ -267,6 +306,15 @@ class Header(Block):
             return fields
         return {"schema_version": f"{SCHEMA_MAJOR}.{max(1, least_minor(fields))}", **fields}
 
+    @model_validator(mode="after")
+    def _judged(self) -> "Header":
+        """Refuse a teacher that was not measured, although there were labels to measure it by."""
+        if self.teacher is not None and not self.data.is_unlabelled:
+            for name in ("train_top1", "train_ece"):
+                if getattr(self.teacher, name) is None:
+                    raise ValueError(f"teacher.{name} is missing, and the images have labels")
+        return self
+
     @property
     def id(self) -> str:
         """Hexadecimal sha256 of the canonical JSON without `run`."""
@@ -279,7 +327,9 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
-    if _is_set(fields.get("data"), "read_as") or _is_set(fields.get("selection"), "without_suspects"):
+    if any(_is_set(fields.get("data"), name) for name in _DATA_1_4) or _is_set(
+        fields.get("selection"), "without_suspects"
+    ):
         return 4
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):
         return 3

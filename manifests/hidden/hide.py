@@ -109,7 +109,7 @@ def _reorder(
 
 def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tables: list[str]) -> Header:
     header = hide_header(secret, source.header)
-    names = np.array(header.data.class_names, object)[hidden.column("label").to_numpy()]
+    names = np.array(header.data.fingerprint_names, object)[hidden.column("label").to_numpy()]
     keys, hashes = hidden.column("key").to_pylist(), hidden.column("content_hash").to_pylist()
     return child_header(
         Making.SENT,

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from manifests.images.decode import Encoded, RawImage
 
 HASH_BYTES = 16
+NO_CLASS = "unlabelled"
+"""In place of a class name, for images without labels: in an index of them, and in every fingerprint of theirs."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
 

@@ -23,10 +23,17 @@ from manifests.sources.archives import (
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.cifar import find_cifar, open_cifar
 from manifests.sources.class_order import class_order, sorted_names
-from manifests.sources.folder_layout import find_class_folders
+from manifests.sources.folder_layout import ClassFolders, find_class_folders
 from manifests.sources.image_files import EXTENSIONS
-from manifests.sources.labelled_files import LabelledFiles, by_folders
-from manifests.sources.names import LAYOUTS, check_source_labels, check_unique_keys, data_set_name, refuse_label
+from manifests.sources.labelled_files import LabelledFiles, by_folders, by_no_labels
+from manifests.sources.names import (
+    LAYOUTS,
+    WITHOUT_LABELS,
+    check_source_labels,
+    check_unique_keys,
+    data_set_name,
+    refuse_label,
+)
 from manifests.sources.read_as import LeftOut, ReadAs
 from manifests.sources.shards import by_split_name, by_stem, choose_shards, one_shard
 from manifests.sources.splits import refuse_split
@@ -58,13 +65,16 @@ def open_archives(path: Path, options: ReadOptions) -> Source:
             return _of_folders(paths[0], archive, name, options)
     elif not all(path.suffix.lower() == ".tar" for path in paths):
         raise InputError(f"{path} holds several archives", hint=f"name one of them: {paths[0]}")
-    elif not _holds_samples(TarArchive(paths[:1])):
+    elif not options.unlabelled and not _holds_samples(TarArchive(paths[:1])):
         return _of_folders(paths[0], TarArchive(paths), name, options)
     groups = by_split_name(by_stem(paths))
     shards = choose_shards(groups, options.split, path) if path.is_dir() else one_shard(path, options.split)
     if len(paths) > 1:
         archive = TarArchive(shards.files)
-    labelled = _samples(archive, options.classes, path)
+    if options.unlabelled:
+        labelled = by_no_labels(ArchiveFolder(archive), ClassFolders(None, "", [], (), LeftOut()))
+    else:
+        labelled = _samples(archive, options.classes, path)
     labelled.read_as.left_out.extend(shards.left_out)
     told = replace(
         labelled.read_as, split_found=shards.found, other_splits=shards.other_splits, warnings=shards.warnings
@@ -86,10 +96,11 @@ def _of_folders(path: Path, archive: Archive, name: str, options: ReadOptions) -
     found = find_class_folders(root, options.split)
     if found.split is None:
         refuse_split(options.split, path)
-    if not found.names:
-        raise InputError(f"{path} holds no class folders with images", hint=LAYOUTS)
+    if not found.names and not options.unlabelled:
+        raise InputError(f"{path} holds no class folders with images", hint=f"{WITHOUT_LABELS}; {LAYOUTS}")
     kind = "zip" if path.suffix.lower() == ".zip" else "tar"
-    return _source(kind, name, archive, by_folders(root, found, options.classes))
+    labelled = by_no_labels(root, found) if options.unlabelled else by_folders(root, found, options.classes)
+    return _source(kind, name, archive, labelled)
 
 
 def _holds_samples(archive: Archive) -> bool:

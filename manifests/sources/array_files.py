@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError
 from manifests.sources.arrays import read_array
-from manifests.sources.base import ReadOptions, Source
-from manifests.sources.names import data_set_name, file_of_names, named_by, named_labels, refuse_label, row_keys
-from manifests.sources.read_as import ReadAs
+from manifests.sources.base import UNLABELLED, ReadOptions, Source
+from manifests.sources.names import (
+    WITHOUT_LABELS,
+    data_set_name,
+    file_of_names,
+    named_by,
+    named_labels,
+    refuse_label,
+    row_keys,
+)
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.splits import SPLIT_WORDS, choose_split, refuse_split
 
 _IMAGES, _LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets", "target")
 _STL_SIDE = 96
 _SVHN = ("train", "test", "extra")
+_NO_LABELS_SPLIT = "unlabeled"
+"""STL-10's split of images without labels, as it spells it."""
 _NAMES = ("names.json", "classes.txt", "class_names.txt")
 _AGAIN = "copy or download the file again"
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -30,11 +40,14 @@ Arrays = Mapping[str, Callable[[], NDArray[Any]]]
 
 def find_array_files(folder: Path) -> bool:
     """Return whether a folder holds STL-10, SVHN, or pairs of .npy files of images and labels."""
-    return any(_pairs(arrays) for arrays in (_stl10(folder), _npy(folder))) or bool(_svhn(folder))
+    npy = any(labels is not None for _, labels in _pairs(_npy(folder)).values())
+    return bool(_stl10(folder)) or npy or bool(_svhn(folder))
 
 
 def open_array_files(path: Path, options: ReadOptions) -> Source:
     """Open a .npz, SVHN's train_32x32.mat, or a folder of STL-10's .bin files, SVHN's .mat or pairs of .npy.
+
+    Without labels, images are enough, as STL-10's split unlabeled has them.
 
     Images are (N, H, W) or (N, H, W, 1 or 3) of uint8, labels (N,) or (N, 1) of whole numbers, in arrays called
     images and labels, or x and y, with the split before or after. Raises InputError if they are not.
@@ -49,7 +62,11 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
         arrays, kind = stl10, "stl10"
     else:
         arrays, kind = _npy(folder), "npy"
-    pairs = _pairs(arrays, (*SPLIT_WORDS, *(_SVHN if kind == "svhn" else ())))
+    pairs = _pairs(arrays, (*SPLIT_WORDS, *(_SVHN if kind == "svhn" else ()), _NO_LABELS_SPLIT))
+    if not options.unlabelled:
+        if options.split in pairs and pairs[options.split][1] is None:
+            raise InputError(f"{path}: the split {options.split} has no labels", hint=WITHOUT_LABELS)
+        pairs = {split: pair for split, pair in pairs.items() if pair[1] is not None}
     if not pairs:
         known = ", ".join(sorted(arrays)) or "none"
         raise InputError(f"{path} holds no arrays of images and labels", hint=f"arrays it has: {known}")
@@ -61,12 +78,17 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
         chosen = None
     images_name, labels_name = pairs[chosen or ""]
     try:
-        images, labels_N = _images(arrays[images_name]()), _labels(arrays[labels_name]())
+        images = _images(arrays[images_name]())
+        labels_N = None if labels_name is None or options.unlabelled else _labels(arrays[labels_name]())
     except _DAMAGED as error:
         raise InputError(f"{path}: {images_name}, {labels_name}: {error}", hint=_AGAIN) from None
     keys = row_keys(chosen or "train", len(images))
-    file = file_of_names(options.classes, folder, *_NAMES)
-    class_names, checked_N = named_labels(labels_N, keys, file, None, path)
+    class_names, checked_N = UNLABELLED, np.zeros(len(keys), np.int32)
+    labels = NO_LABELS if labels_name is None else f"the array {labels_name}"
+    if labels_N is not None:
+        file = file_of_names(options.classes, folder, *_NAMES)
+        class_names, checked_N = named_labels(labels_N, keys, file, None, path)
+        labels += named_by(file)
     return Source(
         kind=kind,
         name=data_set_name(path if path.is_dir() else path.with_suffix("")),
@@ -76,15 +98,15 @@ def open_array_files(path: Path, options: ReadOptions) -> Source:
         labels_N=checked_N,
         read=partial(read_array, images),
         read_as=ReadAs(
-            labels=f"the array {labels_name}{named_by(file)}",
+            labels=labels,
             split_found=None if chosen is None else "by the names of the arrays",
             other_splits=tuple(name for name in splits if name != chosen),
         ),
     )
 
 
-def _pairs(arrays: Arrays, split_words: Collection[str] = SPLIT_WORDS) -> dict[str, tuple[str, str]]:
-    """Return the names of images and labels by split; by "" where the names hold no split."""
+def _pairs(arrays: Arrays, split_words: Collection[str] = SPLIT_WORDS) -> dict[str, tuple[str, str | None]]:
+    """Return the names of images and of labels, None without, by split; by "" where the names hold no split."""
     found: dict[str, dict[str, str]] = {}
     for name in arrays:
         words = re.split(r"[\W_]+", name.lower())
@@ -93,7 +115,7 @@ def _pairs(arrays: Arrays, split_words: Collection[str] = SPLIT_WORDS) -> dict[s
         for what, known in (("images", _IMAGES), ("labels", _LABELS)):
             if len(others) == 1 and others[0] in known:
                 found.setdefault(split, {}).setdefault(what, name)
-    return {split: (pair["images"], pair["labels"]) for split, pair in found.items() if len(pair) == 2}
+    return {split: (pair["images"], pair.get("labels")) for split, pair in found.items() if "images" in pair}
 
 
 def _npz(path: Path) -> Arrays:
@@ -152,9 +174,11 @@ def _stl10(folder: Path) -> Arrays:
         return np.fromfile(path, np.uint8).astype(np.int64) - 1
 
     arrays: dict[str, Callable[[], NDArray[Any]]] = {}
-    for split in ("train", "test"):
-        if (folder / f"{split}_X.bin").is_file() and (folder / f"{split}_y.bin").is_file():
+    for split in ("train", "test", _NO_LABELS_SPLIT):
+        has_labels = (folder / f"{split}_y.bin").is_file()
+        if (folder / f"{split}_X.bin").is_file() and (has_labels or split == _NO_LABELS_SPLIT):
             arrays[f"{split}_images"] = partial(images, folder / f"{split}_X.bin")
+        if has_labels:
             arrays[f"{split}_labels"] = partial(labels, folder / f"{split}_y.bin")
     return arrays
 

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from manifests.errors import InputError
-from manifests.sources.base import ReadOptions, Source
+from manifests.sources.base import UNLABELLED, ReadOptions, Source
 from manifests.sources.label_column import choose_label_column, label_values
 from manifests.sources.names import check_class_names, data_set_name, named_labels, row_keys
 from manifests.sources.parquet import declared_names, image_of
 from manifests.sources.parquet_files import image_column
-from manifests.sources.read_as import ReadAs
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.row_groups import damaged
 from manifests.sources.splits import NO_SPLITS, choose_split, refuse_split
 
@@ -47,13 +49,15 @@ def open_arrow(path: Path, options: ReadOptions) -> Source:
     images = image_column(rows.schema)
     if images is None:
         raise InputError(f"{path} has no column of encoded images: its columns are {', '.join(rows.schema.names)}")
-    column = choose_label_column(rows.schema, options.label, path)
-    values = label_values(rows.table.column(column), column, path, options.classes)
-    known = values.class_names
-    if known is None and options.classes is None:
-        known = declared_names(rows.schema, column, path) or _names_of_info(files[0].parent, column)
-    keys = row_keys(chosen or "train", len(values.labels_N))
-    class_names, labels_N = named_labels(values.labels_N, keys, options.classes, known, path)
+    keys = row_keys(chosen or "train", rows.table.num_rows)
+    class_names, labels_N, labels = UNLABELLED, np.zeros(len(keys), np.int32), NO_LABELS
+    if not options.unlabelled:
+        column = choose_label_column(rows.schema, options.label, path)
+        values = label_values(rows.table.column(column), column, path, options.classes)
+        known, labels = values.class_names, f"column {column} of {values.kind}"
+        if known is None and options.classes is None:
+            known = declared_names(rows.schema, column, path) or _names_of_info(files[0].parent, column)
+        class_names, labels_N = named_labels(values.labels_N, keys, options.classes, known, path)
     return Source(
         kind="arrow",
         name=data_set_name(path if path.is_dir() else path.parent),
@@ -63,7 +67,7 @@ def open_arrow(path: Path, options: ReadOptions) -> Source:
         labels_N=labels_N,
         read=partial(_read, rows, images),
         read_as=ReadAs(
-            labels=f"column {column} of {values.kind}",
+            labels=labels,
             split_found=None if chosen is None else "by the names in its JSON files",
             other_splits=tuple(name for name in by_split if name != chosen),
         ),

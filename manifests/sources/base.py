@@ -3,18 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.errors import UsageError
 from manifests.images.decode import ImageProblem, RawImage
-from manifests.sources.read_as import ReadAs
+from manifests.images.identity import NO_CLASS
+from manifests.sources.read_as import NO_LABELS, ReadAs
 
 R = TypeVar("R")
 BLOCK_ROWS = 32
+UNLABELLED: tuple[str, ...] = (NO_CLASS,)
+"""The class names of images without labels."""
 ReadRows = Callable[[Sequence[int]], list[RawImage | ImageProblem]]
 
 
@@ -34,14 +38,19 @@ class ReadOptions:
     """List of the files and their labels."""
     file_column: str | None = None
     split_column: str | None = None
+    unlabelled: bool | None = None
+    """True: the images have no labels, and any that are there are not used."""
 
     def __post_init__(self) -> None:
+        asked = {"--label": self.label, "--list": self.list_file}
+        if self.unlabelled and (flag := next((flag for flag, value in asked.items() if value is not None), None)):
+            raise UsageError(f"--unlabelled and {flag} contradict each other", hint="leave out one of the two")
         # A notebook gives text for paths.
         for name in ("classes", "list_file"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
 
-    def as_local(self) -> dict[str, str | None]:
+    def as_local(self) -> dict[str, str | bool | None]:
         """Return the entries for local.json, with absolute paths."""
         return {
             name: str(value.resolve()) if isinstance(value, Path) else value
@@ -67,7 +76,7 @@ class Source:
     split: str | None
     """The split that was opened, as the source spells it; None if there are no splits."""
     class_names: tuple[str, ...]
-    """Ordered, unique; label c means class_names[c]."""
+    """Ordered, unique; label c means class_names[c]. Only UNLABELLED for images without labels."""
     keys: list[str] = field(repr=False)
     """Unique, sorted by their UTF-8 bytes."""
     labels_N: NDArray[np.int32] = field(repr=False)
@@ -82,8 +91,25 @@ class Source:
     root: Path | None = None
     """Folder of the image files, whose paths below it are the keys; None where images are rows of something."""
 
+    @property
+    def is_unlabelled(self) -> bool:
+        """Return whether the images have no labels."""
+        return self.class_names == UNLABELLED
+
 
 Opener = Callable[[Path, ReadOptions], Source]
+
+
+def without_labels(source: Source) -> Source:
+    """Return the images of a source as unlabelled ones; its keys and their order stay."""
+    found = source.read_as.labels
+    told = NO_LABELS if found == NO_LABELS else f"{NO_LABELS}; not used: {found}"
+    return replace(
+        source,
+        class_names=UNLABELLED,
+        labels_N=np.zeros(len(source.keys), np.int32),
+        read_as=replace(source.read_as, labels=told),
+    )
 
 
 def map_images(

@@ -15,8 +15,8 @@ from manifests.format.header_file import read_header
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, Pixels, RawImage
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.label_column import is_no_label
-from manifests.sources.names import data_set_name, file_of_names, named_by, named_labels, row_keys
-from manifests.sources.read_as import ReadAs
+from manifests.sources.names import WITHOUT_LABELS, data_set_name, file_of_names, named_by, named_labels, row_keys
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.splits import refuse_split
 
 _LABEL_FIELDS = ("label", "labels", "target", "class", "y")
@@ -30,6 +30,8 @@ def open_beton(path: Path, options: ReadOptions) -> Source:
     refuse_split(options.split, path)
     beton = Beton.open(path)
     images = beton_images(beton)
+    if options.unlabelled:
+        return replace(images, name=data_set_name(path.with_suffix("")), read_as=ReadAs(labels=NO_LABELS))
     known = None if options.classes is not None else _manifest_names(path.parent)
     file = options.classes if known else file_of_names(options.classes, path.parent, "names.json", "classes.txt")
     field = _label_field(beton, options.label)
@@ -81,7 +83,7 @@ def _label_field(beton: Beton, label: str | None) -> str:
     if not named and len(whole) != 1:
         raise InputError(
             f"{beton.path}: it is not clear which field holds the labels",
-            hint=f"--label FIELD; {known}; lists, such as one-hot labels, are not read",
+            hint=f"--label FIELD; {known}; lists, such as one-hot labels, are not read; {WITHOUT_LABELS}",
         )
     return (named or whole)[0]
 

@@ -14,10 +14,10 @@ from manifests.images.decode import Encoded, ImageProblem, RawImage
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.folder_layout import ClassFolders, find_class_folders
 from manifests.sources.image_files import EXTENSIONS, loose_images
-from manifests.sources.labelled_files import LabelledFiles, by_folders, by_list
+from manifests.sources.labelled_files import LabelledFiles, by_folders, by_list, by_no_labels
 from manifests.sources.list_file import SPLIT_BY_NUMBER
 from manifests.sources.listed import find_list, find_split_lists, lists_in, open_list
-from manifests.sources.names import LAYOUTS, data_set_name
+from manifests.sources.names import LAYOUTS, WITHOUT_LABELS, data_set_name
 from manifests.sources.read_as import listed_names
 from manifests.sources.splits import NO_SPLITS, choose_split, refuse_split
 from manifests.sources.tree import DiskFolder
@@ -41,6 +41,10 @@ def _labelled(path: Path, options: ReadOptions) -> LabelledFiles:
     if options.list_file is not None:
         return by_list(open_list(path, options.list_file, options, split=split), classes)
     found = find_class_folders(DiskFolder(str(path)), split)
+    if options.unlabelled and (found.split is not None or not find_split_lists(path)):
+        if found.split is None:
+            refuse_split(split, path)
+        return by_no_labels(DiskFolder(str(path)), found)
     if len(found.names) < 2 and (list_file := find_list(path, path / found.top)) is not None:
         of_list = None if found.split is not None else split
         return by_list(open_list(path, list_file, options, below=found.top, split=of_list), classes, found)
@@ -61,12 +65,12 @@ def _no_classes(top: Path, found: ClassFolders) -> InputError:
     if found.left_out.counts["folders without images"]:
         extensions = ", ".join(sorted(EXTENSIONS))
         return InputError(f"{top} holds class folders but no images", hint=f"image files end in {extensions}")
-    instead = ""
     if loose_images(DiskFolder(str(top))):
         above = [path.name for path in lists_in(top.parent)]
         beside = f"; {listed_names(above)} above may list them: --list FILE" if above else ""
         instead = ", but images: each class needs a folder of its own, or a list its labels" + beside
-    return InputError(f"{top} holds no class folders{instead}", hint=LAYOUTS)
+        return InputError(f"{top} holds no class folders{instead}", hint=f"{WITHOUT_LABELS}; {LAYOUTS}")
+    return InputError(f"{top} holds no class folders", hint=LAYOUTS)
 
 
 def file_sizes(root: Path, keys: Sequence[str]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from manifests.sources.read_as import LeftOut, listed_names
 from manifests.sources.splits import HELD_OUT, NO_SPLITS, choose_split, split_family
 from manifests.sources.tree import Folder
 
+BESIDE_SPLITS = "folders beside the splits"
 _LIKELY_SAME = 0.5
 """Share of the names of subfolders that two folders have in common if they are probably splits of the same classes."""
 
@@ -44,7 +45,7 @@ def find_class_folders(root: Folder, split: str | None = None) -> ClassFolders:
     chosen = choose_split(available, split, root)
     for name in folders:
         if name not in splits:
-            left_out.add("folders beside the splits", name)
+            left_out.add(BESIDE_SPLITS, name)
     inner = "/".join(part for part in (around, chosen) if part)
     top = "/".join(part for part in (inner, _around(peeks, root / inner)) if part)
     files_beside(root / top, left_out)

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.sources.names import read_class_names
+from manifests.sources.names import WITHOUT_LABELS, read_class_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 _NOT_LABELS = re.compile(r"__.*|(.*_)?(id|ids|idx|index|row|width|height|size|bytes|length)|unnamed.*", re.IGNORECASE)
-_CHOOSE = "choose another column with --label"
+_CHOOSE = f"choose another column with --label; {WITHOUT_LABELS}"
 
 
 class LabelValues(NamedTuple):
@@ -48,7 +48,9 @@ def choose_label_column(schema: "pa.Schema", label: str | None, where: object) -
     for certain in (named[:1], [name for name in declared if name in schema.names], likely):
         if len(certain) == 1:
             return str(certain[0])
-    raise InputError(f"{where}: it is not clear which column holds the labels", hint=f"--label COLUMN; {known}")
+    raise InputError(
+        f"{where}: it is not clear which column holds the labels", hint=f"--label COLUMN; {known}; {WITHOUT_LABELS}"
+    )
 
 
 def is_no_label(column: str) -> bool:
@@ -110,7 +112,7 @@ def _not_negative(labels_N: NDArray[np.int64], column: str, where: object) -> ND
     if len(negative):
         raise InputError(
             f"{where}: {column!r} is {negative[0]} in {len(negative):,} of {len(labels_N):,} rows, which have no class",
-            hint="hubs mark test images without labels so; choose another split with --split",
+            hint=f"hubs mark test images without labels so; choose another split with --split; {WITHOUT_LABELS}",
         )
     return labels_N
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.sources.base import ReadRows, Source
+from manifests.errors import InputError
+from manifests.sources.base import UNLABELLED, ReadRows, Source
 from manifests.sources.class_order import class_order, sorted_names
-from manifests.sources.folder_layout import ClassFolders
-from manifests.sources.image_files import image_files
+from manifests.sources.folder_layout import BESIDE_SPLITS, ClassFolders
+from manifests.sources.image_files import EXTENSIONS, image_files
 from manifests.sources.listed import Listed
 from manifests.sources.names import check_source_labels, check_unique_keys, named_by
-from manifests.sources.read_as import ReadAs
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.tree import Folder
 
 
@@ -64,6 +65,27 @@ def by_folders(root: Folder, found: ClassFolders, classes: Path | None) -> Label
             split_found=None if found.split is None else "by the name of its folder",
             other_splits=found.other_splits,
             left_out=found.left_out,
+        ),
+    )
+
+
+def by_no_labels(root: Folder, found: ClassFolders) -> LabelledFiles:
+    """List all image files of a split, or of all the data, whatever folders they are in, without labels."""
+    top, prefix = root / found.top, f"{found.top}/" if found.top else ""
+    left_out = found.left_out.only(BESIDE_SPLITS)
+    keys = sorted(image_files(top, prefix, left_out))
+    if not keys:
+        raise InputError(f"{top} holds no image files", hint=f"image files end in {', '.join(sorted(EXTENSIONS))}")
+    return LabelledFiles(
+        split=found.split,
+        class_names=UNLABELLED,
+        keys=keys,
+        labels_N=np.zeros(len(keys), np.int32),
+        read_as=ReadAs(
+            labels=NO_LABELS,
+            split_found=None if found.split is None else "by the name of its folder",
+            other_splits=found.other_splits,
+            left_out=left_out,
         ),
     )
 

@@ -16,6 +16,7 @@ LAYOUTS = (
     "accepted: DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg, DIR/*.jpg with a list, Parquet, Arrow, .tar, .zip, .npz, "
     "MNIST-like *-ubyte[.gz], CIFAR batches, FILE.beton, torchvision:NAME[=ROOT], demo:digits; see docs/data.md"
 )
+WITHOUT_LABELS = "if the images have no labels, or theirs are not to be used: --unlabelled"
 MAX_CLASSES = 1_000_000
 MAX_NAMES_BYTES = 64 << 20
 
@@ -156,7 +157,7 @@ def check_source_labels(
     if (labels_N == labels_N[0]).all():
         raise InputError(
             f"{where}: only one class has samples ({class_names[int(labels_N[0])]})",
-            hint="at least two classes are needed",
+            hint=f"at least two classes are needed; {WITHOUT_LABELS}",
         )
     return labels_N.astype(np.int32)
 

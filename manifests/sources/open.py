@@ -10,7 +10,7 @@ from manifests.sources.archives import is_archive
 from manifests.sources.array_files import find_array_files, open_array_files
 from manifests.sources.arrays import open_demo
 from manifests.sources.arrow import find_arrow, open_arrow
-from manifests.sources.base import ReadOptions, Source
+from manifests.sources.base import ReadOptions, Source, without_labels
 from manifests.sources.betons import open_beton
 from manifests.sources.cifar import find_cifar, open_cifar
 from manifests.sources.downloads import open_torchvision
@@ -40,9 +40,10 @@ def read_source(spec: str, options: ReadOptions) -> Source:
     InputError, with the accepted layouts, for anything else, and where the options have to decide.
     """
     try:
-        return _open(str(spec), options)
+        source = _open(str(spec), options)
     except OSError as error:
         raise InputError(f"cannot read {error.filename or spec}: {error.strerror or error}") from None
+    return without_labels(source) if options.unlabelled else source
 
 
 def open_split(spec: str, options: ReadOptions) -> Source:

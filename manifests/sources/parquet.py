@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from manifests.errors import InputError
 from manifests.images.decode import Encoded, ImageProblem, RawImage
-from manifests.sources.base import ReadOptions, Source
+from manifests.sources.base import UNLABELLED, ReadOptions, Source
 from manifests.sources.label_column import LABEL_COLUMNS, choose_label_column, hub_features, label_values
 from manifests.sources.names import (
     check_class_names,
@@ -19,7 +21,7 @@ from manifests.sources.names import (
     row_keys,
 )
 from manifests.sources.parquet_files import choose_parquet_files, image_column
-from manifests.sources.read_as import ReadAs
+from manifests.sources.read_as import NO_LABELS, ReadAs
 from manifests.sources.row_groups import RowGroups, Shard, damaged, open_shard
 
 if TYPE_CHECKING:
@@ -40,24 +42,26 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
             f"{first} has no column of encoded images: its columns are {', '.join(schema.names)}",
             hint="expected binary values, or a struct with bytes, in a column named image or img",
         )
-    column = choose_label_column(schema, options.label, first)
+    column = None if options.unlabelled else choose_label_column(schema, options.label, first)
     for shard in shards[1:]:
-        for name in (images, column):
+        for name in (images,) if column is None else (images, column):
             if name not in shard.schema.names or shard.schema.field(name).type != schema.field(name).type:
                 raise InputError(f"{shard.path}: column {name!r} is missing or not of the type in {first.name}")
     where = path if len(shards) > 1 else first
-    values = label_values(_column(shards, column), column, where, options.classes)
-    known, file = values.class_names, options.classes
-    is_declared = False
-    if known is None and file is None:
-        known = declared_names(schema, column, where)
-        file = file_of_names(None, first.parent, *_names_files(column, asked=options.label))
-        if file is not None:
-            refuse_other_order(file, known, where)
-        is_declared = file is None and known is not None
-    keys = row_keys(chosen.split or "train", len(values.labels_N))
-    class_names, labels_N = named_labels(values.labels_N, keys, file, known, where)
-    named = ", named by the files themselves" if is_declared else named_by(file)
+    keys = row_keys(chosen.split or "train", sum(shard.metadata.num_rows for shard in shards))
+    class_names, labels_N, labels = UNLABELLED, np.zeros(len(keys), np.int32), NO_LABELS
+    if column is not None:
+        values = label_values(_column(shards, column), column, where, options.classes)
+        known, file, is_declared = values.class_names, options.classes, False
+        if known is None and file is None:
+            known = declared_names(schema, column, where)
+            file = file_of_names(None, first.parent, *_names_files(column, asked=options.label))
+            if file is not None:
+                refuse_other_order(file, known, where)
+            is_declared = file is None and known is not None
+        class_names, labels_N = named_labels(values.labels_N, keys, file, known, where)
+        named = ", named by the files themselves" if is_declared else named_by(file)
+        labels = f"column {column} of {values.kind}{named}"
     return Source(
         kind="parquet",
         name=data_set_name(path if path.is_dir() else path.parent),
@@ -67,7 +71,7 @@ def open_parquet(path: Path, options: ReadOptions) -> Source:
         labels_N=labels_N,
         read=partial(_read_rows, RowGroups(shards, images)),
         read_as=ReadAs(
-            labels=f"column {column} of {values.kind}{named}",
+            labels=labels,
             split_found=chosen.found,
             other_splits=chosen.other_splits,
             left_out=chosen.left_out,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from manifests.base.progress import one_line, printable
 
 MOST_KINDS = 20
+NO_LABELS = "none, as --unlabelled says"
+"""What is told of the labels of images that have none."""
 MOST_EXAMPLES = 3
 
 
@@ -28,6 +30,13 @@ class LeftOut:
         if len(examples := self.examples.setdefault(kind, [])) < MOST_EXAMPLES:
             examples.append(one_line(printable(name)))
         return first
+
+    def only(self, kind: str) -> "LeftOut":
+        """Return what was counted of one kind."""
+        found = LeftOut()
+        if kind in self.counts:
+            found.counts[kind], found.examples[kind] = self.counts[kind], self.examples[kind]
+        return found
 
     def extend(self, other: "LeftOut") -> None:
         """Count what another one has counted, too."""

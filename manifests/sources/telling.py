@@ -14,22 +14,18 @@ from manifests.sources.sixteen_bit import SixteenBit
 _FEW = 10
 MOST_COMPARED = 1000
 """Validation images that are compared with the training images: enough to find a set that holds some of them."""
+_NO_LABELS = ("unlabelled", "unlabeled", "unsup", "unsupervised")
 _DIGITS = [str(digit) for digit in range(10)]
 
 
 def reading_lines(source: Source, depth: SixteenBit | None = None) -> list[str]:
     """Return the lines that tell what was taken, and what was left out."""
-    read_as, count_C = source.read_as, np.bincount(source.labels_N, minlength=len(source.class_names))
+    read_as = source.read_as
     lines = [f"{source.name} ({source.kind}): {len(source.keys):,} images"]
     if source.split is not None:
         others = f"; also there: {listed_names(read_as.other_splits)}" if read_as.other_splits else ""
         lines[0] += f", split {source.split} ({read_as.split_found}{others})"
-    names, with_samples = source.class_names, np.flatnonzero(count_C)
-    least, most = with_samples[count_C[with_samples].argmin()], with_samples[count_C[with_samples].argmax()]
-    sizes = f"{count_C[least]:,} each"
-    if count_C[least] != count_C[most]:
-        sizes = f"{names[least]} has the fewest ({count_C[least]:,}), {names[most]} the most ({count_C[most]:,})"
-    lines.append(f"{len(names):,} classes, {read_as.labels}: {listed_names(names)}; {sizes}")
+    lines.append(f"labels: {read_as.labels}" if source.is_unlabelled else _classes_line(source))
     if read_as.images is not None:
         lines.append(f"images: {read_as.images}")
     if depth is not None and depth.conversion is not None:
@@ -39,10 +35,22 @@ def reading_lines(source: Source, depth: SixteenBit | None = None) -> list[str]:
     return lines
 
 
+def _classes_line(source: Source) -> str:
+    names, count_C = source.class_names, np.bincount(source.labels_N, minlength=len(source.class_names))
+    with_samples = np.flatnonzero(count_C)
+    least, most = with_samples[count_C[with_samples].argmin()], with_samples[count_C[with_samples].argmax()]
+    sizes = f"{count_C[least]:,} each"
+    if count_C[least] != count_C[most]:
+        sizes = f"{names[least]} has the fewest ({count_C[least]:,}), {names[most]} the most ({count_C[most]:,})"
+    return f"{len(names):,} classes, {source.read_as.labels}: {listed_names(names)}; {sizes}"
+
+
 def reading_warnings(source: Source, depth: SixteenBit | None = None) -> list[str]:
     """Return one line for each thing that is probably not meant."""
     left_out = source.read_as.left_out
-    found = [*source.read_as.warnings, *_label_warnings(source.class_names, source.labels_N)]
+    found = [*source.read_as.warnings]
+    if not source.is_unlabelled:
+        found += _label_warnings(source.class_names, source.labels_N)
     for kind in left_out.images_by_content:
         found.append(f"{kind} hold images in spite of their names, such as {left_out.examples[kind][0]}; rename them")
     beside = left_out.counts["images beside the class folders"]
@@ -61,7 +69,8 @@ def content_warnings(keys: Sequence[str], labels_N: NDArray[np.int32], hash_N16:
     found = []
     for in_two, what in (
         (True, "images of the same content in two classes"),
-        (False, "images twice in one class"),
+        # Images without labels are all of class 0.
+        (False, "images twice in one class" if labels_N.any() else "images twice"),
     ):
         twice = np.flatnonzero(same & ((labels_N[order[1:]] != labels_N[order[:-1]]) == in_two))
         if len(twice):
@@ -103,6 +112,9 @@ def _label_warnings(class_names: Sequence[str], labels_N: NDArray[np.int32]) -> 
         found.append(f"classes without samples: {len(empty):,} of {len(class_names):,} ({listed_names(empty)})")
     if len(labels_N) > _FEW and np.count_nonzero(count_C) == len(labels_N):
         found.append(f"each of the {len(labels_N):,} samples is a class of its own: are these labels?")
+    for name in class_names:
+        if name.lower() in _NO_LABELS:
+            found.append(f"{name} is read as a class: if its images have no labels, move it away, or use --unlabelled")
     if all(name.isdecimal() for name in class_names) and list(class_names) != _DIGITS:
         found.append(f"the classes are called by numbers ({listed_names(class_names, 3)}): give names with --classes")
     return found

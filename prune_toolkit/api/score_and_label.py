@@ -24,7 +24,7 @@ from prune_toolkit.labelling.label_config import (
 )
 from prune_toolkit.labelling.label_pass import write_labels
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
-from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
+from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out, check_unlabelled
 from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
@@ -102,12 +102,16 @@ def score(
         images = images_to_score(data_spec(data, split, classes, label), local_path(index))
     if images.index is None:
         tell_reading(images.source, strict=strict)
-    on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
-    apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
+    if images.unlabelled:
+        check_unlabelled(None if held_out is None else str(held_out))
+        images.classes = optional(classes) or images.classes
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
-        loaded = _loaded(spec, images.class_names, device, dtype)
+        loaded = _loaded(spec, images.asked_classes, device, dtype)
+        images.take_classes(loaded.class_names)
+        on_val = images_of_same_classes(data_spec(val, val_split, classes, label, held_out=True), images)
+        apart = images_of_same_classes(data_spec(held_out, held_out_split, classes, label), images)
         config = ScoreConfig(
             out=local_path(out or "manifest"),
             batch_size=batch_size,
@@ -223,7 +227,7 @@ def _spec(
     )
 
 
-def _loaded(spec: TeacherSpec, class_names: list[str], device: str, dtype: str | None) -> Teacher:
+def _loaded(spec: TeacherSpec, class_names: list[str] | None, device: str, dtype: str | None) -> Teacher:
     return load_teacher(
         spec, class_names, device=device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), dtype=dtype
     )

@@ -17,7 +17,6 @@ from trainer.loop.distributed import Ranks
 from trainer.loop.finished_run import Run, load_student
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
-from trainer.losses.settings import under_flags
 from trainer.models.named_by_data import is_own
 from trainer.models.teacher_spec import TeacherSpec
 
@@ -113,7 +112,7 @@ def train_student(
     if "milestones" in flags:
         flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
     flags |= {"student": student, "teacher": teacher, "weights": None if weights is None else str(weights)}
-    given = under_flags(task.published_loss, flags)
+    given = task.loss_values(flags)
     ranks = Ranks.from_environment()
 
     def configure(**length: float | None) -> TrainConfig:

@@ -328,10 +328,10 @@ def _import_logits(
     manifest = import_logits(config, parent)
     card = manifest.header.teacher
     assert card is not None
-    if is_near_chance(card.train_top1, len(manifest.class_names)):
+    if card.train_top1 is not None and is_near_chance(card.train_top1, len(manifest.class_names)):
         note(
             f"warning: {card.spec} is right on {100 * card.train_top1:.2f} % of these images, about chance\n"
             "  check that columns are in the order of the classes (--outputs FILE), and rows in the order of the keys"
         )
-    text = f"logits of {card.spec}, top-1 {100 * card.train_top1:.2f} % on these images, ECE {card.train_ece:.4f}"
+    text = f"logits of {card.spec}, {card.top1_text}{card.ece_text}"
     return manifest, text, ("prune", "select", config.out, "--keep", "0.5")

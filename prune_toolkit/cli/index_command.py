@@ -73,7 +73,7 @@ def command(
         plan = {
             "source": source.kind,
             "samples": len(source.keys),
-            "classes": len(source.class_names),
+            "classes": 0 if source.is_unlabelled else len(source.class_names),
             "parts": len(ALONE.parts(len(source.keys))),
             "out": str(out),
         }
@@ -82,6 +82,8 @@ def command(
         else:
             click.echo(
                 f"{plan['samples']:,} samples in {plan['classes']} classes ({plan['source']}) would go into {out}/"
+                if plan["classes"]
+                else f"{plan['samples']:,} samples without labels ({plan['source']}) would go into {out}/"
             )
         return
     manifest = build_index(config)
@@ -95,7 +97,7 @@ def command(
         "path": str(out),
         "samples": header.data.count,
         "readable": header.data.readable,
-        "classes": len(header.data.class_names),
+        "classes": 0 if header.data.is_unlabelled else len(header.data.class_names),
         "bytes": size_bytes,
         "seconds": header.run.get("seconds"),
     }
@@ -104,6 +106,6 @@ def command(
     else:
         click.echo(
             f"{out}/: {header.data.readable:,} of {header.data.count:,} images readable, "
-            f"{len(header.data.class_names)} classes, {format_bytes(size_bytes)}, "
+            f"{header.data.classes_text}, {format_bytes(size_bytes)}, "
             f"{format_seconds(header.run.get('seconds', 0))}; id {manifest.id[:12]}"
         )

@@ -88,7 +88,7 @@ def _echo_joined(merged: "Manifest", shards: "ShareWork", as_json: bool) -> None
             }
         )
         return
-    top1 = "" if header.teacher is None else f", top-1 {100 * header.teacher.train_top1:.2f} % on these images"
+    top1 = "" if header.teacher is None else f", {header.teacher.top1_text}"
     scores = f", scores {', '.join(sets)}" if sets else ""
     click.echo(
         f"{merged.path}/: {header.data.count:,} samples of {len(shards.parents)} manifests{scores}{top1}; "
@@ -134,13 +134,14 @@ def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:
             }
         )
         return
-    each = ", ".join(f"{member.spec} {100 * member.train_top1:.2f} %" for member in members)
+    each = ", ".join(
+        member.spec + ("" if member.train_top1 is None else f" {100 * member.train_top1:.2f} %") for member in members
+    )
     views_top1 = merged.header.run.get("views_top1")
     on_views = "" if views_top1 is None else f", {100 * views_top1:.2f} % on their training views"
     click.echo(
         f"{merge.out}/: {merged.header.data.readable:,} samples, {merge.average} averaged over {len(members)} "
-        f"teachers: top-1 {100 * card.train_top1:.2f} % on these images ({each}){on_views}, ECE "
-        f"{card.train_ece:.4f}; id {merged.id[:12]}"
+        f"teachers: {card.top1_text} ({each}){on_views}{card.ece_text}; id {merged.id[:12]}"
     )
     echo_next("prune", "select", merge.out, "--keep", "0.5")
 

@@ -124,6 +124,9 @@ def typed() -> set[str]:
 )
 @click.option("--file-column", help="Column of the files in the list of images.")
 @click.option("--split-column", help="Column of the splits in the list of images.")
+@click.option(
+    "--unlabelled", "--unlabeled", is_flag=True, default=None, help="The images have no labels, or theirs are not used."
+)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The images, and how to read them."""
@@ -136,6 +139,7 @@ class DataOptions:
     list_file: Path | None
     file_column: str | None
     split_column: str | None
+    unlabelled: bool | None
 
     def spec(self, named: str | None = None) -> "DataSpec | None":
         """Return the spec of the images `named`, else of --data; None if neither is given."""
@@ -147,7 +151,7 @@ class DataOptions:
     def like(self, data: str | None, split: str | None, *, held_out: bool = False) -> "DataSpec | None":
         """Return the spec of other images that are read alike, but for their split and list; None if there are none."""
         spec = self.spec(data) if data is not None else None
-        return None if spec is None else replace(spec, split=split, list_file=None, held_out=held_out)
+        return None if spec is None else replace(spec, split=split, list_file=None, unlabelled=None, held_out=held_out)
 
 
 data_options = gathered("images", DataOptions)
@@ -212,7 +216,7 @@ class TeacherOptions:
             random_weights=self.random_weights,
         )
 
-    def load(self, class_names: list[str]) -> "Teacher":
+    def load(self, class_names: list[str] | None) -> "Teacher":
         """Load the teacher onto its device; UsageError if none is named."""
         spec = self.spec()
         if self.threads is not None:

@@ -126,7 +126,7 @@ def command(
     from prune_toolkit.images.readers import images_of_same_classes, images_to_score
     from prune_toolkit.indexing.reading import tell_reading
     from prune_toolkit.scoring.preview import preview
-    from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out
+    from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out, check_unlabelled
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
 
@@ -137,10 +137,15 @@ def command(
     training = images_to_score(images.spec(data_argument), index)
     if training.index is None:
         tell_reading(training.source, strict=strict, ranks=settings["ranks"])
+    if training.unlabelled:
+        check_unlabelled(held_out)
+        teacher = teacher_options.load(training.asked_classes)
+        training.take_classes(teacher.class_names)
     validated = images.like(val, val_split, held_out=True)
     validation = images_of_same_classes(validated, training)
     influenced = images_of_same_classes(images.like(held_out, held_out_split), training)
-    teacher = teacher_options.load(training.class_names)
+    if not training.unlabelled:
+        teacher = teacher_options.load(training.asked_classes)
     config = ScoreConfig(
         out=out or Path("manifest"),
         batch_size=teacher_options.batch_size,
@@ -174,7 +179,7 @@ def command(
     val_text = "" if card.val_top1 is None else f", {100 * card.val_top1:.2f} % on validation"
     click.echo(
         f"{config.out}/: {manifest.header.data.readable:,} samples scored by {card.spec}: "
-        f"top-1 {100 * card.train_top1:.2f} % on these images{views_text}{val_text}, ECE {card.train_ece:.4f}; "
+        f"{card.top1_text}{views_text}{val_text}{card.ece_text}; "
         f"{run['images_per_second']:,.0f} images/s; id {manifest.id[:12]}"
     )
     if (stored := manifest.header.features) is not None:
@@ -273,13 +278,16 @@ def preprocessing_text(block: dict[str, Any]) -> str:
 
 
 def _echo_preview(result: dict[str, Any], count: int) -> None:
-    click.echo(
-        f"top-1 {100 * result['top1']:.2f} %, ECE {result['ece']:.4f} on {result['samples']:,} of {count:,} images"
-    )
+    judged = "no labels" if "top1" not in result else f"top-1 {100 * result['top1']:.2f} %, ECE {result['ece']:.4f}"
+    click.echo(f"{judged} on {result['samples']:,} of {count:,} images")
     click.echo(preprocessing_text(result["preprocessing"]))
+    columns = [name for name in ("label", "predicted", "loss", "entropy") if name in result["hardest"][0]]
     echo_table(
-        [(row["key"], row["label"], row["predicted"], f"{row['loss']:.3f}") for row in result["hardest"]],
-        ("hardest", "label", "predicted", "loss"),
+        [
+            (row["key"], *(f"{row[name]:.3f}" if name in ("loss", "entropy") else row[name] for name in columns))
+            for row in result["hardest"]
+        ],
+        ("hardest", *columns),
     )
     click.echo(
         f"all {count:,}: about {format_seconds(result['seconds_for_all'])} at "

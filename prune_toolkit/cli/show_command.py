@@ -72,7 +72,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
         (
             "data",
             f"{data.name} ({data.source}{', ' + data.split if data.split else ''}): {data.readable:,} readable of "
-            f"{data.count:,} samples, {len(data.class_names)} classes, fingerprint {data.fingerprint[:16]}",
+            f"{data.count:,} samples, {data.classes_text}, fingerprint {data.fingerprint[:16]}",
         ),
         *([] if data.read_as is None else [("read as", _reading_text(data.read_as))]),
         ("licence", f"{data.licence or 'not stated'}{redistributable[data.redistributable]}"),
@@ -83,8 +83,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
         facts += [
             (
                 "teacher",
-                f"{teacher.spec}, {teacher.parameters:,} parameters, top-1 {100 * teacher.train_top1:.2f} % on these "
-                f"images{val}, ECE {teacher.train_ece:.4f}",
+                f"{teacher.spec}, {teacher.parameters:,} parameters, {teacher.top1_text}{val}{teacher.ece_text}",
             ),
             (
                 "shown",

@@ -57,7 +57,8 @@ def command(
         return
     for piece in written:
         facts, teacher = _facts(piece), piece.header.teacher
-        top1 = "" if teacher is None else f", top-1 {100 * teacher.train_top1:.2f} %"
+        share = None if teacher is None else teacher.train_top1
+        top1 = "" if share is None else f", top-1 {100 * share:.2f} %"
         click.echo(
             f"{piece.path}/: {facts['samples']:,} of {split.parent.header.data.count:,} samples of "
             f"{facts['classes']:,} classes{top1}; id {piece.id[:12]}"

@@ -30,7 +30,7 @@ SHOWN = 20
 OF_DATA = (
     *FLAGS,
     *("allow_mismatch", "list_path", "split", "classes", "label"),
-    *("configuration", "list_file", "file_column", "split_column"),
+    *("configuration", "list_file", "file_column", "split_column", "unlabelled"),
 )
 _SPELLED = {"list_path": "list", "list_file": "image-list", "configuration": "config"}
 

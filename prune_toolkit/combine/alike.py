@@ -84,7 +84,7 @@ def class_difference(first: Manifest, other: Manifest) -> str | None:
 def _fields(header: Header, block: str) -> dict[str, Any]:
     """Return the fields of a block that must be equal, by their paths in the header; {} if the block is missing."""
     if block == "data":
-        return {"data.source": header.data.source}
+        return {"data.source": header.data.source, "data.labels_from": header.data.labels_from}
     if block == "hidden":
         return {"hidden.check": None if header.hidden is None else header.hidden.check}
     content = getattr(header, block)

@@ -181,6 +181,11 @@ def _scored_by(manifest: Manifest) -> TeacherCard:
 
 def _check_data(manifests: Sequence[Manifest]) -> None:
     first = manifests[0]
+    if any(manifest.header.data.is_unlabelled for manifest in manifests):
+        raise UsageError(
+            "images without labels have a label from each teacher, so their manifests cannot be averaged",
+            hint="average the logits elsewhere, and import them into the index: prune import FILE INDEX --logits",
+        )
     for other in manifests[1:]:
         ours, theirs = first.header.data, other.header.data
         if (ours.fingerprint, ours.count) != (theirs.fingerprint, theirs.count):

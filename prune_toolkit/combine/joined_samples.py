@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.header import DataSet
 from manifests.format.parts import PART_ROWS
 from manifests.images.identity import fingerprint
 from manifests.manifest import Manifest
@@ -92,9 +93,9 @@ def checked_samples(manifest: Manifest) -> pa.Table:
     return samples
 
 
-def data_fingerprint(samples: pa.Table, class_names: Sequence[str]) -> str:
+def data_fingerprint(samples: pa.Table, data: DataSet) -> str:
     """Compute the fingerprint of samples as `prune index` does, with one part at a time as Python objects."""
-    names = np.array(class_names, object)
+    names = np.array(data.fingerprint_names, object)
 
     def column(name: str) -> Any:
         for start in range(0, len(samples), PART_ROWS):

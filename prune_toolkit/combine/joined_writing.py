@@ -36,6 +36,8 @@ from prune_toolkit.work.part_work import Outcome, PartWork
 
 LOGITS = "logits/view-000"
 _AND = " + "
+_PLACE = ("data", "split", "classes", "label", "unlabelled")
+"""Entries of local.json that are kept if all manifests have the same."""
 """The separator of the names of merged data sets."""
 
 
@@ -99,10 +101,11 @@ class ShareWork:
         seconds = round(time.monotonic() - start, 3)
         kinds = {plan.name.partition("/")[0] for plan in self.plans}
         lacking = {kind for header in headers for kind in header.left_out or ()} - kinds
+        teacher = self._teacher(answers_in)
         blocks: Blocks = {
-            "kind": "scores" if specs or answers_in is not None or "scores" in lacking else "index",
+            "kind": "scores" if specs or teacher is not None or "scores" in lacking else "index",
             "data": self._data(),
-            "teacher": None if answers_in is None else self._teacher(answers_in),
+            "teacher": teacher,
             "compute": agreed([header.compute for header in scored]),
             "left_out": sorted(lacking) or None,
             "scores": specs,
@@ -121,34 +124,36 @@ class ShareWork:
                 "split": agreed([block.split for block in blocks]),
                 "count": len(self.samples),
                 "readable": int(readable(self.samples).sum()),
-                "fingerprint": data_fingerprint(self.samples, blocks[0].class_names),
+                "fingerprint": data_fingerprint(self.samples, blocks[0]),
                 "licence": licences([block.licence for block in blocks]),
                 "redistributable": may_be_passed_on(blocks),
                 "read_as": agreed([block.read_as for block in blocks]),
             }
         )
 
-    def _teacher(self, answers_in: str) -> TeacherCard:
-        """The card of the first parent that has a teacher, with the accuracy on all of these samples."""
+    def _teacher(self, answers_in: str | None) -> TeacherCard | None:
+        """The card of the first parent that has a teacher, with the accuracy on all of these samples if it is known."""
         cards = [parent.header.teacher for parent in self.parents if parent.header.teacher is not None]
+        if not cards:
+            return None
         calibration = Calibration()
-        for confidence_n, correct_n in self._answers(answers_in):
+        for confidence_n, correct_n in () if answers_in is None else self._answers(answers_in):
             calibration.add(confidence_n, correct_n)
         return cards[0].model_copy(
             update={
-                "train_top1": calibration.top1,
-                "train_ece": calibration.ece,
+                "train_top1": None if answers_in is None else calibration.top1,
+                "train_ece": None if answers_in is None else calibration.ece,
                 "val_top1": agreed([card.val_top1 for card in cards]),
                 "licence": licences([card.licence for card in cards]),
             }
         )
 
     def _answers_in(self) -> str | None:
-        """Return the table from which the teacher's accuracy is computed, None if there is no teacher.
+        """Return the table from which the teacher's accuracy is computed, None if there is no teacher or no label.
 
         Raises UsageError if there is no such table.
         """
-        if all(parent.header.teacher is None for parent in self.parents):
+        if all(parent.header.teacher is None or parent.header.data.is_unlabelled for parent in self.parents):
             return None
         specs = joined_score_specs(self.shares, self.plans)
         stored = {spec.name for spec in specs if spec.set == TEACHER and spec.views in (None, "0")}
@@ -192,10 +197,7 @@ class ShareWork:
 
     def _local(self) -> dict[str, Any] | None:
         """Return the place of the images if all manifests have the same; a beton of one does not hold all samples."""
-        places = [
-            {name: value for name, value in parent.local.items() if name in ("data", "split", "classes", "label")}
-            for parent in self.parents
-        ]
+        places = [{name: value for name, value in parent.local.items() if name in _PLACE} for parent in self.parents]
         return agreed(places) or None
 
 

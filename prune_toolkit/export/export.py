@@ -120,7 +120,7 @@ def tree_paths(manifest: Manifest, samples: pa.Table, folder_names: Sequence[str
             )
     data = manifest.header.data
     # In a folder of images, the part below SPLIT/CLASS/ or CLASS/; for rows, only the number.
-    above = None if data.source != "folder" else 1 if data.split is None else 2
+    above = None if data.source != "folder" else (not data.is_unlabelled) + (data.split is not None)
     paths = []
     for label, key in zip(label_n.tolist(), samples.column("key").to_pylist(), strict=True):
         below = key.split("/")[-1:] if above is None else key.split("/")[above:]

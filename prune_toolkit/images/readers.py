@@ -1,6 +1,6 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,8 @@ from manifests.images.decode import ImageProblem, RawImage, beton_form
 from manifests.images.identity import HASH_BYTES, view_ids
 from manifests.manifest import Manifest
 from manifests.sources.base import BLOCK_ROWS, Source, map_images
+from manifests.sources.names import read_class_names
+from manifests.sources.read_as import listed_names
 from prune_toolkit.images.data_spec import DataSpec, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.sample_images import beton_rows, rows_by_key
@@ -46,6 +48,10 @@ class ImagesAtHand:
     """Longer side in px to which images of the source are shrunk, if the beton they replace stores them shrunk."""
     scored_max_side: int | None = None
     """Longer side in px to which they were shrunk for scoring."""
+    unlabelled: bool = False
+    """True if the images have no labels: label_N has no meaning, and class_names are those of take_classes."""
+    classes: Path | None = None
+    """File of the names of a teacher's classes, for unlabelled images."""
     facts: dict[int, SampleFacts] = field(default_factory=dict)
     """Facts about each image found while reading a source without an index, by sample_id."""
 
@@ -70,13 +76,21 @@ class ImagesAtHand:
             beton_path=None if beton is None else str(beton),
             max_side=max_side,
             scored_max_side=scored_max_side,
+            unlabelled=index.header.data.is_unlabelled,
+            classes=None if place.spec is None else place.spec.classes,
         )
 
     @classmethod
     def of_source(cls, spec: DataSpec) -> "ImagesAtHand":
         """Return the images of a source without an index."""
         source = spec.open()
-        images = cls(class_names=list(source.class_names), label_N=source.labels_N.astype(np.int64), spec=spec)
+        images = cls(
+            class_names=list(source.class_names),
+            label_N=source.labels_N.astype(np.int64),
+            spec=spec,
+            unlabelled=source.is_unlabelled,
+            classes=spec.classes,
+        )
         images.source = source
         return images
 
@@ -90,6 +104,20 @@ class ImagesAtHand:
     def samples(self) -> pa.Table | None:
         """The samples of the index; None if there is no index yet."""
         return None if self.index is None else self.index.samples()
+
+    @property
+    def asked_classes(self) -> list[str] | None:
+        """Names of the classes that a teacher must have; None: its own, because the images have no labels."""
+        if not self.unlabelled:
+            return self.class_names
+        return None if self.classes is None else list(read_class_names(self.classes))
+
+    def take_classes(self, class_names: Sequence[str]) -> None:
+        """Name the classes of unlabelled images as the teacher does, and tell where their labels come from."""
+        if self.unlabelled:
+            self.class_names = list(class_names)
+            names = listed_names(class_names)
+            note(f"labels: what the teacher answers for view 0, one of {len(class_names):,} classes: {names}")
 
     @property
     def count(self) -> int:
@@ -185,6 +213,8 @@ def images_of_same_classes(data: DataSpec | None, images: ImagesAtHand) -> Image
     if data is None:
         return None
     found = _opened(data)
+    if found.unlabelled:
+        raise UsageError(f"{data.data} has no labels to measure the teacher by", hint="name images that have some")
     if found.class_names != images.class_names:
         raise MismatchError(
             f"{data.data} has other classes than the data: {found.class_names[:3]}... and {images.class_names[:3]}...",
@@ -220,7 +250,11 @@ def _is_manifest(data: DataSpec) -> bool:
 
 
 def _opened(data: DataSpec) -> ImagesAtHand:
-    return ImagesAtHand.of_index(Manifest.open(data.data)) if _is_manifest(data) else ImagesAtHand.of_source(data)
+    if not _is_manifest(data):
+        return ImagesAtHand.of_source(data)
+    images = ImagesAtHand.of_index(Manifest.open(data.data))
+    images.classes = data.classes or images.classes
+    return images
 
 
 def samples_per_batch(batch_size: int, view_count: int) -> int:

@@ -37,10 +37,16 @@ class ImagePlace:
 def place_of(manifest: Manifest, data: DataSpec | None = None) -> ImagePlace:
     """Return `data` alone if given; else a beton, the manifest's or local.json's, and the source in local.json."""
     if data is not None:
-        return ImagePlace(beton=None, spec=data)
+        return ImagePlace(beton=None, spec=read_alike(data, manifest))
     path = manifest.beton_path or manifest.local.get("beton")
     beton = Path(path) if path is not None and Path(path).is_file() else None
-    return ImagePlace(beton=beton, spec=DataSpec.from_local(manifest.local))
+    spec = DataSpec.from_local(manifest.local)
+    return ImagePlace(beton=beton, spec=None if spec is None else read_alike(spec, manifest))
+
+
+def read_alike(spec: DataSpec, manifest: Manifest) -> DataSpec:
+    """Return the spec of other images of a manifest: without labels, if its own have none."""
+    return replace(spec, unlabelled=True) if manifest.header.data.is_unlabelled else spec
 
 
 def not_known(manifest: Manifest, hint: str) -> InputError:
@@ -74,7 +80,7 @@ def source_images(manifest: Manifest, data: DataSpec | None = None) -> SourceIma
 
 def open_copy(spec: DataSpec, manifest: Manifest) -> Source:
     """Open the images that `spec` names; if it names no split and the data has splits, use the manifest's."""
-    split = manifest.header.data.split
+    split, spec = manifest.header.data.split, read_alike(spec, manifest)
     if spec.split is not None or split is None or manifest.header.data.source == "beton":
         return spec.open()
     try:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from prune_toolkit.imports.row_order import rows_of_length
 from prune_toolkit.scoring.calibration import calibration_of
 from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.logit_scores import TEACHER, LogitScore, compute_scores
+from prune_toolkit.scoring.pseudo_labels import part_labels, relabelled
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
@@ -71,6 +72,7 @@ class LogitsImport:
 
     def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
         """Return everything the result depends on, without paths."""
+        unlabelled = parent.header.data.is_unlabelled
         return {
             "command": "import",
             "parent": parent.id,
@@ -81,7 +83,8 @@ class LogitsImport:
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
             "parameters": self.parameters,
-            "output_map": class_columns(self.class_names, parent.class_names),
+            "output_map": None if unlabelled else class_columns(self.class_names, parent.class_names),
+            **({"classes": list(self.class_names or ())} if unlabelled else {}),
             "teacher_licence": self.licence,
             **({} if self.order is None else {"order": self.order}),
             **self.form.resolved(),
@@ -103,19 +106,26 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
             hint="a manifest has one teacher: import into the index instead",
         )
     samples = parent.samples(["sample_id", "key", "label", "problem"])
-    matrix = form.open(config.file, config.key)
-    outputs = class_columns(config.class_names, parent.class_names)
+    matrix, is_top_k = form.open(config.file, config.key), form.is_top_k(config.file)
+    unlabelled = parent.header.data.is_unlabelled
+    if unlabelled and config.class_names is None:
+        if is_top_k:
+            raise UsageError("--outputs is missing: name the classes of the top-k labels, in their order")
+        config = replace(config, class_names=tuple(f"output {column}" for column in range(matrix.columns)))
+    outputs = None if unlabelled else class_columns(config.class_names, parent.class_names)
     names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
-    if matrix.columns != len(names) and not form.is_top_k(config.file):
+    if matrix.columns != len(names) and not is_top_k:
         where = f"{parent.where} has" if config.class_names is None else "--outputs names"
         raise MismatchError(
             f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
             hint="columns must be the classes in label order, or in the order of --outputs FILE",
         )
     row_N, again = _rows(config, matrix, parent, samples)
-    sha256, old, class_count = form.sha256(config.file), parent.header, len(parent.class_names)
-    top_k = matrix.columns // 2 if form.is_top_k(config.file) else None
+    sha256, old, class_count = form.sha256(config.file), parent.header, len(names if unlabelled else parent.class_names)
+    top_k = matrix.columns // 2 if is_top_k else None
     label_N = samples.column("label").to_numpy().astype(np.int64)
+
+    own, sample_parts = ["samples"] if unlabelled else [], parent.require("samples")
 
     def make(parts: list[int], digest: str) -> None:
         with _by_row(matrix, config.out) as values, Progress(len(samples), f"importing {config.file.name}") as progress:
@@ -125,33 +135,46 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 began, rows = time.monotonic(), part_rows(part, len(samples))
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
                 keys_n = samples.column("key").take(pa.array(ids))
-                stored = to_labels(values(row_N[ids]), label_N[ids], keys_n)
+                found = values(row_N[ids])
+                label_n = label_N[ids]
+                if unlabelled:
+                    label_n = np.asarray(to_labels(found, label_n, keys_n).top1_n, np.int64)
+                    label_P = part_labels(len(rows), ids - rows.start, label_n)
+                    content = relabelled(parent.part(sample_parts[part]), label_P)
+                    write_part(config.out / part_path("samples", part), content, digest)
+                stored = to_labels(found, label_n, keys_n)
                 table = soft_labels_table(ids, "logits", stored)
                 write_part(config.out / part_path(LOGITS_TABLE, part), table, digest)
-                table = pa.table({"sample_id": ids, **compute_scores(stored.logits_with(label_N[ids]), label_N[ids])})
+                scores = compute_scores(stored.logits_with(label_n), None if unlabelled else label_n)
+                table = pa.table({"sample_id": ids, **scores})
                 note_time(config.out, part, time.monotonic() - began)
                 write_part(config.out / part_path(SCORE_TABLE, part), table, digest)
                 progress.advance(len(rows))
 
     def finish(parts: Totals, start: float) -> Outcome:
-        calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, class_count)
-        if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
-            note(f"warning: {warning}")
+        calibration, data = None, old.data
+        if unlabelled:
+            data = old.data.model_copy(update={"class_names": list(names), "labels_from": "teacher"})
+        else:
+            calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, class_count)
+            if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
+                note(f"warning: {warning}")
         wall = round(time.monotonic() - start, 3)
         blocks: Blocks = {
             "kind": "scores",
+            "data": data,
             "teacher": TeacherCard(
                 spec=config.teacher,
                 weights_sha256=config.weights_sha256 or sha256,
                 parameters=config.parameters,
                 preprocessing=config.preprocessing,
                 output_map=outputs,
-                train_top1=calibration.top1,
-                train_ece=calibration.ece,
+                train_top1=None if calibration is None else calibration.top1,
+                train_ece=None if calibration is None else calibration.ece,
                 licence=config.licence,
             ),
             "views": views_block(ViewRecipe(), 1, config.preprocessing.image_px, top_k),
-            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered())],
+            "scores": [*old.scores, *(entry.spec() for entry in LogitScore.registered(unlabelled=unlabelled))],
             "run": {"command": "import", "seconds": parts.seconds, "wall": wall, "parent_run": old.run},
         }
         return Outcome(blocks=blocks, local=local_with_beton(parent))
@@ -160,12 +183,12 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
         out=config.out,
         config=config.resolved(parent, sha256),
         count=len(samples),
-        tables=[LOGITS_TABLE, SCORE_TABLE],
+        tables=[*own, LOGITS_TABLE, SCORE_TABLE],
         make=make,
         finish=finish,
         making=Making.EXTENDED,
         parents=[parent],
-        linked=dict.fromkeys(tables_of(old), parent),
+        linked=dict.fromkeys((table for table in tables_of(old) if table not in own), parent),
     ).run_alone()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
@@ -34,8 +35,13 @@ from prune_toolkit.indexing.reading import tell_content, tell_reading
 from prune_toolkit.work.part_work import ALONE, Outcome, PartWork, Totals, WorkShare
 
 
-def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFacts]) -> pa.Table:
-    """Return the `samples` rows of some images; InputError for a name that readers of a manifest would refuse."""
+def samples_table(
+    source: Source, rows: Sequence[int], facts: Sequence[SampleFacts], label_n: NDArray[np.int32] | None = None
+) -> pa.Table:
+    """Return the `samples` rows of some images; InputError for a name that readers of a manifest would refuse.
+
+    label_n (n,): labels in place of the source's.
+    """
     keys = pa.array([source.keys[row] for row in rows], pa.string())
     check_keys(keys, source.name, hint="rename the file or its folder")
     hashes = [fact.content_hash for fact in facts]
@@ -43,7 +49,7 @@ def samples_table(source: Source, rows: Sequence[int], facts: Sequence[SampleFac
     columns = [
         pa.array(rows, pa.int64()),
         keys,
-        pa.array(source.labels_N[list(rows)], pa.int32()),
+        pa.array(source.labels_N[list(rows)] if label_n is None else label_n, pa.int32()),
         pa.array([fact.size_bytes for fact in facts], pa.int64()),
         pa.array(hashes, pa.binary(HASH_BYTES)),
         pa.array(view_ids(hash_n16), pa.uint64()),
@@ -78,7 +84,7 @@ def data_block(
         raise InputError(
             f"none of {len(samples):,} images could be read", hint=f"the first: {samples['key'][0].as_py()}: {first}"
         )
-    names = np.array(source.class_names, object)[samples.column("label").to_numpy()]
+    names = np.array(source.class_names, object)[source.labels_N]
     return DataSet(
         name=name or source.name,
         source=source.kind,
@@ -92,6 +98,7 @@ def data_block(
         licence=licence,
         redistributable=redistributable,
         read_as=tell_content(source, samples, strict=strict),
+        labels_from="none" if source.is_unlabelled else None,
     )
 
 
@@ -124,6 +131,11 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 8:
             raise UsageError(f"--max-side {self.max_side}: at least 8 pixels")
+        if self.data.unlabelled and self.data.classes is not None:
+            raise UsageError(
+                "--unlabelled and --classes contradict each other: an index without labels has no classes",
+                hint="name the classes when the teacher labels the images: prune score --classes FILE",
+            )
         if self.thumbnails and self.check != "decode":
             raise UsageError("--thumbnails needs decoded images", hint=f"leave out --check {self.check}")
 

@@ -62,7 +62,8 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
     start, out, targets, ids = time.monotonic(), work.config.out, work.config.targets, work.kept(part)
     label_n, logits_nVC = work.images.label_N[ids], work.logits(reader, ids, progress)
     if work.is_other:
-        table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_n)})
+        label_or_none = None if work.images.unlabelled else label_n
+        table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_or_none)})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
     labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
@@ -109,12 +110,12 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
     blocks["run"] = {"command": "label", **run, "parent_run": parent.run}
     if work.is_other:
         # Of a teacher that did not score, top-1 and calibration are those on view 0 of the kept samples.
-        calibration = Calibration()
-        for part in range(part_count(count)):
+        calibration, unlabelled = Calibration(), work.images.unlabelled
+        for part in () if unlabelled else range(part_count(count)):
             table = read_part(out / part_path(SCORE_TABLE, part))
             calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
-        specs = [entry.spec() for entry in LogitScore.registered()]
-        blocks |= {"teacher": teacher_card(work, calibration), "scores": specs}
+        specs = [entry.spec() for entry in LogitScore.registered(unlabelled=unlabelled)]
+        blocks |= {"teacher": teacher_card(work, None if unlabelled else calibration), "scores": specs}
     return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
 
 

@@ -49,6 +49,11 @@ class DynamicsPlan:
                 f"{parent.path} is of kind {parent.kind}: scores of dynamics can only be added to a scored manifest",
                 hint="make one: prune score DATA --teacher TEACHER",
             )
+        if parent.header.data.is_unlabelled:
+            raise UsageError(
+                f"scores of dynamics compare answers with labels, and the images of {parent.path} have none",
+                hint="select by a score that needs none, such as entropy",
+            )
         if parent.has(f"scores/{DYNAMICS}"):
             raise UsageError(
                 f"{parent.path} already has scores of dynamics",

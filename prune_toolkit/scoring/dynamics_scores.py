@@ -46,6 +46,11 @@ class DynamicsScore(Score):
         """Compute the score, (N,) float32, of the samples of a run."""
         return np.asarray(self.function(epochs)).astype(np.float32)
 
+    @property
+    def needs_labels(self) -> bool:
+        """True: what a run records of a sample is how its answer compares with the label."""
+        return True
+
     def can_use(self, epochs: Epochs) -> bool:
         """Return whether the run recorded the columns that the score needs."""
         return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0

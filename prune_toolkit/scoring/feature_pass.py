@@ -47,7 +47,8 @@ def write_feature_scores(work: Scoring, samples: pa.Table, digest: str) -> None:
         count = Counter(compress(content, held_N) if held_out is None else _content_of(held_out))
         return np.array([count[one] for one in content], np.int64)
 
-    columns, entries = dict[str, NDArray[np.float32]](), FeatureScore.registered()
+    entries = FeatureScore.registered(unlabelled=work.images.unlabelled)
+    columns: dict[str, NDArray[np.float32]] = {}
     with Progress(len(entries) * len(ids), "scores of features") as progress:
         table = FeatureTable(
             label_N=label_N,

@@ -127,7 +127,7 @@ feature_score = FeatureScore.adding
     harder="high",
     formula="||p - y||_2 sqrt(||h||_2^2 + 1), h the input of the last layer",
     source="Paul et al. 2021 (GraNd), here of the last layer of one converged teacher",
-    needs=("logits", "features"),
+    needs=("logits", "features", "labels"),
     cost="one teacher pass",
 )
 def grand(table: FeatureTable) -> Floats:

@@ -16,7 +16,7 @@ DAMPING = 1e-3
     "each + .001 trace / dimension; v over the held-out split, i itself left out; above 0: harmful to its loss",
     source="ours: Koh and Liang 2017 on the last layer, Hessian as in K-FAC (Martens and Grosse 2015); "
     "Lan et al. 2024 (label revision and data selection) publish no formula",
-    needs=("logits", "features"),
+    needs=("logits", "features", "labels"),
     cost="one teacher pass, O(D^3 + C^3 + N (D + C)^2), and a pass over --held-out images where given",
 )
 def influence(table: FeatureTable) -> Floats:

@@ -23,7 +23,7 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class LogitRows:
-    """A block of samples: logits (n, C), labels (n,), and the softmax terms that scores share, in float64.
+    """A block of samples: logits (n, C), labels (n,) or none, and the softmax terms that scores share, in float64.
 
     `top_n` is the predicted class (the lowest index among equal logits), `gap_nC` the logits minus the row's
     largest, `exp_nC` = exp(gap), `rest_n` the sum of exp over all classes but the predicted one. So p_top is
@@ -31,14 +31,24 @@ class LogitRows:
     confident rows keep the differences that subtracting a probability from 1 rounds away.
     """
 
-    def __init__(self, logits_nC: Logits, label_n: Integers) -> None:
+    def __init__(self, logits_nC: Logits, label_n: Integers | None) -> None:
         self._row_n = np.arange(len(logits_nC))
         self.z_nC: Floats = np.array(logits_nC, np.float64, order="C")
-        self.label_n = np.asarray(label_n, np.int64)
+        self._label_n = None if label_n is None else np.asarray(label_n, np.int64)
         self.top_n: NDArray[np.int64] = self.z_nC.argmax(axis=1)
         self.gap_nC: Floats = self.z_nC - self.pick(self.z_nC, self.top_n)[:, None]
         self.exp_nC: Floats = np.exp(self.gap_nC)
         self.rest_n: Floats = self.without(self.exp_nC, self.top_n, 0.0).sum(axis=1)
+
+    @property
+    def label_n(self) -> NDArray[np.int64]:
+        """The labels; raises UsageError for images without, on which a score that needs them is not computed."""
+        if self._label_n is None:
+            raise UsageError(
+                "a score reads labels, and the images have none",
+                hint='register it with needs=("logits", "labels"): then it is left out for such images',
+            )
+        return self._label_n
 
     def pick(self, values_nC: Floats, class_n: NDArray[np.int64]) -> Floats:
         """Return one value per row, from the column in `class_n`."""
@@ -76,6 +86,7 @@ score = partial(LogitScore.adding, needs=("logits",), cost="one teacher pass")
     harder="high",
     formula="-log p_y",
     source="MDSLR, ICLR 2025 (OpenReview Rz4UkJziFe): cross-entropy of the teacher at T = 1",
+    needs=("logits", "labels"),
 )
 def loss(rows: LogitRows) -> Floats:
     """Cross-entropy of the teacher at T = 1, in nats."""
@@ -100,6 +111,7 @@ def entropy(rows: LogitRows) -> Floats:
     harder="low",
     formula="z_y - max_{c != y} z_c",
     source="Pleiss et al. 2020 (AUM), of one converged teacher",
+    needs=("logits", "labels"),
 )
 def margin(rows: LogitRows) -> Floats:
     """Logit of the true class minus the best other logit."""
@@ -124,6 +136,7 @@ def top2_margin(rows: LogitRows) -> Floats:
     harder="high",
     formula="||p - y||_2",
     source="Paul et al. 2021 (EL2N), here teacher EL2N: one converged teacher, not early runs of the student",
+    needs=("logits", "labels"),
 )
 def el2n(rows: LogitRows) -> Floats:
     """Teacher EL2N: Euclidean distance of the prediction from the one-hot label, 0 to sqrt(2)."""
@@ -133,31 +146,39 @@ def el2n(rows: LogitRows) -> Floats:
     return distance_n
 
 
-@score("correct", harder="low", formula="1 if argmax_c z_c = y else 0", source="top-1 of the teacher")
+@score(
+    "correct",
+    harder="low",
+    formula="1 if argmax_c z_c = y else 0",
+    source="top-1 of the teacher",
+    needs=("logits", "labels"),
+)
 def correct(rows: LogitRows) -> Floats:
     """1 if the prediction is the label, else 0; among equal logits the lowest class index wins."""
     return np.asarray(rows.top_n == rows.label_n, np.float64)
 
 
 def compute_scores(
-    logits_NC: Logits, label_N: Integers, names: Iterable[str] | None = None
+    logits_NC: Logits, label_N: Integers | None, names: Iterable[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """Compute logit scores (all registered ones if `names` is None), each (N,) float32.
 
-    Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C). Raises ValueError for other shapes,
-    InputError for a label that is not one of the C classes, UsageError for a name that is not a logit score.
+    Logits (N, C) of any float type, finite, C >= 2; labels (N,) integers in [0, C), None for images without: then the
+    scores that need none. Raises ValueError for other shapes, InputError for a label that is not one of the C classes,
+    UsageError for a name that is not a logit score, or that needs labels where there are none.
     """
-    entries = LogitScore.registered() if names is None else [_logit_score(name) for name in names]
+    registered = LogitScore.registered(unlabelled=label_N is None)
+    entries = registered if names is None else [_logit_score(name) for name in names]
     _check_table(logits_NC, label_N)
     results = {entry.name: np.empty(len(logits_NC), np.float32) for entry in entries}
     for block in row_blocks(*logits_NC.shape):
-        rows = LogitRows(logits_NC[block], label_N[block])
+        rows = LogitRows(logits_NC[block], None if label_N is None else label_N[block])
         for entry in entries:
             results[entry.name][block] = entry.function(rows)
     return results
 
 
-def mean_scores(logits_NVC: Logits, label_N: Integers, views: range) -> dict[str, NDArray[np.float32]]:
+def mean_scores(logits_NVC: Logits, label_N: Integers | None, views: range) -> dict[str, NDArray[np.float32]]:
     """Compute every logit score, each (N,) float32, as its mean over `views`; logits (N, V, C)."""
     per_view = [compute_scores(logits_NVC[:, view], label_N) for view in views]
     stacks = {name: np.stack([scores[name] for scores in per_view]) for name in per_view[0]}
@@ -249,9 +270,12 @@ def _logit_score(name: str) -> LogitScore:
     return entry
 
 
-def _check_table(logits_NC: Logits, label_N: Integers) -> None:
-    if logits_NC.ndim != 2 or logits_NC.shape[1] < 2 or label_N.shape != logits_NC.shape[:1]:
-        raise ValueError(f"logits {logits_NC.shape} and labels {label_N.shape}: expected (N, C >= 2) and (N,)")
+def _check_table(logits_NC: Logits, label_N: Integers | None) -> None:
+    shape = logits_NC.shape[:1] if label_N is None else label_N.shape
+    if logits_NC.ndim != 2 or logits_NC.shape[1] < 2 or shape != logits_NC.shape[:1]:
+        raise ValueError(f"logits {logits_NC.shape} and labels {shape}: expected (N, C >= 2) and (N,)")
+    if label_N is None:
+        return
     outside_N = (label_N < 0) | (label_N >= logits_NC.shape[1])
     if outside_N.any():
         row = int(np.argmax(outside_N))

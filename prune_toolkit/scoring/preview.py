@@ -35,27 +35,28 @@ def preview(work: Scoring, limit: int) -> dict[str, Any]:
         rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")
-    label_n = images.label_N[found]
+    label_n = None if images.unlabelled else images.label_N[found]
     calibration = Calibration()
-    calibration.add_logits(logits_nVC[:, 0], label_n)
-    confusion = Confusion(len(images.class_names))
-    confusion.add(logits_nVC[:, 0], label_n)
-    if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
-        note(f"warning: {warning}")
-    loss_n = mean_scores(logits_nVC, label_n, config.scored_views)["loss"]
+    if label_n is not None:
+        calibration.add_logits(logits_nVC[:, 0], label_n)
+        confusion = Confusion(len(images.class_names))
+        confusion.add(logits_nVC[:, 0], label_n)
+        if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
+            note(f"warning: {warning}")
+    by = "entropy" if label_n is None else "loss"
+    hardness_n = mean_scores(logits_nVC, label_n, config.scored_views)[by]
     keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()
     return {
         "samples": len(found),
-        "top1": calibration.top1,
-        "ece": calibration.ece,
+        **({} if label_n is None else {"top1": calibration.top1, "ece": calibration.ece}),
         "hardest": [
             {
                 "key": keys[int(found[row])],
-                "label": images.class_names[int(label_n[row])],
+                **({} if label_n is None else {"label": images.class_names[int(label_n[row])]}),
                 "predicted": images.class_names[int(logits_nVC[row, 0].argmax())],
-                "loss": round(float(loss_n[row]), 4),
+                by: round(float(hardness_n[row]), 4),
             }
-            for row in np.argsort(-loss_n, kind="stable")[:5]
+            for row in np.argsort(-hardness_n, kind="stable")[:5]
         ],
         "preprocessing": work.teacher.preprocessing.model_dump(),
         "images_per_second": rate,
@@ -68,9 +69,12 @@ def bytes_on_disk(work: Scoring) -> int:
     """Estimate the size of the manifest: logits of all views, features of view 0, scores, and `samples`."""
     config, images = work.config, work.images
     words = len(images.class_names) if config.top_k is None else words_count(config.top_k)
-    size_bytes = config.view_count * words * 2 + 4 * len(LogitScore.registered()) + SAMPLE_BYTES
+    scores = len(LogitScore.registered(unlabelled=images.unlabelled))
+    size_bytes = config.view_count * words * 2 + 4 * scores + SAMPLE_BYTES
     if config.features:
-        size_bytes += 2 * work.teacher.feature_layer.width + 4 * len(FeatureScore.registered())
+        size_bytes += 2 * work.teacher.feature_layer.width + 4 * len(
+            FeatureScore.registered(unlabelled=images.unlabelled)
+        )
     return images.count * size_bytes
 
 

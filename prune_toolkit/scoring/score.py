@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from manifests.format.header import Harder, ScoreSpec
 
 
+NEEDS_LABELS = "labels"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """The facts about a score."""
@@ -27,7 +30,7 @@ class Score:
     formula: str
     source: str
     needs: tuple[str, ...]
-    """Its inputs, such as logits, features, or "dynamics: grand" for an optional column."""
+    """Its inputs, such as logits, labels, features, or "dynamics: grand" for an optional column."""
     cost: str
     """The cost of these inputs, and of the score itself."""
     function: Callable[..., Any]
@@ -52,9 +55,15 @@ class Score:
         return entry
 
     @classmethod
-    def registered(cls) -> list[Self]:
-        """Return the scores of this family."""
-        return [entry for entry in SCORES.values() if isinstance(entry, cls)]
+    def registered(cls, *, unlabelled: bool = False) -> list[Self]:
+        """Return the scores of this family, of unlabelled images only those that need no label."""
+        entries = [entry for entry in SCORES.values() if isinstance(entry, cls)]
+        return [entry for entry in entries if not (unlabelled and entry.needs_labels)]
+
+    @property
+    def needs_labels(self) -> bool:
+        """True if it compares the teacher's answer with the label, which a teacher's own labels cannot serve for."""
+        return NEEDS_LABELS in self.needs
 
     def spec(self, views: str | None = None) -> "ScoreSpec":
         """Return its header entry; `views` are the views it was averaged over, if there are several."""

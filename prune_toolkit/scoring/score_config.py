@@ -26,6 +26,15 @@ def logits_table(view: int) -> str:
     return f"logits/view-{view:03d}"
 
 
+def check_unlabelled(held_out: str | None) -> None:
+    """Raise UsageError for held-out images that no score of unlabelled images uses."""
+    if held_out is not None:
+        raise UsageError(
+            "--held-out is for the score influence, which needs labels, and the images have none",
+            hint="leave it out: --features stores the features, and the scores that need no label",
+        )
+
+
 def check_held_out(held_out: str | None, split: str | None, *, has_features: bool) -> None:
     """Raise UsageError for held-out images that would not be used; warn if they are the test set."""
     if held_out is not None and not has_features:
@@ -116,6 +125,8 @@ class Scoring(TeacherPass):
             "teacher_licence": config.teacher_licence,
             **scored,
             **stored,
+            # The teacher's own, so no other entry names them.
+            **({"classes": self.images.class_names} if self.images.unlabelled else {}),
             **outside_scores(*sets),
             **({} if config.redistributable is None else {"redistributable": config.redistributable}),
             **({"thumbnails": True} if config.thumbnails and self.images.index is None else {}),
@@ -132,6 +143,11 @@ class Scoring(TeacherPass):
                 f"{index.where} has no thumbnails", hint="index into a new folder: prune index --thumbnails"
             )
         return carried
+
+    @property
+    def own_samples(self) -> bool:
+        """True if the samples are written by this run, not linked: without an index, or with labels of the teacher."""
+        return self.images.index is None or self.images.unlabelled
 
     def open(self) -> ImageReader:
         """Open a reader of the views to store."""

@@ -32,6 +32,7 @@ from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
+from prune_toolkit.scoring.pseudo_labels import answers, part_labels, relabelled
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_text
@@ -62,7 +63,8 @@ def build_scores(work: Scoring) -> Manifest | None:
         count=images.count,
         # The scores are last and complete a part.
         tables=[
-            *([*thumbnails, "samples"] if images.index is None else []),
+            *(thumbnails if images.index is None else []),
+            *(["samples"] if work.own_samples else []),
             *config.logits_tables,
             *([FEATURE_TABLE] if config.features else []),
             SCORE_TABLE,
@@ -70,7 +72,9 @@ def build_scores(work: Scoring) -> Manifest | None:
         make=make,
         finish=lambda parts, start: _finish(work, config_digest(resolved), parts, start),
         parents=[] if images.index is None else [images.index],
-        linked={} if images.index is None else dict.fromkeys(["samples", *thumbnails], images.index),
+        linked={}
+        if images.index is None
+        else dict.fromkeys([*(() if work.own_samples else ("samples",)), *thumbnails], images.index),
         ranks=config.ranks,
         finish_only=config.finish_only,
     ).run()
@@ -82,7 +86,8 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
     ids, logits_nVC, features_nD = show_views(work, reader, readable, progress, with_features=config.features)
-    label_n = images.label_N[ids]
+    label_n = answers(logits_nVC[:, 0]) if images.unlabelled else images.label_N[ids]
+    label_P = part_labels(len(rows), ids - rows.start, label_n) if images.unlabelled else None
 
     def write(table: str, content: pa.Table) -> None:
         write_part(config.out / part_path(table, part), content, digest)
@@ -91,13 +96,15 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
         facts = [images.facts.pop(row) for row in rows]
         if config.thumbnails:
             write(THUMBNAILS, thumbnails_of(rows, facts))
-        write("samples", samples_table(images.source, rows, facts))
+        write("samples", samples_table(images.source, rows, facts, label_P))
+    elif label_P is not None and images.samples is not None:
+        write("samples", relabelled(images.samples.slice(rows.start, len(rows)), label_P))
     for view, table in enumerate(config.logits_tables):
         stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
         write(table, soft_labels_table(ids, "logits", stored))
     if config.features:
         write(FEATURE_TABLE, vectors_table(ids, "features", features_nD))
-    scores = mean_scores(logits_nVC, label_n, config.scored_views)
+    scores = mean_scores(logits_nVC, None if images.unlabelled else label_n, config.scored_views)
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write(SCORE_TABLE, pa.table({"sample_id": ids, **scores}))
@@ -105,9 +112,13 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
 
 def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     config, images, classes = work.config, work.images, len(work.images.class_names)
-    # On the evaluation view, whichever views the scores are averaged over.
-    calibration, confusion = calibration_of(config.out, logits_table(0), images.label_N, classes)
     samples = read_samples(config.out, images.count)
+    calibration = None
+    if not images.unlabelled:
+        # On the evaluation view, whichever views the scores are averaged over.
+        calibration, confusion = calibration_of(config.out, logits_table(0), images.label_N, classes)
+        if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
+            note(f"warning: {warning}")
     blocks: Blocks = {"kind": "scores"}
     if images.index is None:
         warn_problems(samples)
@@ -119,20 +130,20 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
-    if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
-        note(f"warning: {warning}")
+    if images.unlabelled:
+        data = data.model_copy(update={"class_names": images.class_names, "labels_from": "teacher"})
     if work.val is not None and work.val.index is None:
         warning = leak_warning(hash_matrix(samples.column("content_hash")), work.val.source, config.workers)
         if warning is not None:
             note(f"warning: {warning}")
     card = teacher_card(work, calibration, None if work.val is None else validation_top1(work, work.val))
     scored_views = None if config.view_count == 1 else views_text(config.scored_views)
-    specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered()], 0.0
+    specs, seconds = [entry.spec(scored_views) for entry in LogitScore.registered(unlabelled=images.unlabelled)], 0.0
     if config.features:
         began = time.monotonic()
         write_feature_scores(work, samples, digest)
         seconds = time.monotonic() - began
-        specs += [entry.spec() for entry in FeatureScore.registered()]
+        specs += [entry.spec() for entry in FeatureScore.registered(unlabelled=images.unlabelled)]
     blocks |= {
         "data": data,
         "teacher": card,
@@ -140,7 +151,7 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         "views": work.views(),
         "features": work.features_block(),
         "scores": specs,
-        "run": {"command": "score", **run_facts(parts, calibration.count, config.view_count, start, seconds)},
+        "run": {"command": "score", **run_facts(parts, data.readable, config.view_count, start, seconds)},
     }
     return Outcome(blocks=blocks, local=local, tables=[FEATURE_SCORE_TABLE] if config.features else [])
 
@@ -153,7 +164,8 @@ def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -
 def run_facts(parts: Totals, samples: int, view_count: int, start: float, finishing_s: float) -> dict[str, Any]:
     """Return the run block: seconds of all processes, and of this one since `start`; images are samples times views.
 
-    views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation.
+    views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation. Of images
+    without labels, it is the share of these views with the same answer as view 0.
     """
     images, training_views = samples * view_count, samples * (view_count - 1)
     known = parts.hits is not None and training_views > 0
@@ -166,13 +178,13 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float, finish
     }
 
 
-def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | None = None) -> TeacherCard:
-    """Return the header block of a teacher with this calibration.
+def teacher_card(work: TeacherPass, calibration: Calibration | None, val_top1: float | None = None) -> TeacherCard:
+    """Return the header block of a teacher with this calibration, None for images without labels.
 
     Warns if it is near chance: a mismatch is more likely than a bad teacher.
     """
     teacher, class_count = work.teacher, len(work.images.class_names)
-    if is_near_chance(calibration.top1, class_count):
+    if calibration is not None and is_near_chance(calibration.top1, class_count):
         note(
             f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
             f"{class_count} classes: check the order of the classes and the preprocessing"
@@ -183,8 +195,8 @@ def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | 
         parameters=teacher.parameters,
         preprocessing=teacher.preprocessing,
         output_map=teacher.outputs,
-        train_top1=calibration.top1,
-        train_ece=calibration.ece,
+        train_top1=None if calibration is None else calibration.top1,
+        train_ece=None if calibration is None else calibration.ece,
         val_top1=val_top1,
         licence=work.config.teacher_licence,
     )
@@ -198,11 +210,19 @@ def validation_top1(work: Scoring, val: ImagesAtHand) -> float:
     return top1(logits_nVC[:, 0], val.label_N[found])
 
 
-def views_text_of(run: Mapping[str, Any], train_top1: float) -> str:
+def views_text_of(run: Mapping[str, Any], train_top1: float | None) -> str:
     """Describe the teacher's top-1 on the training views; warn if it is much lower than on view 0."""
     views_top1 = run.get("views_top1")
     if views_top1 is None:
         return ""
+    if train_top1 is None:
+        if views_top1 < WEAK_ON_VIEWS:
+            note(
+                f"warning: for {100 * (1 - views_top1):.2f} % of the training views the teacher has another answer "
+                "than for view 0: it was hardly trained with this augmentation\n"
+                "  use the augmentation it was trained with (--augment), or --policy single"
+            )
+        return f", the same answer as for view 0 on {100 * views_top1:.2f} % of the training views"
     if views_top1 < WEAK_ON_VIEWS * train_top1:
         note(
             f"warning: the teacher is right on {100 * train_top1:.2f} % of the images, but on {100 * views_top1:.2f} % "

@@ -128,13 +128,13 @@ def _hash_of(check: DataCheck) -> Callable[[RawImage], bytes] | None:
 
 
 def _is_listed(source: Source, plan: Plan) -> bool:
-    """Return whether a source lists the samples of the manifest: the same classes, keys and labels in order."""
+    """Return whether a source lists the samples of the manifest: the same keys and, if it has any, labels in order."""
     samples = plan.samples
-    return (
+    same_labels = source.is_unlabelled or (
         list(source.class_names) == plan.parent.class_names
         and np.array_equal(source.labels_N, samples.column("label").to_numpy())
-        and samples.column("key").combine_chunks().equals(pa.array(source.keys, pa.string()))
     )
+    return same_labels and samples.column("key").combine_chunks().equals(pa.array(source.keys, pa.string()))
 
 
 def _compared(check: DataCheck, plan: Plan, facts: SourceFacts) -> DataReport:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import ScoreSpec
 from manifests.manifest import Manifest
@@ -14,6 +15,18 @@ _MAKE = {"features": "prune score --features", "dynamics": "prune score --dynami
 """The command that stores the scores of each further set."""
 
 
+STANDS_IN = {"loss": "entropy", "margin": "top2_margin"}
+"""The score that selectors rank unlabelled images by, in place of their own, which needs labels."""
+
+
+def default_score(parent: Manifest, name: str | None) -> str | None:
+    """Return the score to rank by if none was asked for: for unlabelled images one that needs no labels, and told."""
+    if name not in STANDS_IN or not parent.header.data.is_unlabelled:
+        return name
+    note(f"ranked by {STANDS_IN[name]}: {name} needs labels, and the images have none")
+    return STANDS_IN[name]
+
+
 def find_score(parent: Manifest, name: str) -> ScoreSpec:
     """Find the header entry of a score; raises UsageError if there is none, or several, by that name."""
     set_name, slash, column = name.rpartition("/")
@@ -23,6 +36,13 @@ def find_score(parent: Manifest, name: str) -> ScoreSpec:
         choices = ", ".join(f"{spec.set}/{spec.name}" for spec in found)
         raise UsageError(f"{parent.where} has several scores named {name!r}", hint=f"name one of: {choices}")
     if not found:
+        needs_labels = column in SCORES and SCORES[column].needs_labels
+        if needs_labels and parent.header.data.is_unlabelled:
+            known = ", ".join(f"{spec.set}/{spec.name}" for spec in parent.header.scores)
+            raise UsageError(
+                f"the score {column} compares answers with labels, and the images of {parent.where} have none",
+                hint=f"scores that need none: {known}",
+            )
         known = ", ".join(f"{spec.set}/{spec.name}" for spec in parent.header.scores)
         make = _MAKE.get(SCORES[column].set) if column in SCORES else None
         known += f"; {column} comes from {make}" if make else ""

@@ -14,7 +14,7 @@ from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
-from prune_toolkit.selection.find_score import full_name
+from prune_toolkit.selection.find_score import default_score, full_name
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
 from prune_toolkit.selection.selector import SELECTORS, Selector
@@ -225,10 +225,28 @@ class SelectConfig(CutConfig):
             raise InputError(f"{other.where} and {parent.where} have different numbers of samples")
         return other
 
+    def _refuse_labels(self, parent: Manifest) -> None:
+        """Raise UsageError for what learns from labels: unlabelled images have only their teacher's answers."""
+        why = f"the images of {parent.where} have none: their labels are the teacher's answers"
+        if self.revision is not None:
+            raise UsageError(
+                f"label revision corrects a teacher by the labels, and {why}", hint="--labels raw or reshape"
+            )
+        if self.distill is not None:
+            raise UsageError(
+                f"--distill-fraction leaves samples to be learned from their labels alone, and {why}",
+                hint="distill all of them: leave it out",
+            )
+
     def decide(self, parent: Manifest) -> Decisions:
         """Make all decisions from the flags, the preset and the manifest."""
         preset, method, labels, teacher = self._preset, self.method, self.labels_of(parent), parent.header.teacher
-        score = method.score_or(self.score or (preset.score if preset else None))
+        if parent.header.data.is_unlabelled:
+            self._refuse_labels(parent)
+        asked = self.score or (preset.score if preset else None)
+        score = method.score_or(asked)
+        if asked is None and not method.own_score:
+            score = default_score(parent, score)
         distill = self.distill
         if distill is not None and distill[1] != RANDOM:
             distill = distill[0], full_name(parent, distill[1])

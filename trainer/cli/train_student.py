@@ -233,7 +233,6 @@ def train_student(
     from trainer.loop.distributed import Ranks
     from trainer.loop.recipes import resolve
     from trainer.loop.run_report import opening_lines, result_lines
-    from trainer.losses.settings import under_flags
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
@@ -243,7 +242,7 @@ def train_student(
     ranks = Ranks.from_environment()
     task = open_task(manifest)
     values |= {"teacher": teacher, "weights": None if weights is None else str(weights)}
-    given = under_flags(task.published_loss, values)
+    given = task.loss_values(values)
 
     def configure(found_steps: int | None = None) -> TrainConfig:
         flags = given | {"steps": found_steps} | length

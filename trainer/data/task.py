@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from manifests.tables.rows import hash_matrix
 from trainer.config import TrainConfig
 from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
-from trainer.losses.settings import FIELDS
+from trainer.losses.settings import FIELDS, under_flags, without_labels
 from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
 
 REVISE = "revise"
@@ -49,6 +49,19 @@ class Task:
     def class_names(self) -> tuple[str, ...]:
         """Return the class names in label order."""
         return tuple(self.manifest.class_names)
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Return whether the images have no labels, so that those stored are the teacher's answers."""
+        return self.manifest.header.data.is_unlabelled
+
+    def loss_values(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the loss and label values of a run under the flags that were given, and these; see `under_flags`.
+
+        Raises UsageError for those that contradict each other, or need labels where there are none.
+        """
+        given = under_flags(self.published_loss, flags)
+        return without_labels(given, self.manifest.where) if self.is_unlabelled else given
 
     @cached_property
     def image_px(self) -> int:
@@ -86,6 +99,9 @@ class Task:
         if not isinstance(preset, dict):
             raise InputError(f"{self.manifest.path}: labels.parameters.loss is not a set of weights")
         known = {name: value for name, value in preset.items() if name in ("loss", *FIELDS)}
+        if self.is_unlabelled:
+            # Published weights are for two terms, of which one needs labels.
+            known = {name: value for name, value in known.items() if name not in ("kd_weight", "ce_weight")}
         if labels.transform == REVISE:
             kinds = {"eta": int | float, "scope": str}
             if missing := [name for name, kind in kinds.items() if not isinstance(labels.parameters.get(name), kind)]:
@@ -141,6 +157,12 @@ class Task:
 def open_task(where: Path | Manifest) -> Task:
     """Open a manifest and its beton; raises InputError if either is missing or broken, or if they disagree."""
     manifest = where if isinstance(where, Manifest) else Manifest.open(where)
+    if manifest.header.data.labels_from == "none":
+        raise UsageError(
+            f"{manifest.where} (a manifest of kind {manifest.kind}) is of images without labels, and no teacher has "
+            "labelled them yet",
+            hint="score them, then select: prune score --teacher, prune select",
+        )
     path = manifest.beton_path
     if path is None:
         raise InputError(

@@ -40,7 +40,8 @@ class Run:
 
     def __repr__(self) -> str:
         last = self.metrics
-        name, share = ("train top-1", "train_top1") if last["top1"] is None else ("top-1", "top1")
+        trained = "agrees with the teacher" if "labels_from" in self.report["manifest"] else "train top-1"
+        name, share = (trained, "train_top1") if last["top1"] is None else ("top-1", "top1")
         return (
             f"<Run {self.report['student']['spec']}: {self.report['samples']:,} samples, {last['epoch']} epochs, "
             f"{name} {100 * last[share]:.2f} %, at {self.path}>"

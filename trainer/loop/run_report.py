@@ -47,6 +47,10 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
         f"loss {described(config)}",
         taught(task.stored, config),
     ]
+    if task.is_unlabelled:
+        lines.append(
+            "no labels: the loss is KD alone, and training counts how often the student answers as the teacher"
+        )
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
         lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
@@ -107,14 +111,14 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
-def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan) -> str:
-    """Return the line about one epoch."""
+def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan, *, unlabelled: bool = False) -> str:
+    """Return the line about one epoch; unlabelled: top-1 in training is agreement with the teacher."""
     epochs = config.epochs
     parts = [
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
         f"lr {row['lr']:.4g}",
         f"loss {row['train_loss']:.4f}",
-        f"train top-1 {_percent(row['train_top1'])}",
+        f"{_top1_name(unlabelled)} {_percent(row['train_top1'])}",
     ]
     if not _has_fixed_steps(config):
         parts.insert(1, f"steps {row['steps']:>{len(str(plan.steps_per_epoch))}}/{plan.steps_per_epoch}")
@@ -123,6 +127,10 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan)
         parts.append(f"best {_percent(best['val_top1'])} ({best['epoch']})")
     parts.append(f"{row['images_per_s']:,.0f} images/s")
     return "  ".join(parts)
+
+
+def _top1_name(unlabelled: bool) -> str:
+    return "agrees with the teacher" if unlabelled else "train top-1"
 
 
 def run_report(
@@ -153,6 +161,7 @@ def run_report(
             "id": task.manifest.id,
             "kind": task.manifest.kind,
             "data": header.data.name,
+            **({"labels_from": header.data.labels_from} if task.is_unlabelled else {}),
             "selection": header.selection.method if header.selection is not None else None,
             "keep": header.selection.keep_got if header.selection is not None else 1.0,
         },
@@ -232,7 +241,8 @@ def result_lines(report: Mapping[str, Any], out: str) -> str:
     if best is not None:
         lines += [_result_line("last", last), _result_line("best", best)]
     else:
-        lines.append(f"  train top-1 {_percent(last['train_top1'])}; not validated: name images with --val")
+        name = _top1_name("labels_from" in manifest)
+        lines.append(f"  {name} {_percent(last['train_top1'])}; not validated: name images with --val")
     total_s = max(times["total_s"], 1e-9)
     shares = ", ".join(
         f"{what} {100 * times[name] / total_s:.0f} %"

@@ -169,7 +169,7 @@ class _Run:
             if self.state.best is row:
                 self._save(BEST_NAME)
             self.folder.record(self.state)
-            note(epoch_line(row, session.config, self.state.best, session.plan))
+            note(epoch_line(row, session.config, self.state.best, session.plan, unlabelled=session.task.is_unlabelled))
 
     def finish(self) -> dict[str, Any]:
         """Save the student of the last epoch and write run.json; returns its content."""

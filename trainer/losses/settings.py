@@ -27,6 +27,27 @@ def under_flags(published: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
     return {field: value for field, value in published.items() if name == ours or field not in FIELDS} | given
 
 
+def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Return the loss values of a run on images without labels, whose labels are the teacher's answers: KD alone.
+
+    Raises UsageError for values that need labels.
+    """
+    name = given.get("loss", "kd")
+    why = f"the images of {where} have no labels: those stored are the teacher's answers"
+    needs = {
+        f"--loss {name}": name in LOSSES and (not LOSSES[name].needs_targets or LOSSES[name].needs_label_logit),
+        "--ce-weight": bool(given.get("ce_weight")),
+        "--revise": bool(given.get("revise_eta")),
+        "--record-dynamics": bool(given.get("record_dynamics")),
+        "--record-grand": bool(given.get("record_grand")),
+    }
+    if flag := next((flag for flag, is_given in needs.items() if is_given), None):
+        raise UsageError(
+            f"{flag} needs labels, and {why}", hint="learn from the soft labels alone, such as by --loss kd"
+        )
+    return {**({"kd_weight": 1.0} if name == "kd" else {}), **given, "ce_weight": 0.0}
+
+
 def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, Any]:
     """Return the loss's values that `given` lacks, for a run of `epochs` epochs, and all options of the loss.
 

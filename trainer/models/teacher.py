@@ -24,6 +24,8 @@ from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
 
 PROBED_IMAGES = 8
+_ANY_COUNT = 1000
+"""Outputs of a network that is made before its weights say how many it has."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -50,6 +52,8 @@ class Teacher:
     dtype: str
     parameters: int
     weights_sha256: str
+    class_names: tuple[str, ...]
+    """Names of the classes of its logits: those of the data, or its own."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -126,7 +130,7 @@ class Teacher:
 
 def load_teacher(
     spec: TeacherSpec,
-    class_names: list[str],
+    class_names: list[str] | None,
     *,
     device: str = "auto",
     local_rank: int = 0,
@@ -136,6 +140,7 @@ def load_teacher(
 ) -> Teacher:
     """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
 
+    class_names None means its own classes, called output 0, output 1, ... if it does not name them.
     dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA,
     for the whole process; a live teacher keeps the settings of the student. Raises UsageError for a network that is
     untrained, and InputError if the checkpoint does not fit, if the outputs are no logits, or if the numbers of outputs
@@ -149,7 +154,12 @@ def load_teacher(
     if dtype == "float16" and where.type != "cuda":
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
     if isinstance(network, str):
-        count = len(class_names)
+        if class_names is None and spec.checkpoint is None and ":" in network and "/" not in network:
+            raise UsageError(
+                f"it is not known how many classes the teacher {network} has, because the images have no labels",
+                hint="name its classes, in the order of its outputs: --classes FILE",
+            )
+        count = _ANY_COUNT if class_names is None else len(class_names)
         module, info = build_model(network, class_count=count, checkpoint=spec.checkpoint, image_px=spec.image_px)
     else:
         module, info = _copied(network, preprocessing, spec.checkpoint, spec.image_px)
@@ -158,6 +168,8 @@ def load_teacher(
     if info.weights != "loaded":
         what = "its classifier is new" if info.weights == "fresh head" else "its weights are random"
         untrained = f"teacher {info.spec} is untrained: {what}"
+        if class_names is None:
+            raise UsageError(untrained, hint="give its weights with --checkpoint, or class names with --classes FILE")
         if not spec.random_weights:
             raise UsageError(
                 untrained, hint="give its weights with --checkpoint; for a trial, prune has --random-weights"
@@ -171,10 +183,13 @@ def load_teacher(
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
+    width = _width(module, network, info.preprocessing.image_px, where)
+    names = class_names or list(info.class_names or (f"output {output}" for output in range(width)))
     return Teacher(
         module=module,
         info=info,
-        outputs=output_map(info.class_names, class_names, _width(module, network, info.preprocessing.image_px, where)),
+        outputs=output_map(info.class_names, names, width),
+        class_names=tuple(names),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module),
