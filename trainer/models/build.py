@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models import weights as checkpoints
+from trainer.models.arguments import arguments_of
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
@@ -211,12 +212,14 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
                 f"module {module_name!r} has no {attribute!r}",
                 hint=did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")]),
             ) from None
+        arguments = arguments_of(build, spec, class_count)
         try:
-            model = build(num_classes=class_count)
+            model = build(**arguments)
         except PruneError:
             raise
         except (Exception, SystemExit) as error:
-            raise InputError(f"{spec} failed when called with num_classes={class_count}: {reason(error)}") from error
+            how = f"with num_classes={class_count}" if arguments else "without arguments"
+            raise InputError(f"{spec} failed when called {how}: {reason(error)}") from error
     finally:
         sys.path.remove(folder)
     if not isinstance(model, nn.Module):
