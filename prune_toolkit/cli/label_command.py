@@ -90,15 +90,7 @@ def command(
     check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
-    card = parent.header.teacher
-    if card is not None and not other_teacher:
-        # The selection's own teacher, at the image size it scored, needs no flag except for its weights.
-        teacher_options = replace(
-            teacher_options,
-            teacher=teacher_options.teacher or card.spec,
-            image_size=teacher_options.image_size or card.preprocessing.image_px,
-        )
-    teacher = teacher_options.load(parent.class_names)
+    teacher = teacher_options.load(parent.class_names, None if other_teacher else parent.header.teacher)
     asked = replace(views, views=targets.views)
     config = LabelConfig(
         recipe=planned_recipe(parent, asked, teacher.preprocessing.image_px, typed=typed),
