@@ -118,3 +118,17 @@ def test_what_is_said_of_a_live_teacher_is_part_of_the_run(digits, selection, tm
     assert resized.report["student"]["preprocessing"]["resize_px"] == 8
     plain = pt.train_student(selection, **options, fresh=True)
     assert "teacher_images" not in plain.report["config"]
+
+
+def test_a_wrong_normalisation_is_warned_of_once(digits, tmp_path, capsys):
+    class Normed(nn.Sequential):
+        """Its batch normalisation has seen the digits in [0, 1]."""
+
+        def __init__(self):
+            super().__init__(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10))
+            pixels = torch.from_numpy((load_digits().images * 15 / 255).astype(np.float32))
+            self[0].running_mean[:], self[0].running_var[:] = pixels.mean(), pixels.var()
+
+    for mean, count in ((0.5, 1), (0, 0)):
+        pt.score(digits, teacher=Normed(), image_size=8, mean=mean, std=mean or 1, out=tmp_path / str(count))
+        assert capsys.readouterr().err.count("remembers images in [0, 1]") == count
