@@ -295,7 +295,7 @@ def test_a_module_that_does_not_fit_is_refused_with_what_helps(at_work, tmp_path
         pt.score("photos", teacher=Counting(), preprocessing=larger, out=tmp_path / "m")
     with pytest.raises(UsageError, match="leave out checkpoint"):
         pt.score("photos", teacher=Counting(), preprocessing=PREPROCESSING, checkpoint="x.pth", out=tmp_path / "m")
-    odd = pt.Preprocessing(image_px=8, resize_px=8, mean=[0.5], std=[0.25])
+    odd = pt.Preprocessing(image_px=8, resize_px=8, mean=[0.5] * 2, std=[0.25] * 2)
     with pytest.raises(UsageError, match="three numbers each"):
         pt.score("photos", teacher=Counting(), preprocessing=odd, out=tmp_path / "m")
     with pytest.raises(UsageError, match="no field 'size'"):

@@ -72,6 +72,8 @@ class TrainConfig:
     """Spec of the live teacher for the policy online."""
     teacher_weights: str | None = None
     """sha256 of its weights."""
+    teacher_images: Mapping[str, Any] | None = None
+    """What is said of its images, by flags or by the module itself: mean, std, interpolation, resize_px."""
     augment: str
     """pad_crop_flip, resized_crop_flip, or none (the evaluation view); with replay, the recipe that was scored."""
     flip: bool = True

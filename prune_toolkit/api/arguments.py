@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifests.base.cores import core_count
 from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
 from manifests.copies.matching import parse_stages
-from manifests.errors import IncompleteError
+from manifests.errors import IncompleteError, UsageError
+from manifests.format.header import Preprocessing
 from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
+from trainer.models.images_said import ImagesSaid
+from trainer.models.teacher_spec import TeacherSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Place = str | Path
 """A path; a URL is also accepted for manifests that are only read."""
@@ -46,6 +53,37 @@ def data_spec(
             held_out=held_out,
         )
     return DataSpec(data=str(data), split=split, classes=optional(classes), label=label, held_out=held_out)
+
+
+def teacher_spec(
+    teacher: "str | nn.Module | None",
+    preprocessing: Preprocessing | None,
+    checkpoint: Place | None,
+    image_size: int | None,
+    images: ImagesSaid,
+    *,
+    random_weights: bool,
+) -> TeacherSpec:
+    """Return what was said of the teacher; UsageError if none is named, or if its images are described twice."""
+    if teacher is None:
+        raise UsageError(
+            "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
+        )
+    parts = [flag.removeprefix("--").replace("-", "_") for flag in images.flags]
+    if preprocessing is not None and (parts or image_size is not None):
+        parts += ["image_size"] if image_size is not None else []
+        raise UsageError(
+            f"preprocessing says all of the teacher's images, and {', '.join(parts)} a part of it",
+            hint="give one or the other",
+        )
+    return TeacherSpec(
+        network=teacher,
+        checkpoint=optional(checkpoint),
+        image_px=image_size,
+        preprocessing=preprocessing,
+        images=images,
+        random_weights=random_weights,
+    )
 
 
 def data_check(

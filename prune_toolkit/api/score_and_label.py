@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
+from prune_toolkit.api.arguments import Place, data_spec, opened, optional, teacher_spec, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
@@ -29,6 +30,7 @@ from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
+from trainer.models.images_said import ImagesSaid
 from trainer.models.named_by_data import own_spec
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.models.teacher_spec import TeacherSpec
@@ -41,6 +43,10 @@ def score(
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
     image_size: int | None = None,
+    mean: float | str | Sequence[float | str] | None = None,
+    std: float | str | Sequence[float | str] | None = None,
+    interpolation: str | None = None,
+    resize_size: int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -78,7 +84,8 @@ def score(
 
     teacher: a spec, or an nn.Module that takes normalised (n, 3, S, S) images and returns logits (n, classes). A module
     is copied and run in evaluation mode, and recorded as module:ClassName with the sha256 of its weights; yours is not
-    changed. preprocessing: how images are prepared; required for a module, except for students of this toolkit.
+    changed. preprocessing: how images are prepared. mean, std, interpolation, resize_size: parts of it, as the flags of
+    `prune score`; with image_size they say enough of a module, unless its attributes do.
     dynamics: run no teacher, but add scores of the training dynamics that these runs recorded to the manifest `data`.
     """
     if dynamics:
@@ -95,7 +102,8 @@ def score(
     if early_epoch is not None:
         raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
+    spec = teacher_spec(teacher, preprocessing, checkpoint, image_size, said, random_weights=random_weights)
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
@@ -143,6 +151,10 @@ def label(
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
     image_size: int | None = None,
+    mean: float | str | Sequence[float | str] | None = None,
+    std: float | str | Sequence[float | str] | None = None,
+    interpolation: str | None = None,
+    resize_size: int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -168,20 +180,19 @@ def label(
 ) -> Manifest:
     """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
 
-    views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again, and its
-    preprocessing is that of the selection.
+    views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again. Images
+    are prepared as the selection says that they were scored.
     """
     chosen = opened(selection)
     check_selection(chosen, teacher_licence, is_other=other_teacher)
     targets = planned_targets(chosen, policy, views, top_k)
-    card = chosen.header.teacher
-    if card is not None and not other_teacher:
-        if teacher is None or isinstance(teacher, str):
-            teacher = teacher or own_spec(card.spec, chosen.where, 'teacher="SPEC"')
-            image_size = image_size or card.preprocessing.image_px
-        else:
-            preprocessing = preprocessing or card.preprocessing
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
+    card = None if other_teacher else chosen.header.teacher
+    if card is not None and teacher is None:
+        teacher = own_spec(card.spec, chosen.where, 'teacher="SPEC"')
+    spec = teacher_spec(teacher, preprocessing, checkpoint, image_size, said, random_weights=random_weights)
+    if card is not None and preprocessing is None:
+        spec = replace(spec, preprocessing=card.preprocessing)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
@@ -203,28 +214,6 @@ def label(
             ranks=WorkShare.resolve(None, None),
         )
         return whole(write_labels(Labelling.of(config, loaded, chosen)))
-
-
-def _spec(
-    teacher: str | nn.Module | None,
-    preprocessing: Preprocessing | None,
-    checkpoint: Place | None,
-    image_size: int | None,
-    *,
-    random_weights: bool,
-) -> TeacherSpec:
-    """Return what was said of the teacher; UsageError if none is named."""
-    if teacher is None:
-        raise UsageError(
-            "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
-        )
-    return TeacherSpec(
-        network=teacher,
-        checkpoint=optional(checkpoint),
-        image_px=image_size,
-        preprocessing=preprocessing,
-        random_weights=random_weights,
-    )
 
 
 def _loaded(spec: TeacherSpec, class_names: list[str] | None, device: str, dtype: str | None) -> Teacher:

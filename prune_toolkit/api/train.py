@@ -17,8 +17,9 @@ from trainer.loop.distributed import Ranks
 from trainer.loop.finished_run import Run, load_student
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
+from trainer.models.images_said import ImagesSaid
 from trainer.models.named_by_data import is_own
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.models.teacher_spec import live_spec
 
 __all__ = ["Run", "TrainOptions", "load_student", "train_student"]
 
@@ -81,6 +82,10 @@ def train_student(
     weights: Place | None = None,
     teacher: str | None = None,
     checkpoint: Place | None = None,
+    mean: float | str | Sequence[float | str] | None = None,
+    std: float | str | Sequence[float | str] | None = None,
+    interpolation: str | None = None,
+    resize_size: int | None = None,
     recipe: str = "auto",
     epochs: int | None = None,
     steps: int | None = None,
@@ -94,24 +99,24 @@ def train_student(
 ) -> Run:
     """Train a student from a selection with the teacher's labels stored in it; like `train-student`.
 
-    student: a spec, such as "torchvision/resnet18"; the default depends on the recipe. val: validation images. options:
+    student: a spec, such as "torchvision/resnet18"; the default depends on the recipe. val: validation images. mean,
+    std, interpolation, resize_size: what is said of a live teacher's images. options:
     every other option of `train-student --help`, by its name: loss="ce", temperature=4, lr=0.05, policy="replay", ...
     """
     if unknown := sorted(set(options) - set(TrainOptions.__annotations__)):
         near = difflib.get_close_matches(unknown[0], TrainOptions.__annotations__, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"train_student() got an unexpected keyword argument {unknown[0]!r}{meant}")
-    if checkpoint is not None and teacher is None:
-        raise UsageError(
-            "checkpoint holds the weights of a live teacher, but teacher is missing", hint='name it: teacher="SPEC"'
-        )
+    said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
+    teacher_spec = live_spec(teacher, optional(checkpoint), said)
     path = local_path(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
     task = open_task(manifest if isinstance(manifest, Manifest) else local_path(manifest))
     flags: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in options.items()}
     if "milestones" in flags:
         flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
-    flags |= {"student": student, "teacher": teacher, "weights": None if weights is None else str(weights)}
+    flags |= {"student": student, "teacher": teacher, "teacher_images": said.asdict() or None}
+    flags |= {"weights": None if weights is None else str(weights)}
     given = task.loss_values(flags)
     ranks = Ranks.from_environment()
 
@@ -132,7 +137,7 @@ def train_student(
             out=path,
             machine=Machine(device=device, loader=loader, workers=workers),
             fresh=fresh,
-            teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=optional(checkpoint)),
+            teacher_spec=teacher_spec,
             match=None
             if seconds is None or match_run is None
             else MatchTime(

@@ -1,12 +1,13 @@
 """Use a trained network: measure it, and write it for other libraries."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, optional, threads
+from prune_toolkit.api.arguments import Place, data_spec, teacher_spec, threads
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.evaluation.evaluate import EvaluationConfig
 from prune_toolkit.evaluation.evaluate import evaluate as evaluate_on
@@ -20,8 +21,8 @@ from prune_toolkit.model_export.export_model import ExportedModel, export_studen
 from prune_toolkit.model_export.exportable import Exportable
 from trainer.cli.shared_options import local_path
 from trainer.loop.finished_run import Run, load_student
+from trainer.models.images_said import ImagesSaid
 from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 
 
@@ -32,6 +33,10 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
     image_size: int | None = None,
+    mean: float | str | Sequence[float | str] | None = None,
+    std: float | str | Sequence[float | str] | None = None,
+    interpolation: str | None = None,
+    resize_size: int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -69,11 +74,12 @@ def evaluate(
     if images.index is None:
         tell_reading(images.source, strict=strict)
     place = model.path if isinstance(model, Run) else model
-    spec = TeacherSpec(
-        network=place if isinstance(place, nn.Module) else named_model(str(place)),
-        checkpoint=optional(checkpoint),
-        image_px=image_size,
-        preprocessing=preprocessing,
+    spec = teacher_spec(
+        place if isinstance(place, nn.Module) else named_model(str(place)),
+        preprocessing,
+        checkpoint,
+        image_size,
+        ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size),
         random_weights=random_weights,
     )
     with torch_as_it_was():

@@ -85,21 +85,12 @@ def command(
     )
     from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
-    from trainer.models.named_by_data import own_spec
 
     parent = Manifest.open(selection)
     check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
-    card = parent.header.teacher
-    if card is not None and not other_teacher:
-        # The selection's own teacher, at the image size it scored, needs no flag except for its weights.
-        teacher_options = replace(
-            teacher_options,
-            teacher=teacher_options.teacher or own_spec(card.spec, parent.where, "--teacher SPEC"),
-            image_size=teacher_options.image_size or card.preprocessing.image_px,
-        )
-    teacher = teacher_options.load(parent.class_names)
+    teacher = teacher_options.load(parent.class_names, None if other_teacher else parent)
     asked = replace(views, views=targets.views)
     config = LabelConfig(
         recipe=planned_recipe(parent, asked, teacher.preprocessing.image_px, typed=typed),

@@ -13,9 +13,10 @@ import click
 
 from manifests.base.cores import core_count
 from manifests.errors import UsageError
-from trainer.cli.shared_options import LOCAL
+from trainer.cli.shared_options import IMAGES_SAID, LOCAL
 
 if TYPE_CHECKING:
+    from manifests.manifest import Manifest
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
@@ -170,6 +171,10 @@ strict_option = click.option(
 @click.option(
     "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
 )
+@click.option("--mean", **IMAGES_SAID["--mean"])
+@click.option("--std", **IMAGES_SAID["--std"])
+@click.option("--interpolation", **IMAGES_SAID["--interpolation"])
+@click.option("--resize-size", **IMAGES_SAID["--resize-size"])
 @click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
 @click.option(
     "--dtype",
@@ -193,6 +198,10 @@ class TeacherOptions:
     teacher: str | None
     checkpoint: Path | None
     image_size: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    interpolation: str | None
+    resize_size: int | None
     batch_size: int
     dtype: str | None
     device: str
@@ -200,25 +209,38 @@ class TeacherOptions:
     loader: str
     random_weights: bool
 
-    def spec(self) -> "TeacherSpec":
-        """Return what was said of the teacher; UsageError if none is named."""
+    def spec(self, scored: "Manifest | None" = None) -> "TeacherSpec":
+        """Return what was said of the teacher, over what a manifest says that it scored; UsageError if none is named.
+
+        A teacher that scored needs no flags but for its weights.
+        """
+        from trainer.models.images_said import ImagesSaid
         from trainer.models.teacher_spec import TeacherSpec
 
-        if self.teacher is None:
+        network, card = self.teacher, None if scored is None else scored.header.teacher
+        if network is None and card is not None and scored is not None:
+            from trainer.models.named_by_data import own_spec
+
+            network = own_spec(card.spec, scored.where, "--teacher SPEC")
+        if network is None:
             raise UsageError(
                 "--teacher is missing: name the network to run",
                 hint='--teacher SPEC, or teacher = "SPEC" in prune.toml',
             )
         return TeacherSpec(
-            network=self.teacher,
+            network=network,
             checkpoint=self.checkpoint,
             image_px=self.image_size,
+            preprocessing=None if card is None else card.preprocessing,
+            images=ImagesSaid.of(
+                mean=self.mean, std=self.std, interpolation=self.interpolation, resize_size=self.resize_size
+            ),
             random_weights=self.random_weights,
         )
 
-    def load(self, class_names: list[str] | None) -> "Teacher":
-        """Load the teacher onto its device; UsageError if none is named."""
-        spec = self.spec()
+    def load(self, class_names: list[str] | None, scored: "Manifest | None" = None) -> "Teacher":
+        """Load the teacher onto its device; `scored` as in `spec`; UsageError if none is named."""
+        spec = self.spec(scored)
         if self.threads is not None:
             import torch
 

@@ -234,14 +234,17 @@ def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
             hint='--data DIR, or data = "DIR" in prune.toml',
         )
     if not _is_manifest(data):
-        return ImagesAtHand.of_source(replace(data, held_out=True))
-    if data.split is not None:
+        images = ImagesAtHand.of_source(replace(data, held_out=True))
+    elif data.split is not None:
         raise UsageError(
             f"--split cannot be used with the manifest {data.data}: it lists its samples",
             hint="name the images themselves to read another split",
         )
-    images = ImagesAtHand.of_index(Manifest.open(data.data))
-    note(f"{data.data}: the {images.count:,} samples that this manifest lists")
+    else:
+        images = ImagesAtHand.of_index(Manifest.open(data.data))
+        note(f"{data.data}: the {images.count:,} samples that this manifest lists")
+    if images.unlabelled:
+        raise UsageError(f"{data.data} has no labels: there is nothing to compare answers with")
     return images
 
 

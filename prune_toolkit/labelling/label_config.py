@@ -60,7 +60,8 @@ class Labelling(TeacherPass):
         if difference is not None and not config.other_teacher:
             raise MismatchError(
                 f"{selection.where} was scored {difference}",
-                hint="give the teacher that scored, with --teacher and --checkpoint; or add --other-teacher",
+                hint="give the teacher that scored, with --teacher and --checkpoint, and no flags of its images, which "
+                "the selection says; or add --other-teacher",
             )
         is_other = difference is not None
         return cls(

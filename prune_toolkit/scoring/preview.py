@@ -31,7 +31,7 @@ def preview(work: Scoring, limit: int) -> dict[str, Any]:
     work.resolved()
     ids = images.readable(spread(np.arange(images.count), limit))
     with closing(work.open()) as reader, Progress(len(ids) * config.view_count, "preview") as progress:
-        found, logits_nVC, _ = show_views(work, reader, ids, progress)
+        found, logits_nVC, _ = show_views(work, reader, ids, progress, check=True)
         rate = progress.rate()
     if not len(found):
         raise InputError("none of the images of the preview could be read")

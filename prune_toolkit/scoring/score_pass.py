@@ -85,7 +85,10 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
     config, images = work.config, work.images
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
-    ids, logits_nVC, features_nD = show_views(work, reader, readable, progress, with_features=config.features)
+    # Of all processes one makes part 0, and warns.
+    ids, logits_nVC, features_nD = show_views(
+        work, reader, readable, progress, with_features=config.features, check=part == 0
+    )
     label_n = answers(logits_nVC[:, 0]) if images.unlabelled else images.label_N[ids]
     label_P = part_labels(len(rows), ids - rows.start, label_n) if images.unlabelled else None
 

@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from manifests.base.progress import Progress
+from manifests.base.progress import Progress, note
 from manifests.errors import InputError, UsageError
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
 from prune_toolkit.work.part_work import ALONE, WorkShare
 from trainer.data.views import EVALUATION, ViewRecipe
+from trainer.models.images_said import numbers_text
+from trainer.models.normalisation_check import better_normalisation
 from trainer.models.teacher import Teacher
+
+CHECKED_IMAGES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +73,27 @@ class TeacherPass:
 
 
 def show_views(
-    work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64], progress: Progress, *, with_features: bool = False
+    work: TeacherPass,
+    reader: ImageReader,
+    ids: NDArray[np.int64],
+    progress: Progress,
+    *,
+    with_features: bool = False,
+    check: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.float16]]:
     """Run the teacher over the samples that can be read; return their ids, logits (n, V, C), and features of view 0.
 
-    Without features, these have width 0. Progress counts images, n * V of them. Raises InputError naming the first
-    sample whose logits or features are not finite or do not fit float16.
+    Without features, these have width 0. check: warn if the first batch looks wrongly normalised. Progress counts
+    images, n * V of them. Raises InputError naming the first sample whose logits or features are not finite or do not
+    fit float16.
     """
     done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
     found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
     features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
     for batch_ids, images in reader.batches(ids, work.config.batch_size):
         rows = slice(done, done + len(batch_ids))
+        if check and done == 0:
+            warn_of_normalisation(work.teacher, images[::views])
         if with_features:
             logits, all_features = work.teacher.logits_and_features(images)
             features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
@@ -94,6 +108,18 @@ def show_views(
         done = rows.stop
         progress.advance(len(images))
     return seen[:done], found[:done], features[:done]
+
+
+def warn_of_normalisation(teacher: Teacher, images_n3SS: Tensor) -> None:
+    """Warn if another of the usual normalisations fits the teacher's first batch normalisation far better."""
+    shown = teacher.preprocessing
+    better = better_normalisation(teacher.module, images_n3SS[:CHECKED_IMAGES], shown)
+    if better is not None:
+        note(
+            f"warning: {teacher.info.spec} is shown images with mean {numbers_text(shown.mean)} and std "
+            f"{numbers_text(shown.std)}, but its first batch normalisation remembers {better.name}\n"
+            f"  if these are what it was trained on, give {better.flags}"
+        )
 
 
 def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float16]:

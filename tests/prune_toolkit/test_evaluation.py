@@ -185,6 +185,8 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_file(photos: Path, tmp_pat
         pt.evaluate(Colours(), photos, preprocessing=PLAIN, out=out)
     with pytest.raises(UsageError, match="same name"):
         pt.evaluate(Colours(), photos, preprocessing=PLAIN, out=tmp_path / "a", confusion=tmp_path / "a")
+    with pytest.raises(UsageError, match="has no labels: there is nothing to compare"):
+        pt.evaluate(Colours(), pt.DataSpec(data=str(photos), unlabelled=True), preprocessing=PLAIN)
     for path in (photos / "val").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="none of the 12 images can be read"):

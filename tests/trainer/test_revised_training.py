@@ -19,6 +19,7 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.losses.settings import under_flags
 from trainer.models.build import build_model
+from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import save_student
 
 COUNT, ETA, T = 48, 0.8, 3.0
@@ -143,7 +144,8 @@ def test_a_live_teachers_labels_are_revised_too(raw, tmp_path, monkeypatch):
     facts, label_N = info.preprocessing, stored_of(raw)[1]
     logits_NC = linear_logits(drawn(task, task_views(task), 0), module, facts.mean, facts.std)
     assert (logits_NC.argmax(axis=1) != label_N).any()
-    flags = {"teacher": "tiny_networks:linear", "checkpoint": tmp_path / "teacher.safetensors"}
+    spec = TeacherSpec(network="tiny_networks:linear", checkpoint=tmp_path / "teacher.safetensors")
+    flags = {"teacher": spec.network, "teacher_spec": spec}
     got = seen(raw, tmp_path / "run", monkeypatch, revise_eta=ETA, revise_scope="wrong", **flags)
     np.testing.assert_allclose(got, formula(logits_NC, label_N, scope="wrong"), atol=1e-4)
 

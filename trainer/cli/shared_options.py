@@ -1,13 +1,14 @@
-"""Options of both commands: local paths, for outputs and for inputs that must be on this machine; and --plugin."""
+"""Options of both commands: local paths, for outputs and for inputs that must be on this machine; --plugin; images."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from manifests.errors import UsageError
 from manifests.stores.store import is_url, without_password
+from trainer.models.channel_values import channel_values
 
 
 class LocalPath(click.Path):
@@ -49,3 +50,40 @@ PLUGIN: dict[str, Any] = {
     "help": "A file that registers scores, selectors or losses of your own; repeatable.",
 }
 """The settings of --plugin, which adds methods of one's own."""
+
+
+class Channels(click.ParamType):  # type: ignore[type-arg]
+    """One number or three, also fractions, or a list from prune.toml."""
+
+    name = "numbers"
+
+    def __init__(self, what: Literal["mean", "std"]) -> None:
+        self.what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers; UsageError for what is none."""
+        return channel_values(value, self.what)
+
+
+IMAGES_SAID: dict[str, dict[str, Any]] = {
+    "--mean": {
+        "type": Channels("mean"),
+        "metavar": "M,M,M",
+        "help": "Mean of the teacher's images in [0, 1], subtracted: one number or three; 0, 0.5 or 1/2.",
+    },
+    "--std": {
+        "type": Channels("std"),
+        "metavar": "S,S,S",
+        "help": "Their standard deviation, by which they are then divided; 1/255 for a network that takes 0..255.",
+    },
+    "--interpolation": {
+        "type": click.Choice(["bilinear", "bicubic"]),
+        "help": "How images are resized for the teacher.",
+    },
+    "--resize-size": {
+        "type": click.IntRange(min=1),
+        "metavar": "PX",
+        "help": "Length of the shorter side before the centre crop of --image-size.",
+    },
+}
+"""The settings of the options that say how a teacher expects its images; without them its weights do."""

@@ -16,7 +16,7 @@ import click
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from trainer.cli.console import echo_json, run_cli
-from trainer.cli.shared_options import LOCAL, PLUGIN
+from trainer.cli.shared_options import IMAGES_SAID, LOCAL, PLUGIN
 
 
 class Command(click.Command):
@@ -128,6 +128,10 @@ run = partial(click.option, cls=Option, heading="Run")
          help="File with the weights to start from.")  # fmt: skip
 @live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of using stored labels.")
 @live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="File with the weights of --teacher.")
+@live("--mean", **IMAGES_SAID["--mean"])
+@live("--std", **IMAGES_SAID["--std"])
+@live("--interpolation", **IMAGES_SAID["--interpolation"])
+@live("--resize-size", **IMAGES_SAID["--resize-size"])
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
         help="Set of defaults: demo, cifar, imagenet, or auto (cifar or imagenet, by image size).")  # fmt: skip
 @recipe("--batch-size", type=int, metavar="N", help="Samples per step, over all ranks.")
@@ -198,6 +202,10 @@ def train_student(
     weights: Path | None,
     teacher: str | None,
     checkpoint: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    interpolation: str | None,
+    resize_size: int | None,
     recipe: str,
     epochs: int | None,
     steps: int | None,
@@ -233,15 +241,21 @@ def train_student(
     from trainer.loop.distributed import Ranks
     from trainer.loop.recipes import resolve
     from trainer.loop.run_report import opening_lines, result_lines
+    from trainer.models.images_said import ImagesSaid
+    from trainer.models.teacher_spec import live_spec
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
-    if checkpoint is not None and teacher is None:
-        raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
+    said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
+    spec = live_spec(teacher, checkpoint, said)
     length = one_budget(epochs, steps, match_time, None if fresh else out)
     ranks = Ranks.from_environment()
     task = open_task(manifest)
-    values |= {"teacher": teacher, "weights": None if weights is None else str(weights)}
+    values |= {
+        "teacher": teacher,
+        "teacher_images": said.asdict() or None,
+        "weights": None if weights is None else str(weights),
+    }
     given = task.loss_values(values)
 
     def configure(found_steps: int | None = None) -> TrainConfig:
@@ -294,7 +308,6 @@ def train_student(
         return
 
     from trainer.loop.training import Machine, train
-    from trainer.models.teacher_spec import TeacherSpec
 
     report = train(
         task,
@@ -303,7 +316,7 @@ def train_student(
         out=out,
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
-        teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=checkpoint),
+        teacher_spec=spec,
         match=match,
     )
     if ranks.is_main and as_json:

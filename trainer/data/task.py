@@ -27,7 +27,7 @@ from trainer.config import TrainConfig
 from trainer.data.stored import StoredLabels, scored_recipe
 from trainer.losses import LOSSES
 from trainer.losses.settings import FIELDS, under_flags, without_labels
-from trainer.models.info import SMALL_PX, default_preprocessing, rescaled
+from trainer.models.info import SMALL_PX, default_preprocessing, in_colour, rescaled
 
 REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
@@ -110,14 +110,23 @@ class Task:
         return known
 
     def preprocessing(self, image_px: int) -> Preprocessing:
-        """Return the evaluation view at a size: the teacher's if there is one, so that its labels fit the pixels."""
+        """Return the evaluation view at a size: the teacher's if there is one, so that its labels fit the pixels.
+
+        A student is shown colour images, also where its teacher was shown grey ones.
+        """
         teacher = self.manifest.header.teacher
-        return rescaled(teacher.preprocessing, image_px) if teacher is not None else default_preprocessing(image_px)
+        if teacher is None:
+            return default_preprocessing(image_px)
+        return rescaled(in_colour(teacher.preprocessing), image_px)
 
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
+        values = asdict(config)
+        if config.teacher_images is None:
+            # Runs of which nothing is said keep the identity they had before this option existed.
+            del values["teacher_images"]
         return {
-            **asdict(config),
+            **values,
             "manifest": self.manifest.id,
             "validation": None if validation is None else validation.identity,
         }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manifests.betons.reader import Beton
+from manifests.format.header import Preprocessing
 from manifests.sources.base import Source
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
@@ -58,6 +59,13 @@ def live_teacher(task: Task, config: TrainConfig, spec: TeacherSpec | None, devi
     return replace(teacher, module=cast(nn.Module, torch.compile(teacher.module))) if config.compile else teacher
 
 
+def shown_views(task: Task, config: TrainConfig) -> Preprocessing:
+    """Return how images are prepared for the student, resized as it is said of a live teacher, who sees the same."""
+    said = config.teacher_images or {}
+    resized = {name: said[name] for name in ("interpolation", "resize_px") if name in said}
+    return task.preprocessing(config.image_px).model_copy(update=resized)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpochFacts:
     """Facts about the samples that an epoch showed."""
@@ -100,7 +108,7 @@ class TrainingSession:
         self.student = build_student(
             config,
             class_names=task.class_names,
-            preprocessing=task.preprocessing(config.image_px),
+            preprocessing=shown_views(task, config),
             state=state,
             device=device,
             ranks=ranks,

@@ -81,7 +81,13 @@ def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
     """Return the configuration with the loaded teacher's spec and weights, whatever its file is called."""
     if teacher is None:
         return config
-    return replace(config, teacher=teacher.info.spec, teacher_weights=teacher.weights_sha256)
+    said = {*(config.teacher_images or {})}
+    if teacher.info.stated is not None and "mean" not in teacher.info.unknown:
+        said |= {"mean", "std"}
+    images = {name: value for name, value in teacher.preprocessing.model_dump().items() if name in said}
+    return replace(
+        config, teacher=teacher.info.spec, teacher_weights=teacher.weights_sha256, teacher_images=images or None
+    )
 
 
 def _matched(

@@ -13,6 +13,7 @@ import importlib
 import operator
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,11 +21,15 @@ from torch import Tensor, nn
 
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models import weights as checkpoints
+from trainer.models.arguments import arguments_of
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
+from trainer.models.grey import channels_taken, evaluating
+from trainer.models.images_said import ALL_FLAGS, NOTHING_SAID, ImagesSaid
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
 from trainer.models.named_by_data import own_spec
 from trainer.models.outputs import logits_in
+from trainer.models.stated import stated_by
 from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
 
 __all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
@@ -39,6 +44,7 @@ def build_model(
     class_count: int,
     checkpoint: Path | None = None,
     image_px: int | None = None,
+    images: ImagesSaid | None = NOTHING_SAID,
     pretrained: bool = True,
 ) -> tuple[nn.Module, ModelInfo]:
     """Return the network that `spec` names, on the CPU in training mode, and what is known about it.
@@ -46,8 +52,9 @@ def build_model(
     pretrained=True, for a teacher: weights keep their head, and timm names load their published weights.
     pretrained=False, for a student: the network has class_count outputs, so a head of another size is
     replaced by a fresh one, and timm names start from fresh weights.
-    image_px overrides the image size of the weights or of the registry. Raises UsageError for an unknown
-    spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
+    image_px overrides the image size of the weights or of the registry. images: what is said of a teacher's
+    images, and is not asked of a module; None: all. Raises UsageError for an unknown spec, InputError for weights that
+    cannot be loaded, do not fit, or do not classify.
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
@@ -62,9 +69,12 @@ def build_model(
         blueprint = _blueprint_in(checkpoint, given)
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
-    model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
+    model, info = _built(blueprint, checkpoint, class_count, image_px, images, keep_head=pretrained)
     if blueprint.foreign or image_px is not None:
-        outputs = output_count(model, info.preprocessing.image_px, is_teacher=pretrained)
+        if blueprint.foreign and pretrained:
+            info = replace(info, preprocessing=channels_taken(model, info.preprocessing))
+        shown = info.preprocessing
+        outputs = output_count(model, shown.image_px, channels=len(shown.mean), is_teacher=pretrained)
         if outputs != class_count and not pretrained:
             raise InputError(f"{spec} has {outputs} outputs; {class_count} are needed, one per class")
     return model, info
@@ -75,26 +85,21 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -> int:
+def output_count(model: nn.Module, image_px: int, *, channels: int = 3, is_teacher: bool = False) -> int:
     """Return the number of logits for one black image; raises InputError if the network fails or returns no logits.
 
     is_teacher: logits may be part of what it returns, as logits_in finds them.
     """
     example = next(model.parameters(), torch.zeros(()))
-    image = torch.zeros(1, 3, image_px, image_px, device=example.device, dtype=example.dtype)
-    modes = {module: module.training for module in model.modules()}
+    image = torch.zeros(1, channels, image_px, image_px, device=example.device, dtype=example.dtype)
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             outputs = model(image)
     except Exception as error:
         raise InputError(
-            f"the network does not take 3x{image_px}x{image_px} images: {reason(error)}",
+            f"the network does not take {channels}x{image_px}x{image_px} images: {reason(error)}",
             hint="choose another image size, or a network made for this one",
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     logits = logits_in(outputs, type(model).__name__) if is_teacher else outputs
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -103,7 +108,13 @@ def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -
 
 
 def _built(
-    blueprint: Blueprint, checkpoint: Path | None, class_count: int, image_px: int | None, *, keep_head: bool
+    blueprint: Blueprint,
+    checkpoint: Path | None,
+    class_count: int,
+    image_px: int | None,
+    images: ImagesSaid | None,
+    *,
+    keep_head: bool,
 ) -> tuple[nn.Module, ModelInfo]:
     spec, names = blueprint.spec, blueprint.class_names
     weights: Weights = "loaded"
@@ -123,11 +134,23 @@ def _built(
         model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=origin)
         names = names if names is not None and weights == "loaded" and len(names) == outputs else None
     native = described.preprocessing if described else blueprint.native(model)
+    stated = None
+    if native is None and images is not None and blueprint.foreign and keep_head:
+        stated = stated_by(checkpoints.bare(model), spec, images, image_px or blueprint.image_px)
+        native = stated.preprocessing if stated else None
+    unknown = stated.unknown if stated else () if native or weights == "random" else tuple(ALL_FLAGS)
     if native is None or (weights == "random" and image_px is not None):
         preprocessing = default_preprocessing(image_px or blueprint.image_px)
     else:
         preprocessing = rescaled(native, image_px or native.image_px)
-    return model, ModelInfo(spec=spec, class_names=names, preprocessing=preprocessing, weights=weights)
+    return model, ModelInfo(
+        spec=spec,
+        class_names=names,
+        preprocessing=preprocessing,
+        weights=weights,
+        stated=stated.attribute if stated else None,
+        unknown=unknown,
+    )
 
 
 def _filled(
@@ -207,12 +230,14 @@ def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:
                 f"module {module_name!r} has no {attribute!r}",
                 hint=did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")]),
             ) from None
+        arguments = arguments_of(build, spec, class_count)
         try:
-            model = build(num_classes=class_count)
+            model = build(**arguments)
         except PruneError:
             raise
         except (Exception, SystemExit) as error:
-            raise InputError(f"{spec} failed when called with num_classes={class_count}: {reason(error)}") from error
+            how = f"with num_classes={class_count}" if arguments else "without arguments"
+            raise InputError(f"{spec} failed when called {how}: {reason(error)}") from error
     finally:
         sys.path.remove(folder)
     if not isinstance(model, nn.Module):

@@ -29,6 +29,10 @@ class ModelInfo:
     """Names of the outputs in their order, None if the weights do not say."""
     preprocessing: Preprocessing
     weights: Weights = "loaded"
+    stated: str | None = None
+    """Attribute of the module that says how it expects its images; None: its weights do, or nothing does."""
+    unknown: tuple[str, ...] = ()
+    """Values of the preprocessing that nothing says: the defaults of the size are assumed."""
 
 
 class Loaded(NamedTuple):
@@ -83,8 +87,17 @@ def check_preprocessing(preprocessing: Preprocessing) -> None:
         )
     if min(preprocessing.image_px, preprocessing.resize_px) < 1:
         raise UsageError("Preprocessing: image_px and resize_px must be at least 1")
-    if [len(values) for values in colours] != [3, 3] or min(preprocessing.std) <= 0:
-        raise UsageError("Preprocessing: mean and std are three numbers each, for red, green and blue; std is above 0")
+    if [len(values) for values in colours] not in ([3, 3], [1, 1]) or min(preprocessing.std) <= 0:
+        raise UsageError(
+            "Preprocessing: mean and std are three numbers each, for red, green and blue, or one each for grey images; "
+            "std is above 0"
+        )
+
+
+def in_colour(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the same preprocessing for colour images; that of a grey teacher gets its mean and std three times."""
+    times = 3 // len(preprocessing.mean)
+    return preprocessing.model_copy(update={"mean": preprocessing.mean * times, "std": preprocessing.std * times})
 
 
 def rescaled(preprocessing: Preprocessing, image_px: int) -> Preprocessing:

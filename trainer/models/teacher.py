@@ -5,7 +5,6 @@ import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +15,11 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.grey import channels_taken
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.teacher_images import info_of_module, with_said
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
@@ -62,7 +63,10 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, C) float32 of uint8 images (n, 3, S, S), on its device, in the class order of the data."""
+        """Return logits (n, C) float32 of uint8 images (n, 3, S, S), on its device, in the class order of the data.
+
+        A grey network is shown their luma.
+        """
         normalised = normalise(images, self.preprocessing, torch.float32)
         with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
             outputs = self.module(normalised)
@@ -77,8 +81,7 @@ class Teacher:
     @cached_property
     def feature_layer(self) -> FeatureLayer:
         """Return the last linear layer whose output on noise is the network's; raises UsageError if there is none."""
-        side = self.preprocessing.image_px
-        noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        noise = _noise(2, self.preprocessing, self.device)
         layers = [
             FeatureLayer(name, module)
             for name, module in self.module.named_modules()
@@ -159,12 +162,16 @@ def load_teacher(
                 f"it is not known how many classes the teacher {network} has, because the images have no labels",
                 hint="name its classes, in the order of its outputs: --classes FILE",
             )
-        count = _ANY_COUNT if class_names is None else len(class_names)
-        module, info = build_model(network, class_count=count, checkpoint=spec.checkpoint, image_px=spec.image_px)
+        module, info = build_model(
+            network,
+            class_count=_ANY_COUNT if class_names is None else len(class_names),
+            checkpoint=spec.checkpoint,
+            image_px=spec.image_px or (preprocessing.image_px if preprocessing else None),
+            images=None if preprocessing else spec.images,
+        )
     else:
-        module, info = _copied(network, preprocessing, spec.checkpoint, spec.image_px)
-    if preprocessing is not None:
-        info = replace(info, preprocessing=preprocessing)
+        module, info = _copied(network, spec)
+    info = with_said(info, spec)
     if info.weights != "loaded":
         what = "its classifier is new" if info.weights == "fresh head" else "its weights are random"
         untrained = f"teacher {info.spec} is untrained: {what}"
@@ -183,7 +190,7 @@ def load_teacher(
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
-    width = _width(module, network, info.preprocessing.image_px, where)
+    width = _width(module, network, info.preprocessing, where)
     names = class_names or list(info.class_names or (f"output {output}" for output in range(width)))
     return Teacher(
         module=module,
@@ -197,45 +204,45 @@ def load_teacher(
     )
 
 
-def _copied(
-    module: torch.nn.Module, preprocessing: Preprocessing | None, checkpoint: Path | None, image_px: int | None
-) -> tuple[torch.nn.Module, ModelInfo]:
+def _copied(module: torch.nn.Module, spec: TeacherSpec) -> tuple[torch.nn.Module, ModelInfo]:
     """A copy of a module in float32, so that the module keeps its mode, hooks, device and precision."""
     module = bare(module)
     name = f"{type(module).__module__}:{type(module).__qualname__}"
-    if checkpoint is not None or image_px is not None:
-        raise UsageError(
-            f"the teacher {name} is a module: it has its weights, and preprocessing says the size of its images",
-            hint="leave out checkpoint and image_size",
-        )
+    if spec.checkpoint is not None:
+        raise UsageError(f"the teacher {name} is a module: it has its weights", hint="leave out checkpoint")
     if isinstance(module, TrainedStudent):
         info, module = module.info, module.network
-    elif preprocessing is None:
-        raise UsageError(
-            f"the teacher {name} is a module that does not say how it wants its images",
-            hint="say it: preprocessing=pt.Preprocessing(image_px=224, resize_px=256, mean=[...], std=[...])",
-        )
     else:
-        info = ModelInfo(spec=name, class_names=None, preprocessing=preprocessing)
+        info = info_of_module(module, name, spec)
     try:
-        return copy.deepcopy(module).float(), info
+        module = copy.deepcopy(module).float()
     except RuntimeError as error:
         raise InputError(
             f"the teacher {name} cannot be copied: {str(error).splitlines()[0]}",
             hint="a pass under torch.no_grad() leaves no computed tensors in it; or save its weights, and name its "
             "class and the file: teacher='module:callable', checkpoint=FILE",
         ) from None
+    if not isinstance(spec.network, TrainedStudent):
+        info = replace(info, preprocessing=channels_taken(module, info.preprocessing))
+    return module, info
 
 
-def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, where: torch.device) -> int:
+def _noise(count: int, preprocessing: Preprocessing, where: torch.device) -> torch.Tensor:
+    shape = (count, len(preprocessing.mean), preprocessing.image_px, preprocessing.image_px)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(where)
+
+
+def _width(
+    module: torch.nn.Module, spec: str | torch.nn.Module, preprocessing: Preprocessing, where: torch.device
+) -> int:
     """The number of outputs; InputError for a network that does not take such images or returns no logits."""
+    channels, side = len(preprocessing.mean), preprocessing.image_px
     if isinstance(spec, torch.nn.Module):
-        output_count(module, side, is_teacher=True)
-    noise = torch.randn(PROBED_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(where)
+        output_count(module, side, channels=channels, is_teacher=True)
     name = spec if isinstance(spec, str) else type(spec).__name__
     try:
         with torch.inference_mode():
-            logits = logits_in(module(noise), name)
+            logits = logits_in(module(_noise(PROBED_IMAGES, preprocessing, where)), name)
     except (RuntimeError, AttributeError) as error:
         raise InputError(
             f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",

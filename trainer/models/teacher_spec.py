@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
+from trainer.models.images_said import NOTHING_SAID, ImagesSaid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,5 +24,21 @@ class TeacherSpec:
     """Side of the images it is shown; None: that of the weights."""
     preprocessing: Preprocessing | None = None
     """How it expects its images; None: as belongs to the weights, which a module of another origin does not say."""
+    images: ImagesSaid = NOTHING_SAID
+    """What else is said of its images; it wins over `preprocessing` and over what belongs to the weights."""
     random_weights: bool = False
     """Accept a network that is untrained."""
+
+
+def live_spec(teacher: str | None, checkpoint: Path | None, images: ImagesSaid) -> TeacherSpec | None:
+    """Return what is said of a live teacher, None without one; UsageError for what needs one."""
+    if teacher is not None:
+        return TeacherSpec(network=teacher, checkpoint=checkpoint, images=images)
+    if checkpoint is not None:
+        raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
+    if images.flags:
+        raise UsageError(
+            f"{', '.join(images.flags)}: this describes the images of a live teacher, and no --teacher is named",
+            hint="name it: --teacher SPEC; a student takes the normalisation that its manifest says",
+        )
+    return None
