@@ -39,6 +39,7 @@ def score(
     teacher: str | nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     image_size: int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
@@ -94,7 +95,7 @@ def score(
     if early_epoch is not None:
         raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    spec = _spec(teacher, preprocessing, checkpoint, checkpoint_key, image_size, random_weights=random_weights)
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
@@ -137,6 +138,7 @@ def label(
     teacher: str | nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     image_size: int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
@@ -175,7 +177,7 @@ def label(
             teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
         else:
             preprocessing = preprocessing or card.preprocessing
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    spec = _spec(teacher, preprocessing, checkpoint, checkpoint_key, image_size, random_weights=random_weights)
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
@@ -203,6 +205,7 @@ def _spec(
     teacher: str | nn.Module | None,
     preprocessing: Preprocessing | None,
     checkpoint: Place | None,
+    checkpoint_key: str | None,
     image_size: int | None,
     *,
     random_weights: bool,
@@ -215,6 +218,7 @@ def _spec(
     return TeacherSpec(
         network=teacher,
         checkpoint=optional(checkpoint),
+        checkpoint_key=checkpoint_key,
         image_px=image_size,
         preprocessing=preprocessing,
         random_weights=random_weights,

@@ -81,6 +81,7 @@ def train_student(
     weights: Place | None = None,
     teacher: str | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     recipe: str = "auto",
     epochs: int | None = None,
     steps: int | None = None,
@@ -132,7 +133,9 @@ def train_student(
             out=path,
             machine=Machine(device=device, loader=loader, workers=workers),
             fresh=fresh,
-            teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=optional(checkpoint)),
+            teacher_spec=None
+            if teacher is None
+            else TeacherSpec(network=teacher, checkpoint=optional(checkpoint), checkpoint_key=checkpoint_key),
             match=None
             if seconds is None or match_run is None
             else MatchTime(

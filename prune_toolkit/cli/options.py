@@ -158,6 +158,11 @@ strict_option = click.option(
     "--checkpoint", type=FOLDER, help="File with the weights of --teacher: safetensors, or a PyTorch state dict."
 )
 @click.option(
+    "--checkpoint-key",
+    metavar="KEY",
+    help="Where in --checkpoint the weights are, such as student, if several of its entries fit.",
+)
+@click.option(
     "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
 )
 @click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
@@ -182,6 +187,7 @@ class TeacherOptions:
 
     teacher: str | None
     checkpoint: Path | None
+    checkpoint_key: str | None
     image_size: int | None
     batch_size: int
     dtype: str | None
@@ -202,6 +208,7 @@ class TeacherOptions:
         return TeacherSpec(
             network=self.teacher,
             checkpoint=self.checkpoint,
+            checkpoint_key=self.checkpoint_key,
             image_px=self.image_size,
             random_weights=self.random_weights,
         )

@@ -128,6 +128,7 @@ run = partial(click.option, cls=Option, heading="Run")
          help="File with the weights to start from.")  # fmt: skip
 @live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of using stored labels.")
 @live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="File with the weights of --teacher.")
+@live("--checkpoint-key", metavar="KEY", help="Where in --checkpoint the weights are, if several of its entries fit.")
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
         help="Set of defaults: demo, cifar, imagenet, or auto (cifar or imagenet, by image size).")  # fmt: skip
 @recipe("--batch-size", type=int, metavar="N", help="Samples per step, over all ranks.")
@@ -198,6 +199,7 @@ def train_student(
     weights: Path | None,
     teacher: str | None,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     recipe: str,
     epochs: int | None,
     steps: int | None,
@@ -304,7 +306,9 @@ def train_student(
         out=out,
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
-        teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=checkpoint),
+        teacher_spec=None
+        if teacher is None
+        else TeacherSpec(network=teacher, checkpoint=checkpoint, checkpoint_key=checkpoint_key),
         match=match,
     )
     if ranks.is_main and as_json:

@@ -37,6 +37,7 @@ def build_model(
     *,
     class_count: int,
     checkpoint: Path | None = None,
+    checkpoint_key: str | None = None,
     image_px: int | None = None,
     pretrained: bool = True,
 ) -> tuple[nn.Module, ModelInfo]:
@@ -45,6 +46,7 @@ def build_model(
     pretrained=True, for a teacher: weights keep their head, and timm names load their published weights.
     pretrained=False, for a student: the network has class_count outputs, so a head of another size is
     replaced by a fresh one, and timm names start from fresh weights.
+    checkpoint_key says where in the checkpoint the weights are, if several fit.
     image_px overrides the image size of the weights or of the registry. Raises UsageError for an unknown
     spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
     """
@@ -60,7 +62,7 @@ def build_model(
         blueprint = _blueprint_in(checkpoint)
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
-    model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
+    model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained, key=checkpoint_key)
     if blueprint.foreign or image_px is not None:
         outputs = output_count(model, info.preprocessing.image_px, is_teacher=pretrained)
         if outputs != class_count and not pretrained:
@@ -101,7 +103,13 @@ def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -
 
 
 def _built(
-    blueprint: Blueprint, checkpoint: Path | None, class_count: int, image_px: int | None, *, keep_head: bool
+    blueprint: Blueprint,
+    checkpoint: Path | None,
+    class_count: int,
+    image_px: int | None,
+    *,
+    keep_head: bool,
+    key: str | None,
 ) -> tuple[nn.Module, ModelInfo]:
     spec, names = blueprint.spec, blueprint.class_names
     weights: Weights = "loaded"
@@ -118,7 +126,9 @@ def _built(
         weights = "loaded" if blueprint.foreign else "random"
     if state is not None:
         origin = spec if checkpoint is None else str(checkpoint)
-        model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=origin)
+        model, outputs, weights = _filled(
+            blueprint.make, state, class_count, keep_head=keep_head, origin=origin, key=key
+        )
         names = names if names is not None and weights == "loaded" and len(names) == outputs else None
     native = described.preprocessing if described else blueprint.native(model)
     if native is None or (weights == "random" and image_px is not None):
@@ -135,14 +145,15 @@ def _filled(
     *,
     keep_head: bool,
     origin: str,
+    key: str | None,
 ) -> tuple[nn.Module, int, Weights]:
     """Return a network filled with `state`, its number of outputs, and whether its head comes from `state` too."""
     model = make(class_count)
-    head = checkpoints.other_head(model, state, class_count)
+    head = checkpoints.other_head(model, state, class_count, origin=origin, key=key)
     is_fresh = head is not None and not keep_head
     if head is not None and keep_head:
         model, class_count = make(head), head
-    checkpoints.load_state(model, state, origin=origin, without_head=is_fresh)
+    checkpoints.load_state(model, state, origin=origin, key=key, without_head=is_fresh)
     return model, class_count, "fresh head" if is_fresh else "loaded"
 
 

@@ -150,7 +150,13 @@ def load_teacher(
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
     if isinstance(network, str):
         count = len(class_names)
-        module, info = build_model(network, class_count=count, checkpoint=spec.checkpoint, image_px=spec.image_px)
+        module, info = build_model(
+            network,
+            class_count=count,
+            checkpoint=spec.checkpoint,
+            checkpoint_key=spec.checkpoint_key,
+            image_px=spec.image_px,
+        )
     else:
         module, info = _copied(network, preprocessing, spec.checkpoint, spec.image_px)
     if preprocessing is not None:

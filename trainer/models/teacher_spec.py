@@ -18,6 +18,8 @@ class TeacherSpec:
     """A spec, as trainer/models/build.py lists them, or a module, which is copied."""
     checkpoint: Path | None = None
     """File of the weights; None: those that belong to the network."""
+    checkpoint_key: str | None = None
+    """Where in the checkpoint they are, as `state.model` or `student`; None: decided by the names of the network."""
     image_px: int | None = None
     """Side of the images it is shown; None: that of the weights."""
     preprocessing: Preprocessing | None = None
