@@ -152,7 +152,7 @@ strict_option = click.option(
 
 @click.option(
     "--teacher",
-    help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors.",
+    help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, hf/ORG/NAME, module:callable, or a file.",
 )
 @click.option(
     "--checkpoint", type=FOLDER, help="File with the weights of --teacher: safetensors, or a PyTorch state dict."
@@ -198,6 +198,7 @@ class TeacherOptions:
 
     def spec(self) -> "TeacherSpec":
         """Return what was said of the teacher; UsageError if none is named."""
+        from trainer.models.spec_names import check_teacher
         from trainer.models.teacher_spec import TeacherSpec
 
         if self.teacher is None:
@@ -205,13 +206,15 @@ class TeacherOptions:
                 "--teacher is missing: name the network to run",
                 hint='--teacher SPEC, or teacher = "SPEC" in prune.toml',
             )
-        return TeacherSpec(
+        spec = TeacherSpec(
             network=self.teacher,
             checkpoint=self.checkpoint,
             checkpoint_key=self.checkpoint_key,
             image_px=self.image_size,
             random_weights=self.random_weights,
         )
+        check_teacher(spec)
+        return spec
 
     def load(self, class_names: list[str]) -> "Teacher":
         """Load the teacher onto its device; UsageError if none is named."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.base.layout import HEADER_NAME
 from manifests.errors import UsageError
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.open import open_held_out, read_source
@@ -43,6 +44,15 @@ class DataSpec(ReadOptions):
     def from_local(cls, local: dict[str, Any]) -> "DataSpec | None":
         """Read what an earlier command wrote into local.json; None if it names no data."""
         return cls(data=str(local["data"]), **vars(cls.in_local(local))) if "data" in local else None
+
+
+def check_named(data: DataSpec | None, index_path: Path) -> None:
+    """Raise UsageError if no images are named, and there is no index either."""
+    if data is None and not (index_path / HEADER_NAME).is_file():
+        raise UsageError(
+            "DATA is missing: name the images to score",
+            hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index',
+        )
 
 
 def listing_digest(source: Source) -> str:

@@ -16,6 +16,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.exported import exported_in
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
@@ -112,6 +113,10 @@ class Teacher:
             hook.remove()
         return logits, seen[-1].float()
 
+    def _other_versions(self) -> dict[str, str]:
+        exported = exported_in(self.module)
+        return {} if exported is None else dict(exported.versions)
+
     def compute(self, batch_size: int) -> Compute:
         """Return what the bytes of the logits depend on besides data and weights."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
@@ -120,7 +125,7 @@ class Teacher:
             dtype=self.dtype,  # type: ignore[arg-type]
             batch_size=batch_size,
             threads=torch.get_num_threads(),
-            versions={"torch": torch.__version__, "numpy": np.__version__},
+            versions={"torch": torch.__version__, "numpy": np.__version__, **self._other_versions()},
         )
 
 
@@ -170,12 +175,14 @@ def load_teacher(
             )
         note(f"warning: {untrained}")
     module.eval().requires_grad_(False)
-    digest = weights_sha256(module)
+    exported = exported_in(module)
+    digest = weights_sha256(module) if exported is None else exported.sha256
     if exact and where.type == "cuda":
         # Reproducible bytes are worth more here than the last few images/s.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    # The views in an exported graph may suit one layout only.
+    layout = torch.channels_last if channels_last and exported is None else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
     return Teacher(
         module=module,
@@ -183,7 +190,7 @@ def load_teacher(
         outputs=output_map(info.class_names, class_names, _width(module, network, info.preprocessing.image_px, where)),
         device=where,
         dtype=dtype,
-        parameters=parameter_count(module),
+        parameters=parameter_count(module) if exported is None else exported.parameters,
         weights_sha256=digest,
     )
 

@@ -26,6 +26,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from trainer.models.info import ModelInfo
+from trainer.models.spec_files import IMPORT_LOGITS, archive_kind, refuse_other_frameworks
 from trainer.models.state_dicts import COUNTER, best_match, flattened, inventory
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
@@ -102,6 +103,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return flattened(safetensors.torch.load_file(path))
         except (OSError, SafetensorError) as error:
             raise _unreadable(path, error) from error
+    refuse_other_frameworks(path)
     content = _torch_load(path)
     if not isinstance(content, Mapping | list | tuple):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network", hint=RESAVE)
@@ -182,8 +184,8 @@ def bare(model: nn.Module) -> nn.Module:
     """The network inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return bare(model.module)
-    compiled = model._modules.get("_orig_mod")
-    return model if compiled is None else bare(compiled)
+    compiled = getattr(model, "_orig_mod", None)
+    return bare(compiled) if isinstance(compiled, nn.Module) else model
 
 
 def _torch_load(path: Path) -> Any:
@@ -205,7 +207,12 @@ def _torch_load(path: Path) -> Any:
         if blocked := re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error)):
             raise InputError(
                 f"{path} holds Python objects besides weights ({blocked[1]}), which are not loaded: they can run code",
-                hint=f"if you trust it, {RESAVE}",
+                hint=f"if you trust it, {RESAVE}; without its classes here, {IMPORT_LOGITS}",
+            ) from error
+        if archive_kind(path) is not None or path.suffix == ".onnx":
+            raise InputError(
+                f"{path} is a network with its code, not weights for another one",
+                hint=f"name it alone: --teacher {path}",
             ) from error
         raise InputError(f"{path} is not a torch checkpoint, or it is damaged", hint=RESAVE) from error
 
