@@ -29,7 +29,9 @@ from prune_toolkit.scoring.score_pass import build_scores
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
+from trainer.models.spec_names import check_teacher
 from trainer.models.teacher import Teacher, load_teacher
+from trainer.models.teacher_place import with_place
 from trainer.models.teacher_spec import TeacherSpec
 
 
@@ -174,6 +176,11 @@ def label(
     card = chosen.header.teacher
     if card is not None and not other_teacher:
         if teacher is None or isinstance(teacher, str):
+            scored = TeacherSpec(network=card.spec)
+            unnamed = teacher is None and checkpoint is None
+            if unnamed and (known := with_place(scored, chosen.local, card.weights_sha256)):
+                teacher, checkpoint = known.network, known.checkpoint
+                checkpoint_key = checkpoint_key or known.checkpoint_key
             teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
         else:
             preprocessing = preprocessing or card.preprocessing
@@ -215,7 +222,7 @@ def _spec(
         raise UsageError(
             "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
         )
-    return TeacherSpec(
+    spec = TeacherSpec(
         network=teacher,
         checkpoint=optional(checkpoint),
         checkpoint_key=checkpoint_key,
@@ -223,6 +230,8 @@ def _spec(
         preprocessing=preprocessing,
         random_weights=random_weights,
     )
+    check_teacher(spec)
+    return spec
 
 
 def _loaded(spec: TeacherSpec, class_names: list[str], device: str, dtype: str | None) -> Teacher:

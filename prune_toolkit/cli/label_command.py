@@ -92,12 +92,8 @@ def command(
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
     card = parent.header.teacher
     if card is not None and not other_teacher:
-        # The selection's own teacher, at the image size it scored, needs no flag except for its weights.
-        teacher_options = replace(
-            teacher_options,
-            teacher=teacher_options.teacher or card.spec,
-            image_size=teacher_options.image_size or card.preprocessing.image_px,
-        )
+        # The selection's own teacher, at the image size it scored, needs no flag where local.json knows its files.
+        teacher_options = teacher_options.of_card(card, parent.local)
     teacher = teacher_options.load(parent.class_names)
     asked = replace(views, views=targets.views)
     config = LabelConfig(

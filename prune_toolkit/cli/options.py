@@ -16,6 +16,7 @@ from manifests.errors import UsageError
 from trainer.cli.shared_options import LOCAL
 
 if TYPE_CHECKING:
+    from manifests.format.header import TeacherCard
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
@@ -215,6 +216,26 @@ class TeacherOptions:
         )
         check_teacher(spec)
         return spec
+
+    def of_card(self, card: "TeacherCard", local: Mapping[str, Any]) -> "TeacherOptions":
+        """Return them for the teacher of a manifest, with the image size it scored and its files as local.json says."""
+        from trainer.models.teacher_place import with_place
+        from trainer.models.teacher_spec import TeacherSpec
+
+        known = None
+        if self.teacher is None and self.checkpoint is None:
+            known = with_place(TeacherSpec(network=card.spec), local, card.weights_sha256)
+        if known is None:
+            known = TeacherSpec(
+                network=self.teacher or card.spec, checkpoint=self.checkpoint, checkpoint_key=self.checkpoint_key
+            )
+        return replace(
+            self,
+            teacher=str(known.network),
+            checkpoint=known.checkpoint,
+            checkpoint_key=self.checkpoint_key or known.checkpoint_key,
+            image_size=self.image_size or card.preprocessing.image_px,
+        )
 
     def load(self, class_names: list[str]) -> "Teacher":
         """Load the teacher onto its device; UsageError if none is named."""

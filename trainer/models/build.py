@@ -29,7 +29,7 @@ from trainer.models.exported_files import exported_blueprint
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
 from trainer.models.outputs import logits_in
 from trainer.models.spec_files import STUDENT_NAME, kind_of
-from trainer.models.spec_names import TIMM_HUB, check_spec, did_you_mean
+from trainer.models.spec_names import TIMM_HUB, check_spec, did_you_mean, is_name
 from trainer.models.transformers_zoo import transformers_blueprint
 from trainer.models.zoos import reason, timm_blueprint, torchvision_blueprint
 
@@ -59,7 +59,7 @@ def build_model(
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
     check_spec(spec)
-    kind = None if _is_named(spec) else kind_of(spec)
+    kind = None if is_name(spec) else kind_of(spec)
     if kind == "run":
         spec, kind = str(Path(spec) / STUDENT_NAME), "safetensors"
         note(f"the student of this run: {spec}")
@@ -170,11 +170,6 @@ def _filled(
         model, class_count = make(head), head
     checkpoints.load_state(model, state, origin=origin, key=key, without_head=is_fresh)
     return model, class_count, "fresh head" if is_fresh else "loaded"
-
-
-def _is_named(spec: str) -> bool:
-    """Whether a spec is a name, not a file or folder."""
-    return spec in MODELS or spec.partition("/")[0] in (*ZOOS, "hf") or spec.startswith(TIMM_HUB)
 
 
 def _blueprint_in(path: Path) -> Blueprint:

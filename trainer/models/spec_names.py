@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from manifests.errors import InputError, UsageError
 from trainer.models.built_in import MODELS
@@ -24,8 +25,7 @@ def check_spec(spec: str) -> None:
 
     What zoos and modules hold is found out when they are imported.
     """
-    family, slash, _ = spec.partition("/")
-    if spec in MODELS or (slash and family in ZOOS) or spec.startswith(TIMM_HUB) or kind_of(spec) is not None:
+    if is_name(spec) or kind_of(spec) is not None:
         return
     module, colon, attribute = spec.partition(":")
     if colon and module in ZOOS:
@@ -37,6 +37,17 @@ def check_spec(spec: str) -> None:
         )
     if not (module and attribute):
         raise UsageError(f"unknown model {spec!r}", hint=_near(spec))
+
+
+def is_name(spec: str) -> bool:
+    """Whether a spec is built in, or of a zoo or a hub."""
+    family, slash, _ = spec.partition("/")
+    return spec in MODELS or bool(slash and family in ZOOS) or spec.startswith(TIMM_HUB)
+
+
+def is_file(spec: str) -> bool:
+    """Whether a spec is a file or folder that is there."""
+    return not is_name(spec) and bool(spec) and Path(spec).exists()
 
 
 def check_teacher(teacher: TeacherSpec) -> None:

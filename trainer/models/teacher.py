@@ -3,7 +3,7 @@
 import copy
 import platform
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from trainer.models.exported import exported_in
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.teacher_place import place_of_teacher
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
@@ -51,6 +52,8 @@ class Teacher:
     dtype: str
     parameters: int
     weights_sha256: str
+    place: dict[str, Any] = field(default_factory=dict)
+    """Its files on this machine, for local.json."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -192,6 +195,7 @@ def load_teacher(
         dtype=dtype,
         parameters=parameter_count(module) if exported is None else exported.parameters,
         weights_sha256=digest,
+        place=place_of_teacher(spec, digest),
     )
 
 
