@@ -12,6 +12,7 @@ COMMANDS = [
     (["score", "photos", "--teacher", "resnet9x4"], "unknown model"),
     (["score", "photos", "--teacher", "missing.onnx"], "no such file"),
     (["score", "photos", "--teacher", "resnet8", "--checkpoint", "missing.pth"], "no such file"),
+    (["score", "photos", "--teacher", "resnet8", "--checkpoint-key", "ema"], "needs the file it is in"),
     (["score", "photos", "--teacher", "microsoft/resnet-50"], "does not say which library"),
     (["score", "photos", "--teacher", "weights.pth"], "does not say for which network"),
 ]

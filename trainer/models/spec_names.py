@@ -51,11 +51,19 @@ def is_file(spec: str) -> bool:
 
 
 def check_teacher(teacher: TeacherSpec) -> None:
-    """Raise what check_spec raises, and InputError for a checkpoint that does not exist."""
-    if isinstance(teacher.network, str):
-        check_spec(teacher.network)
+    """Raise what check_spec raises, InputError for a checkpoint that does not exist, UsageError for a key without one.
+
+    A module was built already.
+    """
+    if not isinstance(teacher.network, str):
+        return
+    check_spec(teacher.network)
     if teacher.checkpoint is not None and not teacher.checkpoint.exists():
         raise InputError(f"no weights at {teacher.checkpoint}: no such file")
+    if teacher.checkpoint is None and teacher.checkpoint_key is not None:
+        raise UsageError(
+            f"--checkpoint-key {teacher.checkpoint_key} needs the file it is in", hint="name it: --checkpoint FILE"
+        )
 
 
 def did_you_mean(name: str, known: Sequence[str], *, prefix: str = "") -> str | None:

@@ -20,6 +20,7 @@ from trainer.models.exported import exported_in
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.spec_names import check_teacher
 from trainer.models.teacher_place import place_of_teacher
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
@@ -149,6 +150,7 @@ def load_teacher(
     untrained, and InputError if the checkpoint does not fit, if the outputs are no logits, or if the numbers of outputs
     and classes differ and there are no names to match them by.
     """
+    check_teacher(spec)
     network, preprocessing = spec.network, spec.preprocessing
     if preprocessing is not None:
         check_preprocessing(preprocessing)
