@@ -14,6 +14,8 @@ from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from trainer.models.images_said import ImagesSaid
+from trainer.models.spec_names import check_teacher
+from trainer.models.teacher_place import teacher_that_scored
 from trainer.models.teacher_spec import TeacherSpec
 
 if TYPE_CHECKING:
@@ -59,13 +61,23 @@ def teacher_spec(
     teacher: "str | nn.Module | None",
     preprocessing: Preprocessing | None,
     checkpoint: Place | None,
+    checkpoint_key: str | None,
     image_size: int | None,
     images: ImagesSaid,
     *,
     random_weights: bool,
+    scored: Manifest | None = None,
 ) -> TeacherSpec:
-    """Return what was said of the teacher; UsageError if none is named, or if its images are described twice."""
-    if teacher is None:
+    """Return what was said of the teacher; UsageError if none is named, or if its images are described twice.
+
+    scored: a manifest whose teacher is meant: it says the rest.
+    """
+    card = None if scored is None else scored.header.teacher
+    if teacher is not None:
+        named = TeacherSpec(network=teacher, checkpoint=optional(checkpoint), checkpoint_key=checkpoint_key)
+    elif scored is not None and card is not None:
+        named = teacher_that_scored(scored, optional(checkpoint), checkpoint_key, 'teacher="SPEC"')
+    else:
         raise UsageError(
             "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
         )
@@ -76,14 +88,13 @@ def teacher_spec(
             f"preprocessing says all of the teacher's images, and {', '.join(parts)} a part of it",
             hint="give one or the other",
         )
-    return TeacherSpec(
-        network=teacher,
-        checkpoint=optional(checkpoint),
-        image_px=image_size,
-        preprocessing=preprocessing,
-        images=images,
-        random_weights=random_weights,
+    if preprocessing is None and card is not None:
+        preprocessing = card.preprocessing
+    spec = replace(
+        named, image_px=image_size, preprocessing=preprocessing, images=images, random_weights=random_weights
     )
+    check_teacher(spec)
+    return spec
 
 
 def data_check(

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -31,7 +30,6 @@ from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
 from trainer.models.images_said import ImagesSaid
-from trainer.models.named_by_data import own_spec
 from trainer.models.teacher import Teacher, load_teacher
 from trainer.models.teacher_spec import TeacherSpec
 
@@ -42,6 +40,7 @@ def score(
     teacher: str | nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     image_size: int | None = None,
     mean: float | str | Sequence[float | str] | None = None,
     std: float | str | Sequence[float | str] | None = None,
@@ -103,7 +102,9 @@ def score(
         raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    spec = teacher_spec(teacher, preprocessing, checkpoint, image_size, said, random_weights=random_weights)
+    spec = teacher_spec(
+        teacher, preprocessing, checkpoint, checkpoint_key, image_size, said, random_weights=random_weights
+    )
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
@@ -150,6 +151,7 @@ def label(
     teacher: str | nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     image_size: int | None = None,
     mean: float | str | Sequence[float | str] | None = None,
     std: float | str | Sequence[float | str] | None = None,
@@ -187,12 +189,17 @@ def label(
     check_selection(chosen, teacher_licence, is_other=other_teacher)
     targets = planned_targets(chosen, policy, views, top_k)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    card = None if other_teacher else chosen.header.teacher
-    if card is not None and teacher is None:
-        teacher = own_spec(card.spec, chosen.where, 'teacher="SPEC"')
-    spec = teacher_spec(teacher, preprocessing, checkpoint, image_size, said, random_weights=random_weights)
-    if card is not None and preprocessing is None:
-        spec = replace(spec, preprocessing=card.preprocessing)
+    scored = None if other_teacher or chosen.header.teacher is None else chosen
+    spec = teacher_spec(
+        teacher,
+        preprocessing,
+        checkpoint,
+        checkpoint_key,
+        image_size,
+        said,
+        random_weights=random_weights,
+        scored=scored,
+    )
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():

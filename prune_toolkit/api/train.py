@@ -82,6 +82,7 @@ def train_student(
     weights: Place | None = None,
     teacher: str | None = None,
     checkpoint: Place | None = None,
+    checkpoint_key: str | None = None,
     mean: float | str | Sequence[float | str] | None = None,
     std: float | str | Sequence[float | str] | None = None,
     interpolation: str | None = None,
@@ -108,7 +109,7 @@ def train_student(
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"train_student() got an unexpected keyword argument {unknown[0]!r}{meant}")
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    teacher_spec = live_spec(teacher, optional(checkpoint), said)
+    teacher_spec = live_spec(teacher, optional(checkpoint), checkpoint_key, said)
     path = local_path(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
     task = open_task(manifest if isinstance(manifest, Manifest) else local_path(manifest))

@@ -163,10 +163,15 @@ strict_option = click.option(
 
 @click.option(
     "--teacher",
-    help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, module:callable, or FILE.safetensors.",
+    help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, hf/ORG/NAME, module:callable, or a file.",
 )
 @click.option(
     "--checkpoint", type=FOLDER, help="File with the weights of --teacher: safetensors, or a PyTorch state dict."
+)
+@click.option(
+    "--checkpoint-key",
+    metavar="KEY",
+    help="Where in --checkpoint the weights are, such as student, if several of its entries fit.",
 )
 @click.option(
     "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
@@ -197,6 +202,7 @@ class TeacherOptions:
 
     teacher: str | None
     checkpoint: Path | None
+    checkpoint_key: str | None
     image_size: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -212,24 +218,25 @@ class TeacherOptions:
     def spec(self, scored: "Manifest | None" = None) -> "TeacherSpec":
         """Return what was said of the teacher, over what a manifest says that it scored; UsageError if none is named.
 
-        A teacher that scored needs no flags but for its weights.
+        A teacher that scored needs no flags where local.json knows its files.
         """
         from trainer.models.images_said import ImagesSaid
+        from trainer.models.spec_names import check_teacher
+        from trainer.models.teacher_place import teacher_that_scored
         from trainer.models.teacher_spec import TeacherSpec
 
-        network, card = self.teacher, None if scored is None else scored.header.teacher
-        if network is None and card is not None and scored is not None:
-            from trainer.models.named_by_data import own_spec
-
-            network = own_spec(card.spec, scored.where, "--teacher SPEC")
-        if network is None:
+        card = None if scored is None else scored.header.teacher
+        if self.teacher is not None:
+            named = TeacherSpec(network=self.teacher, checkpoint=self.checkpoint, checkpoint_key=self.checkpoint_key)
+        elif scored is not None and card is not None:
+            named = teacher_that_scored(scored, self.checkpoint, self.checkpoint_key, "--teacher SPEC")
+        else:
             raise UsageError(
                 "--teacher is missing: name the network to run",
                 hint='--teacher SPEC, or teacher = "SPEC" in prune.toml',
             )
-        return TeacherSpec(
-            network=network,
-            checkpoint=self.checkpoint,
+        spec = replace(
+            named,
             image_px=self.image_size,
             preprocessing=None if card is None else card.preprocessing,
             images=ImagesSaid.of(
@@ -237,6 +244,8 @@ class TeacherOptions:
             ),
             random_weights=self.random_weights,
         )
+        check_teacher(spec)
+        return spec
 
     def load(self, class_names: list[str] | None, scored: "Manifest | None" = None) -> "Teacher":
         """Load the teacher onto its device; `scored` as in `spec`; UsageError if none is named."""

@@ -123,6 +123,13 @@ def command(
     if dynamics:
         _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
         return
+    from prune_toolkit.images.data_spec import check_named
+
+    # What can be refused without the engines is refused before their seconds of imports.
+    if early_epoch is not None:
+        raise UsageError("--early-epoch needs --dynamics RUN")
+    teacher_options.spec()
+    check_named(images.spec(data_argument), index)
     from prune_toolkit.images.readers import images_of_same_classes, images_to_score
     from prune_toolkit.indexing.reading import tell_reading
     from prune_toolkit.scoring.preview import preview
@@ -130,10 +137,7 @@ def command(
     from prune_toolkit.scoring.score_pass import build_scores, views_text_of
     from prune_toolkit.scoring.view_flags import recipe_or_none
 
-    if early_epoch is not None:
-        raise UsageError("--early-epoch needs --dynamics RUN")
     check_held_out(held_out, held_out_split, has_features=features)
-    teacher_options.spec()
     training = images_to_score(images.spec(data_argument), index)
     if training.index is None:
         tell_reading(training.source, strict=strict, ranks=settings["ranks"])

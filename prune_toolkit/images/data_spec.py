@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.base.layout import HEADER_NAME
 from manifests.errors import UsageError
 from manifests.sources.base import ReadOptions, Source
 from manifests.sources.downloads import refuse_download
@@ -51,6 +52,15 @@ class DataSpec(ReadOptions):
         if "data" not in local:
             return None
         return cls(data=str(local["data"]), of_local=True, **vars(cls.in_local(local)))
+
+
+def check_named(data: DataSpec | None, index_path: Path) -> None:
+    """Raise UsageError if no images are named, and there is no index either."""
+    if data is None and not (index_path / HEADER_NAME).is_file():
+        raise UsageError(
+            "DATA is missing: name the images to score",
+            hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index',
+        )
 
 
 def listing_digest(source: Source) -> str:

@@ -23,7 +23,7 @@ from manifests.manifest import Manifest
 from manifests.sources.base import BLOCK_ROWS, Source, map_images
 from manifests.sources.names import read_class_names
 from manifests.sources.read_as import listed_names
-from prune_toolkit.images.data_spec import DataSpec, listing_digest
+from prune_toolkit.images.data_spec import DataSpec, check_named, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.sample_images import beton_rows, rows_by_key
 from prune_toolkit.images.where import not_known, place_of
@@ -194,11 +194,8 @@ def images_to_score(data: DataSpec | None, index_path: Path) -> ImagesAtHand:
     """
     index = Manifest.open(index_path) if (index_path / HEADER_NAME).is_file() else None
     if data is None:
-        if index is None:
-            raise UsageError(
-                "DATA is missing: name the images to score",
-                hint='prune score DIR, or data = "DIR" in prune.toml, or run prune index',
-            )
+        check_named(data, index_path)
+        assert index is not None
         return ImagesAtHand.of_index(index)
     if _is_manifest(data) or index is None or not index.local:
         return _opened(data)

@@ -116,7 +116,8 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
             calibration.add(table.column("confidence").to_numpy(), table.column("correct").to_numpy())
         specs = [entry.spec() for entry in LogitScore.registered(unlabelled=unlabelled)]
         blocks |= {"teacher": teacher_card(work, None if unlabelled else calibration), "scores": specs}
-    return Outcome(blocks=blocks, local=selection.local if config.data is None else config.data.local(), files=files)
+    local = selection.local if config.data is None else config.data.local()
+    return Outcome(blocks=blocks, local={**local, **work.teacher.place}, files=files)
 
 
 def label_preview(work: Labelling) -> dict[str, Any]:

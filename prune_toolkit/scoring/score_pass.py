@@ -131,6 +131,7 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         blocks["thumbnails"] = thumbnails_block() if config.thumbnails else None
     else:
         data, local = images.index.header.data, local_with_beton(images.index)
+    local = {**local, **work.teacher.place}
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
     if images.unlabelled:

@@ -22,6 +22,7 @@ from manifests.format.child_header import Blocks, Making, child_header
 from manifests.format.header import FileEntry, Header, Tool
 from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
 from manifests.manifest import Manifest, commit, part_entries, write_local
+from trainer.models.teacher_place import TEACHER
 
 TIMES = ".times"
 
@@ -132,7 +133,9 @@ class PartWork:
             return done
         outcome = self.finish(parts, start)
         if outcome.local is not None:
-            write_local(self.out, outcome.local)
+            # The images may be others than the parents', the teacher is not.
+            teachers = [parent.local[TEACHER] for parent in self.parents if TEACHER in parent.local]
+            write_local(self.out, {**({TEACHER: teachers[0]} if teachers else {}), **outcome.local})
         header = self._header(outcome)
         write_card(self.out, header)
         if done := finished(self.out, self.config):

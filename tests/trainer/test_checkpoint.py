@@ -205,10 +205,10 @@ def test_compiled_and_parallel_networks_load_save_and_hash_like_bare_ones(tmp_pa
         (lambda: nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
         (lambda: {"model": nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"),
         (lambda: {"hook": print}, "print"),
-        (lambda: [torch.zeros(2)], "holds a list"),
+        (lambda: torch.zeros(2), "holds a Tensor"),
         (lambda: {"epoch": 3, "loss": 0.1}, "no weights, only: epoch, loss"),
     ],
-    ids=["module", "nested module", "function", "list", "numbers"],
+    ids=["module", "nested module", "function", "tensor", "numbers"],
 )
 def test_files_that_hold_no_plain_weights_are_refused_with_the_way_out(tmp_path, content, message):
     torch.save(content(), tmp_path / "c.pth")
@@ -251,7 +251,7 @@ def test_an_ill_fitting_checkpoint_names_what_does_not_fit(tmp_path):
 def test_another_architecture_is_refused_with_the_first_names_only(tmp_path):
     torch.save(MODELS["wrn_16_1"].build(3).state_dict(), tmp_path / "c.pth")
     text = refused(load_weights, network(), tmp_path / "c.pth")
-    assert "40 missing: layer1.0.conv1.weight, layer1.0.bn1.weight, layer1.0.bn1.bias, ...; " in text
+    assert "42 missing: layer1.0.conv1.weight, layer1.0.bn1.weight, layer1.0.bn1.bias, ...; " in text
     assert len(text) < 700
 
 

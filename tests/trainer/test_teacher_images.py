@@ -369,9 +369,11 @@ def test_grey_statistics_serve_colour_images_three_times():
 
 
 def test_what_describes_a_live_teacher_needs_one(tmp_path):
-    assert live_spec(None, None, NOTHING_SAID) is None
-    assert live_spec("x", None, HALF) == TeacherSpec(network="x", images=HALF)
+    assert live_spec(None, None, None, NOTHING_SAID) is None
+    assert live_spec("x", None, None, HALF) == TeacherSpec(network="x", images=HALF)
     with pytest.raises(UsageError, match="--mean, --std: this describes the images of a live teacher"):
-        live_spec(None, None, HALF)
+        live_spec(None, None, None, HALF)
     with pytest.raises(UsageError, match="--checkpoint needs the teacher"):
-        live_spec(None, tmp_path, NOTHING_SAID)
+        live_spec(None, tmp_path, None, NOTHING_SAID)
+    with pytest.raises(UsageError, match="--checkpoint-key needs"):
+        live_spec(None, None, "student", NOTHING_SAID)

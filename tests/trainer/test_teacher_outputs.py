@@ -124,9 +124,10 @@ def test_the_moving_average_is_taken_and_told(tmp_path: Path, capsys, average: s
     weights = [Ending(nn.Identity()).net.state_dict() for _ in range(2)]
     weights[1] = {name: value + 1 for name, value in weights[1].items()}
     torch.save({raw: weights[0], average: weights[1], "epoch": 1}, tmp_path / "both.pth")
-    from trainer.models.weights import read_state
+    from trainer.models.weights import load_state, read_state
 
-    state = read_state(tmp_path / "both.pth")
-    assert torch.equal(state["weight"], weights[1]["weight"])
+    network = Ending(nn.Identity()).net
+    load_state(network, read_state(tmp_path / "both.pth"), origin="both.pth")
+    assert torch.equal(network.state_dict()["weight"], weights[1]["weight"])
     told = f"both.pth: the moving average of the weights ({average}) is taken, not {raw}\n"
     assert capsys.readouterr().err == told

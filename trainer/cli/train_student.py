@@ -128,6 +128,7 @@ run = partial(click.option, cls=Option, heading="Run")
          help="File with the weights to start from.")  # fmt: skip
 @live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of using stored labels.")
 @live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="File with the weights of --teacher.")
+@live("--checkpoint-key", metavar="KEY", help="Where in --checkpoint the weights are, if several of its entries fit.")
 @live("--mean", **IMAGES_SAID["--mean"])
 @live("--std", **IMAGES_SAID["--std"])
 @live("--interpolation", **IMAGES_SAID["--interpolation"])
@@ -202,6 +203,7 @@ def train_student(
     weights: Path | None,
     teacher: str | None,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     interpolation: str | None,
@@ -247,7 +249,7 @@ def train_student(
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    spec = live_spec(teacher, checkpoint, said)
+    spec = live_spec(teacher, checkpoint, checkpoint_key, said)
     length = one_budget(epochs, steps, match_time, None if fresh else out)
     ranks = Ranks.from_environment()
     task = open_task(manifest)

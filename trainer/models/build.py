@@ -3,10 +3,12 @@
     resnet8x4                     a built-in network (MODELS), fresh weights
     torchvision/resnet50          fresh weights; torchvision/resnet50:DEFAULT (or :IMAGENET1K_V2) names weights
     timm/resnet18.a1_in1k         its published weights for a teacher without checkpoint, else fresh weights
+    hf/microsoft/resnet-50        transformers, from the hub; or a folder that save_pretrained wrote; for a teacher
     package.module:callable       called with num_classes=...; the working directory is searched too
-    run/student.safetensors       a network that train-student wrote, with its weights
+    run/student.safetensors       a network that train-student wrote, with its weights; also the folder of the run
+    net.pt, net.pt2, net.onnx     a network exported with its code, for a teacher: TorchScript, torch.export, ONNX
 
-A checkpoint replaces the weights of all forms except the last.
+A checkpoint replaces the weights of all forms except those of files.
 """
 
 import importlib
@@ -19,22 +21,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from manifests.base.progress import note
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models import weights as checkpoints
 from trainer.models.arguments import arguments_of
 from trainer.models.built_in import MODELS
 from trainer.models.classes import output_map
+from trainer.models.exported_files import exported_blueprint
 from trainer.models.grey import channels_taken, evaluating
 from trainer.models.images_said import ALL_FLAGS, NOTHING_SAID, ImagesSaid
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
 from trainer.models.named_by_data import own_spec
 from trainer.models.outputs import logits_in
+from trainer.models.spec_files import STUDENT_NAME, kind_of
+from trainer.models.spec_names import TIMM_HUB, check_spec, did_you_mean, is_name
 from trainer.models.stated import stated_by
-from trainer.models.zoos import did_you_mean, reason, timm_blueprint, torchvision_blueprint
+from trainer.models.transformers_zoo import transformers_blueprint
+from trainer.models.zoos import reason, timm_blueprint, torchvision_blueprint
 
 __all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
 
-WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".pkl")
 ZOOS = ("torchvision", "timm")
 
 
@@ -43,6 +49,7 @@ def build_model(
     *,
     class_count: int,
     checkpoint: Path | None = None,
+    checkpoint_key: str | None = None,
     image_px: int | None = None,
     images: ImagesSaid | None = NOTHING_SAID,
     pretrained: bool = True,
@@ -52,24 +59,34 @@ def build_model(
     pretrained=True, for a teacher: weights keep their head, and timm names load their published weights.
     pretrained=False, for a student: the network has class_count outputs, so a head of another size is
     replaced by a fresh one, and timm names start from fresh weights.
+    checkpoint_key says where in the checkpoint the weights are, if several fit.
     image_px overrides the image size of the weights or of the registry. images: what is said of a teacher's
     images, and is not asked of a module; None: all. Raises UsageError for an unknown spec, InputError for weights that
     cannot be loaded, do not fit, or do not classify.
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
-    if spec.endswith(".safetensors"):
-        if checkpoint is not None:
-            raise UsageError(
-                f"{spec} has its own weights, so --checkpoint {checkpoint} contradicts it",
-                hint="name the architecture instead of the file, or leave --checkpoint out",
-            )
+    check_spec(spec)
+    kind = None if is_name(spec) else kind_of(spec)
+    if kind == "run":
+        spec, kind = str(Path(spec) / STUDENT_NAME), "safetensors"
+        note(f"the student of this run: {spec}")
+    if kind is not None and checkpoint is not None:
+        raise UsageError(
+            f"{spec} has its own weights, so --checkpoint {checkpoint} contradicts it",
+            hint="name the architecture instead of the file, or leave --checkpoint out",
+        )
+    if kind == "safetensors":
         checkpoint = Path(spec)
         given = f"--teacher SPEC --checkpoint {spec}" if pretrained else f"--student SPEC --weights {spec}"
         blueprint = _blueprint_in(checkpoint, given)
+    elif kind == "transformers":
+        blueprint = transformers_blueprint(spec, pretrained=pretrained)
+    elif kind is not None:
+        blueprint = exported_blueprint(Path(spec), kind, image_px, pretrained=pretrained)
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
-    model, info = _built(blueprint, checkpoint, class_count, image_px, images, keep_head=pretrained)
+    model, info = _built(blueprint, checkpoint, class_count, image_px, images, keep_head=pretrained, key=checkpoint_key)
     if blueprint.foreign or image_px is not None:
         if blueprint.foreign and pretrained:
             info = replace(info, preprocessing=channels_taken(model, info.preprocessing))
@@ -115,6 +132,7 @@ def _built(
     images: ImagesSaid | None,
     *,
     keep_head: bool,
+    key: str | None,
 ) -> tuple[nn.Module, ModelInfo]:
     spec, names = blueprint.spec, blueprint.class_names
     weights: Weights = "loaded"
@@ -131,7 +149,9 @@ def _built(
         weights = "loaded" if blueprint.foreign else "random"
     if state is not None:
         origin = spec if checkpoint is None else str(checkpoint)
-        model, outputs, weights = _filled(blueprint.make, state, class_count, keep_head=keep_head, origin=origin)
+        model, outputs, weights = _filled(
+            blueprint.make, state, class_count, keep_head=keep_head, origin=origin, key=key
+        )
         names = names if names is not None and weights == "loaded" and len(names) == outputs else None
     native = described.preprocessing if described else blueprint.native(model)
     stated = None
@@ -160,14 +180,15 @@ def _filled(
     *,
     keep_head: bool,
     origin: str,
+    key: str | None,
 ) -> tuple[nn.Module, int, Weights]:
     """Return a network filled with `state`, its number of outputs, and whether its head comes from `state` too."""
     model = make(class_count)
-    head = checkpoints.other_head(model, state, class_count)
+    head = checkpoints.other_head(model, state, class_count, origin=origin, key=key)
     is_fresh = head is not None and not keep_head
     if head is not None and keep_head:
         model, class_count = make(head), head
-    checkpoints.load_state(model, state, origin=origin, without_head=is_fresh)
+    checkpoints.load_state(model, state, origin=origin, key=key, without_head=is_fresh)
     return model, class_count, "fresh head" if is_fresh else "loaded"
 
 
@@ -185,27 +206,12 @@ def _blueprint(spec: str, image_px: int | None, *, pretrained: bool) -> Blueprin
         return torchvision_blueprint(name, image_px)
     if slash and family == "timm":
         return timm_blueprint(name, image_px, pretrained=pretrained)
-    if spec.endswith(WEIGHT_SUFFIXES):
-        raise UsageError(
-            f"{spec} holds weights, but does not say for which network",
-            hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {spec}",
-        )
-    module, colon, attribute = spec.partition(":")
-    if colon and module in ZOOS:
-        raise UsageError(f"unknown model {spec!r}", hint=f"did you mean {module}/{attribute}?")
-    if module and attribute:
-        return Blueprint(spec=spec, make=lambda classes: _call(module, attribute, classes), foreign=True)
-    raise UsageError(f"unknown model {spec!r}", hint=_near(spec))
-
-
-def _near(spec: str) -> str:
-    from torchvision import models
-
-    zoo = models.list_models(module=models)
-    if spec.lower() in zoo:
-        return f"did you mean torchvision/{spec.lower()}?"
-    forms = "built in: " + ", ".join(MODELS) + "; or torchvision/NAME[:WEIGHTS], timm/NAME, module:callable"
-    return did_you_mean(spec.replace("-", "_"), list(MODELS)) or forms
+    if slash and family == "hf":
+        return transformers_blueprint(name, pretrained=pretrained)
+    if spec.startswith(TIMM_HUB):
+        return timm_blueprint(spec, image_px, pretrained=pretrained)
+    module, _, attribute = spec.partition(":")
+    return Blueprint(spec=spec, make=lambda classes: _call(module, attribute, classes), foreign=True)
 
 
 def _call(module_name: str, attribute: str, class_count: int) -> nn.Module:

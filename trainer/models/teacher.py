@@ -3,7 +3,7 @@
 import copy
 import platform
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,11 +15,14 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.exported import exported_in
 from trainer.models.grey import channels_taken
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.spec_names import check_teacher
 from trainer.models.teacher_images import info_of_module, with_said
+from trainer.models.teacher_place import place_of_teacher
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
@@ -55,6 +58,8 @@ class Teacher:
     weights_sha256: str
     class_names: tuple[str, ...]
     """Names of the classes of its logits: those of the data, or its own."""
+    place: dict[str, Any] = field(default_factory=dict)
+    """Its files on this machine, for local.json."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -119,6 +124,10 @@ class Teacher:
             hook.remove()
         return logits, seen[-1].float()
 
+    def _other_versions(self) -> dict[str, str]:
+        exported = exported_in(self.module)
+        return {} if exported is None else dict(exported.versions)
+
     def compute(self, batch_size: int) -> Compute:
         """Return what the bytes of the logits depend on besides data and weights."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
@@ -127,7 +136,7 @@ class Teacher:
             dtype=self.dtype,  # type: ignore[arg-type]
             batch_size=batch_size,
             threads=torch.get_num_threads(),
-            versions={"torch": torch.__version__, "numpy": np.__version__},
+            versions={"torch": torch.__version__, "numpy": np.__version__, **self._other_versions()},
         )
 
 
@@ -149,6 +158,7 @@ def load_teacher(
     untrained, and InputError if the checkpoint does not fit, if the outputs are no logits, or if the numbers of outputs
     and classes differ and there are no names to match them by.
     """
+    check_teacher(spec)
     network, preprocessing = spec.network, spec.preprocessing
     if preprocessing is not None:
         check_preprocessing(preprocessing)
@@ -166,6 +176,7 @@ def load_teacher(
             network,
             class_count=_ANY_COUNT if class_names is None else len(class_names),
             checkpoint=spec.checkpoint,
+            checkpoint_key=spec.checkpoint_key,
             image_px=spec.image_px or (preprocessing.image_px if preprocessing else None),
             images=None if preprocessing else spec.images,
         )
@@ -183,12 +194,14 @@ def load_teacher(
             )
         note(f"warning: {untrained}")
     module.eval().requires_grad_(False)
-    digest = weights_sha256(module)
+    exported = exported_in(module)
+    digest = weights_sha256(module) if exported is None else exported.sha256
     if exact and where.type == "cuda":
         # Reproducible bytes are worth more here than the last few images/s.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    # The views in an exported graph may suit one layout only.
+    layout = torch.channels_last if channels_last and exported is None else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
     width = _width(module, network, info.preprocessing, where)
     names = class_names or list(info.class_names or (f"output {output}" for output in range(width)))
@@ -199,8 +212,9 @@ def load_teacher(
         class_names=tuple(names),
         device=where,
         dtype=dtype,
-        parameters=parameter_count(module),
+        parameters=parameter_count(module) if exported is None else exported.parameters,
         weights_sha256=digest,
+        place=place_of_teacher(spec, digest),
     )
 
 

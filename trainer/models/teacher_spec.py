@@ -20,6 +20,8 @@ class TeacherSpec:
     """A spec, as trainer/models/build.py lists them, or a module, which is copied."""
     checkpoint: Path | None = None
     """File of the weights; None: those that belong to the network."""
+    checkpoint_key: str | None = None
+    """Where in the checkpoint they are, as `state.model` or `student`; None: decided by the names of the network."""
     image_px: int | None = None
     """Side of the images it is shown; None: that of the weights."""
     preprocessing: Preprocessing | None = None
@@ -30,12 +32,16 @@ class TeacherSpec:
     """Accept a network that is untrained."""
 
 
-def live_spec(teacher: str | None, checkpoint: Path | None, images: ImagesSaid) -> TeacherSpec | None:
+def live_spec(
+    teacher: str | None, checkpoint: Path | None, checkpoint_key: str | None, images: ImagesSaid
+) -> TeacherSpec | None:
     """Return what is said of a live teacher, None without one; UsageError for what needs one."""
     if teacher is not None:
-        return TeacherSpec(network=teacher, checkpoint=checkpoint, images=images)
+        return TeacherSpec(network=teacher, checkpoint=checkpoint, checkpoint_key=checkpoint_key, images=images)
     if checkpoint is not None:
         raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
+    if checkpoint_key is not None:
+        raise UsageError("--checkpoint-key needs --teacher SPEC and --checkpoint FILE")
     if images.flags:
         raise UsageError(
             f"{', '.join(images.flags)}: this describes the images of a live teacher, and no --teacher is named",

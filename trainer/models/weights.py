@@ -26,26 +26,12 @@ from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
 from trainer.models.info import ModelInfo
+from trainer.models.spec_files import IMPORT_LOGITS, archive_kind, refuse_other_frameworks
+from trainer.models.state_dicts import COUNTER, best_match, flattened, inventory
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 STUDENT_KEYS = ("format_version", "model_spec", "class_names", "preprocessing")
 ALIGNMENT_BYTES = 8
-WRAPPERS = (
-    "state_dict",
-    "model",
-    "model_state",
-    "model_state_dict",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "student",
-)
-"""Keys under which training scripts store the weights."""
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_state_ema", "ema")
-"""Keys of their moving average, which is taken before the weights themselves, as timm does."""
-AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-"""Part of torchvision's GoogLeNet and Inception files, but left out of our networks."""
 NUMPY_NUMBERS = "?bhilBHILefd"
 RESAVE = "re-save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
@@ -108,44 +94,42 @@ def find_student_info(path: Path) -> ModelInfo | None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return tensors by name, on the CPU, from a safetensors file or the state dict inside a torch file.
+    """Return all tensors of a safetensors or torch file on the CPU, by their dotted names.
 
     Nothing in the file is executed: torch files are read with weights_only=True.
     """
     if path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path)
+            return flattened(safetensors.torch.load_file(path))
         except (OSError, SafetensorError) as error:
             raise _unreadable(path, error) from error
+    refuse_other_frameworks(path)
     content = _torch_load(path)
-    while isinstance(content, Mapping):
-        keys = [key for key in (*AVERAGES, *WRAPPERS) if isinstance(content.get(key), Mapping)]
-        if not keys:
-            break
-        if keys[0] in AVERAGES and len(keys) > 1:
-            note(f"{path.name}: the moving average of the weights ({keys[0]}) is taken, not {keys[1]}")
-        content = content[keys[0]]
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping | list | tuple):
         raise InputError(f"{path} holds a {type(content).__name__}, not the weights of a network", hint=RESAVE)
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:
+    try:
+        tensors = flattened(content)
+    except RecursionError:
+        raise InputError(f"{path} is nested without end", hint=RESAVE) from None
+    if not tensors:
         names = ", ".join(map(str, list(content)[:5]))
         raise InputError(f"{path} holds no weights, only: {names or 'nothing'}", hint=RESAVE)
-    return state
+    return tensors
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, without_head: bool = False) -> None:
-    """Copy a state dict into `model`, ignoring prefixes that a wrapper put before its names.
+def load_state(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, origin: str, key: str | None = None, without_head: bool = False
+) -> None:
+    """Copy the best match among the tensors of a checkpoint into `model`, and tell what was taken or ignored.
 
-    without_head: tensors whose shape differs keep the model's fresh values. Raises InputError with the first
-    missing, unexpected and mis-shaped names; batch counters, which old files lack, may be missing.
+    key: as for best_match, which raises for it. without_head: tensors whose shape differs keep the model's fresh
+    values. Raises InputError with the first missing, unexpected and mis-shaped names; batch counters may be missing.
     """
     network = bare(model)
     wanted = network.state_dict()
-    given = _aligned(state, wanted)
-    given = {name: value for name, value in given.items() if name in wanted or not name.startswith(AUXILIARY_HEADS)}
+    given, told = best_match(tensors, wanted, origin=origin, key=key)
     mis_shaped = [name for name in given if name in wanted and given[name].shape != wanted[name].shape]
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
     unexpected = [name for name in given if name not in wanted]
     if missing or unexpected or (mis_shaped and not without_head):
         shapes = [f"{n} {tuple(given[n].shape)} for {tuple(wanted[n].shape)}" for n in mis_shaped]
@@ -153,15 +137,19 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, wi
         parts = [f"{len(names)} {what}: {_first(names)}" for what, names in found if names]
         raise InputError(
             f"{origin} does not fit the network: {'; '.join(parts)}",
-            hint="the checkpoint must be of the same architecture and number of classes",
+            hint=f"the checkpoint must be of the same architecture and number of classes; {inventory(tensors, wanted)}",
         )
+    for line in told:
+        note(f"{origin}: {line}")
     network.load_state_dict({n: v for n, v in given.items() if n not in set(mis_shaped)}, strict=False)
 
 
-def other_head(model: nn.Module, state: Mapping[str, Tensor], class_count: int) -> int | None:
-    """Return the number of classes in `state` if only its classifier does not fit `model`, else None."""
+def other_head(
+    model: nn.Module, tensors: Mapping[str, Tensor], class_count: int, *, origin: str = "", key: str | None = None
+) -> int | None:
+    """Return the number of classes in the best match if only its classifier does not fit `model`, else None."""
     wanted = bare(model).state_dict()
-    given = _aligned(state, wanted)
+    given = best_match(tensors, wanted, origin=origin, key=key).state
     differing = [
         (wanted[name].shape, given[name].shape)
         for name in wanted
@@ -196,20 +184,8 @@ def bare(model: nn.Module) -> nn.Module:
     """The network inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return bare(model.module)
-    compiled = model._modules.get("_orig_mod")
-    return model if compiled is None else bare(compiled)
-
-
-def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Drop torch.compile's infix, and prefixes that all names share and the network does not have."""
-    aligned = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
-    while True:
-        prefixes = {name.partition(".")[0] + "." for name in aligned}
-        prefix = min(prefixes, default="")
-        shared = len(prefixes) == 1 and all(name.startswith(prefix) for name in aligned)
-        if not shared or any(name.startswith(prefix) for name in wanted):
-            return aligned
-        aligned = {name.removeprefix(prefix): value for name, value in aligned.items()}
+    compiled = getattr(model, "_orig_mod", None)
+    return bare(compiled) if isinstance(compiled, nn.Module) else model
 
 
 def _torch_load(path: Path) -> Any:
@@ -231,7 +207,12 @@ def _torch_load(path: Path) -> Any:
         if blocked := re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error)):
             raise InputError(
                 f"{path} holds Python objects besides weights ({blocked[1]}), which are not loaded: they can run code",
-                hint=f"if you trust it, {RESAVE}",
+                hint=f"if you trust it, {RESAVE}; without its classes here, {IMPORT_LOGITS}",
+            ) from error
+        if archive_kind(path) is not None or path.suffix == ".onnx":
+            raise InputError(
+                f"{path} is a network with its code, not weights for another one",
+                hint=f"name it alone: --teacher {path}",
             ) from error
         raise InputError(f"{path} is not a torch checkpoint, or it is damaged", hint=RESAVE) from error
 

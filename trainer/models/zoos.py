@@ -1,10 +1,8 @@
 """Networks of torchvision and timm, with the preprocessing that belongs to their weights."""
 
-import difflib
 import importlib
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from torch import nn
@@ -12,16 +10,10 @@ from torch import nn
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
 from trainer.models.info import Blueprint, Loaded
+from trainer.models.spec_names import TIMM_HUB, did_you_mean
 
-TIMM_HUB = ("hf-hub:", "hf_hub:")
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 """Built without auxiliary heads, which return tuples in training mode and only help ImageNet runs from scratch."""
-
-
-def did_you_mean(name: str, known: Sequence[str], *, prefix: str = "") -> str | None:
-    """Return a hint with the closest known names, None if no name is close."""
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    return "did you mean " + " or ".join(prefix + match for match in near) + "?" if near else None
 
 
 def torchvision_blueprint(text: str, image_px: int | None) -> Blueprint:
