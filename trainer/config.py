@@ -72,6 +72,8 @@ class TrainConfig:
     """Spec of the live teacher for the policy online."""
     teacher_weights: str | None = None
     """sha256 of its weights."""
+    teacher_outputs: Mapping[str, Any] | None = None
+    """How its outputs are read, in the fields of a header's teacher, if somebody said so."""
     augment: str
     """pad_crop_flip, resized_crop_flip, or none (the evaluation view); with replay, the recipe that was scored."""
     flip: bool = True

@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 5
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
+_TEACHER_1_5 = ("output_groups", "output_key", "probabilities")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
+Probabilities = Literal["softmax", "sigmoid"]
 
 
 class Block(BaseModel):
@@ -89,6 +91,13 @@ class TeacherCard(Block):
     preprocessing: Preprocessing
     output_map: list[int] | None = None
     """Output of the teacher that stands for class c, for every c; None if the order is the same."""
+    output_groups: list[list[int]] | None = None
+    """Outputs of the teacher that are class c together, for every c, in place of output_map; the logit of the class is
+    the logarithm of the sum of their exponentials."""
+    output_key: str | None = None
+    """Key or position of the logits in what the network returns; None where it returns only them, or they are clear."""
+    probabilities: Probabilities | None = None
+    """The network returns these, of which the logits are computed: log(p), or log(p / (1 - p)) of sigmoids."""
     train_top1: float
     train_ece: float
     val_top1: float | None = None
@@ -261,6 +270,8 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
+    if any(_is_set(fields.get("teacher"), name) for name in _TEACHER_1_5):
+        return 5
     if _is_set(fields.get("data"), "read_as"):
         return 4
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from manifests.base.cores import core_count
 from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
@@ -11,6 +12,7 @@ from manifests.errors import IncompleteError
 from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
+from trainer.models.output_names import named_outputs, read_outputs
 
 Place = str | Path
 """A path; a URL is also accepted for manifests that are only read."""
@@ -24,6 +26,18 @@ def opened(manifest: Manifest | Place) -> Manifest:
 def optional(path: Place | None) -> Path | None:
     """Return the path, or None if there is none."""
     return None if path is None else Path(path)
+
+
+def said_outputs(
+    outputs: Place | Sequence[str] | None, output: str | int | None, *, probabilities: bool
+) -> dict[str, Any]:
+    """Return what is said of a teacher's outputs, by the names of the fields of a `TeacherSpec`."""
+    said = None
+    if isinstance(outputs, Place):
+        said = read_outputs(Path(outputs))
+    elif outputs is not None:
+        said = named_outputs(outputs, "outputs")
+    return {"outputs": said, "output_key": None if output is None else str(output), "probabilities": probabilities}
 
 
 def data_spec(

@@ -9,7 +9,7 @@ from torch import nn
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, opened, optional, threads, whole
+from prune_toolkit.api.arguments import Place, data_spec, opened, optional, said_outputs, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
@@ -21,6 +21,7 @@ from prune_toolkit.labelling.label_config import (
     default_labels,
     planned_recipe,
     planned_targets,
+    scored_teacher,
 )
 from prune_toolkit.labelling.label_pass import write_labels
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
@@ -40,6 +41,9 @@ def score(
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
     image_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -78,6 +82,8 @@ def score(
     teacher: a spec, or an nn.Module that takes normalised (n, 3, S, S) images and returns logits (n, classes). A module
     is copied and run in evaluation mode, and recorded as module:ClassName with the sha256 of its weights; yours is not
     changed. preprocessing: how images are prepared; required for a module, except for students of this toolkit.
+    outputs: the class of each output of the teacher, in their order, or a file of them; probabilities: it returns those
+    of a softmax or of sigmoids; output: the key or position of its logits.
     dynamics: run no teacher, but add scores of the training dynamics that these runs recorded to the manifest `data`.
     """
     if dynamics:
@@ -94,7 +100,14 @@ def score(
     if early_epoch is not None:
         raise UsageError("early_epoch needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    spec = _spec(
+        teacher,
+        preprocessing=preprocessing,
+        checkpoint=optional(checkpoint),
+        image_px=image_size,
+        **said_outputs(outputs, output, probabilities=probabilities),
+        random_weights=random_weights,
+    )
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
     else:
@@ -138,6 +151,9 @@ def label(
     preprocessing: Preprocessing | None = None,
     checkpoint: Place | None = None,
     image_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -164,7 +180,7 @@ def label(
     """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
 
     views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again, and its
-    preprocessing is that of the selection.
+    preprocessing is that of the selection; so are outputs, probabilities and output where they are not given.
     """
     chosen = opened(selection)
     check_selection(chosen, teacher_licence, is_other=other_teacher)
@@ -175,7 +191,15 @@ def label(
             teacher, image_size = teacher or card.spec, image_size or card.preprocessing.image_px
         else:
             preprocessing = preprocessing or card.preprocessing
-    spec = _spec(teacher, preprocessing, checkpoint, image_size, random_weights=random_weights)
+    spec = _spec(
+        teacher,
+        preprocessing=preprocessing,
+        checkpoint=optional(checkpoint),
+        image_px=image_size,
+        **said_outputs(outputs, output, probabilities=probabilities),
+        scored=scored_teacher(chosen, is_other=other_teacher),
+        random_weights=random_weights,
+    )
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
     with torch_as_it_was():
@@ -199,26 +223,13 @@ def label(
         return whole(write_labels(Labelling.of(config, loaded, chosen)))
 
 
-def _spec(
-    teacher: str | nn.Module | None,
-    preprocessing: Preprocessing | None,
-    checkpoint: Place | None,
-    image_size: int | None,
-    *,
-    random_weights: bool,
-) -> TeacherSpec:
+def _spec(teacher: str | nn.Module | None, **said: Any) -> TeacherSpec:
     """Return what was said of the teacher; UsageError if none is named."""
     if teacher is None:
         raise UsageError(
             "teacher is missing", hint='teacher="torchvision/resnet50:IMAGENET1K_V2", or a torch module of your own'
         )
-    return TeacherSpec(
-        network=teacher,
-        checkpoint=optional(checkpoint),
-        image_px=image_size,
-        preprocessing=preprocessing,
-        random_weights=random_weights,
-    )
+    return TeacherSpec(network=teacher, **said)
 
 
 def _loaded(spec: TeacherSpec, class_names: list[str], device: str, dtype: str | None) -> Teacher:

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, optional
+from prune_toolkit.api.arguments import Place, data_spec, optional, said_outputs
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.data_spec import DataSpec
 from trainer.cli.shared_options import local_path
@@ -81,6 +81,9 @@ def train_student(
     weights: Place | None = None,
     teacher: str | None = None,
     checkpoint: Place | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     recipe: str = "auto",
     epochs: int | None = None,
     steps: int | None = None,
@@ -105,6 +108,12 @@ def train_student(
         raise UsageError(
             "checkpoint holds the weights of a live teacher, but teacher is missing", hint='name it: teacher="SPEC"'
         )
+    if teacher is None and (outputs is not None or output is not None or probabilities):
+        raise UsageError(
+            "outputs, probabilities and output say what a live teacher returns, but teacher is missing",
+            hint='name it: teacher="SPEC"',
+        )
+    said = said_outputs(outputs, output, probabilities=probabilities)
     path = local_path(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
     task = open_task(manifest if isinstance(manifest, Manifest) else local_path(manifest))
@@ -132,7 +141,9 @@ def train_student(
             out=path,
             machine=Machine(device=device, loader=loader, workers=workers),
             fresh=fresh,
-            teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=optional(checkpoint)),
+            teacher_spec=None
+            if teacher is None
+            else TeacherSpec(network=teacher, checkpoint=optional(checkpoint), **said),
             match=None
             if seconds is None or match_run is None
             else MatchTime(

@@ -44,7 +44,13 @@ class ScoresOptions:
 
 @click.option("--teacher-name", metavar="NAME", help="With --logits: name of the teacher they are from.")
 @click.option("--tensor", metavar="NAME", help="With --logits: tensor, or column of a Parquet file.")
-@click.option("--outputs", type=FOLDER, metavar="FILE", help="With --logits: class names of the columns, in order.")
+@click.option(
+    "--outputs",
+    type=FOLDER,
+    metavar="FILE",
+    help="With --logits: class of each column, one per line in their order, or a .csv with rows COLUMN,CLASS.",
+)
+@click.option("--probabilities", is_flag=True, help="With --logits: FILE holds softmax or sigmoid outputs, not logits.")
 @click.option(
     "--image-size",
     type=click.IntRange(1, 65535),
@@ -83,6 +89,7 @@ class LogitsOptions:
     teacher_name: str | None
     tensor: str | None
     outputs: Path | None
+    probabilities: bool
     image_size: int | None
     resize_size: int | None
     interpolation: str
@@ -227,10 +234,10 @@ def _import_subset(
 def _import_logits(
     options: LogitsOptions, file: Path, parent: "Manifest", out: Path | None, key: str | None, listing: Path | None
 ) -> "Written":
-    from manifests.sources.names import read_class_names
     from prune_toolkit.imports.import_logits import LogitsImport, import_logits
     from prune_toolkit.scoring.logit_scores import is_near_chance
     from trainer.models.info import default_preprocessing
+    from trainer.models.output_names import read_outputs
 
     if options.teacher_name is None or options.image_size is None:
         raise UsageError(
@@ -248,7 +255,8 @@ def _import_logits(
         tensor=options.tensor,
         key=key or "key",
         parameters=options.parameters,
-        class_names=None if options.outputs is None else read_class_names(options.outputs),
+        outputs=None if options.outputs is None else read_outputs(options.outputs),
+        probabilities=options.probabilities,
         licence=options.teacher_licence,
         weights_sha256=None if options.weights_sha256 is None else options.weights_sha256.lower(),
         listing=listing,

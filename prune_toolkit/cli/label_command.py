@@ -82,6 +82,7 @@ def command(
         default_labels,
         planned_recipe,
         planned_targets,
+        scored_teacher,
     )
     from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
@@ -98,7 +99,7 @@ def command(
             teacher=teacher_options.teacher or card.spec,
             image_size=teacher_options.image_size or card.preprocessing.image_px,
         )
-    teacher = teacher_options.load(parent.class_names)
+    teacher = teacher_options.load(parent.class_names, scored_teacher(parent, is_other=other_teacher))
     asked = replace(views, views=targets.views)
     config = LabelConfig(
         recipe=planned_recipe(parent, asked, teacher.preprocessing.image_px, typed=typed),

@@ -16,6 +16,7 @@ from manifests.errors import UsageError
 from trainer.cli.shared_options import LOCAL
 
 if TYPE_CHECKING:
+    from manifests.format.header import TeacherCard
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
@@ -160,6 +161,16 @@ strict_option = click.option(
 @click.option(
     "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
 )
+@click.option(
+    "--outputs",
+    type=FOLDER,
+    metavar="FILE",
+    help="Class of each output of the teacher, one per line in their order, or a .csv with rows OUTPUT,CLASS.",
+)
+@click.option("--probabilities", is_flag=True, help="The teacher returns softmax or sigmoid outputs, not logits.")
+@click.option(
+    "--output", "output_key", metavar="KEY", help="Where the logits are in a tuple or mapping: 0, logits, heads.0."
+)
 @click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
 @click.option(
     "--dtype",
@@ -183,6 +194,9 @@ class TeacherOptions:
     teacher: str | None
     checkpoint: Path | None
     image_size: int | None
+    outputs: Path | None
+    probabilities: bool
+    output_key: str | None
     batch_size: int
     dtype: str | None
     device: str
@@ -190,8 +204,9 @@ class TeacherOptions:
     loader: str
     random_weights: bool
 
-    def spec(self) -> "TeacherSpec":
-        """Return what was said of the teacher; UsageError if none is named."""
+    def spec(self, scored: "TeacherCard | None" = None) -> "TeacherSpec":
+        """Return what was said of the teacher, which may be the one that scored; UsageError if none is named."""
+        from trainer.models.output_names import read_outputs
         from trainer.models.teacher_spec import TeacherSpec
 
         if self.teacher is None:
@@ -203,12 +218,16 @@ class TeacherOptions:
             network=self.teacher,
             checkpoint=self.checkpoint,
             image_px=self.image_size,
+            outputs=None if self.outputs is None else read_outputs(self.outputs),
+            output_key=self.output_key,
+            probabilities=self.probabilities,
+            scored=scored,
             random_weights=self.random_weights,
         )
 
-    def load(self, class_names: list[str]) -> "Teacher":
+    def load(self, class_names: list[str], scored: "TeacherCard | None" = None) -> "Teacher":
         """Load the teacher onto its device; UsageError if none is named."""
-        spec = self.spec()
+        spec = self.spec(scored)
         if self.threads is not None:
             import torch
 

@@ -3,7 +3,7 @@
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from manifests.base.progress import Progress, note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.child_header import Blocks, Making
 from manifests.format.columns import tables_of
-from manifests.format.header import Preprocessing, TeacherCard
+from manifests.format.header import Preprocessing, Probabilities, TeacherCard
 from manifests.format.parts import part_path, part_rows, vectors_table, write_part
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
@@ -32,8 +32,12 @@ from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.data.views import ViewRecipe
+from trainer.models.known_names import IMAGENET_OUTPUTS, imagenet_wnids
+from trainer.models.output_names import ClassOutputs, SaidOutputs, as_class_logits, class_outputs, map_and_groups
+from trainer.models.probabilities import logits_of, refuse_others, refuse_probabilities, said_probabilities, telling
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
+ROWS_THAT_TELL = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,8 +57,10 @@ class LogitsImport:
     """The column of keys in a Parquet file."""
     parameters: int = 0
     """Number of parameters of the teacher; 0: not stated."""
-    class_names: tuple[str, ...] | None = None
-    """Class names of the columns; None: those of the manifest, in its order."""
+    outputs: SaidOutputs | None = None
+    """The classes of the columns; None: those of the manifest, in its order."""
+    probabilities: bool = False
+    """The file holds probabilities, of a softmax or of sigmoids, in place of logits."""
     licence: str | None = None
     """Licence of the teacher."""
     weights_sha256: str | None = None
@@ -66,8 +72,8 @@ class LogitsImport:
         if self.weights_sha256 is not None and not _SHA256.fullmatch(self.weights_sha256):
             raise UsageError(f"--weights-sha256 {self.weights_sha256}: expected 64 lower-case hexadecimal digits")
 
-    def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
-        """Return everything the result depends on, without paths."""
+    def resolved(self, parent: Manifest, sha256: str, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Return everything the result depends on, without paths; outputs: how columns are read, as in a header."""
         return {
             "command": "import",
             "parent": parent.id,
@@ -78,7 +84,7 @@ class LogitsImport:
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
             "parameters": self.parameters,
-            "output_map": class_columns(self.class_names, parent.class_names),
+            **outputs,
             "teacher_licence": self.licence,
             **outside_scores(TEACHER),
         }
@@ -99,15 +105,15 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
         )
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix = open_matrix(config.file, config.tensor, config.key)
-    outputs = class_columns(config.class_names, parent.class_names)
-    names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
-    if matrix.columns != len(names):
-        where = f"{parent.where} has" if config.class_names is None else "--outputs names"
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
-            hint="columns must be the classes in label order, or in the order of --outputs FILE",
-        )
+    outputs = _class_columns(config, matrix.columns, parent)
     row_N, again = _rows(config, matrix, parent, samples)
+    kind = _kind(config)
+    output_map, groups = map_and_groups(outputs)
+    further: dict[str, Any] = {"output_groups": groups, "probabilities": kind}
+    columns: dict[str, Any] = {
+        "output_map": output_map,
+        **{name: value for name, value in further.items() if value is not None},
+    }
     sha256, old = sha256_file(config.file), parent.header
     label_N = samples.column("label").to_numpy().astype(np.int64)
 
@@ -119,10 +125,15 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 ids = np.flatnonzero(row_N[rows.start : rows.stop] >= 0) + rows.start
                 found_nC = values(row_N[ids])
                 keys_n = samples.column("key").take(pa.array(ids))
+                if kind is not None:
+                    refuse_others(found_nC, kind, f"{config.file} holds")
+                    found_nC = logits_of(found_nC, kind)
                 check_float16(found_nC, keys_n, hint="check that these are raw outputs, without softmax")
+                if groups is not None:
+                    found_nC = as_class_logits(np.asarray(found_nC, np.float32), groups)
                 logits_nC = found_nC.astype(np.float16)
-                if outputs is not None:
-                    logits_nC = np.ascontiguousarray(logits_nC[:, outputs])
+                if output_map is not None:
+                    logits_nC = np.ascontiguousarray(logits_nC[:, output_map])
                 write_part(config.out / part_path(LOGITS_TABLE, part), vectors_table(ids, "logits", logits_nC), digest)
                 table = pa.table({"sample_id": ids, **compute_scores(logits_nC, label_N[ids])})
                 note_time(config.out, part, time.monotonic() - began)
@@ -141,7 +152,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 weights_sha256=config.weights_sha256 or sha256,
                 parameters=config.parameters,
                 preprocessing=config.preprocessing,
-                output_map=outputs,
+                **columns,
                 train_top1=calibration.top1,
                 train_ece=calibration.ece,
                 licence=config.licence,
@@ -154,7 +165,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
     return PartWork(
         out=config.out,
-        config=config.resolved(parent, sha256),
+        config=config.resolved(parent, sha256, columns),
         count=len(samples),
         tables=[LOGITS_TABLE, SCORE_TABLE],
         make=make,
@@ -165,18 +176,38 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     ).run_alone()
 
 
-def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
-    """Return the file's column of each class, by name; None if the order is the same.
-
-    Raises MismatchError if the classes are not the same.
-    """
-    if theirs is None or list(theirs) == ours:
+def _class_columns(config: LogitsImport, column_count: int, parent: Manifest) -> ClassOutputs:
+    """Return the columns of each class; None if the order is the same. Raises MismatchError if some are missing."""
+    said, names = config.outputs, parent.class_names
+    count = len(names) if said is None else len(said.names) or column_count
+    if column_count != count:
+        where = f"{parent.where} has" if said is None else "--outputs names"
+        raise MismatchError(
+            f"{config.file} has logits of {column_count:,} classes, {where} {count:,}",
+            hint="columns must be the classes in label order, or in the order of --outputs FILE",
+        )
+    if said is None:
         return None
-    place = {name: column for column, name in enumerate(theirs)}
-    if len(place) != len(theirs) or (missing := [name for name in ours if name not in place]):
-        first = "two columns have the same name" if len(place) != len(theirs) else f"{missing[0]!r} is missing"
-        raise MismatchError(f"--outputs does not name the classes of the manifest: {first}")
-    return [place[name] for name in ours]
+    return class_outputs(said, names, column_count, [imagenet_wnids()] if column_count == IMAGENET_OUTPUTS else [])
+
+
+def _kind(config: LogitsImport) -> Probabilities | None:
+    """Return which probabilities a file holds, by its first rows, and tell what is done with them; None for logits.
+
+    Raises InputError if they are not what was said.
+    """
+    # Opened once more: some forms can be read only once, from the first row.
+    matrix = open_matrix(config.file, config.tensor, config.key)
+    with np.errstate(over="ignore"):
+        first_nK = np.asarray(matrix.read(0, min(matrix.rows, ROWS_THAT_TELL)), np.float32)
+    # Rows of images that could not be read may hold anything.
+    first_nK = first_nK[~np.isnan(first_nK).any(axis=1)]
+    if not config.probabilities:
+        refuse_probabilities(first_nK, f"{config.file} holds")
+        return None
+    kind = said_probabilities(first_nK, f"{config.file} holds")
+    note(f"{config.file} holds probabilities: {telling(kind)}")
+    return kind
 
 
 def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:

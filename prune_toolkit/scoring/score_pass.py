@@ -182,7 +182,7 @@ def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | 
         weights_sha256=teacher.weights_sha256,
         parameters=teacher.parameters,
         preprocessing=teacher.preprocessing,
-        output_map=teacher.outputs,
+        **teacher.reading.card(),
         train_top1=calibration.top1,
         train_ece=calibration.ece,
         val_top1=val_top1,

@@ -128,6 +128,11 @@ run = partial(click.option, cls=Option, heading="Run")
          help="File with the weights to start from.")  # fmt: skip
 @live("--teacher", metavar="SPEC", help="Run this teacher on every batch instead of using stored labels.")
 @live("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="File with the weights of --teacher.")
+@live("--outputs", type=LOCAL, metavar="FILE",
+      help="Class of each output of --teacher, one per line in order, or a .csv with rows OUTPUT,CLASS.")  # fmt: skip
+@live("--probabilities", is_flag=True, help="--teacher returns softmax or sigmoid outputs, not logits.")
+@live("--output", "output_key", metavar="KEY",
+      help="Where the logits are in a tuple or mapping that --teacher returns: 0, logits, heads.0.")  # fmt: skip
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
         help="Set of defaults: demo, cifar, imagenet, or auto (cifar or imagenet, by image size).")  # fmt: skip
 @recipe("--batch-size", type=int, metavar="N", help="Samples per step, over all ranks.")
@@ -198,6 +203,9 @@ def train_student(
     weights: Path | None,
     teacher: str | None,
     checkpoint: Path | None,
+    outputs: Path | None,
+    probabilities: bool,
+    output_key: str | None,
     recipe: str,
     epochs: int | None,
     steps: int | None,
@@ -239,6 +247,11 @@ def train_student(
         raise UsageError("--fresh and --dry-run contradict each other")
     if checkpoint is not None and teacher is None:
         raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
+    of_teacher = {"--outputs": outputs, "--probabilities": probabilities or None, "--output": output_key}
+    if teacher is None and (unused := [flag for flag, value in of_teacher.items() if value is not None]):
+        raise UsageError(
+            f"{unused[0]} says what a live teacher returns, and none is named", hint="name it: --teacher SPEC"
+        )
     length = one_budget(epochs, steps, match_time, None if fresh else out)
     ranks = Ranks.from_environment()
     task = open_task(manifest)
@@ -295,6 +308,7 @@ def train_student(
         return
 
     from trainer.loop.training import Machine, train
+    from trainer.models.output_names import read_outputs
     from trainer.models.teacher_spec import TeacherSpec
 
     report = train(
@@ -304,7 +318,15 @@ def train_student(
         out=out,
         machine=Machine(device=device, loader=loader, workers=workers),
         fresh=fresh,
-        teacher_spec=None if teacher is None else TeacherSpec(network=teacher, checkpoint=checkpoint),
+        teacher_spec=None
+        if teacher is None
+        else TeacherSpec(
+            network=teacher,
+            checkpoint=checkpoint,
+            outputs=None if outputs is None else read_outputs(outputs),
+            probabilities=probabilities,
+            output_key=output_key,
+        ),
         match=match,
     )
     if ranks.is_main and as_json:

@@ -100,8 +100,11 @@ class Task:
 
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
+        values = asdict(config)
+        if config.teacher_outputs is None:
+            del values["teacher_outputs"]
         return {
-            **asdict(config),
+            **values,
             "manifest": self.manifest.id,
             "validation": None if validation is None else validation.identity,
         }

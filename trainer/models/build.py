@@ -39,14 +39,15 @@ def build_model(
     checkpoint: Path | None = None,
     image_px: int | None = None,
     pretrained: bool = True,
+    output_key: str | None = None,
 ) -> tuple[nn.Module, ModelInfo]:
     """Return the network that `spec` names, on the CPU in training mode, and what is known about it.
 
     pretrained=True, for a teacher: weights keep their head, and timm names load their published weights.
     pretrained=False, for a student: the network has class_count outputs, so a head of another size is
     replaced by a fresh one, and timm names start from fresh weights.
-    image_px overrides the image size of the weights or of the registry. Raises UsageError for an unknown
-    spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
+    image_px overrides the image size of the weights or of the registry; output_key: see `output_count`. Raises
+    UsageError for an unknown spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
@@ -62,7 +63,7 @@ def build_model(
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
     model, info = _built(blueprint, checkpoint, class_count, image_px, keep_head=pretrained)
     if blueprint.foreign or image_px is not None:
-        outputs = output_count(model, info.preprocessing.image_px, is_teacher=pretrained)
+        outputs = output_count(model, info.preprocessing.image_px, is_teacher=pretrained, output_key=output_key)
         if outputs != class_count and not pretrained:
             raise InputError(f"{spec} has {outputs} outputs; {class_count} are needed, one per class")
     return model, info
@@ -73,10 +74,10 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -> int:
+def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False, output_key: str | None = None) -> int:
     """Return the number of logits for one black image; raises InputError if the network fails or returns no logits.
 
-    is_teacher: logits may be part of what it returns, as logits_in finds them.
+    is_teacher: logits may be part of what it returns, as logits_in finds them with output_key.
     """
     example = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, 3, image_px, image_px, device=example.device, dtype=example.dtype)
@@ -93,7 +94,7 @@ def output_count(model: nn.Module, image_px: int, *, is_teacher: bool = False) -
     finally:
         for module, mode in modes.items():
             module.training = mode
-    logits = logits_in(outputs, type(model).__name__) if is_teacher else outputs
+    logits = logits_in(outputs, f"teacher {type(model).__name__}", output_key) if is_teacher else outputs
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network returns {got} for one image, not logits of shape (1, classes)")

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
-from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.build import ModelInfo, build_model, output_count, parameter_count
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
-from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.outputs import OutputReading, logits_in
+from trainer.models.reading import name_of, output_key_of, reading_of
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
@@ -45,7 +46,7 @@ class Teacher:
 
     module: torch.nn.Module
     info: ModelInfo
-    outputs: list[int] | None
+    reading: OutputReading
     device: torch.device
     dtype: str
     parameters: int
@@ -59,16 +60,25 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, C) float32 of uint8 images (n, 3, S, S), on its device, in the class order of the data."""
-        normalised = normalise(images, self.preprocessing, torch.float32)
-        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
-            outputs = self.module(normalised)
-        logits = logits_in(outputs, self.info.spec).float()
-        return logits if self.outputs is None else logits[:, self.outputs]
+        return self.reading(self._outputs(images))
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Return the same logits as a call, as an array on the CPU."""
-        return self(images).cpu().numpy()
+        """Return the same logits as a call, as an array on the CPU; InputError for outputs that are of another kind."""
+        outputs = self._outputs(images)
+        self.reading.check(outputs)
+        return self.reading(outputs).cpu().numpy()
+
+    @torch.no_grad()
+    def check(self, images: torch.Tensor) -> None:
+        """Raise InputError if what it returns for images is of another kind than `reading` says."""
+        self.reading.check(self._outputs(images))
+
+    def _outputs(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = normalise(images, self.preprocessing, torch.float32)
+        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
+            returned = self.module(normalised)
+        return self.reading.found(returned)
 
     @cached_property
     def feature_layer(self) -> FeatureLayer:
@@ -88,11 +98,13 @@ class Teacher:
         with ExitStack() as hooks, torch.inference_mode():
             for layer in layers:
                 hooks.callback(layer.module.register_forward_hook(keep).remove)
-            outputs = logits_in(self.module(noise), self.info.spec)
+            outputs = self.reading.found(self.module(noise))
         for layer in reversed(layers):
             output = made.get(layer.module)
             # nan equals nan here, so a broken network passes; its features are refused later, by their values.
-            if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
+            if output is None or output.shape != outputs.shape:
+                continue
+            if self.reading.ends_as(output).allclose(outputs, equal_nan=True):
                 return layer
         raise UsageError(
             f"teacher {self.info.spec} has no linear layer that computes its {outputs.shape[-1]} outputs, "
@@ -134,7 +146,7 @@ def load_teacher(
     exact: bool = True,
     channels_last: bool = True,
 ) -> Teacher:
-    """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
+    """Build a teacher for these classes, or copy a module, and find their logits in what it returns.
 
     dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA,
     for the whole process; a live teacher keeps the settings of the student. Raises UsageError for a network that is
@@ -150,7 +162,13 @@ def load_teacher(
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
     if isinstance(network, str):
         count = len(class_names)
-        module, info = build_model(network, class_count=count, checkpoint=spec.checkpoint, image_px=spec.image_px)
+        module, info = build_model(
+            network,
+            class_count=count,
+            checkpoint=spec.checkpoint,
+            image_px=spec.image_px,
+            output_key=output_key_of(spec),
+        )
     else:
         module, info = _copied(network, preprocessing, spec.checkpoint, spec.image_px)
     if preprocessing is not None:
@@ -171,10 +189,11 @@ def load_teacher(
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
+    values_nK = _answers(module, spec, info.preprocessing.image_px, where)
     return Teacher(
         module=module,
         info=info,
-        outputs=output_map(info.class_names, class_names, _width(module, network, info.preprocessing.image_px, where)),
+        reading=reading_of(spec, info, class_names, values_nK),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module),
@@ -212,22 +231,20 @@ def _copied(
         ) from None
 
 
-def _width(module: torch.nn.Module, spec: str | torch.nn.Module, side: int, where: torch.device) -> int:
-    """The number of outputs; InputError for a network that does not take such images or returns no logits."""
-    if isinstance(spec, torch.nn.Module):
-        output_count(module, side, is_teacher=True)
+def _answers(module: torch.nn.Module, spec: TeacherSpec, side: int, where: torch.device) -> NDArray[np.float32]:
+    """Return the outputs (n, K) for noise; InputError for a network that does not take such images or has none."""
+    key = output_key_of(spec)
+    if isinstance(spec.network, torch.nn.Module):
+        output_count(module, side, is_teacher=True, output_key=key)
     noise = torch.randn(PROBED_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)).to(where)
-    name = spec if isinstance(spec, str) else type(spec).__name__
     try:
         with torch.inference_mode():
-            logits = logits_in(module(noise), name)
+            return logits_in(module(noise), f"teacher {name_of(spec)}", key).float().cpu().numpy()
     except (RuntimeError, AttributeError) as error:
         raise InputError(
-            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
+            f"teacher {name_of(spec)} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
             hint="give the size it was made for with --image-size",
         ) from None
-    refuse_probabilities(logits.float(), name)
-    return int(logits.shape[-1])
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
