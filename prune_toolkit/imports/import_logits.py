@@ -142,7 +142,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
     def finish(parts: Totals, start: float) -> Outcome:
         calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, len(parent.class_names))
-        if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
+        if (warning := exchanged_warning(confusion.count_CC, parent.class_names, in_order=outputs is None)) is not None:
             note(f"warning: {warning}")
         wall = round(time.monotonic() - start, 3)
         blocks: Blocks = {

@@ -28,10 +28,11 @@ from manifests.tables.thumbnails_table import thumbnails_block
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.indexing.index import data_block, read_samples, samples_table, thumbnails_of, warn_problems
 from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.doubts import doubt_of
 from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores, top1
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import views_text
@@ -119,7 +120,8 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         data, local = images.index.header.data, local_with_beton(images.index)
     if config.redistributable is not None:
         data = data.model_copy(update={"redistributable": config.redistributable})
-    if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
+    in_order = work.teacher.reading.outputs is None
+    if (warning := exchanged_warning(confusion.count_CC, images.class_names, in_order=in_order)) is not None:
         note(f"warning: {warning}")
     if work.val is not None and work.val.index is None:
         warning = leak_warning(hash_matrix(samples.column("content_hash")), work.val.source, config.workers)
@@ -169,14 +171,11 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float, finish
 def teacher_card(work: TeacherPass, calibration: Calibration, val_top1: float | None = None) -> TeacherCard:
     """Return the header block of a teacher with this calibration.
 
-    Warns if it is near chance: a mismatch is more likely than a bad teacher.
+    Warns if it is near chance, or far from what is said of its weights: a mismatch is more likely than a bad teacher.
     """
     teacher, class_count = work.teacher, len(work.images.class_names)
-    if is_near_chance(calibration.top1, class_count):
-        note(
-            f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
-            f"{class_count} classes: check the order of the classes and the preprocessing"
-        )
+    if (doubt := doubt_of(calibration.top1, calibration.count, class_count, teacher.claim)) is not None:
+        note(f"warning: {doubt}")
     return TeacherCard(
         spec=teacher.info.spec,
         weights_sha256=teacher.weights_sha256,

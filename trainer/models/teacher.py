@@ -16,6 +16,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, parameter_count
+from trainer.models.claims import Claim, claim_of
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
 from trainer.models.outputs import OutputReading, logits_in
@@ -51,6 +52,8 @@ class Teacher:
     dtype: str
     parameters: int
     weights_sha256: str
+    claim: Claim | None = None
+    """Top-1 that is said of the weights."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -194,6 +197,7 @@ def load_teacher(
         module=module,
         info=info,
         reading=reading_of(spec, info, class_names, values_nK),
+        claim=claim_of(spec, info, class_names),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module),
