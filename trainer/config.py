@@ -74,6 +74,8 @@ class TrainConfig:
     """sha256 of its weights."""
     teacher_images: Mapping[str, Any] | None = None
     """What is said of its images, by flags or by the module itself: mean, std, interpolation, resize_px."""
+    teacher_outputs: Mapping[str, Any] | None = None
+    """How its outputs are read, in the fields of a header's teacher, if somebody said so."""
     augment: str
     """pad_crop_flip, resized_crop_flip, or none (the evaluation view); with replay, the recipe that was scored."""
     flip: bool = True

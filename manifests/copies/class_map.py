@@ -23,25 +23,33 @@ def read_class_map(path: Path) -> list[tuple[str, str]]:
 
     A first row of `ours,theirs` is a header; so is any other first row whose names no class has (see `match_classes`).
     """
+    pairs = read_pairs(path, "NAME IN THE MANIFEST,NAME IN THE DATA, such as n02012849,crane")
+    if tuple(name.lower() for name in pairs[0]) == HEADER:
+        pairs = pairs[1:]
+    if not pairs:
+        raise InputError(f"{path} holds no class names")
+    return pairs
+
+
+def read_pairs(path: Path, row: str) -> list[tuple[str, str]]:
+    """Return the rows of a CSV file of two columns; raises InputError for another file, saying what a `row` is."""
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise InputError(f"{path} is too large for a table of class names")
         lines = path.read_text("utf-8-sig").splitlines()
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True)]
+        rows = [[cell.strip() for cell in cells] for cells in csv.reader(lines, strict=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read class names from {path}: {error}") from None
     pairs = []
-    for number, row in enumerate(rows, 1):
-        if not any(row):
+    for number, cells in enumerate(rows, 1):
+        if not any(cells):
             continue
-        if len(row) != 2 or not all(row):
+        if len(cells) != 2 or not all(cells):
             raise InputError(
-                f"{path}: row {number} has {sum(map(bool, row))} names, expected two",
-                hint="a row is NAME IN THE MANIFEST,NAME IN THE DATA, such as n02012849,crane",
+                f"{path}: row {number} has {sum(map(bool, cells))} names, expected two",
+                hint=f"a row is {row}",
             )
-        pairs.append((row[0], row[1]))
-    if pairs and tuple(name.lower() for name in pairs[0]) == HEADER:
-        pairs = pairs[1:]
+        pairs.append((cells[0], cells[1]))
     if not pairs:
         raise InputError(f"{path} holds no class names")
     return pairs

@@ -17,10 +17,12 @@ SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
 _DATA_1_4 = ("read_as", "labels_from")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
+_TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
 LabelsFrom = Literal["none", "teacher"]
+Probabilities = Literal["softmax", "sigmoid"]
 
 
 class Block(BaseModel):
@@ -117,6 +119,13 @@ class TeacherCard(Block):
     preprocessing: Preprocessing
     output_map: list[int] | None = None
     """Output of the teacher that stands for class c, for every c; None if the order is the same."""
+    output_groups: list[list[int]] | None = None
+    """Outputs of the teacher that are class c together, for every c, in place of output_map; the logit of the class is
+    the logarithm of the sum of their exponentials."""
+    output_key: str | None = None
+    """Key or position of the logits in what the network returns; None where it returns only them, or they are clear."""
+    probabilities: Probabilities | None = None
+    """The network returns these, of which the logits are computed: log(p), or log(p / (1 - p)) of sigmoids."""
     train_top1: float | None = None
     """None if the images have no labels, like train_ece."""
     train_ece: float | None = None
@@ -327,8 +336,14 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
-    if any(_is_set(fields.get("data"), name) for name in _DATA_1_4) or _is_set(
-        fields.get("selection"), "without_suspects"
+    if any(
+        _is_set(fields.get(block), name)
+        for block, names in (
+            ("data", _DATA_1_4),
+            ("selection", ("without_suspects",)),
+            ("teacher", _TEACHER_1_4),
+        )
+        for name in names
     ):
         return 4
     if any(fields.get(name) is not None for name in _BLOCKS_1_3) or _is_set(fields.get("views"), "max_side"):

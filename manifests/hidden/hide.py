@@ -29,9 +29,10 @@ OPEN = frozenset({
     "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
     "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
     "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
-    "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset", "quota", "redistributable",
-    "rest", "revise_scope", "score", "score_views", "scores", "seconds", "seed", "selector", "set", "split", "student",
-    "teacher", "teacher_licence", "thumbnails", "top_k", "training_seconds", "views", "views_top1", "wall",
+    "output_groups", "output_key", "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset",
+    "probabilities", "quota", "redistributable", "rest", "revise_scope", "score", "score_views", "scores",
+    "seconds", "seed", "selector", "set", "split", "student", "teacher", "teacher_licence", "thumbnails", "top_k",
+    "training_seconds", "views", "views_top1", "wall",
 })  # fmt: skip
 """Fields of `config` and `run` that are kept; ids in them are hidden."""
 SEALED = frozenset({

@@ -47,13 +47,18 @@ def data_set_name(path: Path) -> str:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names from a JSON list, a JSON object {index: name}, or a text file of one name per line."""
+    return check_class_names(listed_in(path), path)
+
+
+def listed_in(path: Path) -> list[Any]:
+    """Return what such a file lists, in its order, unchecked."""
     content = _names_in(path)
     if isinstance(content, dict):
         missing = [index for index in range(len(content)) if str(index) not in content]
         if missing:
             raise InputError(f"{path}: {len(content)} names, but none for class {missing[0]}")
         content = [content[str(index)] for index in range(len(content))]
-    return check_class_names(content, path)
+    return content
 
 
 def read_folder_names(path: Path, folders: Collection[str]) -> dict[str, str] | None:

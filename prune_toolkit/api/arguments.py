@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manifests.base.cores import core_count
 from manifests.copies.check import PIXEL_TOLERANCE, DataCheck
@@ -14,8 +14,9 @@ from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from trainer.models.images_said import ImagesSaid
+from trainer.models.output_names import named_outputs, read_outputs
 from trainer.models.spec_names import check_teacher
-from trainer.models.teacher_place import teacher_that_scored
+from trainer.models.teacher_place import card_of_run, teacher_that_scored
 from trainer.models.teacher_spec import TeacherSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ def opened(manifest: Manifest | Place) -> Manifest:
 def optional(path: Place | None) -> Path | None:
     """Return the path, or None if there is none."""
     return None if path is None else Path(path)
+
+
+def said_outputs(
+    outputs: Place | Sequence[str] | None, output: str | int | None, *, probabilities: bool
+) -> dict[str, Any]:
+    """Return what is said of a teacher's outputs, by the names of the fields of a `TeacherSpec`."""
+    said = None
+    if isinstance(outputs, Place):
+        said = read_outputs(Path(outputs))
+    elif outputs is not None:
+        said = named_outputs(outputs, "outputs")
+    return {"outputs": said, "output_key": None if output is None else str(output), "probabilities": probabilities}
 
 
 def data_spec(
@@ -64,6 +77,7 @@ def teacher_spec(
     checkpoint_key: str | None,
     image_size: int | None,
     images: ImagesSaid,
+    returns: dict[str, Any],
     *,
     random_weights: bool,
     scored: Manifest | None = None,
@@ -91,7 +105,13 @@ def teacher_spec(
     if preprocessing is None and card is not None:
         preprocessing = card.preprocessing
     spec = replace(
-        named, image_px=image_size, preprocessing=preprocessing, images=images, random_weights=random_weights
+        named,
+        image_px=image_size,
+        preprocessing=preprocessing,
+        images=images,
+        **returns,
+        scored=None if scored is None else card_of_run(scored),
+        random_weights=random_weights,
     )
     check_teacher(spec)
     return spec

@@ -9,7 +9,7 @@ from torch import nn
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, opened, optional, teacher_spec, threads, whole
+from prune_toolkit.api.arguments import Place, data_spec, opened, optional, said_outputs, teacher_spec, threads, whole
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImagesAtHand, images_of_same_classes, images_to_score
@@ -46,6 +46,9 @@ def score(
     std: float | str | Sequence[float | str] | None = None,
     interpolation: str | None = None,
     resize_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -84,7 +87,9 @@ def score(
     teacher: a spec, or an nn.Module that takes normalised (n, 3, S, S) images and returns logits (n, classes). A module
     is copied and run in evaluation mode, and recorded as module:ClassName with the sha256 of its weights; yours is not
     changed. preprocessing: how images are prepared. mean, std, interpolation, resize_size: parts of it, as the flags of
-    `prune score`; with image_size they say enough of a module, unless its attributes do.
+    `prune score`; with image_size they say enough of a module, unless its attributes do. outputs: the class of each
+    output of the teacher, in their order, or a file of them; probabilities: it returns those of a softmax or of
+    sigmoids; output: the key or position of its logits.
     dynamics: run no teacher, but add scores of the training dynamics that these runs recorded to the manifest `data`.
     """
     if dynamics:
@@ -103,7 +108,14 @@ def score(
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
     spec = teacher_spec(
-        teacher, preprocessing, checkpoint, checkpoint_key, image_size, said, random_weights=random_weights
+        teacher,
+        preprocessing,
+        checkpoint,
+        checkpoint_key,
+        image_size,
+        said,
+        said_outputs(outputs, output, probabilities=probabilities),
+        random_weights=random_weights,
     )
     if isinstance(data, Manifest):
         images = ImagesAtHand.of_index(data)
@@ -157,6 +169,9 @@ def label(
     std: float | str | Sequence[float | str] | None = None,
     interpolation: str | None = None,
     resize_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -183,13 +198,13 @@ def label(
     """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
 
     views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again. Images
-    are prepared as the selection says that they were scored.
+    are prepared as the selection says that they were scored; outputs, probabilities and output are as then where they
+    are not given.
     """
     chosen = opened(selection)
     check_selection(chosen, teacher_licence, is_other=other_teacher)
     targets = planned_targets(chosen, policy, views, top_k)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    scored = None if other_teacher or chosen.header.teacher is None else chosen
     spec = teacher_spec(
         teacher,
         preprocessing,
@@ -197,8 +212,9 @@ def label(
         checkpoint_key,
         image_size,
         said,
+        said_outputs(outputs, output, probabilities=probabilities),
         random_weights=random_weights,
-        scored=scored,
+        scored=None if other_teacher or chosen.header.teacher is None else chosen,
     )
     drawn = {"augment": augment, "pad": pad, "scale_min": scale_min, "flip": flip, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, optional
+from prune_toolkit.api.arguments import Place, data_spec, optional, said_outputs
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.images.data_spec import DataSpec
 from trainer.cli.shared_options import local_path
@@ -87,6 +87,9 @@ def train_student(
     std: float | str | Sequence[float | str] | None = None,
     interpolation: str | None = None,
     resize_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     recipe: str = "auto",
     epochs: int | None = None,
     steps: int | None = None,
@@ -109,7 +112,8 @@ def train_student(
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"train_student() got an unexpected keyword argument {unknown[0]!r}{meant}")
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    teacher_spec = live_spec(teacher, optional(checkpoint), checkpoint_key, said)
+    returns = said_outputs(outputs, output, probabilities=probabilities)
+    teacher_spec = live_spec(teacher, optional(checkpoint), checkpoint_key, said, **returns)
     path = local_path(out)
     length, match_run = _length(epochs, steps, match_time, None if fresh else path)
     task = open_task(manifest if isinstance(manifest, Manifest) else local_path(manifest))

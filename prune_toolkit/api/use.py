@@ -7,7 +7,7 @@ from torch import nn
 
 from manifests.format.header import Preprocessing
 from manifests.manifest import Manifest
-from prune_toolkit.api.arguments import Place, data_spec, teacher_spec, threads
+from prune_toolkit.api.arguments import Place, data_spec, said_outputs, teacher_spec, threads
 from prune_toolkit.api.torch_state import torch_as_it_was
 from prune_toolkit.evaluation.evaluate import EvaluationConfig
 from prune_toolkit.evaluation.evaluate import evaluate as evaluate_on
@@ -38,6 +38,9 @@ def evaluate(
     std: float | str | Sequence[float | str] | None = None,
     interpolation: str | None = None,
     resize_size: int | None = None,
+    outputs: Place | Sequence[str] | None = None,
+    probabilities: bool = False,
+    output: str | int | None = None,
     batch_size: int = 256,
     dtype: str | None = None,
     device: str = "auto",
@@ -82,6 +85,7 @@ def evaluate(
         checkpoint_key,
         image_size,
         ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size),
+        said_outputs(outputs, output, probabilities=probabilities),
         random_weights=random_weights,
     )
     with torch_as_it_was():

@@ -60,7 +60,12 @@ class ScoresOptions:
 @click.option(
     "--view-file", type=FOLDER, multiple=True, metavar="FILE", help="With --logits: another view; repeatable."
 )
-@click.option("--outputs", type=FOLDER, metavar="FILE", help="With --logits: class names of the columns, in order.")
+@click.option(
+    "--outputs",
+    type=FOLDER,
+    metavar="FILE",
+    help="With --logits: class of each column, one per line in their order, or a .csv with rows COLUMN,CLASS.",
+)
 @click.option(
     "--image-size",
     type=click.IntRange(1, 65535),
@@ -289,11 +294,11 @@ def _import_logits(
     order: str | None,
     listing: Path | None,
 ) -> "Written":
-    from manifests.sources.names import read_class_names
     from prune_toolkit.imports.import_logits import LogitsImport, import_logits
     from prune_toolkit.imports.outputs_form import OutputsForm
     from prune_toolkit.scoring.logit_scores import is_near_chance
     from trainer.models.info import default_preprocessing
+    from trainer.models.output_names import read_outputs
 
     if options.teacher_name is None or options.image_size is None:
         raise UsageError(
@@ -319,7 +324,7 @@ def _import_logits(
         ),
         key=key or "key",
         parameters=options.parameters,
-        class_names=None if options.outputs is None else read_class_names(options.outputs),
+        outputs=None if options.outputs is None else read_outputs(options.outputs),
         licence=options.teacher_licence,
         weights_sha256=None if options.weights_sha256 is None else options.weights_sha256.lower(),
         order=order,

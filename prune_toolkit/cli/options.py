@@ -180,6 +180,16 @@ strict_option = click.option(
 @click.option("--std", **IMAGES_SAID["--std"])
 @click.option("--interpolation", **IMAGES_SAID["--interpolation"])
 @click.option("--resize-size", **IMAGES_SAID["--resize-size"])
+@click.option(
+    "--outputs",
+    type=FOLDER,
+    metavar="FILE",
+    help="Class of each output of the teacher, one per line in their order, or a .csv with rows OUTPUT,CLASS.",
+)
+@click.option("--probabilities", is_flag=True, help="The teacher returns softmax or sigmoid outputs, not logits.")
+@click.option(
+    "--output", "output_key", metavar="KEY", help="Where the logits are in a tuple or mapping: 0, logits, heads.0."
+)
 @click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
 @click.option(
     "--dtype",
@@ -208,6 +218,9 @@ class TeacherOptions:
     std: tuple[float, ...] | None
     interpolation: str | None
     resize_size: int | None
+    outputs: Path | None
+    probabilities: bool
+    output_key: str | None
     batch_size: int
     dtype: str | None
     device: str
@@ -221,8 +234,9 @@ class TeacherOptions:
         A teacher that scored needs no flags where local.json knows its files.
         """
         from trainer.models.images_said import ImagesSaid
+        from trainer.models.output_names import read_outputs
         from trainer.models.spec_names import check_teacher
-        from trainer.models.teacher_place import teacher_that_scored
+        from trainer.models.teacher_place import card_of_run, teacher_that_scored
         from trainer.models.teacher_spec import TeacherSpec
 
         card = None if scored is None else scored.header.teacher
@@ -242,6 +256,10 @@ class TeacherOptions:
             images=ImagesSaid.of(
                 mean=self.mean, std=self.std, interpolation=self.interpolation, resize_size=self.resize_size
             ),
+            outputs=None if self.outputs is None else read_outputs(self.outputs),
+            output_key=self.output_key,
+            probabilities=self.probabilities,
+            scored=None if scored is None else card_of_run(scored),
             random_weights=self.random_weights,
         )
         check_teacher(spec)

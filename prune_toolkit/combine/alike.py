@@ -19,6 +19,7 @@ _HINTS = {
     "features": "take the features of all shards from one layer of the teacher",
     "thumbnails": "make the thumbnails of all shards with the same version of this toolkit",
 }
+_OF_TEACHER = {"weights_sha256", "preprocessing", "output_map", "output_groups", "output_key", "probabilities"}
 _TEACHERS = "shards need one teacher; to combine several teachers of the same samples, use --average"
 
 
@@ -90,5 +91,5 @@ def _fields(header: Header, block: str) -> dict[str, Any]:
     content = getattr(header, block)
     if content is None:
         return {}
-    include = {"weights_sha256", "output_map", "preprocessing"} if block == "teacher" else None
+    include = _OF_TEACHER if block == "teacher" else None
     return dict(flat(block, content.model_dump(mode="json", include=include)))

@@ -176,7 +176,7 @@ def _keys(images: ImagesAtHand, rows: range) -> list[str]:
 
 
 def _tell_outputs(model: Teacher, class_count: int) -> None:
-    if model.outputs is None:
+    if model.reading.outputs is None or model.info.class_names is None:
         return
     others = len(model.info.class_names or ()) - class_count
     only = f"; its {others:,} other outputs are not compared" if others > 0 else ""

@@ -3,7 +3,7 @@
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +34,8 @@ from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.data.views import ViewRecipe
+from trainer.models.known_names import IMAGENET_OUTPUTS, imagenet_wnids
+from trainer.models.output_names import ClassOutputs, SaidOutputs, class_outputs, map_and_groups, named_outputs
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,8 +57,8 @@ class LogitsImport:
     """The column of keys in a Parquet file."""
     parameters: int = 0
     """Number of parameters of the teacher; 0: not stated."""
-    class_names: tuple[str, ...] | None = None
-    """Class names of the columns; None: those of the manifest, in its order."""
+    outputs: SaidOutputs | None = None
+    """The classes of the columns; None: those of the manifest, in its order."""
     licence: str | None = None
     """Licence of the teacher."""
     weights_sha256: str | None = None
@@ -70,9 +72,9 @@ class LogitsImport:
         if self.weights_sha256 is not None and not _SHA256.fullmatch(self.weights_sha256):
             raise UsageError(f"--weights-sha256 {self.weights_sha256}: expected 64 lower-case hexadecimal digits")
 
-    def resolved(self, parent: Manifest, sha256: str) -> dict[str, Any]:
-        """Return everything the result depends on, without paths."""
-        unlabelled = parent.header.data.is_unlabelled
+    def resolved(self, parent: Manifest, sha256: str, columns: dict[str, Any]) -> dict[str, Any]:
+        """Return everything the result depends on, without paths; columns: how they are read, as in a header."""
+        classes = None if self.outputs is None else list(self.outputs.names)
         return {
             "command": "import",
             "parent": parent.id,
@@ -83,8 +85,8 @@ class LogitsImport:
             "key": self.key,
             "preprocessing": self.preprocessing.model_dump(),
             "parameters": self.parameters,
-            "output_map": None if unlabelled else class_columns(self.class_names, parent.class_names),
-            **({"classes": list(self.class_names or ())} if unlabelled else {}),
+            **columns,
+            **({"classes": classes} if parent.header.data.is_unlabelled else {}),
             "teacher_licence": self.licence,
             **({} if self.order is None else {"order": self.order}),
             **self.form.resolved(),
@@ -108,20 +110,17 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     samples = parent.samples(["sample_id", "key", "label", "problem"])
     matrix, is_top_k = form.open(config.file, config.key), form.is_top_k(config.file)
     unlabelled = parent.header.data.is_unlabelled
-    if unlabelled and config.class_names is None:
+    if unlabelled and config.outputs is None:
         if is_top_k:
             raise UsageError("--outputs is missing: name the classes of the top-k labels, in their order")
-        config = replace(config, class_names=tuple(f"output {column}" for column in range(matrix.columns)))
-    outputs = None if unlabelled else class_columns(config.class_names, parent.class_names)
-    names: Sequence[str] = parent.class_names if config.class_names is None else config.class_names
-    if matrix.columns != len(names) and not is_top_k:
-        where = f"{parent.where} has" if config.class_names is None else "--outputs names"
-        raise MismatchError(
-            f"{config.file} has logits of {matrix.columns:,} classes, {where} {len(names):,}",
-            hint="columns must be the classes in label order, or in the order of --outputs FILE",
-        )
+        names = [f"output {column}" for column in range(matrix.columns)]
+        config = replace(config, outputs=named_outputs(names, str(config.file)))
+    names = list(config.outputs.names) if unlabelled and config.outputs is not None else parent.class_names
+    outputs = None if unlabelled else _class_columns(config, len(names) if is_top_k else matrix.columns, parent)
+    output_map, groups = map_and_groups(outputs)
+    columns: dict[str, Any] = {"output_map": output_map, **({} if groups is None else {"output_groups": groups})}
     row_N, again = _rows(config, matrix, parent, samples)
-    sha256, old, class_count = form.sha256(config.file), parent.header, len(names if unlabelled else parent.class_names)
+    sha256, old, class_count = form.sha256(config.file), parent.header, len(names)
     top_k = matrix.columns // 2 if is_top_k else None
     label_N = samples.column("label").to_numpy().astype(np.int64)
 
@@ -154,10 +153,11 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     def finish(parts: Totals, start: float) -> Outcome:
         calibration, data = None, old.data
         if unlabelled:
-            data = old.data.model_copy(update={"class_names": list(names), "labels_from": "teacher"})
+            data = old.data.model_copy(update={"class_names": names, "labels_from": "teacher"})
         else:
             calibration, confusion = calibration_of(config.out, LOGITS_TABLE, label_N, class_count)
-            if (warning := exchanged_warning(confusion.count_CC, parent.class_names)) is not None:
+            in_order = outputs is None
+            if (warning := exchanged_warning(confusion.count_CC, parent.class_names, in_order=in_order)) is not None:
                 note(f"warning: {warning}")
         wall = round(time.monotonic() - start, 3)
         blocks: Blocks = {
@@ -168,7 +168,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
                 weights_sha256=config.weights_sha256 or sha256,
                 parameters=config.parameters,
                 preprocessing=config.preprocessing,
-                output_map=outputs,
+                **columns,
                 train_top1=None if calibration is None else calibration.top1,
                 train_ece=None if calibration is None else calibration.ece,
                 licence=config.licence,
@@ -181,7 +181,7 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
 
     return PartWork(
         out=config.out,
-        config=config.resolved(parent, sha256),
+        config=config.resolved(parent, sha256, columns),
         count=len(samples),
         tables=[*own, LOGITS_TABLE, SCORE_TABLE],
         make=make,
@@ -192,18 +192,19 @@ def import_logits(config: LogitsImport, parent: Manifest) -> Manifest:
     ).run_alone()
 
 
-def class_columns(theirs: tuple[str, ...] | None, ours: list[str]) -> list[int] | None:
-    """Return the file's column of each class, by name; None if the order is the same.
-
-    Raises MismatchError if the classes are not the same.
-    """
-    if theirs is None or list(theirs) == ours:
+def _class_columns(config: LogitsImport, column_count: int, parent: Manifest) -> ClassOutputs:
+    """Return the columns of each class; None if the order is the same. Raises MismatchError if some are missing."""
+    said, names = config.outputs, parent.class_names
+    count = len(names) if said is None else len(said.names) or column_count
+    if column_count != count:
+        where = f"{parent.where} has" if said is None else "--outputs names"
+        raise MismatchError(
+            f"{config.file} has logits of {column_count:,} classes, {where} {count:,}",
+            hint="columns must be the classes in label order, or in the order of --outputs FILE",
+        )
+    if said is None:
         return None
-    place = {name: column for column, name in enumerate(theirs)}
-    if len(place) != len(theirs) or (missing := [name for name in ours if name not in place]):
-        first = "two columns have the same name" if len(place) != len(theirs) else f"{missing[0]!r} is missing"
-        raise MismatchError(f"--outputs does not name the classes of the manifest: {first}")
-    return [place[name] for name in ours]
+    return class_outputs(said, names, column_count, [imagenet_wnids()] if column_count == IMAGENET_OUTPUTS else [])
 
 
 def _rows(config: LogitsImport, matrix: Matrix, parent: Manifest, samples: pa.Table) -> tuple[Ids, tuple[Ids, Ids]]:

@@ -19,6 +19,7 @@ from prune_toolkit.imports.outputs_kind import LOGITS, PROBABILITIES, find_kind,
 from prune_toolkit.imports.top_k_files import TopKNames, open_top_k, parted
 from prune_toolkit.imports.top_k_labels import top_k_of, total_of
 from prune_toolkit.scoring.logit_scores import check_finite, check_float16
+from trainer.models.output_names import ClassOutputs, as_class_logits, map_and_groups
 
 ToLabels = Callable[[NDArray[Any], NDArray[np.int64], Any], SoftLabels]
 """Rows of a file (n, ...), labels (n,) and keys (n,) -> the soft labels of n samples."""
@@ -93,15 +94,16 @@ class OutputsForm:
             raise UsageError(f"--view {self.view}: {file} holds {matrix.views} view{'s' * (matrix.views > 1)}, from 0")
         return matrix
 
-    def understand(self, first: NDArray[Any], file: Path, class_count: int, outputs: Sequence[int] | None) -> ToLabels:
+    def understand(self, first: NDArray[Any], file: Path, class_count: int, outputs: ClassOutputs) -> ToLabels:
         """Find out what the rows of a file hold by the first of them, tell it, and return how they become labels.
 
-        outputs: the file's column of each class; None if the order is the same. Raises UsageError where an option has
-        to decide.
+        outputs: the file's column of each class, or the columns; None if the order is the same. Raises UsageError where
+        an option has to decide.
         """
         if self.is_top_k(file):
             return self._largest(first, file, class_count, outputs)
         kind = self._kind(first, file, whole=True)
+        _, groups = map_and_groups(outputs)
         if first.ndim == 3 and self.view is None:
             note(
                 f"{file.name} holds {first.shape[1]} views: their mean becomes the label of the whole image, because "
@@ -115,19 +117,26 @@ class OutputsForm:
                 check_float16(found.reshape(len(found), -1), keys_n, hint="check that these are raw outputs")
                 found = found.mean(axis=1, dtype=np.float64) if self.view is None else found[:, self.view]
             check_float16(found, keys_n, hint="check that these are raw outputs, without softmax")
-            logits_nC = found.astype(np.float16)
-            return FullLogits(logits_nC if outputs is None else np.ascontiguousarray(logits_nC[:, outputs]))
+            # The logsumexp of several columns is taken before rounding, by which one column is not changed.
+            wide_nK = found if groups is None else np.asarray(found, np.float64)
+            return FullLogits(np.ascontiguousarray(as_class_logits(wide_nK, outputs).astype(np.float16)))
 
         return to_labels
 
-    def _largest(self, first: NDArray[Any], file: Path, class_count: int, outputs: Sequence[int] | None) -> ToLabels:
+    def _largest(self, first: NDArray[Any], file: Path, class_count: int, outputs: ClassOutputs) -> ToLabels:
+        output_map, groups = map_and_groups(outputs)
+        if groups is not None:
+            raise UsageError(
+                f"{file} holds the largest outputs only: they do not say what several of them are together",
+                hint="name every class once in --outputs FILE",
+            )
         _, some_nK, some_total_n = parted(first)
         kind = self._kind(some_nK, file, whole=False)
         if some_total_n is not None and kind == PROBABILITIES:
             raise UsageError(f"{file} holds log-sum-exps, which are of logits, beside probabilities")
         total_of(logits_of(some_nK, kind, str(file)), some_total_n, self.rest, may_be_whole=kind != LOGITS)
         is_told = self.rest is not None
-        place_C = np.arange(class_count) if outputs is None else np.argsort(outputs)
+        place_C = np.arange(class_count) if output_map is None else np.argsort(output_map)
         rest = f"probability {self.rest:g}" if is_told else "what is left"
         note(f"top-k labels: the classes that {file.name} does not name share {rest} evenly, per image")
 

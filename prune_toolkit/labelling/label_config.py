@@ -24,6 +24,7 @@ from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
+from trainer.models.output_names import map_and_groups
 from trainer.models.teacher import Teacher
 
 VIEWS = 8
@@ -165,7 +166,11 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
         )
     now, then = teacher.preprocessing.model_dump(), card.preprocessing.model_dump()
     differing = next((name for name in now if now[name] != then.get(name)), None)
-    return None if differing is None else f"with {differing} {then.get(differing)}; now it is {now[differing]}"
+    if differing is not None:
+        return f"with {differing} {then.get(differing)}; now it is {now[differing]}"
+    if map_and_groups(teacher.reading.outputs) != (card.output_map, card.output_groups):
+        return "with other outputs of the teacher as the classes, which --outputs FILE says"
+    return None
 
 
 def check_selection(selection: Manifest, teacher_licence: str | None, *, is_other: bool) -> None:

@@ -11,6 +11,7 @@ from manifests.base.progress import Progress, note
 from manifests.errors import InputError
 from manifests.format.top_k import words_count
 from prune_toolkit.images.readers import ImageReader
+from prune_toolkit.scoring.doubts import doubt_of
 from prune_toolkit.scoring.exchanged import Confusion, exchanged_warning
 from prune_toolkit.scoring.feature_scores import FeatureScore
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores
@@ -41,8 +42,13 @@ def preview(work: Scoring, limit: int) -> dict[str, Any]:
         calibration.add_logits(logits_nVC[:, 0], label_n)
         confusion = Confusion(len(images.class_names))
         confusion.add(logits_nVC[:, 0], label_n)
-        if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
-            note(f"warning: {warning}")
+        in_order = work.teacher.reading.outputs is None
+        for warning in (
+            exchanged_warning(confusion.count_CC, images.class_names, in_order=in_order),
+            doubt_of(calibration.top1, len(found), len(images.class_names), work.teacher.claim),
+        ):
+            if warning is not None:
+                note(f"warning: {warning}")
     by = "entropy" if label_n is None else "loss"
     hardness_n = mean_scores(logits_nVC, label_n, config.scored_views)[by]
     keys = images.source.keys if images.samples is None else images.samples.column("key").to_pylist()

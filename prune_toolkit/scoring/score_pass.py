@@ -28,10 +28,11 @@ from manifests.tables.thumbnails_table import thumbnails_block
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.indexing.index import data_block, read_samples, samples_table, thumbnails_of, warn_problems
 from prune_toolkit.scoring.calibration import calibration_of
+from prune_toolkit.scoring.doubts import doubt_of
 from prune_toolkit.scoring.exchanged import exchanged_warning
 from prune_toolkit.scoring.feature_pass import write_feature_scores
 from prune_toolkit.scoring.feature_scores import FeatureScore
-from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, is_near_chance, mean_scores, top1
+from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, mean_scores, top1
 from prune_toolkit.scoring.pseudo_labels import answers, part_labels, relabelled
 from prune_toolkit.scoring.score_config import FEATURE_SCORE_TABLE, FEATURE_TABLE, SCORE_TABLE, Scoring, logits_table
 from prune_toolkit.scoring.teacher_pass import TeacherPass, show_views
@@ -120,7 +121,8 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     if not images.unlabelled:
         # On the evaluation view, whichever views the scores are averaged over.
         calibration, confusion = calibration_of(config.out, logits_table(0), images.label_N, classes)
-        if (warning := exchanged_warning(confusion.count_CC, images.class_names)) is not None:
+        in_order = work.teacher.reading.outputs is None
+        if (warning := exchanged_warning(confusion.count_CC, images.class_names, in_order=in_order)) is not None:
             note(f"warning: {warning}")
     blocks: Blocks = {"kind": "scores"}
     if images.index is None:
@@ -185,20 +187,19 @@ def run_facts(parts: Totals, samples: int, view_count: int, start: float, finish
 def teacher_card(work: TeacherPass, calibration: Calibration | None, val_top1: float | None = None) -> TeacherCard:
     """Return the header block of a teacher with this calibration, None for images without labels.
 
-    Warns if it is near chance: a mismatch is more likely than a bad teacher.
+    Warns if it is near chance, or far from what is said of its weights: a mismatch is more likely than a bad teacher.
     """
     teacher, class_count = work.teacher, len(work.images.class_names)
-    if calibration is not None and is_near_chance(calibration.top1, class_count):
-        note(
-            f"warning: the teacher's top-1 on these images is {100 * calibration.top1:.2f} %, about chance for "
-            f"{class_count} classes: check the order of the classes and the preprocessing"
-        )
+    if calibration is not None:
+        doubt = doubt_of(calibration.top1, calibration.count, class_count, teacher.claim)
+        if doubt is not None:
+            note(f"warning: {doubt}")
     return TeacherCard(
         spec=teacher.info.spec,
         weights_sha256=teacher.weights_sha256,
         parameters=teacher.parameters,
         preprocessing=teacher.preprocessing,
-        output_map=teacher.outputs,
+        **teacher.reading.card(),
         train_top1=None if calibration is None else calibration.top1,
         train_ece=None if calibration is None else calibration.ece,
         val_top1=val_top1,

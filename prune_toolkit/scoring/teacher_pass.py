@@ -55,7 +55,7 @@ class TeacherPass:
             "teacher": self.teacher.info.spec,
             "weights_sha256": self.teacher.weights_sha256,
             "preprocessing": self.teacher.preprocessing.model_dump(),
-            "output_map": self.teacher.outputs,
+            **self.teacher.reading.card(),
             "compute": self.teacher.compute(self.config.batch_size).model_dump(),
         }
 

@@ -149,7 +149,7 @@ def test_a_teacher_near_chance_is_questioned(tmp_path: Path, prune: Run) -> None
     result = prune("score", "demo:digits", *TEACHER, "--val", "demo:digits", "-o", tmp_path / "m")
     header = Manifest.open(tmp_path / "m").header
     if header.teacher.train_top1 < 0.2:
-        assert "check the order of the classes" in result.stderr
+        assert "the order of its outputs (--outputs FILE)" in result.stderr
     assert 0 <= header.teacher.val_top1 <= 1
 
 

@@ -13,6 +13,7 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.loop.session import live_teacher
 from trainer.models.build import build_model
+from trainer.models.output_names import named_outputs
 from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import weights_sha256
 
@@ -105,3 +106,33 @@ def test_what_cannot_teach_is_refused(index, tmp_path):
     with pytest.raises(InputError, match="7 outputs"):
         trained(index, tmp_path, teacher="tiny_networks:ignores_num_classes")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_live_teacher_returns_can_be_said(index, teacher, tmp_path):
+    """Of swapped outputs that are named, or of probabilities in a tuple, the same student learns the same."""
+    model, _ = build_model(str(teacher), class_count=3)
+    state = model.state_dict()
+    order = [2, 0, 1]
+    swapped = {name: value[order] if name.startswith("fc.") else value for name, value in state.items()}
+    torch.save(swapped, tmp_path / "swapped.pth")
+    names = open_task(index.path).class_names
+    outputs = named_outputs([names[output] for output in order], "o")
+    flags = {"epochs": 1, "lr": 0.1}
+    trained(index, tmp_path / "plain", teacher=str(teacher), **flags)
+    spec = TeacherSpec(network="resnet8", checkpoint=tmp_path / "swapped.pth", outputs=outputs)
+    report = trained(index, tmp_path / "named", teacher="resnet8", teacher_spec=spec, **flags)
+    assert report["config"]["teacher_outputs"] == {"output_map": [1, 2, 0]}
+    one, other = (load_file(tmp_path / name / "student.safetensors") for name in ("plain", "named"))
+    assert all(np.allclose(one[name], other[name], atol=1e-6) for name in one)
+    unnamed = TeacherSpec(network="resnet8", checkpoint=tmp_path / "swapped.pth")
+    with pytest.raises(UsageError, match=r"another configuration.*teacher_outputs"):
+        trained(index, tmp_path / "named", teacher="resnet8", teacher_spec=unnamed, **flags)
+
+
+def test_a_live_teacher_that_returns_probabilities_is_refused_unless_it_is_said(index, tmp_path):
+    with pytest.raises(InputError, match="returns probabilities, not logits"):
+        trained(index, tmp_path / "run", teacher="tiny_networks:softmax_in_a_pair", epochs=1)
+    spec = TeacherSpec(network="tiny_networks:softmax_in_a_pair", probabilities=True, output_key="0")
+    report = trained(index, tmp_path / "said", teacher="tiny_networks:softmax_in_a_pair", teacher_spec=spec, epochs=1)
+    said = report["config"]["teacher_outputs"]
+    assert said == {"output_map": None, "output_key": "0", "probabilities": "softmax"}

@@ -300,8 +300,8 @@ def test_attributes_are_those_of_teachers_and_not_of_students(own):
 
 
 def test_a_callable_without_num_classes_is_called_without(own):
-    assert loaded(own(lambda: Net(3)), image_px=16).outputs is None
-    assert loaded(own(lambda **options: Net()), image_px=16).outputs is None
+    assert loaded(own(lambda: Net(3)), image_px=16).reading.outputs is None
+    assert loaded(own(lambda **options: Net()), image_px=16).reading.outputs is None
     calls = []
     loaded(own(lambda num_classes=10, width=1: calls.append(num_classes) or Net()), image_px=16)
     assert calls == [3]

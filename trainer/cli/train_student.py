@@ -133,6 +133,11 @@ run = partial(click.option, cls=Option, heading="Run")
 @live("--std", **IMAGES_SAID["--std"])
 @live("--interpolation", **IMAGES_SAID["--interpolation"])
 @live("--resize-size", **IMAGES_SAID["--resize-size"])
+@live("--outputs", type=LOCAL, metavar="FILE",
+      help="Class of each output of --teacher, one per line in order, or a .csv with rows OUTPUT,CLASS.")  # fmt: skip
+@live("--probabilities", is_flag=True, help="--teacher returns softmax or sigmoid outputs, not logits.")
+@live("--output", "output_key", metavar="KEY",
+      help="Where the logits are in a tuple or mapping that --teacher returns: 0, logits, heads.0.")  # fmt: skip
 @recipe("--recipe", default="auto", show_default=True, metavar="NAME",
         help="Set of defaults: demo, cifar, imagenet, or auto (cifar or imagenet, by image size).")  # fmt: skip
 @recipe("--batch-size", type=int, metavar="N", help="Samples per step, over all ranks.")
@@ -208,6 +213,9 @@ def train_student(
     std: tuple[float, ...] | None,
     interpolation: str | None,
     resize_size: int | None,
+    outputs: Path | None,
+    probabilities: bool,
+    output_key: str | None,
     recipe: str,
     epochs: int | None,
     steps: int | None,
@@ -244,12 +252,21 @@ def train_student(
     from trainer.loop.recipes import resolve
     from trainer.loop.run_report import opening_lines, result_lines
     from trainer.models.images_said import ImagesSaid
+    from trainer.models.output_names import read_outputs
     from trainer.models.teacher_spec import live_spec
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
-    spec = live_spec(teacher, checkpoint, checkpoint_key, said)
+    spec = live_spec(
+        teacher,
+        checkpoint,
+        checkpoint_key,
+        said,
+        outputs=None if outputs is None else read_outputs(outputs),
+        probabilities=probabilities,
+        output_key=output_key,
+    )
     length = one_budget(epochs, steps, match_time, None if fresh else out)
     ranks = Ranks.from_environment()
     task = open_task(manifest)

@@ -122,9 +122,10 @@ class Task:
     def resolved(self, config: TrainConfig, validation: Validation | None) -> dict[str, Any]:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
         values = asdict(config)
-        if config.teacher_images is None:
-            # Runs of which nothing is said keep the identity they had before this option existed.
-            del values["teacher_images"]
+        # Runs of which nothing is said keep the identity they had before these options existed.
+        for name in ("teacher_images", "teacher_outputs"):
+            if values[name] is None:
+                del values[name]
         return {
             **values,
             "manifest": self.manifest.id,

@@ -131,8 +131,9 @@ class TrainingSession:
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
             # Compilation and the start of worker processes are not part of any reported time.
-            for _ in self._batches(state.epochs_done, self._plan(state.epochs_done, steps=1)):
-                pass
+            for batch in self._batches(state.epochs_done, self._plan(state.epochs_done, steps=1)):
+                if teacher is not None:
+                    teacher.check(batch.images)
         except BaseException:
             self.close()
             raise

@@ -56,12 +56,12 @@ def train(
         raise UsageError("--precision fp16 needs CUDA", hint="take --precision bf16 or fp32")
     with process_group(ranks, device):
         teacher = live_teacher(task, config, teacher_spec, device)
-        config = _identified(config, teacher)
+        config = _identified(config, teacher, teacher_spec)
         open_session = partial(TrainingSession, task, teacher=teacher, machine=machine, ranks=ranks, device=device)
         if match is not None:
             folder = RunFolder(out, task.resolved(config, validation))
             with_steps = _matched(match, folder, ranks, lambda: open_session(config, state=State()), fresh=fresh)
-            config, fresh = _identified(with_steps, teacher), False
+            config, fresh = _identified(with_steps, teacher, teacher_spec), False
         folder = RunFolder(out, task.resolved(config, validation))
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
         if report is not None:
@@ -77,8 +77,8 @@ def train(
             return run.finish()
 
 
-def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
-    """Return the configuration with the loaded teacher's spec and weights, whatever its file is called."""
+def _identified(config: TrainConfig, teacher: Teacher | None, spec: TeacherSpec | None) -> TrainConfig:
+    """Return the configuration with the loaded teacher's spec, weights and said outputs, whatever its file's name."""
     if teacher is None:
         return config
     said = {*(config.teacher_images or {})}
@@ -86,7 +86,11 @@ def _identified(config: TrainConfig, teacher: Teacher | None) -> TrainConfig:
         said |= {"mean", "std"}
     images = {name: value for name, value in teacher.preprocessing.model_dump().items() if name in said}
     return replace(
-        config, teacher=teacher.info.spec, teacher_weights=teacher.weights_sha256, teacher_images=images or None
+        config,
+        teacher=teacher.info.spec,
+        teacher_weights=teacher.weights_sha256,
+        teacher_images=images or None,
+        teacher_outputs=teacher.reading.card() if spec is not None and spec.says_outputs else None,
     )
 
 

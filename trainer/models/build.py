@@ -53,6 +53,7 @@ def build_model(
     image_px: int | None = None,
     images: ImagesSaid | None = NOTHING_SAID,
     pretrained: bool = True,
+    output_key: str | None = None,
 ) -> tuple[nn.Module, ModelInfo]:
     """Return the network that `spec` names, on the CPU in training mode, and what is known about it.
 
@@ -61,8 +62,8 @@ def build_model(
     replaced by a fresh one, and timm names start from fresh weights.
     checkpoint_key says where in the checkpoint the weights are, if several fit.
     image_px overrides the image size of the weights or of the registry. images: what is said of a teacher's
-    images, and is not asked of a module; None: all. Raises UsageError for an unknown spec, InputError for weights that
-    cannot be loaded, do not fit, or do not classify.
+    images, and is not asked of a module; None: all. output_key: see `output_count`. Raises UsageError for an unknown
+    spec, InputError for weights that cannot be loaded, do not fit, or do not classify.
     """
     if class_count < 1 or (image_px is not None and image_px < 1):
         raise UsageError(f"a network needs at least 1 class and 1 pixel, not {class_count} and {image_px}")
@@ -91,7 +92,9 @@ def build_model(
         if blueprint.foreign and pretrained:
             info = replace(info, preprocessing=channels_taken(model, info.preprocessing))
         shown = info.preprocessing
-        outputs = output_count(model, shown.image_px, channels=len(shown.mean), is_teacher=pretrained)
+        outputs = output_count(
+            model, shown.image_px, channels=len(shown.mean), is_teacher=pretrained, output_key=output_key
+        )
         if outputs != class_count and not pretrained:
             raise InputError(f"{spec} has {outputs} outputs; {class_count} are needed, one per class")
     return model, info
@@ -102,10 +105,12 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def output_count(model: nn.Module, image_px: int, *, channels: int = 3, is_teacher: bool = False) -> int:
+def output_count(
+    model: nn.Module, image_px: int, *, channels: int = 3, is_teacher: bool = False, output_key: str | None = None
+) -> int:
     """Return the number of logits for one black image; raises InputError if the network fails or returns no logits.
 
-    is_teacher: logits may be part of what it returns, as logits_in finds them.
+    is_teacher: logits may be part of what it returns, as logits_in finds them with output_key.
     """
     example = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, channels, image_px, image_px, device=example.device, dtype=example.dtype)
@@ -117,7 +122,7 @@ def output_count(model: nn.Module, image_px: int, *, channels: int = 3, is_teach
             f"the network does not take {channels}x{image_px}x{image_px} images: {reason(error)}",
             hint="choose another image size, or a network made for this one",
         ) from error
-    logits = logits_in(outputs, type(model).__name__) if is_teacher else outputs
+    logits = logits_in(outputs, f"teacher {type(model).__name__}", output_key) if is_teacher else outputs
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network returns {got} for one image, not logits of shape (1, classes)")

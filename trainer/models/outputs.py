@@ -1,50 +1,173 @@
-"""The logits in what a network returns, and what is none."""
+"""The logits of the data's classes in what a network returns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 
 from manifests.errors import InputError
+from manifests.format.header import Probabilities
+from trainer.models.output_names import ClassOutputs, map_and_groups
+from trainer.models.probabilities import CEILING, FLOOR, refuse_others, refuse_probabilities
 
-PROBABILITY_TOLERANCE = 1e-3
-FEW_OUTPUTS = 64
-"""So many values from 0 to 1 are no logits; a few may be by chance."""
+ROWS_THAT_TELL = 8
+"""So many rows that add up to 1 do not by chance."""
+_LISTED = 8
 
 
-def logits_in(outputs: Any, spec: str) -> torch.Tensor:
+@dataclass(frozen=True, kw_only=True)
+class OutputReading:
+    """How the logits of the data's classes are found in what a network returns."""
+
+    who: str
+    """The teacher, in messages."""
+    key: str | None = None
+    """Key or position of the logits, or of the probabilities; None: where `logits_in` finds them."""
+    probabilities: Probabilities | None = None
+    """What the network returns in place of logits."""
+    outputs: ClassOutputs = None
+
+    def found(self, returned: Any) -> torch.Tensor:
+        """Return the values (n, K) of all outputs, as the network returns them, in float32."""
+        return logits_in(returned, self.who, self.key).float()
+
+    def __call__(self, found_nK: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, C) of the classes."""
+        return self._of_classes(self._logits(found_nK))
+
+    def check(self, found_nK: torch.Tensor) -> None:
+        """Raise InputError for probabilities where logits are expected, and the other way round."""
+        if self.probabilities is not None:
+            refuse_others(found_nK.cpu().numpy(), self.probabilities, f"{self.who} returns")
+        elif len(found_nK) >= ROWS_THAT_TELL:
+            refuse_probabilities(found_nK.cpu().numpy(), f"{self.who} returns")
+
+    def card(self) -> dict[str, Any]:
+        """Return what is said of it in a header's teacher: of an option that was not needed, nothing."""
+        output_map, groups = map_and_groups(self.outputs)
+        further = {"output_groups": groups, "output_key": self.key, "probabilities": self.probabilities}
+        return {"output_map": output_map, **{name: value for name, value in further.items() if value is not None}}
+
+    def ends_as(self, layer_nK: torch.Tensor) -> torch.Tensor:
+        """Return what the network would return if a layer computed its logits."""
+        if self.probabilities is None:
+            return layer_nK
+        return layer_nK.softmax(dim=1) if self.probabilities == "softmax" else layer_nK.sigmoid()
+
+    def _logits(self, found_nK: torch.Tensor) -> torch.Tensor:
+        if self.probabilities is None:
+            return found_nK
+        if self.probabilities == "softmax":
+            return found_nK.clamp(min=FLOOR).log()
+        return found_nK.clamp(FLOOR, CEILING).logit()
+
+    def _of_classes(self, logits_nK: torch.Tensor) -> torch.Tensor:
+        if self.outputs is None:
+            return logits_nK
+        if self._padded_CM is None:
+            return logits_nK[:, cast("list[int]", self.outputs)]
+        padded = torch.nn.functional.pad(logits_nK, (0, 1), value=-torch.inf)
+        return padded[:, self._padded_CM.to(padded.device)].logsumexp(dim=2)
+
+    @cached_property
+    def _padded_CM(self) -> torch.Tensor | None:
+        """Outputs of each class, filled up with -1: the column behind the last; None for one output per class."""
+        _, groups = map_and_groups(self.outputs)
+        if groups is None:
+            return None
+        widest = max(map(len, groups))
+        return torch.tensor([[*group, *[-1] * (widest - len(group))] for group in groups])
+
+
+def logits_in(returned: Any, who: str, key: str | None = None) -> torch.Tensor:
     """Return the logits (n, classes) in what a network returns: a tensor, or a tuple, list or mapping with one.
 
-    A mapping, such as the ModelOutput of transformers, holds them as `logits`; in a tuple they are the only tensor of
-    two dimensions. Raises InputError where that is not certain.
+    A mapping or a dataclass, such as the ModelOutput of transformers, holds them as `logits`; in a tuple they are the
+    only tensor of two dimensions. key: where they are, such as `logits`, `0` or `heads.0`. Raises InputError where that
+    is not certain.
     """
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
-    if isinstance(outputs, Mapping | tuple | list) and not _are_logits(found):
-        values = outputs.values() if isinstance(outputs, Mapping) else outputs
-        fitting = [value for value in values if _are_logits(value)]
-        found = fitting[0] if len(fitting) == 1 else None
-        if len(fitting) > 1:
+    if key is not None:
+        found = _at(returned, who, key)
+        if not _are_logits(found):
             raise InputError(
-                f"teacher {spec} returns {len(fitting)} tensors (n, ...): it is not clear which holds the logits",
-                hint="wrap it in a callable that returns the logits",
+                f"{who} returns {_shape(found)} as {key}, not logits (n, classes)", hint=_choose(returned, who)
             )
-    if not _are_logits(found):
-        raise InputError(f"teacher {spec} does not return logits (n, classes)", hint="wrap it in a callable")
-    return cast("torch.Tensor", found)
-
-
-def refuse_probabilities(logits_nC: torch.Tensor, spec: str) -> None:
-    """Raise InputError for probabilities: rows within [0, 1] that add up to 1, or sigmoids within [0, 1]."""
-    # nan is not within, and is refused with its sample later.
-    if logits_nC.numel() == 0 or not bool(((logits_nC >= 0) & (logits_nC <= 1)).all()):
-        return
-    adds_up = bool(((logits_nC.sum(dim=1) - 1).abs() < PROBABILITY_TOLERANCE).all())
-    if adds_up or logits_nC.numel() >= FEW_OUTPUTS:
+        return _flat(found)
+    parts = _parts(returned)
+    if parts is None:
+        if not _are_logits(returned):
+            raise InputError(
+                f"{who} returns {_shape(returned)}, not logits (n, classes)", hint="wrap it in a callable that does"
+            )
+        return _flat(returned)
+    named = parts.get("logits")
+    fitting = [named] if _are_logits(named) else [value for value in parts.values() if _are_matrix(value)]
+    if len(fitting) != 1:
         raise InputError(
-            f"teacher {spec} returns {'probabilities' if adds_up else 'values from 0 to 1'}, not logits",
-            hint="return what goes into its softmax or sigmoid; of probabilities p, log(p) are logits",
+            f"{who} returns {len(fitting) or 'no'} tensors of two dimensions: it is not clear which holds the logits",
+            hint=_choose(returned, who),
         )
+    return _flat(fitting[0])
+
+
+def _parts(returned: Any) -> dict[str, Any] | None:
+    """Return what is in a mapping, a dataclass, a tuple or a list, by key or position; None for anything else."""
+    if isinstance(returned, Mapping):
+        return {str(name): value for name, value in returned.items()}
+    if is_dataclass(returned) and not isinstance(returned, type):
+        return {field.name: getattr(returned, field.name) for field in fields(returned)}
+    if isinstance(returned, tuple | list):
+        names = getattr(returned, "_fields", range(len(returned)))
+        return {str(name): value for name, value in zip(names, returned, strict=True)}
+    return None
+
+
+def _at(returned: Any, who: str, key: str) -> Any:
+    found = returned
+    for step in key.split("."):
+        parts = _parts(found) or {}
+        values = list(parts.values())
+        if step in parts:
+            found = parts[step]
+        elif step.isdecimal() and int(step) < len(values):
+            found = values[int(step)]
+        else:
+            raise InputError(f"{who} returns nothing as {key}", hint=_choose(returned, who))
+    return found
+
+
+def _choose(returned: Any, who: str) -> str:
+    """Return which keys and positions can be chosen."""
+    there = list(_tensors(returned))
+    if not there:
+        return f"wrap {who} in a callable that returns the logits"
+    listed = ", ".join(f"{key} {tuple(value.shape)}" for key, value in there[:_LISTED])
+    more = f", ... ({len(there)} in all)" if len(there) > _LISTED else ""
+    return f"choose with --output KEY; it returns {listed}{more}"
+
+
+def _tensors(returned: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in (_parts(returned) or {}).items():
+        if isinstance(value, torch.Tensor):
+            yield prefix + name, value
+        else:
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _shape(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _are_matrix(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 2
 
 
 def _are_logits(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim == 2
+    """Also (n, C, 1, 1), as networks of convolutions alone return them."""
+    return _are_matrix(value) or (isinstance(value, torch.Tensor) and value.ndim == 4 and value.shape[2:] == (1, 1))
+
+
+def _flat(value: Any) -> torch.Tensor:
+    return cast("torch.Tensor", value).flatten(1)

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
-from trainer.models.build import ModelInfo, build_model, output_count, output_map, parameter_count
+from trainer.models.build import ModelInfo, build_model, output_count, parameter_count
+from trainer.models.claims import Claim, claim_of
 from trainer.models.exported import exported_in
 from trainer.models.grey import channels_taken
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
-from trainer.models.outputs import logits_in, refuse_probabilities
+from trainer.models.outputs import OutputReading, logits_in
+from trainer.models.reading import name_of, output_key_of, reading_of
 from trainer.models.spec_names import check_teacher
 from trainer.models.teacher_images import info_of_module, with_said
 from trainer.models.teacher_place import place_of_teacher
@@ -51,7 +53,7 @@ class Teacher:
 
     module: torch.nn.Module
     info: ModelInfo
-    outputs: list[int] | None
+    reading: OutputReading
     device: torch.device
     dtype: str
     parameters: int
@@ -60,6 +62,8 @@ class Teacher:
     """Names of the classes of its logits: those of the data, or its own."""
     place: dict[str, Any] = field(default_factory=dict)
     """Its files on this machine, for local.json."""
+    claim: Claim | None = None
+    """Top-1 that is said of the weights."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -72,16 +76,25 @@ class Teacher:
 
         A grey network is shown their luma.
         """
-        normalised = normalise(images, self.preprocessing, torch.float32)
-        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
-            outputs = self.module(normalised)
-        logits = logits_in(outputs, self.info.spec).float()
-        return logits if self.outputs is None else logits[:, self.outputs]
+        return self.reading(self._outputs(images))
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Return the same logits as a call, as an array on the CPU."""
-        return self(images).cpu().numpy()
+        """Return the same logits as a call, as an array on the CPU; InputError for outputs that are of another kind."""
+        outputs = self._outputs(images)
+        self.reading.check(outputs)
+        return self.reading(outputs).cpu().numpy()
+
+    @torch.no_grad()
+    def check(self, images: torch.Tensor) -> None:
+        """Raise InputError if what it returns for images is of another kind than `reading` says."""
+        self.reading.check(self._outputs(images))
+
+    def _outputs(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = normalise(images, self.preprocessing, torch.float32)
+        with torch.autocast(self.device.type, dtype=DTYPES[self.dtype], enabled=self.dtype != "float32"):
+            returned = self.module(normalised)
+        return self.reading.found(returned)
 
     @cached_property
     def feature_layer(self) -> FeatureLayer:
@@ -100,11 +113,13 @@ class Teacher:
         with ExitStack() as hooks, torch.inference_mode():
             for layer in layers:
                 hooks.callback(layer.module.register_forward_hook(keep).remove)
-            outputs = logits_in(self.module(noise), self.info.spec)
+            outputs = self.reading.found(self.module(noise))
         for layer in reversed(layers):
             output = made.get(layer.module)
             # nan equals nan here, so a broken network passes; its features are refused later, by their values.
-            if output is not None and output.shape == outputs.shape and output.allclose(outputs, equal_nan=True):
+            if output is None or output.shape != outputs.shape:
+                continue
+            if self.reading.ends_as(output).allclose(outputs, equal_nan=True):
                 return layer
         raise UsageError(
             f"teacher {self.info.spec} has no linear layer that computes its {outputs.shape[-1]} outputs, "
@@ -150,7 +165,7 @@ def load_teacher(
     exact: bool = True,
     channels_last: bool = True,
 ) -> Teacher:
-    """Build a teacher for these classes, or copy a module, and check that its outputs can be matched to them.
+    """Build a teacher for these classes, or copy a module, and find their logits in what it returns.
 
     class_names None means its own classes, called output 0, output 1, ... if it does not name them.
     dtype None means float16 autocast on CUDA and float32 elsewhere. exact: no TF32 and deterministic kernels on CUDA,
@@ -179,6 +194,7 @@ def load_teacher(
             checkpoint_key=spec.checkpoint_key,
             image_px=spec.image_px or (preprocessing.image_px if preprocessing else None),
             images=None if preprocessing else spec.images,
+            output_key=output_key_of(spec),
         )
     else:
         module, info = _copied(network, spec)
@@ -203,13 +219,14 @@ def load_teacher(
     # The views in an exported graph may suit one layout only.
     layout = torch.channels_last if channels_last and exported is None else torch.contiguous_format
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
-    width = _width(module, network, info.preprocessing, where)
-    names = class_names or list(info.class_names or (f"output {output}" for output in range(width)))
+    values_nK = _answers(module, spec, info.preprocessing, where)
+    names = class_names or list(info.class_names or (f"output {output}" for output in range(values_nK.shape[1])))
     return Teacher(
         module=module,
         info=info,
-        outputs=output_map(info.class_names, names, width),
+        reading=reading_of(spec, info, names, values_nK),
         class_names=tuple(names),
+        claim=claim_of(spec, info, names),
         device=where,
         dtype=dtype,
         parameters=parameter_count(module) if exported is None else exported.parameters,
@@ -246,24 +263,22 @@ def _noise(count: int, preprocessing: Preprocessing, where: torch.device) -> tor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(where)
 
 
-def _width(
-    module: torch.nn.Module, spec: str | torch.nn.Module, preprocessing: Preprocessing, where: torch.device
-) -> int:
-    """The number of outputs; InputError for a network that does not take such images or returns no logits."""
-    channels, side = len(preprocessing.mean), preprocessing.image_px
-    if isinstance(spec, torch.nn.Module):
-        output_count(module, side, channels=channels, is_teacher=True)
-    name = spec if isinstance(spec, str) else type(spec).__name__
+def _answers(
+    module: torch.nn.Module, spec: TeacherSpec, preprocessing: Preprocessing, where: torch.device
+) -> NDArray[np.float32]:
+    """Return the outputs (n, K) for noise; InputError for a network that does not take such images or has none."""
+    key, side = output_key_of(spec), preprocessing.image_px
+    if isinstance(spec.network, torch.nn.Module):
+        output_count(module, side, channels=len(preprocessing.mean), is_teacher=True, output_key=key)
     try:
         with torch.inference_mode():
-            logits = logits_in(module(_noise(PROBED_IMAGES, preprocessing, where)), name)
+            returned = module(_noise(PROBED_IMAGES, preprocessing, where))
+            return logits_in(returned, f"teacher {name_of(spec)}", key).float().cpu().numpy()
     except (RuntimeError, AttributeError) as error:
         raise InputError(
-            f"teacher {spec} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
+            f"teacher {name_of(spec)} cannot take {side}x{side} images: {str(error).splitlines()[0]}",
             hint="give the size it was made for with --image-size",
         ) from None
-    refuse_probabilities(logits.float(), name)
-    return int(logits.shape[-1])
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:

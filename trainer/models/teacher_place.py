@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.base.progress import note
+from manifests.format.header import TeacherCard
 from manifests.manifest import Manifest
 from trainer.models.named_by_data import is_own, own_spec
 from trainer.models.spec_files import kind_of
@@ -50,6 +51,11 @@ def teacher_that_scored(manifest: Manifest, checkpoint: Path | None, key: str | 
                 checkpoint_key=key or (None if inside is None else str(inside)),
             )
     return TeacherSpec(network=own_spec(card.spec, manifest.where, flags), checkpoint=checkpoint, checkpoint_key=key)
+
+
+def card_of_run(manifest: Manifest) -> TeacherCard | None:
+    """Return the teacher of a manifest if it ran: imported logits may be in another order than its outputs."""
+    return None if manifest.header.compute is None else manifest.header.teacher
 
 
 def _may_be_local(network: str) -> bool:

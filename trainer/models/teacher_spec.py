@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.errors import UsageError
-from manifests.format.header import Preprocessing
+from manifests.format.header import Preprocessing, TeacherCard
 from trainer.models.images_said import NOTHING_SAID, ImagesSaid
+from trainer.models.output_names import SaidOutputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,16 +29,44 @@ class TeacherSpec:
     """How it expects its images; None: as belongs to the weights, which a module of another origin does not say."""
     images: ImagesSaid = NOTHING_SAID
     """What else is said of its images; it wins over `preprocessing` and over what belongs to the weights."""
+    outputs: SaidOutputs | None = None
+    """Which of its outputs are the classes; None: by the names that belong to the weights, else in their order."""
+    output_key: str | None = None
+    """Key or position of the logits in what it returns; None: where that is certain."""
+    probabilities: bool = False
+    """It returns probabilities, of a softmax or of sigmoids, in place of logits."""
+    scored: TeacherCard | None = None
+    """The teacher of a manifest, whose outputs are read as they were then, where nothing else is said of them."""
     random_weights: bool = False
     """Accept a network that is untrained."""
 
+    @property
+    def says_outputs(self) -> bool:
+        """Whether something is said of what it returns."""
+        return self.outputs is not None or self.output_key is not None or self.probabilities
+
 
 def live_spec(
-    teacher: str | None, checkpoint: Path | None, checkpoint_key: str | None, images: ImagesSaid
+    teacher: str | None,
+    checkpoint: Path | None,
+    checkpoint_key: str | None,
+    images: ImagesSaid,
+    *,
+    outputs: SaidOutputs | None = None,
+    output_key: str | None = None,
+    probabilities: bool = False,
 ) -> TeacherSpec | None:
     """Return what is said of a live teacher, None without one; UsageError for what needs one."""
     if teacher is not None:
-        return TeacherSpec(network=teacher, checkpoint=checkpoint, checkpoint_key=checkpoint_key, images=images)
+        return TeacherSpec(
+            network=teacher,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            images=images,
+            outputs=outputs,
+            output_key=output_key,
+            probabilities=probabilities,
+        )
     if checkpoint is not None:
         raise UsageError("--checkpoint needs the teacher that its weights are for", hint="name it too: --teacher SPEC")
     if checkpoint_key is not None:
@@ -47,4 +76,7 @@ def live_spec(
             f"{', '.join(images.flags)}: this describes the images of a live teacher, and no --teacher is named",
             hint="name it: --teacher SPEC; a student takes the normalisation that its manifest says",
         )
+    said = {"--outputs": outputs is not None, "--probabilities": probabilities, "--output": output_key is not None}
+    if flag := next((flag for flag, is_said in said.items() if is_said), None):
+        raise UsageError(f"{flag} says what a live teacher returns, and none is named", hint="name it: --teacher SPEC")
     return None
