@@ -4,7 +4,6 @@ import shlex
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from manifests.sources.read_as import listed_names
 
@@ -56,6 +55,8 @@ def fitting_order(count_CC: NDArray[np.int64]) -> tuple[NDArray[np.int64], float
     None unless it is right far more often. A random half of the samples decides the order, the other half judges it:
     of many classes with few samples, some order always fits those that decide.
     """
+    from scipy.optimize import linear_sum_assignment
+
     if len(count_CC) < 2:
         return None
     deciding_CC = np.random.default_rng(0).binomial(count_CC, 0.5)

@@ -275,7 +275,7 @@ def test_another_manifest_is_exit_code_4(prune: Run, manifest: Manifest, bucket:
         (("push", "{ours}", "hf://models/x"), 2, "data set repository"),
         (("push", "{tmp}/nowhere", "s3://no-such-bucket/m"), 3, "no such folder"),
         (("push", "memory://x", "{tmp}/x"), 3, "holds no manifest.json"),
-        (("score", "s3://x", "--teacher", "t"), 3, "prune pull URL DIR"),
+        (("score", "s3://x", "--teacher", "resnet8"), 3, "prune pull URL DIR"),
         (("select", "{ours}", "--keep", "0.5", "--data", "s3://x", "-o", "{tmp}/x"), 3, "s3://x is a URL"),
         (("sweep", "s3://x", "--keep", "0.5", "-o", "{tmp}/x"), 2, "to fetch a manifest, run prune pull"),
         (("pull", "{ours}", "s3://bucket/x"), 2, "s3://bucket/x is a URL"),

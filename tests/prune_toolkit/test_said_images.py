@@ -54,7 +54,7 @@ def preprocessing_of(folder):
 
 
 def test_a_selection_is_labelled_as_it_was_scored_without_the_flags(selection, prune, tmp_path):
-    told = prune("label", selection, "--views", 2, "--threads", 1, "-o", tmp_path / "labelled").stderr
+    told = prune("label", selection, *TEACHER[:2], "--views", 2, "--threads", 1, "-o", tmp_path / "labelled").stderr
     assert preprocessing_of(selection) == preprocessing_of(tmp_path / "labelled") == SHOWN
     assert "it is assumed" not in told
     prune("label", selection, *TEACHER, *SAID, "--views", 2, "-o", tmp_path / "again")
@@ -62,7 +62,9 @@ def test_a_selection_is_labelled_as_it_was_scored_without_the_flags(selection, p
 
 
 def test_other_images_than_those_scored_are_refused_or_another_teacher(selection, prune, tmp_path):
-    refused = prune("label", selection, "--mean", 0.4, "--threads", 1, "-o", tmp_path / "no", code=4).stderr
+    refused = prune(
+        "label", selection, *TEACHER[:2], "--mean", 0.4, "--threads", 1, "-o", tmp_path / "no", code=4
+    ).stderr
     assert "was scored with mean [0.5, 0.5, 0.5]; now it is [0.4, 0.4, 0.4]" in refused
     assert "no flags of its images" in refused
     told = prune("label", selection, *TEACHER, "--other-teacher", "--views", 1, "-o", tmp_path / "other").stderr

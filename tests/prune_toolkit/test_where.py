@@ -29,7 +29,7 @@ def index(tmp_path: Path) -> Manifest:
 def test_images_that_are_named_come_before_a_beton_and_a_beton_before_the_source(
     index: Manifest, tmp_path: Path
 ) -> None:
-    spec = DataSpec(data=str(tmp_path / "data"))
+    spec = DataSpec(data=str(tmp_path / "data"), of_local=True)
     assert (place_of(index).beton, place_of(index).spec) == (None, spec)
     beton = tmp_path / "all.beton"
     images = find_images(index)

@@ -80,7 +80,7 @@ def test_what_is_not_certain_is_refused(outputs, message):
     [
         (LOGITS.softmax(dim=1), "returns probabilities, not logits"),
         (torch.tensor([[1.0, 0, 0], [0, 1, 0]]), "returns probabilities"),
-        (torch.rand(8, 10, generator=torch.Generator().manual_seed(0)), "returns values from 0 to 1, not logits"),
+        (torch.rand(32, 10, generator=torch.Generator().manual_seed(0)), "returns values from 0 to 1, not logits"),
     ],
 )
 def test_probabilities_are_refused(values, message):

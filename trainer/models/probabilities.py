@@ -8,7 +8,7 @@ from manifests.format.header import Probabilities
 
 TOLERANCE, SAID_TOLERANCE = 1e-3, 2e-2
 """How far from 1 a row may add up, where nobody or somebody says that it holds probabilities, which may be rounded."""
-FEW_OUTPUTS = 64
+FEW_OUTPUTS = 256
 """So many values from 0 to 1 are no logits; a few may be by chance."""
 FLOOR = 2.0**-126
 """The smallest normal number of float32 counts in place of 0, whose logarithm is not finite: larger floors would change
