@@ -90,7 +90,8 @@ def forge(folder: Path, spec: str) -> None:
         path.write_text(json.dumps(header))
         beside = path.with_name("local.json")
         local = json.loads(beside.read_bytes()) if beside.is_file() else {}
-        beside.write_text(json.dumps({**local, "teacher": spec}))
+        place = {"weights_sha256": header["teacher"]["weights_sha256"], "network": spec}
+        beside.write_text(json.dumps({**local, "teacher": place}))
     student = folder / "R" / "student.safetensors"
     data = student.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
