@@ -36,8 +36,8 @@ from trainer.loop.recipes import resolve
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import build_student, choose_device, set_tf32
-from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 VIEWS = 8
 

@@ -23,7 +23,7 @@ manifests: compare copies
 manifests: __init__
 trainer: config
 trainer: losses models
-trainer: data
+trainer: data teachers
 trainer: loop
 trainer: cli
 trainer: __init__ __main__

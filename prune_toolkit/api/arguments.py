@@ -14,10 +14,9 @@ from manifests.hidden.secret import read_secret
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from trainer.models.images_said import ImagesSaid
-from trainer.models.output_names import named_outputs, read_outputs
-from trainer.models.spec_names import check_teacher
-from trainer.models.teacher_place import card_of_run, teacher_that_scored
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.output_names import named_outputs, read_outputs
+from trainer.teachers.teacher_place import card_of_run, teacher_that_scored
+from trainer.teachers.teacher_spec import TeacherSpec, check_teacher
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,8 +30,8 @@ from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none
 from prune_toolkit.work.part_work import WorkShare
 from trainer.cli.shared_options import local_path
 from trainer.models.images_said import ImagesSaid
-from trainer.models.teacher import Teacher, load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import Teacher, load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 
 def score(

@@ -19,7 +19,7 @@ from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
 from trainer.models.images_said import ImagesSaid
 from trainer.models.named_by_data import is_own
-from trainer.models.teacher_spec import live_spec
+from trainer.teachers.teacher_spec import live_spec
 
 __all__ = ["Run", "TrainOptions", "load_student", "train_student"]
 

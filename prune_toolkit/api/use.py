@@ -22,8 +22,8 @@ from prune_toolkit.model_export.exportable import Exportable
 from trainer.cli.shared_options import local_path
 from trainer.loop.finished_run import Run, load_student
 from trainer.models.images_said import ImagesSaid
-from trainer.models.teacher import load_teacher
 from trainer.models.trained_student import TrainedStudent
+from trainer.teachers.teacher import load_teacher
 
 
 def evaluate(

@@ -298,7 +298,7 @@ def _import_logits(
     from prune_toolkit.imports.outputs_form import OutputsForm
     from prune_toolkit.scoring.logit_scores import is_near_chance
     from trainer.models.info import default_preprocessing
-    from trainer.models.output_names import read_outputs
+    from trainer.teachers.output_names import read_outputs
 
     if options.teacher_name is None or options.image_size is None:
         raise UsageError(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from prune_toolkit.images.data_spec import DataSpec
     from prune_toolkit.scoring.view_flags import ViewFlags
     from prune_toolkit.work.part_work import WorkShare
-    from trainer.models.teacher import Teacher
-    from trainer.models.teacher_spec import TeacherSpec
+    from trainer.teachers.teacher import Teacher
+    from trainer.teachers.teacher_spec import TeacherSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -234,10 +234,9 @@ class TeacherOptions:
         A teacher that scored needs no flags where local.json knows its files.
         """
         from trainer.models.images_said import ImagesSaid
-        from trainer.models.output_names import read_outputs
-        from trainer.models.spec_names import check_teacher
-        from trainer.models.teacher_place import card_of_run, teacher_that_scored
-        from trainer.models.teacher_spec import TeacherSpec
+        from trainer.teachers.output_names import read_outputs
+        from trainer.teachers.teacher_place import card_of_run, teacher_that_scored
+        from trainer.teachers.teacher_spec import TeacherSpec, check_teacher
 
         card = None if scored is None else scored.header.teacher
         if self.teacher is not None:
@@ -272,7 +271,7 @@ class TeacherOptions:
             import torch
 
             torch.set_num_threads(self.threads)
-        from trainer.models.teacher import load_teacher
+        from trainer.teachers.teacher import load_teacher
 
         return load_teacher(
             spec,

@@ -20,7 +20,7 @@ from prune_toolkit.export.export import refuse_existing
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.exchanged import MOST_CLASSES, exchanged_warning
 from prune_toolkit.scoring.preview import TRIAL_CPU_IMAGES, spread
-from trainer.models.teacher import Teacher
+from trainer.teachers.teacher import Teacher
 
 TRIAL_S = 0.5
 """How long the network alone is measured."""

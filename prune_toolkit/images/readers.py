@@ -30,7 +30,7 @@ from prune_toolkit.images.where import not_known, place_of
 from trainer.data.batches import ViewLoader, image_views
 from trainer.data.loaders import open_loader
 from trainer.data.views import EVALUATION, ViewRecipe
-from trainer.models.teacher import as_tensor
+from trainer.teachers.teacher import as_tensor
 
 Batches = Generator[tuple[NDArray[np.int64], torch.Tensor], None, None]
 

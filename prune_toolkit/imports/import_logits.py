@@ -34,8 +34,8 @@ from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.view_flags import views_block
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals, local_with_beton, note_time
 from trainer.data.views import ViewRecipe
-from trainer.models.known_names import IMAGENET_OUTPUTS, imagenet_wnids
-from trainer.models.output_names import ClassOutputs, SaidOutputs, class_outputs, map_and_groups, named_outputs
+from trainer.teachers.known_names import IMAGENET_OUTPUTS, imagenet_wnids
+from trainer.teachers.output_names import ClassOutputs, SaidOutputs, class_outputs, map_and_groups, named_outputs
 
 LOGITS_TABLE, SCORE_TABLE = "logits/view-000", f"scores/{TEACHER}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

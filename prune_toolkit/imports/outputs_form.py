@@ -19,7 +19,7 @@ from prune_toolkit.imports.outputs_kind import LOGITS, PROBABILITIES, find_kind,
 from prune_toolkit.imports.top_k_files import TopKNames, open_top_k, parted
 from prune_toolkit.imports.top_k_labels import top_k_of, total_of
 from prune_toolkit.scoring.logit_scores import check_finite, check_float16
-from trainer.models.output_names import ClassOutputs, as_class_logits, map_and_groups
+from trainer.teachers.output_names import ClassOutputs, as_class_logits, map_and_groups
 
 ToLabels = Callable[[NDArray[Any], NDArray[np.int64], Any], SoftLabels]
 """Rows of a file (n, ...), labels (n,) and keys (n,) -> the soft labels of n samples."""

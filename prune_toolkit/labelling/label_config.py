@@ -24,8 +24,8 @@ from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.targets import TargetPlan
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
-from trainer.models.output_names import map_and_groups
-from trainer.models.teacher import Teacher
+from trainer.teachers.output_names import map_and_groups
+from trainer.teachers.teacher import Teacher
 
 VIEWS = 8
 """The default number of views."""

@@ -3,7 +3,7 @@
 import math
 
 from prune_toolkit.scoring.logit_scores import is_near_chance
-from trainer.models.claims import Claim
+from trainer.teachers.claims import Claim
 
 MUCH_LESS = 0.8
 """Share of a claimed top-1 below which other images hardly explain it: ImageNet-V2 costs networks a seventh."""

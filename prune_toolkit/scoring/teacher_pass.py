@@ -15,8 +15,8 @@ from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
 from prune_toolkit.work.part_work import ALONE, WorkShare
 from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.images_said import numbers_text
-from trainer.models.normalisation_check import better_normalisation
-from trainer.models.teacher import Teacher
+from trainer.teachers.normalisation_check import better_normalisation
+from trainer.teachers.teacher import Teacher
 
 CHECKED_IMAGES = 128
 

@@ -22,7 +22,7 @@ from manifests.format.child_header import Blocks, Making, child_header
 from manifests.format.header import FileEntry, Header, Tool
 from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
 from manifests.manifest import Manifest, commit, part_entries, write_local
-from trainer.models.teacher_place import TEACHER
+from trainer.teachers.teacher_place import TEACHER
 
 TIMES = ".times"
 

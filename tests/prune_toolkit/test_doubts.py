@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from prune_toolkit.scoring.doubts import doubt_of
 from trainer.models.build import build_model
-from trainer.models.claims import Claim, claim_of
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import save_student
+from trainer.teachers.claims import Claim, claim_of
+from trainer.teachers.teacher_spec import TeacherSpec
 
 CLAIM = Claim(0.8, "ImageNet-1K")
 

@@ -16,8 +16,8 @@ from trainer.data.loaders import ffcv_available, open_loader
 from trainer.data.order import epoch_order, rank_rows
 from trainer.data.policies import TrainingViews
 from trainer.data.task import open_task
-from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 Run = Callable[..., Any]
 VIEWS, COUNT, BATCH = 4, 48, 8

@@ -9,8 +9,8 @@ from manifests.format.dynamics import read_dynamics
 from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.loop.training import Machine, train
-from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 LEARNS = {"student": "resnet8", "lr": 0.05, "schedule": "cosine", "epochs": 4}

@@ -14,10 +14,10 @@ from torch import nn
 
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models.build import build_model
-from trainer.models.teacher import Teacher, load_teacher
-from trainer.models.teacher_spec import TeacherSpec
-from trainer.models.torch_programs import read_pt2
+from trainer.models.exported.torch_programs import read_pt2
 from trainer.models.weights import save_student, weights_sha256
+from trainer.teachers.teacher import Teacher, load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 NAMES = ["a", "b", "c"]
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

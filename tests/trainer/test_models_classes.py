@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.errors import InputError
-from trainer.models.classes import output_map
-from trainer.models.known_names import imagenet_wnids
+from trainer.teachers.classes import output_map
+from trainer.teachers.known_names import imagenet_wnids
 
 IMAGENETTE = [
     "n01440764",

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from manifests.format.header import Preprocessing
-from trainer.models.normalisation_check import MIN_IMAGES, USUAL, _divergence, better_normalisation
 from trainer.models.normalise import normalise
+from trainer.teachers.normalisation_check import MIN_IMAGES, USUAL, _divergence, better_normalisation
 
 SHOWN = {
     name: Preprocessing(image_px=8, resize_px=8, mean=list(mean), std=list(std))

@@ -13,9 +13,9 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.loop.session import live_teacher
 from trainer.models.build import build_model
-from trainer.models.output_names import named_outputs
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import weights_sha256
+from trainer.teachers.output_names import named_outputs
+from trainer.teachers.teacher_spec import TeacherSpec
 
 CPU = torch.device("cpu")
 

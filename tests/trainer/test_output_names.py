@@ -8,9 +8,9 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from manifests.errors import InputError, MismatchError
-from trainer.models.classes import output_map
-from trainer.models.known_names import imagenet_wnids, known_names, presumed_names
-from trainer.models.output_names import SaidOutputs, as_class_logits, class_outputs, fits, named_outputs, read_outputs
+from trainer.teachers.classes import output_map
+from trainer.teachers.known_names import imagenet_wnids, known_names, presumed_names
+from trainer.teachers.output_names import SaidOutputs, as_class_logits, class_outputs, fits, named_outputs, read_outputs
 
 PETS = ["cat", "dog"]
 

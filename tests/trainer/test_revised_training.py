@@ -19,8 +19,8 @@ from trainer.data.task import open_task
 from trainer.loop.recipes import resolve
 from trainer.losses.settings import under_flags
 from trainer.models.build import build_model
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import save_student
+from trainer.teachers.teacher_spec import TeacherSpec
 
 COUNT, ETA, T = 48, 0.8, 3.0
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from manifests.errors import UsageError
-from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 NAMES = [f"class{number}" for number in range(7)]
 

@@ -18,8 +18,8 @@ from trainer.models.images_said import NOTHING_SAID, ImagesSaid
 from trainer.models.info import CIFAR_MEAN, IMAGENET_MEAN, in_colour
 from trainer.models.normalise import normalise
 from trainer.models.stated import stated_by
-from trainer.models.teacher import as_tensor, load_teacher
-from trainer.models.teacher_spec import TeacherSpec, live_spec
+from trainer.teachers.teacher import as_tensor, load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec, live_spec
 
 NAMES = ["a", "b", "c"]
 HALF = ImagesSaid.of(mean=0.5, std=0.5)

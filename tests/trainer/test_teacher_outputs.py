@@ -11,11 +11,11 @@ from torch import nn
 
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
-from trainer.models.output_names import named_outputs
-from trainer.models.outputs import logits_in
-from trainer.models.probabilities import refuse_probabilities
-from trainer.models.teacher import load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.models.returned import logits_in
+from trainer.teachers.output_names import named_outputs
+from trainer.teachers.probabilities import refuse_probabilities
+from trainer.teachers.teacher import load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 LOGITS = torch.arange(6.0).reshape(2, 3) - 2
 MAP = torch.zeros(2, 4, 5, 5)

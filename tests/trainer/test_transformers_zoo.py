@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models.build import build_model
-from trainer.models.teacher import Teacher, load_teacher
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.transformers_zoo import preprocessing_of
+from trainer.teachers.teacher import Teacher, load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 NAMES = ["cat", "dog", "owl"]
 STATISTICS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}

@@ -252,8 +252,8 @@ def train_student(
     from trainer.loop.recipes import resolve
     from trainer.loop.run_report import opening_lines, result_lines
     from trainer.models.images_said import ImagesSaid
-    from trainer.models.output_names import read_outputs
-    from trainer.models.teacher_spec import live_spec
+    from trainer.teachers.output_names import read_outputs
+    from trainer.teachers.teacher_spec import live_spec
 
     if fresh and dry_run:
         raise UsageError("--fresh and --dry-run contradict each other")

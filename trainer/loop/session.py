@@ -29,8 +29,8 @@ from trainer.loop.schedules import Schedule
 from trainer.loop.student import build_student, set_tf32, worker_count
 from trainer.losses import LOSSES
 from trainer.losses.revise import revise
-from trainer.models.teacher import Teacher, load_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher import Teacher, load_teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 _TEACHER_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -25,9 +25,9 @@ from trainer.loop.run_folder import BEST_NAME, LAST_NAME, Row, RunFolder, State
 from trainer.loop.run_report import epoch_line, run_report
 from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import choose_device
-from trainer.models.teacher import Teacher
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import save_student
+from trainer.teachers.teacher import Teacher
+from trainer.teachers.teacher_spec import TeacherSpec
 
 __all__ = ["Machine", "train"]
 

@@ -26,20 +26,19 @@ from manifests.errors import InputError, PruneError, UsageError
 from trainer.models import weights as checkpoints
 from trainer.models.arguments import arguments_of
 from trainer.models.built_in import MODELS
-from trainer.models.classes import output_map
-from trainer.models.exported_files import exported_blueprint
+from trainer.models.exported.files import exported_blueprint
 from trainer.models.grey import channels_taken, evaluating
 from trainer.models.images_said import ALL_FLAGS, NOTHING_SAID, ImagesSaid
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
 from trainer.models.named_by_data import own_spec
-from trainer.models.outputs import logits_in
+from trainer.models.returned import logits_in
 from trainer.models.spec_files import STUDENT_NAME, kind_of
 from trainer.models.spec_names import TIMM_HUB, check_spec, did_you_mean, is_name
 from trainer.models.stated import stated_by
 from trainer.models.transformers_zoo import transformers_blueprint
 from trainer.models.zoos import reason, timm_blueprint, torchvision_blueprint
 
-__all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "output_map", "parameter_count"]
+__all__ = ["MODELS", "ModelInfo", "build_model", "output_count", "parameter_count"]
 
 ZOOS = ("torchvision", "timm")
 

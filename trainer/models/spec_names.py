@@ -5,10 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifests.errors import InputError, UsageError
+from manifests.errors import UsageError
 from trainer.models.built_in import MODELS
 from trainer.models.spec_files import kind_of
-from trainer.models.teacher_spec import TeacherSpec
 
 ZOOS = ("torchvision", "timm", "hf")
 TIMM_HUB = ("hf-hub:", "hf_hub:")
@@ -48,22 +47,6 @@ def is_name(spec: str) -> bool:
 def is_file(spec: str) -> bool:
     """Whether a spec is a file or folder that is there."""
     return not is_name(spec) and bool(spec) and Path(spec).exists()
-
-
-def check_teacher(teacher: TeacherSpec) -> None:
-    """Raise what check_spec raises, InputError for a checkpoint that does not exist, UsageError for a key without one.
-
-    A module was built already.
-    """
-    if not isinstance(teacher.network, str):
-        return
-    check_spec(teacher.network)
-    if teacher.checkpoint is not None and not teacher.checkpoint.exists():
-        raise InputError(f"no weights at {teacher.checkpoint}: no such file")
-    if teacher.checkpoint is None and teacher.checkpoint_key is not None:
-        raise UsageError(
-            f"--checkpoint-key {teacher.checkpoint_key} needs the file it is in", hint="name it: --checkpoint FILE"
-        )
 
 
 def did_you_mean(name: str, known: Sequence[str], *, prefix: str = "") -> str | None:

@@ -12,7 +12,7 @@ from manifests.format.header import Preprocessing
 from trainer.models.images_said import ALL_FLAGS, values_text
 from trainer.models.info import SMALL_PX, ModelInfo, check_preprocessing, default_preprocessing, in_colour, rescaled
 from trainer.models.stated import stated_by
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher_spec import TeacherSpec
 
 
 def info_of_module(module: nn.Module, name: str, spec: TeacherSpec) -> ModelInfo:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.models.alike_names import fold
+from trainer.teachers.alike_names import fold
 
 IMAGENET_OUTPUTS = 1000
 LARGER_IMAGENETS = (11221, 11821, 21841, 21842, 21843)
@@ -75,7 +75,7 @@ def naming_hint(class_names: Sequence[str], output_count: int) -> str:
     """Return how to say which outputs are the classes, where that is not certain."""
     if output_count == WITH_BACKGROUND and set(class_names) <= set(imagenet_wnids()):
         return (
-            'if the first is the background: (echo background; python -c "from trainer.models.known_names import '
+            'if the first is the background: (echo background; python -c "from trainer.teachers.known_names import '
             "imagenet_wnids as w; print(*w(), sep='\\n')\") > outputs.txt, then --outputs outputs.txt"
         )
     background = " (of 1,001, the first is often the background)" if output_count == WITH_BACKGROUND else ""

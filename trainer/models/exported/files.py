@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from manifests.errors import InputError, UsageError
-from trainer.models.exported import Exported, ExportedNetwork
+from trainer.models.exported.network import Exported, ExportedNetwork
+from trainer.models.exported.onnx_graph import read_onnx
+from trainer.models.exported.torch_programs import read_pt2, read_torchscript
 from trainer.models.info import Blueprint, Loaded
-from trainer.models.onnx_graph import read_onnx
-from trainer.models.torch_programs import read_pt2, read_torchscript
 
 DEFAULT_PX = 224
 

@@ -15,19 +15,19 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, parameter_count
-from trainer.models.claims import Claim, claim_of
-from trainer.models.exported import exported_in
+from trainer.models.exported.network import exported_in
 from trainer.models.grey import channels_taken
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
-from trainer.models.outputs import OutputReading, logits_in
-from trainer.models.reading import name_of, output_key_of, reading_of
-from trainer.models.spec_names import check_teacher
-from trainer.models.teacher_images import info_of_module, with_said
-from trainer.models.teacher_place import place_of_teacher
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.models.returned import logits_in
 from trainer.models.trained_student import TrainedStudent
 from trainer.models.weights import bare, weights_sha256
+from trainer.teachers.claims import Claim, claim_of
+from trainer.teachers.outputs import OutputReading
+from trainer.teachers.reading import name_of, output_key_of, reading_of
+from trainer.teachers.teacher_images import info_of_module, with_said
+from trainer.teachers.teacher_place import place_of_teacher
+from trainer.teachers.teacher_spec import TeacherSpec, check_teacher
 
 PROBED_IMAGES = 8
 _ANY_COUNT = 1000

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing, TeacherCard
 from trainer.models.images_said import NOTHING_SAID, ImagesSaid
-from trainer.models.output_names import SaidOutputs
+from trainer.models.spec_names import check_spec
+from trainer.teachers.output_names import SaidOutputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,3 +81,19 @@ def live_spec(
     if flag := next((flag for flag, is_said in said.items() if is_said), None):
         raise UsageError(f"{flag} says what a live teacher returns, and none is named", hint="name it: --teacher SPEC")
     return None
+
+
+def check_teacher(teacher: TeacherSpec) -> None:
+    """Raise what check_spec raises, InputError for a checkpoint that does not exist, UsageError for a key without one.
+
+    A module was built already.
+    """
+    if not isinstance(teacher.network, str):
+        return
+    check_spec(teacher.network)
+    if teacher.checkpoint is not None and not teacher.checkpoint.exists():
+        raise InputError(f"no weights at {teacher.checkpoint}: no such file")
+    if teacher.checkpoint is None and teacher.checkpoint_key is not None:
+        raise UsageError(
+            f"--checkpoint-key {teacher.checkpoint_key} needs the file it is in", hint="name it: --checkpoint FILE"
+        )

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from manifests.errors import InputError
-from trainer.models.alike_names import fold, some
-from trainer.models.known_names import naming_hint, presumed_names
+from trainer.teachers.alike_names import fold, some
+from trainer.teachers.known_names import naming_hint, presumed_names
 
 BY_FILE = "or name the outputs with --outputs FILE, one per line in their order"
 SAME_ORDER = 0.95

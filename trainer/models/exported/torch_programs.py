@@ -15,7 +15,7 @@ import torch
 
 from manifests.base.files import sha256_file
 from manifests.errors import InputError
-from trainer.models.exported import Exported, image_shape
+from trainer.models.exported.network import Exported, image_shape
 from trainer.models.weights import weights_sha256
 
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

@@ -16,7 +16,7 @@ from manifests.base.progress import note
 from manifests.copies.class_map import read_pairs
 from manifests.errors import InputError, MismatchError
 from manifests.sources.names import listed_in
-from trainer.models.alike_names import fold, some
+from trainer.teachers.alike_names import fold, some
 
 ClassOutputs = list[int] | list[list[int]] | None
 """The output of each class, or the outputs of each; None if outputs are the classes in their order."""

@@ -11,7 +11,7 @@ import torch
 
 from manifests.base.files import sha256_file
 from manifests.errors import InputError, UsageError
-from trainer.models.exported import Exported, image_shape
+from trainer.models.exported.network import Exported, image_shape
 
 FLOATS: dict[int, type[np.floating[Any]]] = {1: np.float32, 10: np.float16}
 """ONNX's codes of the input types that images can have."""

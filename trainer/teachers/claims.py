@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
-from trainer.models.alike_names import fold
 from trainer.models.info import ModelInfo
-from trainer.models.known_names import IMAGENET_OUTPUTS, known_names
-from trainer.models.teacher_spec import TeacherSpec
 from trainer.models.weights import find_student_info
+from trainer.teachers.alike_names import fold
+from trainer.teachers.known_names import IMAGENET_OUTPUTS, known_names
+from trainer.teachers.teacher_spec import TeacherSpec
 
 
 class Claim(NamedTuple):

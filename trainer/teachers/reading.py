@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import note
 from manifests.format.header import TeacherCard
-from trainer.models.classes import output_map
 from trainer.models.info import ModelInfo
-from trainer.models.known_names import known_names, presumed_names
-from trainer.models.output_names import ClassOutputs, class_outputs, fits
-from trainer.models.outputs import OutputReading
-from trainer.models.probabilities import refuse_others, refuse_probabilities, said_probabilities, telling
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.classes import output_map
+from trainer.teachers.known_names import known_names, presumed_names
+from trainer.teachers.output_names import ClassOutputs, class_outputs, fits
+from trainer.teachers.outputs import OutputReading
+from trainer.teachers.probabilities import refuse_others, refuse_probabilities, said_probabilities, telling
+from trainer.teachers.teacher_spec import TeacherSpec
 
 
 def reading_of(

@@ -10,7 +10,7 @@ from manifests.manifest import Manifest
 from trainer.models.named_by_data import is_own, own_spec
 from trainer.models.spec_files import kind_of
 from trainer.models.spec_names import is_file
-from trainer.models.teacher_spec import TeacherSpec
+from trainer.teachers.teacher_spec import TeacherSpec
 
 TEACHER = "teacher"
 """Its entry in local.json."""

@@ -1,0 +1,1 @@
+"""Networks that were exported: TorchScript, programs of torch.export, ONNX graphs."""
