@@ -6,6 +6,7 @@ MAX_PART_BYTES = 384 << 20
 """Limit of a part on disk, and of all its columns decoded: 8,192 rows of 21,841 classes in float16 are 341 MiB."""
 MAX_VIEWS = 1000
 """Views are numbered with three digits on disk."""
+MAX_CLASSES = 1_000_000
 HEADER_NAME = "manifest.json"
 BETON_NAME = "train.beton"
 LOCAL_NAME = "local.json"

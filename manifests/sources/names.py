@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.layout import MAX_CLASSES
 from manifests.errors import InputError, UsageError
 from manifests.sources.splits import SPLIT_WORDS
 
@@ -17,7 +18,6 @@ LAYOUTS = (
     "MNIST-like *-ubyte[.gz], CIFAR batches, FILE.beton, torchvision:NAME[=ROOT], demo:digits; see docs/data.md"
 )
 WITHOUT_LABELS = "if the images have no labels, or theirs are not to be used: --unlabelled"
-MAX_CLASSES = 1_000_000
 MAX_NAMES_BYTES = 64 << 20
 
 

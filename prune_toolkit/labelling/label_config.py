@@ -144,10 +144,12 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
             hint=f"use --labels raw, or select again with --labels {labels}",
         )
     class_std_C = np.array(block.class_std, np.float64)
-    if len(class_std_C) != len(selection.class_names) or not (np.isfinite(class_std_C) & (class_std_C >= 0)).all():
+    kept = selection.selection().column("keep").to_numpy(zero_copy_only=False)
+    kept_C = np.bincount(selection.samples(["label"]).column("label").to_numpy()[kept], minlength=len(class_std_C))
+    if unfitted := np.flatnonzero((kept_C > 0) & (class_std_C == 0)).tolist():
         raise InputError(
-            f"{selection.where}: labels.class_std must have a number of 0 or more for each of the "
-            f"{len(selection.class_names)} classes",
+            f"{selection.where}: labels.class_std is 0 for {selection.class_names[unfitted[0]]!r}, of which it keeps "
+            f"{kept_C[unfitted[0]]:,} samples",
             hint="select again, or use --labels raw",
         )
     transform.restore(class_std_C)

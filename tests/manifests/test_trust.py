@@ -109,7 +109,7 @@ def header(**changes: Any) -> bytes:
         ({"data__count": 10**15}, r"data\.count is 10{15}, not from 0 to 8,192"),
         ({"data__readable": 14}, r"data\.readable is 14"),
         ({"views__count": 10**12}, r"views\.count"),
-        ({"views__top_k": 4}, r"views\.top_k is 4, not from 1 to 3"),
+        ({"views__top_k": 4}, r"views\.top_k is 4, not from 1 to 2"),
         ({"features__width": 1 << 40}, r"features\.width"),
         ({"teacher__preprocessing__image_px": 0}, "image_px is 0"),
         ({"data__name": "a\x1b[31mb"}, r"data\.name: .* holds a control character"),

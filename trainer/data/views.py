@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from manifests.base.registry import Registry
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
+from manifests.format.header_checks import MAX_IMAGE_PX, MAX_RESIZE_PX
 from manifests.images.identity import mix64, uniform
 
 MEAN_VIEW = -1
@@ -170,6 +171,11 @@ def check_sizes(preprocessing: Preprocessing) -> None:
         raise UsageError(
             f"images are resized to {resize_px} px and cropped to {size_px} px: the crop is larger than the image",
             hint=f"resize to {size_px} px or more",
+        )
+    if size_px > MAX_IMAGE_PX or resize_px > MAX_RESIZE_PX:
+        raise UsageError(
+            f"images of {size_px:,} px, cut from {resize_px:,} px, are too large",
+            hint=f"networks are shown up to {MAX_IMAGE_PX:,} px, cut from up to {MAX_RESIZE_PX:,} px",
         )
 
 

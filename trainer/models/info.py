@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
+from manifests.format.header_checks import preprocessing_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,18 +81,12 @@ def default_preprocessing(image_px: int) -> Preprocessing:
 
 def check_preprocessing(preprocessing: Preprocessing) -> None:
     """UsageError for what somebody typed and no network can be shown."""
-    colours = (preprocessing.mean, preprocessing.std)
     if unknown := list(preprocessing.model_extra or {}):
         raise UsageError(
             f"Preprocessing has no field {unknown[0]!r}", hint=f"its fields: {', '.join(Preprocessing.model_fields)}"
         )
-    if min(preprocessing.image_px, preprocessing.resize_px) < 1:
-        raise UsageError("Preprocessing: image_px and resize_px must be at least 1")
-    if [len(values) for values in colours] not in ([3, 3], [1, 1]) or min(preprocessing.std) <= 0:
-        raise UsageError(
-            "Preprocessing: mean and std are three numbers each, for red, green and blue, or one each for grey images; "
-            "std is above 0"
-        )
+    if problem := preprocessing_problem(preprocessing):
+        raise UsageError(f"Preprocessing: {problem}")
 
 
 def in_colour(preprocessing: Preprocessing) -> Preprocessing:

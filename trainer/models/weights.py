@@ -25,6 +25,7 @@ from manifests.base.files import write_atomic
 from manifests.base.progress import note
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
+from manifests.format.header_checks import preprocessing_problem
 from trainer.models.info import ModelInfo
 from trainer.models.spec_files import IMPORT_LOGITS, archive_kind, refuse_other_frameworks
 from trainer.models.state_dicts import COUNTER, best_match, flattened, inventory
@@ -84,6 +85,8 @@ def find_student_info(path: Path) -> ModelInfo | None:
         if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise ValueError("class_names is not a list of names")
         preprocessing = Preprocessing.model_validate_json(metadata["preprocessing"])
+        if problem := preprocessing_problem(preprocessing):
+            raise ValueError(f"preprocessing: {problem}")
     except (ValueError, ValidationError, RecursionError) as error:
         raise InputError(f"{path} has malformed metadata: {error}") from error
     return ModelInfo(
