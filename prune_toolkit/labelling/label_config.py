@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
-from manifests.format.header import Views
+from manifests.format.header import Probabilities, Views
 from manifests.format.parts import part_rows
 from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
@@ -61,8 +61,8 @@ class Labelling(TeacherPass):
         if difference is not None and not config.other_teacher:
             raise MismatchError(
                 f"{selection.where} was scored {difference}",
-                hint="give the teacher that scored, with --teacher and --checkpoint, and no flags of its images, which "
-                "the selection says; or add --other-teacher",
+                hint="give the teacher that scored, with --teacher and --checkpoint, and no flags of its images and "
+                "outputs, which the selection says; or add --other-teacher",
             )
         is_other = difference is not None
         return cls(
@@ -172,7 +172,23 @@ def _difference(teacher: Teacher, selection: Manifest) -> str | None:
         return f"with {differing} {then.get(differing)}; now it is {now[differing]}"
     if map_and_groups(teacher.reading.outputs) != (card.output_map, card.output_groups):
         return "with other outputs of the teacher as the classes, which --outputs FILE says"
+    reading = teacher.reading
+    # Of imported logits, the header says what the file held, not what the network returns.
+    if selection.header.compute is not None and (reading.key, reading.probabilities) != (
+        card.output_key,
+        card.probabilities,
+    ):
+        return (
+            f"from {returned_text(card.output_key, card.probabilities)} of the teacher; "
+            f"now it is from {returned_text(reading.key, reading.probabilities)}"
+        )
     return None
+
+
+def returned_text(key: str | None, probabilities: Probabilities | None) -> str:
+    """Say in words where the logits of a teacher come from."""
+    what = "the logits" if probabilities is None else f"the {probabilities} probabilities"
+    return what if key is None else f"{what} at --output {key}"
 
 
 def check_selection(selection: Manifest, teacher_licence: str | None, *, is_other: bool) -> None:

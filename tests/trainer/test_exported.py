@@ -15,6 +15,7 @@ from torch import nn
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models.build import build_model
 from trainer.models.exported.torch_programs import read_pt2
+from trainer.models.normalise import normalise
 from trainer.models.weights import save_student, weights_sha256
 from trainer.teachers.teacher import Teacher, load_teacher
 from trainer.teachers.teacher_spec import TeacherSpec
@@ -69,7 +70,7 @@ def pt2(tmp_path_factory) -> Path:
 
 def write_onnx(path: Path, shape: list[int | str] = ["n", 3, 8, 8], *, nhwc: bool = False, dtype: int = 1) -> nn.Module:  # noqa: B006
     """A convolution and a linear layer as an ONNX graph; returns the same network."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    model = nn.Sequential(nn.Conv2d(1 if shape[1] == 1 else 3, 4, 3), nn.Flatten(), nn.Linear(144, 3))
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     helper, numbers = onnx.helper, [onnx.numpy_helper.from_array(value, name) for name, value in state.items()]
     nodes = [
@@ -150,7 +151,7 @@ def test_onnx_weights_in_a_file_of_their_own_are_part_of_the_digest(tmp_path: Pa
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        (["n", 1, 8, 8], 1, "takes 1x8x8 images"),
+        (["n", 2, 8, 8], 1, "takes 2x8x8 images"),
         (["n", 3, 8, 4], 1, "takes 3x8x4 images"),
         (["n", 3, 8, 8], 2, "float32 or float16"),
         (["n", 192], 1, "not one batch of images"),
@@ -231,3 +232,21 @@ def test_the_folder_of_a_run_is_its_student(tmp_path: Path, capsys):
     teacher = loaded(tmp_path)
     assert teacher.weights_sha256 == weights_sha256(model)
     assert capsys.readouterr().err == f"the student of this run: {tmp_path / 'student.safetensors'}\n"
+
+
+def test_a_graph_is_recorded_in_the_precision_in_which_it_is_run(tmp_path: Path, capsys):
+    write_onnx(tmp_path / "net.onnx")
+    spec = TeacherSpec(network=str(tmp_path / "net.onnx"))
+    teacher = load_teacher(spec, NAMES, device="cpu", dtype="bfloat16")
+    assert (teacher.dtype, teacher.compute(1).dtype) == ("float32", "float32")
+    assert "net.onnx computes in the precision of its file, not in bfloat16" in capsys.readouterr().err
+
+
+def test_a_grey_graph_is_shown_the_luma_of_images(tmp_path: Path):
+    model = write_onnx(tmp_path / "net.onnx", ["n", 1, 8, 8])
+    teacher = loaded(tmp_path / "net.onnx")
+    assert (len(teacher.preprocessing.mean), len(teacher.preprocessing.std)) == (1, 1)
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(normalise(images, teacher.preprocessing))
+    torch.testing.assert_close(torch.from_numpy(teacher.logits(images)), wanted, atol=1e-4, rtol=1e-4)

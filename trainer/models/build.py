@@ -27,6 +27,7 @@ from trainer.models import weights as checkpoints
 from trainer.models.arguments import arguments_of
 from trainer.models.built_in import MODELS
 from trainer.models.exported.files import exported_blueprint
+from trainer.models.exported.network import exported_in
 from trainer.models.grey import channels_taken, evaluating
 from trainer.models.images_said import ALL_FLAGS, NOTHING_SAID, ImagesSaid
 from trainer.models.info import Blueprint, ModelInfo, Weights, default_preprocessing, rescaled
@@ -87,9 +88,9 @@ def build_model(
     else:
         blueprint = _blueprint(spec, image_px, pretrained=pretrained)
     model, info = _built(blueprint, checkpoint, class_count, image_px, images, keep_head=pretrained, key=checkpoint_key)
+    if pretrained and (blueprint.foreign or exported_in(model) is not None):
+        info = replace(info, preprocessing=channels_taken(model, info.preprocessing))
     if blueprint.foreign or image_px is not None:
-        if blueprint.foreign and pretrained:
-            info = replace(info, preprocessing=channels_taken(model, info.preprocessing))
         shown = info.preprocessing
         outputs = output_count(
             model, shown.image_px, channels=len(shown.mean), is_teacher=pretrained, output_key=output_key

@@ -15,7 +15,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Compute, Preprocessing
 from trainer.models.build import ModelInfo, build_model, output_count, parameter_count
-from trainer.models.exported.network import exported_in
+from trainer.models.exported.network import exported_in, suited
 from trainer.models.grey import channels_taken
 from trainer.models.info import check_preprocessing
 from trainer.models.normalise import normalise
@@ -178,7 +178,6 @@ def load_teacher(
     if preprocessing is not None:
         check_preprocessing(preprocessing)
     where = resolve_device(device, local_rank)
-    dtype = dtype or ("float16" if where.type == "cuda" else "float32")
     if dtype == "float16" and where.type != "cuda":
         raise UsageError("--dtype float16 needs a CUDA device", hint="use float32 or bfloat16 on a CPU")
     if isinstance(network, str):
@@ -212,6 +211,9 @@ def load_teacher(
     module.eval().requires_grad_(False)
     exported = exported_in(module)
     digest = weights_sha256(module) if exported is None else exported.sha256
+    if exported is not None:
+        where, dtype = suited(exported, f"teacher {info.spec}", device=device, where=where, dtype=dtype, exact=exact)
+    dtype = dtype or ("float16" if where.type == "cuda" else "float32")
     if exact and where.type == "cuda":
         # Reproducible bytes are worth more here than the last few images/s.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -221,10 +223,15 @@ def load_teacher(
     module = module.to(where, memory_format=layout)  # type: ignore[call-overload]
     values_nK = _answers(module, spec, info.preprocessing, where)
     names = class_names or list(info.class_names or (f"output {output}" for output in range(values_nK.shape[1])))
+    reading = reading_of(spec, info, names, values_nK)
+    if reading.probabilities == "sigmoid" and dtype != "float32":
+        # Between 0.998 and 1, lower precisions hold next to no sigmoids: logits above 7 would all become 17.
+        note(f"teacher {info.spec} is run in float32: sigmoids in {dtype} are too coarse to take logits of")
+        dtype = "float32"
     return Teacher(
         module=module,
         info=info,
-        reading=reading_of(spec, info, names, values_nK),
+        reading=reading,
         class_names=tuple(names),
         claim=claim_of(spec, info, names),
         device=where,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from manifests.errors import InputError
+from manifests.base.progress import note
+from manifests.errors import InputError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class Exported:
     """The only side of images it takes; None: not said."""
     versions: tuple[tuple[str, str], ...] = ()
     """Libraries besides torch on which its outputs depend."""
+    by_torch: bool = True
+    """Run by torch, also in lower precision; else by another library, in the precision of its file."""
+    on_cuda: bool = True
+    """Whether what runs it here can run it on CUDA."""
 
 
 class ExportedNetwork(nn.Module):
@@ -54,12 +59,35 @@ class ExportedNetwork(nn.Module):
 
 
 def image_shape(path: Path, shape_nchw: list[int | None]) -> tuple[int | None, int | None]:
-    """Return the batch size and the side of the images that a graph fixes; InputError unless colour and square."""
+    """Return the batch size and the side of the images that a graph fixes; InputError unless square, colour or grey."""
     batch, channels, height, width = shape_nchw
-    if channels not in (3, None) or (height is not None and width is not None and height != width):
+    if channels not in (1, 3, None) or (height is not None and width is not None and height != width):
         shown = "x".join("any" if size is None else str(size) for size in (channels, height, width))
-        raise InputError(f"{path} takes {shown} images, not square colour ones", hint="wrap it in a module:callable")
+        raise InputError(
+            f"{path} takes {shown} images, not square ones of 1 or 3 channels", hint="wrap it in a module:callable"
+        )
     return batch, height or width
+
+
+def suited(
+    exported: Exported, name: str, *, device: str, where: torch.device, dtype: str | None, exact: bool
+) -> tuple[torch.device, str | None]:
+    """Return where and in which precision a network runs, given what was asked for; what differs is told.
+
+    where: the device that `device` stands for. dtype: None where nothing was asked for. exact: UsageError for a device
+    that was named and cannot run it; else its images may be there while it runs on the CPU.
+    """
+    if where.type == "cuda" and not exported.on_cuda:
+        told = f"{name} cannot run on {where}: the CUDA provider of onnxruntime is not installed"
+        if exact and device != "auto":
+            raise UsageError(told, hint="pip install onnxruntime-gpu, or take --device cpu")
+        note(f"{told}; it runs on the CPU")
+        where = torch.device("cpu") if exact else where
+    if exported.by_torch:
+        return where, dtype
+    if dtype not in (None, "float32"):
+        note(f"{name} computes in the precision of its file, not in {dtype}")
+    return where, "float32"
 
 
 def exported_in(module: nn.Module) -> Exported | None:

@@ -16,9 +16,11 @@ from trainer.models.exported.network import Exported, image_shape
 FLOATS: dict[int, type[np.floating[Any]]] = {1: np.float32, 10: np.float16}
 """ONNX's codes of the input types that images can have."""
 
+CUDA = "CUDAExecutionProvider"
+
 
 def read_onnx(path: Path) -> Exported:
-    """Return a graph with one input of images, (n, 3, S, S) or (n, S, S, 3), in float32 or float16.
+    """Return a graph with one input of images, (n, C, S, S) or (n, S, S, C), in float32 or float16.
 
     Its sha256 is that of the file, or over the names and sha256 of its files if the weights are in others. Raises
     UsageError without onnxruntime, InputError for other graphs.
@@ -45,7 +47,7 @@ def read_onnx(path: Path) -> Exported:
             f"{path} does not take images as float32 or float16", hint="export it without its own normalisation"
         )
     shape = shapes[0]
-    is_nhwc = shape[3] == 3 and shape[1] not in (3, None)
+    is_nhwc = shape[3] in (1, 3) and shape[1] not in (1, 3, None)
     batch, side = image_shape(path, [shape[0], *((shape[3], *shape[1:3]) if is_nhwc else shape[1:])])
     return Exported(
         run=_Session(path, dtype, is_nhwc=is_nhwc),
@@ -54,6 +56,8 @@ def read_onnx(path: Path) -> Exported:
         batch=batch,
         image_px=side,
         versions=(("onnxruntime", onnxruntime.__version__),),
+        by_torch=False,
+        on_cuda=CUDA in onnxruntime.get_available_providers(),
     )
 
 
@@ -82,7 +86,7 @@ def _opened(path: Path, *, on_cuda: bool) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_cuda else ["CPUExecutionProvider"]
+    wanted = [CUDA, "CPUExecutionProvider"] if on_cuda else ["CPUExecutionProvider"]
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
