@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
@@ -44,11 +44,18 @@ def write_atomic(path: Path, data: bytes) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left anywhere below `folder`, but nothing that another rank is writing now.
 
-    Processes on other machines cannot be seen: their files are removed once they are untouched for an hour.
+    Processes on other machines cannot be seen: their files are removed once they are untouched for an hour. What cannot
+    be removed stays: it is in nobody's way.
     """
     for path in folder.rglob(".*.tmp"):
-        if _is_abandoned(path):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file has the name of one that `atomic_file` is writing, or was."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.base.files import write_atomic
+from manifests.base.files import remove_temporaries, write_atomic
 from manifests.card.text import TITLES, code, front_matter, plain
 from manifests.format.columns import columns_of, tables_of
 
@@ -40,6 +40,7 @@ def write_full_card(
     from manifests.manifest import Manifest
 
     manifest, into = Manifest.open(folder), into or folder
+    remove_temporaries(into)
     pictures = draw_scores(manifest, into)
     write_croissant(manifest, into, url)
     write_atomic(into / CARD_NAME, card(manifest.header, pictures, url, with_images=with_images).encode())

@@ -166,6 +166,14 @@ def part_footer(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(stream)
 
 
+def is_written_part(path: Path) -> bool:
+    """Return whether a file is a part that `write_part` wrote, for whichever configuration; its rows are not read."""
+    try:
+        return CONFIG_KEY in (part_footer(path).metadata or {})
+    except UNREADABLE:
+        return False
+
+
 def part_content(path: Path) -> str:
     """Return the content digest that a part carries, without reading the content. Raises InputError if it has none."""
     try:

@@ -1,7 +1,7 @@
 """A source of labelled images, of any kind that can be read, and reading it with a pool of threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -118,7 +118,7 @@ def map_images(
     function: Callable[[int, RawImage | ImageProblem], R],
     workers: int,
     block_rows: int = BLOCK_ROWS,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Read rows and yield function(row, image) in the order of `rows`, holding no more than a few blocks.
 
     Decoding and hashing release the interpreter lock, so threads are enough. Only `function`'s results are kept, and

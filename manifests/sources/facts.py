@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -88,8 +89,9 @@ class SourceFacts:
         return self._map(row_n, work, "comparing pixels")
 
     def _map(self, row_n: Rows, work: Callable[[int, RawImage | ImageProblem], R], what: str) -> Iterator[R]:
-        with Progress(len(row_n), what) as progress:
-            for result in map_images(self.source, row_n.tolist(), work, self.workers):
+        read = map_images(self.source, row_n.tolist(), work, self.workers)
+        with Progress(len(row_n), what) as progress, closing(read):
+            for result in read:
                 progress.advance(1)
                 yield result
 

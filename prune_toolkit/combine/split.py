@@ -4,6 +4,7 @@ The pieces keep all class names, so that labels and logits keep their meaning an
 Torch-free, with one part in memory.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,6 +26,7 @@ from prune_toolkit.combine.joined_samples import checked_samples, readable
 from prune_toolkit.combine.joined_tables import origin, plan_tables
 from prune_toolkit.combine.joined_writing import ShareWork
 from prune_toolkit.work.part_work import finished
+from prune_toolkit.work.unfinished import check_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class SplitConfig:
             )
         if "" in self.prefixes:
             raise UsageError("--prefix '' matches every key", hint="give the beginning of keys: --prefix train/n01")
-        if self.rest is not None and self.rest.resolve() == self.out.resolve():
+        if self.rest is not None and os.path.realpath(self.rest) == os.path.realpath(self.out):
             raise UsageError(f"--out and --rest are both {self.out}", hint="name two different folders")
 
 
@@ -110,7 +112,8 @@ def class_list(asked: Sequence[str], known: Sequence[str]) -> set[str]:
 def write_split(split: Split) -> list[Manifest]:
     """Write the pieces, one or two; an interrupted run is resumed. Raises UsageError if a folder is taken."""
     for number, (out, _) in enumerate(split.pieces):
-        finished(out, split.resolved(rest=number == 1))
+        if finished(out, split.resolved(rest=number == 1)) is None:
+            check_unfinished(out)
     if split.parent.header.file(BETON_NAME):
         note("the beton is not split: `prune select --data DATA` cuts a new one from the images")
     written = []

@@ -160,8 +160,9 @@ def _batches(
             for row in ids.tolist():
                 if problems[row - rows.start] is not None:
                     broken.add(keys[row - rows.start], problems[row - rows.start])
-        for found, pixels in reader.batches(images.readable(ids), batch_size):
-            yield found, [keys[row - rows.start] for row in found.tolist()], pixels
+        with closing(reader.batches(images.readable(ids), batch_size)) as batches:
+            for found, pixels in batches:
+                yield found, [keys[row - rows.start] for row in found.tolist()], pixels
         for row in ids.tolist():
             facts = images.facts.pop(row, None)
             if facts is not None and facts.problem is not None:

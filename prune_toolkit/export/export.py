@@ -3,12 +3,12 @@
 import io
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -173,8 +173,7 @@ def write_tree(
         for folder in {path.rpartition("/")[0] for path in paths}:
             (unfinished / folder).mkdir(parents=True, exist_ok=True)
         # Closed before the folder is removed: no thread may still be writing into it.
-        results = cast(Generator[str | int, None, None], map_images(source, rows, write, workers))
-        with closing(results):
+        with closing(map_images(source, rows, write, workers)) as results:
             for key, result in zip(keys, results, strict=True):
                 if isinstance(result, str):
                     raise MismatchError(f"{key} {result}", hint="name a copy of the original images with --data")

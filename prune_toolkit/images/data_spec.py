@@ -1,6 +1,7 @@
 """The place of the images and the options to read them."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class DataSpec(ReadOptions):
     def refuse_out(self, out: Path) -> None:
         """Raise UsageError if a manifest would be written inside the images, which would make them unreadable."""
         images = Path(self.data).expanduser()
-        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        if images.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(images)):
             raise UsageError(
                 f"{out} is inside the images of {self.data}: a manifest there would be taken for one of the classes",
                 hint="name a folder outside it with --out",

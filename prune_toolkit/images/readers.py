@@ -1,6 +1,7 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -279,10 +280,11 @@ class BetonReader:
         rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_per_batch(batch_size, self.view_count)
-        for batch in self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count):
-            size = len(batch.images) // self.view_count
-            yield ids[done : done + size], batch.images
-            done += size
+        with closing(self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count)) as batches:
+            for batch in batches:
+                size = len(batch.images) // self.view_count
+                yield ids[done : done + size], batch.images
+                done += size
 
     def close(self) -> None:
         """Close the loader."""
@@ -337,10 +339,12 @@ class SourceReader:
                 if views is not None:
                     yield sample_id, views
 
-        found = readable()
-        while batch := list(islice(found, samples_per_batch(batch_size, self.view_count))):
-            batch_ids, views = zip(*batch, strict=True)
-            yield np.array(batch_ids, np.int64), as_tensor(np.concatenate(views), self.device)
+        # Closed with this generator, so that its threads end with it.
+        with closing(read):
+            found = readable()
+            while batch := list(islice(found, samples_per_batch(batch_size, self.view_count))):
+                batch_ids, views = zip(*batch, strict=True)
+                yield np.array(batch_ids, np.int64), as_tensor(np.concatenate(views), self.device)
 
     def close(self) -> None:
         """Do nothing: the threads end with the batches."""

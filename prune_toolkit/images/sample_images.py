@@ -1,6 +1,7 @@
 """The images of a manifest's samples, wherever they are: in a beton, in the scored source, or in a copy."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +94,11 @@ class SourceImages:
             hint += ", or leave out altered ones: prune select --data DATA --check hashes, or prune cut"
 
         def read() -> Iterator[BetonImage]:
-            for row, result in zip(rows, map_images(self.source, rows, form, workers), strict=True):
-                if isinstance(result, str):
-                    raise MismatchError(f"{self.source.keys[row]} {result}", hint=hint)
-                yield result
+            with closing(map_images(self.source, rows, form, workers)) as results:
+                for row, result in zip(rows, results, strict=True):
+                    if isinstance(result, str):
+                        raise MismatchError(f"{self.source.keys[row]} {result}", hint=hint)
+                    yield result
 
         return read()
 

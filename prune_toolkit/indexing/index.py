@@ -5,6 +5,7 @@ No model is needed. Images that cannot be decoded become rows with a `problem`; 
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,10 @@ def build_index(config: IndexConfig) -> Manifest | None:
         with Progress(sum(len(part_rows(part, count)) for part in parts), "indexing") as progress:
             for part in parts:
                 rows, facts = part_rows(part, count), []
-                for fact in map_images(source, rows, facts_of, config.workers):
-                    facts.append(fact)
-                    progress.advance(1)
+                with closing(map_images(source, rows, facts_of, config.workers)) as read:
+                    for fact in read:
+                        facts.append(fact)
+                        progress.advance(1)
                 if config.thumbnails:
                     write_part(config.out / part_path(THUMBNAILS, part), thumbnails_of(rows, facts), digest)
                 write_part(config.out / part_path("samples", part), samples_table(source, rows, facts), digest)

@@ -1,5 +1,6 @@
 """Run the teacher over samples, batch by batch: logits of all views, and features of view 0 if requested."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,23 +91,25 @@ def show_views(
     done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
     found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
     features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
-    for batch_ids, images in reader.batches(ids, work.config.batch_size):
-        rows = slice(done, done + len(batch_ids))
-        if check and done == 0:
-            warn_of_normalisation(work.teacher, images[::views])
-        if with_features:
-            logits, all_features = work.teacher.logits_and_features(images)
-            features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
-        else:
-            logits = work.teacher.logits(images)
-        check_float16(
-            logits,
-            np.repeat(batch_ids, views),
-            hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
-        )
-        seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
-        done = rows.stop
-        progress.advance(len(images))
+    # Closed here, also on Ctrl-C: a reader's threads would otherwise run until the interpreter ends.
+    with closing(reader.batches(ids, work.config.batch_size)) as batches:
+        for batch_ids, images in batches:
+            rows = slice(done, done + len(batch_ids))
+            if check and done == 0:
+                warn_of_normalisation(work.teacher, images[::views])
+            if with_features:
+                logits, all_features = work.teacher.logits_and_features(images)
+                features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
+            else:
+                logits = work.teacher.logits(images)
+            check_float16(
+                logits,
+                np.repeat(batch_ids, views),
+                hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
+            )
+            seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
+            done = rows.stop
+            progress.advance(len(images))
     return seen[:done], found[:done], features[:done]
 
 

@@ -11,10 +11,13 @@ from filelock import FileLock, Timeout
 
 from manifests.base.files import remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
+from manifests.base.out_folder import check_out_folder
 from manifests.errors import InputError, UsageError
 
 SWEEP_NAME, LOCK_NAME, RUN_NAME = "sweep.json", ".lock", "run.json"
 FORMAT = 1
+_BEFORE = ("holdout", "logs")
+"""The folders that are written before the description of the sweep."""
 
 
 class SweepFolder:
@@ -48,8 +51,7 @@ class SweepFolder:
         """Lock the sweep; UsageError if another process holds the lock."""
         if (self.path / HEADER_NAME).exists():
             raise UsageError(f"{self.path} is a manifest", hint="give the sweep its own folder with --out")
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
+        check_out_folder(self.path, "sweep", _BEFORE, self._of_ours)
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -66,6 +68,14 @@ class SweepFolder:
                     # The call was refused before anything was written.
                     (self.path / LOCK_NAME).unlink()
                     self.path.rmdir()
+
+    def _of_ours(self, path: str) -> bool | None:
+        """Return whether a file is certainly of a sweep: see `check_out_folder`."""
+        if path in (SWEEP_NAME, LOCK_NAME):
+            return True
+        # Without its description, a sweep has not got further than its hold-out.
+        is_early = path.partition("/")[0] in _BEFORE or path.startswith(".")
+        return None if is_early or (self.path / SWEEP_NAME).is_file() else False
 
     def begin(self, fixed: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
         """Write the options; UsageError if the folder has a sweep that this one does not extend."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from manifests.base.files import write_atomic
+from manifests.base.files import remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
 from manifests.base.progress import note, one_line
 from manifests.card.readme import write_card
@@ -22,9 +22,8 @@ from manifests.format.child_header import Blocks, Making, child_header
 from manifests.format.header import FileEntry, Header, Tool
 from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
 from manifests.manifest import Manifest, commit, part_entries, write_local
+from prune_toolkit.work.unfinished import TIMES, check_unfinished
 from trainer.teachers.teacher_place import TEACHER
-
-TIMES = ".times"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,9 @@ class PartWork:
         """Do this process's share and commit if all parts are there; None if other ranks have not finished theirs."""
         if done := finished(self.out, self.config):
             note(f"{self.out} is finished already")
+            self._tidy()
             return done
+        check_unfinished(self.out)
         start, digest, everything = time.monotonic(), config_digest(self.config), ALONE.parts(self.count)
         if self.before is not None:
             self.before()
@@ -130,6 +131,7 @@ class PartWork:
         # checking for its header: either the times are complete, or the header is there.
         parts = totals(self.out, len(everything))
         if done := finished(self.out, self.config):
+            self._tidy()
             return done
         outcome = self.finish(parts, start)
         if outcome.local is not None:
@@ -138,11 +140,14 @@ class PartWork:
             write_local(self.out, {**({TEACHER: teachers[0]} if teachers else {}), **outcome.local})
         header = self._header(outcome)
         write_card(self.out, header)
-        if done := finished(self.out, self.config):
-            return done
-        manifest = commit(self.out, header)
+        done = finished(self.out, self.config) or commit(self.out, header)
+        self._tidy()
+        return done
+
+    def _tidy(self) -> None:
+        """Remove what this process, and killed ones, left beside a finished manifest."""
+        remove_temporaries(self.out)
         clear_times(self.out)
-        return manifest
 
     def run_alone(self) -> Manifest:
         """Run work that is not shared."""
@@ -171,11 +176,9 @@ class PartWork:
 def finished(out: Path, config: Mapping[str, Any]) -> Manifest | None:
     """Return the manifest at `out` if it was made with this configuration, None if there is none.
 
-    Raises UsageError if another manifest is there: manifests are never changed.
+    Raises UsageError if another manifest is there, because manifests are never changed.
     """
     if not (out / HEADER_NAME).is_file():
-        if out.exists() and not out.is_dir():
-            raise UsageError(f"{out} is a file; the manifest needs a folder", hint="name a folder with --out")
         return None
     manifest = Manifest.open(out)
     there = manifest.header.config

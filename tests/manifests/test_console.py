@@ -70,6 +70,27 @@ def sleep():
             except Exception:
                 print("taken for a fault of one image", flush=True)
 
+def swallow():
+    class Closing:
+        def __del__(self):
+            print("ready", flush=True)
+            time.sleep(30)
+    Closing()
+    time.sleep(30)
+
+def wrap():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except BaseException:
+        raise ImportError("initialization of a module failed")
+
+def hang():
+    import threading
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("ready", flush=True)
+    time.sleep(30)
+
 def say():
     from manifests.base.progress import note
     from trainer.cli.console import echo_table
@@ -177,6 +198,21 @@ def test_a_signal_leaves_with_its_code_and_no_half_file(
     assert (process.returncode, out) == (code, "")
     assert error == f"prune: {message}\n  run the same command again to resume\n"
     assert [path.name for path in tmp_path.iterdir()] == ["command.py"]
+
+
+@pytest.mark.parametrize("what", ["swallow", "wrap", "hang"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 5), (signal.SIGINT, 130)])
+def test_no_destructor_import_or_thread_keeps_a_signal_from_ending_the_command(
+    tmp_path: Path, what: str, number: signal.Signals, code: int
+) -> None:
+    """The first swallows the exception, the second turns it into another, the third would be waited for."""
+    process = start(tmp_path, what)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=25)
+    said = {5: "stopped by SIGTERM", 130: "interrupted"}[code]
+    assert (process.returncode, out, error) == (code, "", f"prune: {said}\n  run the same command again to resume\n")
 
 
 @pytest.mark.parametrize("what", ["much", "tell"])

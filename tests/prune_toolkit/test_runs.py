@@ -1,8 +1,11 @@
 """Who does which parts."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from tests_support import tree_bytes
 
 from manifests.errors import UsageError
 from manifests.format.header import DataSet
@@ -91,9 +94,19 @@ def test_of_two_ranks_that_find_all_parts_there_the_first_header_stays_with_all_
     assert set(found) == {5.0}
 
 
-def test_times_are_left_to_the_rank_that_commits(tmp_path: Path) -> None:
+def test_what_a_late_rank_or_a_kill_left_beside_a_finished_manifest_goes_with_the_next_run(tmp_path: Path) -> None:
     work = PartWork(out=tmp_path, config={}, count=0, finish=lambda parts, _: outcome_of(parts.seconds))
     assert work.run() is not None
+    there, host, ended = tree_bytes(tmp_path), os.uname().nodename.replace(".", "-"), subprocess.Popen(["true"])
+    ended.wait()
     note_time(tmp_path, 0, 2.0)
+    for name in ("local.json", "card/scores-teacher.svg"):
+        left = tmp_path / name
+        left.parent.mkdir(exist_ok=True)
+        left.with_name(f".{left.name}.{host}.{ended.pid}.tmp").touch()
+    living = tmp_path / f".README.md.{host}.{os.getppid()}.tmp"
+    living.touch()
     assert work.run() is not None
-    assert totals(tmp_path, 0).seconds == 2.0
+    living.unlink()
+    assert tree_bytes(tmp_path) == there
+    assert not (tmp_path / ".times").exists()

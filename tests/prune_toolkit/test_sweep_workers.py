@@ -207,6 +207,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_sweep_overwrites_no_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds table.md, which is not of an unfinished sweep"):
+        SweepFolder(tmp_path).locked().__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+    (tmp_path / "sweep.json").write_text("{}")
+    with SweepFolder(tmp_path).locked():
+        (tmp_path / "runs").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="runs is a symbolic link"):
+        SweepFolder(tmp_path).locked().__enter__()
+
+
 def test_a_sweep_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
     new, old = tmp_path / "new", tmp_path / "old"
     old.mkdir()

@@ -34,6 +34,39 @@ def test_a_run_never_writes_into_a_manifest(make_manifest):
     assert (manifest.path / "train.beton").exists()
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["student.safetensors", "run.json", "metrics.jsonl", "checkpoint.pt", "notes.txt"])
+def test_a_run_neither_overwrites_nor_deletes_files_of_others(tmp_path, name, fresh):
+    (tmp_path / name).write_text('{"loss": 1}')
+    with pytest.raises(UsageError, match=f"holds {name}, which is not of an unfinished run"):
+        RunFolder(tmp_path, {}).open(fresh=fresh)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['{"loss": 1}']
+
+
+def test_a_begun_run_is_taken_again_but_a_link_in_it_is_not(tmp_path):
+    row = {"epoch": 1, "steps": 2, "train_loss": 0.5, "images_per_s": 9.0, "val_top1": None}
+    folder = RunFolder(tmp_path / "run", {"epochs": 2})
+    folder.open(fresh=False)
+    folder.record(State(history=[row]))
+    (folder.path / "log.txt").touch()
+    assert folder.open(fresh=False).history == [row]
+    (folder.path / "student.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is a symbolic link"):
+        folder.open(fresh=True)
+    (folder.path / "student.safetensors").unlink()
+    assert folder.open(fresh=True).history == []
+    assert [path.name for path in folder.path.iterdir()] == ["log.txt"]
+
+
+def test_a_finished_run_of_another_configuration_is_kept_without_its_checkpoint_too(tmp_path):
+    RunFolder(tmp_path, {"epochs": 2}).finish({})
+    with pytest.raises(UsageError, match="a finished run of another configuration"):
+        RunFolder(tmp_path, {"epochs": 3}).open(fresh=False)
+    assert RunFolder(tmp_path, {"epochs": 2}).open(fresh=False).history == []
+    RunFolder(tmp_path, {"epochs": 3}).open(fresh=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_small_raw_validation_sets_are_read_without_compiling_a_loader(make_manifest):
     manifest = make_manifest(count=9)
     validation = open_validation(str(manifest.path), ReadOptions(split="test"), manifest.class_names)

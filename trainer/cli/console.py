@@ -5,10 +5,8 @@ import errno
 import io
 import json
 import os
-import signal
 import sys
 from contextlib import nullcontext, redirect_stdout, suppress
-from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 import click
@@ -16,6 +14,7 @@ import click
 from manifests.base.progress import printable
 from manifests.errors import IncompleteError, InputError, PruneError
 from trainer.cli.prune_toml import config_defaults
+from trainer.cli.stops import Stops, Terminated
 
 EXIT_INTERRUPTED = 130
 _RESUME = "run the same command again to resume"
@@ -24,35 +23,52 @@ _KEEP_NOTHING = ("verify", "diff", "show", "list")
 
 
 def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
-    """Run a command and exit with its code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C."""
-    signal.signal(signal.SIGTERM, _stop)
-    name = command.name or "prune"
+    """Run a command and exit with its code: 0 ok, 2 usage, 3 input, 4 mismatch, 5 incomplete, 130 Ctrl-C.
+
+    Without `args` the process is the command's: once it was told to stop, it does not wait for threads of libraries.
+    """
+    name, stops = command.name or "prune", Stops(ends_process=args is None)
     _complete(command, name)
-    args, code = sys.argv[1:] if args is None else args, 0
-    resume = "" if args[:1] and args[0] in _KEEP_NOTHING else f"\n  {_RESUME}"
+    words = sys.argv[1:] if args is None else args
+    resume = "" if words[:1] and words[0] in _KEEP_NOTHING else f"\n  {_RESUME}"
+    try:
+        with stops:
+            code = _run(command, name, words)
+    except BaseException as error:
+        # A library may have made another error of it, as imports do.
+        if stops.kind is None and not isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
+            raise
+        if stops.kind is Terminated:
+            code = _tell(name, f"stopped by SIGTERM{resume}", IncompleteError.exit_code)
+        else:
+            code = _tell(name, f"interrupted{resume}", EXIT_INTERRUPTED)
+    code = _flushed(name, code)
+    if args is None and stops.kind is not None:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(command: click.Command, name: str, words: list[str]) -> int:
+    """Run a command and return its exit code; what it was told by Ctrl-C, or a bug, is raised."""
     # Standard output is None where a shell closed it (`>&-`).
     printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(sys.stdout)))
     try:
         # Not command.main(): it turns a closed pipe into exit code 1 and Ctrl-C into an Abort of its own.
         with (
-            command.make_context(name, args, default_map=config_defaults(command)) as context,
+            command.make_context(name, words, default_map=config_defaults(command)) as context,
             printed,
         ):
             command.invoke(context)
     except click.exceptions.Exit as done:
-        code = done.exit_code
+        return done.exit_code
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except PruneError as error:
-        code = _tell(name, str(error), error.exit_code)
-    except _Terminated:
-        code = _tell(name, f"stopped by SIGTERM{resume}", IncompleteError.exit_code)
-    except (KeyboardInterrupt, EOFError, click.Abort):
-        code = _tell(name, f"interrupted{resume}", EXIT_INTERRUPTED)
+        return _tell(name, str(error), error.exit_code)
     except OSError as error:
-        code = _tell_os_error(name, error)
-    _leave(name, code)
+        return _tell_os_error(name, error)
+    return 0
 
 
 class _Printable:
@@ -74,15 +90,6 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-class _Terminated(BaseException):
-    """Raised on SIGTERM; not an Exception, so that no handler takes it for an error of the work in progress."""
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Terminated
 
 
 def _complete(command: click.Command, name: str) -> None:
@@ -113,7 +120,8 @@ def _tell_os_error(name: str, error: OSError) -> int:
     return _tell(name, f"{error.strerror}{where}", InputError.exit_code)
 
 
-def _leave(name: str, code: int) -> NoReturn:
+def _flushed(name: str, code: int) -> int:
+    """Flush stdout and stderr, and return the exit code: another one if a result could not be written."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -122,7 +130,7 @@ def _leave(name: str, code: int) -> NoReturn:
             code = code or _tell_os_error(name, error)
             # What could not be written is still buffered: the interpreter would try again and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(code)
+    return code
 
 
 def echo_json(content: object) -> None:

@@ -1,6 +1,7 @@
 """A batch of views as a training step needs it, and the columns that belong to the rows of a beton or source."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -99,29 +100,30 @@ class ViewLoader:
         target_view_n: ArrayLike = 0,
         batch_size: int,
         drop_last: bool = False,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Yield the rows in the given order; the same row may come more than once.
 
         If a batch has the same row several times in succession, for several views, its image is decoded once. view_n:
         view of each row, one number for all or (n,); 0 is the evaluation view. target_view_n: the stored label to
         return with it, or MEAN_VIEW. Raises ValueError for rows or views that do not exist, and InputError at the
-        batch whose image cannot be decoded. The iterator may be dropped half-way; only one can be used at a time.
+        batch whose image cannot be decoded. Only one generator can be used at a time; closing it ends its threads.
         """
         columns = self._columns
         request = columns.check(rows_n, view_n, target_view_n, self._recipe)
         count = len(request[0]) // batch_size * batch_size if drop_last else len(request[0])
         rows_n, view_n, target_view_n = (values_n[:count] for values_n in request)
         start = 0
-        for images, target in self._drawn((rows_n, view_n, target_view_n), batch_size):
-            row_b = rows_n[start : start + len(images)]
-            start += len(images)
-            label, weight, kd_weight = (
-                torch.from_numpy(column_N[row_b]).to(self._device)
-                for column_N in (columns.label_N, columns.weight_N, columns.kd_weight_N)
-            )
-            yield Batch(images.permute(0, 3, 1, 2), row_b, label, weight, kd_weight, target)
+        with closing(self._drawn((rows_n, view_n, target_view_n), batch_size)) as drawn:
+            for images, target in drawn:
+                row_b = rows_n[start : start + len(images)]
+                start += len(images)
+                label, weight, kd_weight = (
+                    torch.from_numpy(column_N[row_b]).to(self._device)
+                    for column_N in (columns.label_N, columns.weight_N, columns.kd_weight_N)
+                )
+                yield Batch(images.permute(0, 3, 1, 2), row_b, label, weight, kd_weight, target)
 
-    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+    def _drawn(self, request: Request, batch_size: int) -> Generator[Drawn, None, None]:
         """Yield batch after batch on the device, in tensors that no other code writes to."""
         raise NotImplementedError
 

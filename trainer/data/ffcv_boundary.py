@@ -13,7 +13,7 @@ FFCV provides its file reader, a thread that works ahead, and slots of memory. T
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -103,6 +103,7 @@ class FfcvLoader(ViewLoader):
     ) -> None:
         super().__init__(columns, recipe, device, reason)
         self._beton, self._preprocessing = beton, preprocessing
+        self._epoch: Epoch | None = None
         self._images = (
             beton.image_pointer_N,
             beton.image_size_N,
@@ -134,7 +135,7 @@ class FfcvLoader(ViewLoader):
                 drop_last=False,
             )
 
-    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+    def _drawn(self, request: Request, batch_size: int) -> Generator[Drawn, None, None]:
         rows_n, view_n, target_view_n = request
         if len(rows_n) == 0:
             return
@@ -154,7 +155,7 @@ class FfcvLoader(ViewLoader):
         # The views of an image come in succession.
         pixels_of = lru_cache(maxsize=1)(beton.pixels)
         with torch_untouched():
-            epoch = Epoch(self._loader, len(rows_n), state)
+            epoch = self._epoch = Epoch(self._loader, len(rows_n), state)
         with closing(epoch):
             for number, (images, *stored) in enumerate(epoch):
                 start = number * self._loader.batch_size
@@ -169,6 +170,11 @@ class FfcvLoader(ViewLoader):
                     # It overwrites what the kernel copied.
                     target[is_mean_b] = targets_of_rows(beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
                 yield self._own(images), None if target is None else self._own(target)
+
+    def close(self) -> None:
+        """End the thread of an epoch that was not read to its end: it must not run when the interpreter ends."""
+        if self._epoch is not None:
+            self._epoch.close()
 
     def _own(self, slot: NDArray[Any]) -> torch.Tensor:
         """Return a copy on the device: FFCV refills the slot, so the copy must be done before the next batch."""

@@ -1,6 +1,6 @@
 """Batches through torch's DataLoader, with Pillow and numpy: works without ffcv and numba, and for every source."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class TorchLoader(ViewLoader):
             generator=torch.Generator(),  # otherwise every pass draws from the global one
         )
 
-    def _drawn(self, request: Request, batch_size: int) -> Iterator[Drawn]:
+    def _drawn(self, request: Request, batch_size: int) -> Generator[Drawn, None, None]:
         rows_n, view_n, target_view_n = request
         parts = [slice(start, start + batch_size) for start in range(0, len(rows_n), batch_size)]
         self._requests[:] = [(rows_n[part], view_n[part], target_view_n[part]) for part in parts]

@@ -11,8 +11,10 @@ from typing import Any
 
 from manifests.base.files import atomic_file, remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
+from manifests.base.out_folder import check_out_folder
 from manifests.errors import InputError, UsageError
-from manifests.format.dynamics import remove_dynamics
+from manifests.format.dynamics import DYNAMICS_NAME, remove_dynamics
+from manifests.format.parts import is_written_part
 from trainer.config import digest
 
 CHECKPOINT_FORMAT = 1
@@ -22,6 +24,8 @@ JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
 BUDGET_NAME = "budget.json"
 """Written by --match-time only: the number of steps that its trial found."""
 NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 
 Row = dict[str, float | int | None]
 """One epoch; validation values are None in epochs that were not evaluated."""
@@ -77,12 +81,12 @@ class RunFolder:
     def open(self, *, fresh: bool) -> State:
         """Make the folder, or return the state in which its run of the same configuration stopped.
 
-        Raises UsageError if it holds a run of another configuration, or a manifest.
+        Raises UsageError if it holds a run of another configuration, a manifest, or files that are not of a run; also
+        with `fresh`, which removes those of a run only.
         """
         if (self.path / HEADER_NAME).exists():
             raise UsageError(f"{self.path} is a manifest", hint="give the run a folder of its own with --out")
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file", hint="name a folder with --out")
+        check_out_folder(self.path, "run", (DYNAMICS_NAME,), self._of_ours)
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         if fresh:
@@ -90,7 +94,25 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             remove_dynamics(self.path)
         checkpoint = self.path / CHECKPOINT_NAME
-        return self._read(checkpoint) if checkpoint.is_file() else State()
+        if checkpoint.is_file():
+            return self._read(checkpoint)
+        if _has_names(self.path / RUN_NAME, {"digest"}) and self.finished() is None:
+            raise UsageError(
+                f"{self.path} holds a finished run of another configuration",
+                hint="name another folder with --out, or start this one over with --fresh",
+            )
+        return State()
+
+    def _of_ours(self, path: str) -> bool | None:
+        """Return whether a file is certainly of a run, whatever its configuration: see `check_out_folder`."""
+        file = self.path / path
+        if path in (RUN_NAME, BUDGET_NAME):
+            return _has_names(file, {"digest"}) or None
+        if path == JSONL_NAME:
+            return _has_names(file, {"epoch", "steps", "train_loss", "images_per_s"}) or None
+        if path == CHECKPOINT_NAME:
+            return _is_checkpoint(file) or None
+        return (path.startswith(f"{DYNAMICS_NAME}/") and is_written_part(file)) or None
 
     def finished(self) -> dict[str, Any] | None:
         """Return the content of run.json, None while the run of this configuration is unfinished."""
@@ -113,7 +135,7 @@ class RunFolder:
             resolved = json.loads(content["resolved"])
             parts = {name: content[name] for name in ("history", "model", "optimizer", "scaler")}
             state = State(**parts, losses=content.get("losses"))
-        except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
         if not known:
@@ -156,6 +178,27 @@ class RunFolder:
         content = {"digest": self.digest, **report}
         write_atomic(self.path / RUN_NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         return content
+
+
+def _has_names(file: Path, names: set[str]) -> bool:
+    """Return whether a file is a JSON object with these names; of several lines, the first one is read."""
+    try:
+        text = file.read_text("utf-8")
+        content = json.loads(text.partition("\n")[0] if file.suffix == ".jsonl" else text)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and names <= content.keys()
+
+
+def _is_checkpoint(file: Path) -> bool:
+    """Return whether a file is a checkpoint of a run, without reading its tensors."""
+    import torch
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except _UNREADABLE:
+        return False
+    return isinstance(content, dict) and {"format", "resolved", "history"} <= content.keys()
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
