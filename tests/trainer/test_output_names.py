@@ -96,8 +96,8 @@ def test_what_is_left_out_and_what_is_put_together_is_told(capsys):
         (said("cat", "eel"), 2, MismatchError, "names no output for 1 of 2 classes: dog"),
         (said("cat, a", "cat, b", "dog"), 3, InputError, "'cat' could be any of cat, a, cat, b"),
         (table(("0", "cat"), ("0", "dog")), 3, InputError, "output 0 would be class 'cat' and class 'dog'"),
-        (table(("0", "cat"), ("7", "dog")), 3, InputError, "'7' is no output; the teacher has 3"),
-        (table(("0", "cat"), ("pug", "dog")), 3, InputError, "'pug' is no output"),
+        (table(("0", "cat"), ("7", "dog")), 3, InputError, "'7' is not an output; the teacher has 3"),
+        (table(("0", "cat"), ("pug", "dog")), 3, InputError, "'pug' is not an output"),
     ],
 )
 def test_what_is_not_certain_is_refused(outputs, count, error, message):

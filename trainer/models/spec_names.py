@@ -31,7 +31,7 @@ def check_spec(spec: str) -> None:
         raise UsageError(f"unknown model {spec!r}", hint=f"did you mean {module}/{attribute}?")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
         raise UsageError(
-            f"{spec} is no file or folder here, and a name on a hub does not say which library it is for",
+            f"{spec} is not a file or folder here, and a name on a hub does not say which library it is for",
             hint=f"for transformers hf/{spec}, for timm timm/hf-hub:{spec}",
         )
     if not (module and attribute):

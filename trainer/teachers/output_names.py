@@ -48,7 +48,7 @@ def named_outputs(names: Sequence[object], where: str) -> SaidOutputs:
         if not isinstance(name, str) or not name:
             raise InputError(
                 f"{where}: the name of output {output} is {name!r}, expected text",
-                hint="an output that is no class needs a name, too: one that no class has, such as -",
+                hint="an output that is not a class needs a name, too: one that no class has, such as -",
             )
     if not names:
         raise InputError(f"{where} names no outputs")
@@ -150,7 +150,7 @@ def _by_row(
         if len(labels) > 1:
             raise InputError(f"{said.where}: {name!r} could be any of {some([class_names[row] for row in labels])}")
         if len(outputs) != 1:
-            what = f"could be any of the outputs {some(sorted(outputs))}" if outputs else "is no output"
+            what = f"could be any of the outputs {some(sorted(outputs))}" if outputs else "is not an output"
             raise InputError(
                 f"{said.where}: {cell!r} {what}; the teacher has {output_count:,}",
                 hint=f"a row is {ROW}" + ("" if known else "; the names of its outputs are not known, so give numbers"),

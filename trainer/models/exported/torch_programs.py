@@ -91,7 +91,7 @@ def _refuse_code(path: Path) -> None:
                 for text in _expressions(json.loads(archive.read(name))):
                     for word in re.findall(r"[^\W\d]\w*", text):
                         if word not in SIZE_WORDS and not re.fullmatch(r"[a-z]+\d+", word):
-                            raise InputError(f"{path}: {name} has an expression that is no size: {text[:80]!r}")
+                            raise InputError(f"{path}: {name} has an expression that is not a size: {text[:80]!r}")
 
 
 def _expressions(content: Any) -> Iterator[str]:
