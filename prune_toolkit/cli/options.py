@@ -166,7 +166,7 @@ strict_option = click.option(
     help="Network to run: resnet32x4, torchvision/NAME:WEIGHTS, timm/NAME, hf/ORG/NAME, module:callable, or a file.",
 )
 @click.option(
-    "--checkpoint", type=FOLDER, help="File with the weights of --teacher: safetensors, or a PyTorch state dict."
+    "--checkpoint", type=FOLDER, help="File with the network's weights: safetensors, or a PyTorch state dict."
 )
 @click.option(
     "--checkpoint-key",

@@ -242,7 +242,10 @@ def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
         images = ImagesAtHand.of_index(Manifest.open(data.data))
         note(f"{data.data}: the {images.count:,} samples that this manifest lists")
     if images.unlabelled:
-        raise UsageError(f"{data.data} has no labels: there is nothing to compare answers with")
+        raise UsageError(
+            f"{data.data} has no labels: there is nothing to compare answers with",
+            hint="name images whose labels are read",
+        )
     return images
 
 

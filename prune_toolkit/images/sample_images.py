@@ -137,6 +137,7 @@ def beton_rows(beton: Beton, samples: pa.Table) -> NDArray[np.int64]:
         if len(wrong):
             key = samples.column("key")[int(wrong[0])].as_py()
             raise MismatchError(
-                f"{key} {what} {beton.path} ({len(wrong):,} such samples)", hint="name the images with --data"
+                f"{key} {what} {beton.path} ({len(wrong):,} such samples)",
+                hint="name the images themselves with --data",
             )
     return row_n

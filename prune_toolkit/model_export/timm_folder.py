@@ -18,7 +18,9 @@ from prune_toolkit.model_export.formats import Format, Network, needed
 from trainer.models.weights import bare_state
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-OTHERS = "onnx, torchscript and torch-export take every network; timm and hf take students timm/NAME"
+OTHERS = (
+    "onnx, torchscript and torch-export take every network; timm and hf take timm/NAME, and some of torchvision/NAME"
+)
 
 
 def write_timm(model: Exportable, folder: Path) -> None:
@@ -96,7 +98,7 @@ def _as_timm(model: Exportable) -> nn.Module:
         return model.network
     name = name.partition(":")[0]
     refused = UsageError(
-        f"{model.info.spec} is not an architecture of timm, which builds what --to timm and hf write", hint=OTHERS
+        f"{model.info.spec} is not an architecture of timm, which --to timm and --to hf need", hint=OTHERS
     )
     if zoo != "torchvision":
         raise refused

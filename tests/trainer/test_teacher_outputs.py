@@ -175,6 +175,12 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(key, message):
     assert caught.value.hint == "choose with --output KEY; it returns 0 (2, 3), 1.maps (2, 4, 5, 5), 1.heads.0 (2, 3)"
 
 
+def test_a_key_for_logits_alone_is_refused_with_what_to_leave_out():
+    with pytest.raises(InputError, match="returns nothing as logits") as caught:
+        logits_in(LOGITS, "x", "logits")
+    assert caught.value.hint == "it returns the logits alone: leave out --output"
+
+
 def test_the_output_of_transformers_is_read():
     output = pytest.importorskip("transformers.modeling_outputs").ImageClassifierOutput(logits=LOGITS)
     assert logits_in(output, "x") is LOGITS

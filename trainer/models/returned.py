@@ -70,6 +70,8 @@ def _at(returned: Any, who: str, key: str) -> Any:
 
 def _choose(returned: Any, who: str) -> str:
     """Return which keys and positions can be chosen."""
+    if _are_logits(returned):
+        return "it returns the logits alone: leave out --output"
     there = list(_tensors(returned))
     if not there:
         return f"wrap {who} in a callable that returns the logits"

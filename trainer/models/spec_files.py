@@ -44,7 +44,7 @@ def kind_of(spec: str) -> Kind | None:
         )
     if not path.is_file():
         what = "weights" if suffix == ".safetensors" else "network"
-        raise InputError(f"no {what} at {path}: no such file", hint="name the file with --teacher FILE")
+        raise InputError(f"no {what} at {path}: no such file", hint="check the path")
     if suffix in (".safetensors", ".onnx"):
         return "safetensors" if suffix == ".safetensors" else "onnx"
     found = archive_kind(path)
