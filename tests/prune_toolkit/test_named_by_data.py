@@ -174,3 +174,10 @@ def test_a_spec_in_a_hint_is_quoted_for_the_shell() -> None:
     with pytest.raises(UsageError) as refused:
         own_spec("x:y; rm -r z\n--teacher ok", "manifest", "--teacher SPEC")
     assert refused.value.hint == "if you trust it, name it yourself: --teacher 'x:y; rm -r z\\n--teacher ok'"
+
+
+@pytest.mark.parametrize("spec", ["onnx/net.onnx", "pt2/net.pt2", "torchscript/net.pt", "transformers/photos"])
+def test_a_network_that_was_a_file_is_named_by_its_path(spec: str) -> None:
+    with pytest.raises(UsageError, match="where its file is on this machine is not known") as refused:
+        own_spec(spec, "manifest", "--teacher SPEC")
+    assert refused.value.hint == "if you trust it, name the file: --teacher PATH"

@@ -101,6 +101,11 @@ def test_probabilities_in_a_tuple_are_scored_and_labelled(
     prune("label", tmp_path / "s", *said[:2], "--threads", 1, "--views", 1, "--no-beton", "-o", tmp_path / "l")
     [(ids, targets)] = Manifest.open(tmp_path / "l").targets()
     np.testing.assert_array_equal(targets.astype(np.float32), logits_of(scored)[ids])
+    logits = tmp_path / "logits"
+    prune("score", index, *said, "--output", 0, "-o", logits)
+    prune("select", logits, "--keep", "0.1", "--no-beton", "-o", tmp_path / "s0")
+    told = prune("label", tmp_path / "s0", *said[:2], "--output", 1, "--probabilities", "-o", tmp_path / "x", code=4)
+    assert "from the logits at --output 0 of the teacher; now it is from the softmax probabilities at" in told.stderr
 
 
 def test_the_python_interface_takes_names_and_positions(index: Path, plain: Manifest, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from manifests.errors import InputError, PruneError, UsageError
 from trainer.models.build import build_model
+from trainer.models.exported.network import Exported, suited
 from trainer.models.exported.torch_programs import read_pt2
-from trainer.models.normalise import normalise
+from trainer.models.images_said import ImagesSaid
 from trainer.models.weights import save_student, weights_sha256
 from trainer.teachers.teacher import Teacher, load_teacher
 from trainer.teachers.teacher_spec import TeacherSpec
@@ -132,6 +134,51 @@ def test_onnx_runs_any_number_of_images_at_its_size(tmp_path: Path, shape: list[
     assert "onnxruntime" in teacher.compute(8).versions
 
 
+def test_exported_networks_of_one_channel_are_shown_the_luma(tmp_path: Path, capsys):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    luma = torch.from_numpy(np.stack([np.array(Image.fromarray(x.numpy()).convert("L")) for x in IMAGES.movedim(1, 3)]))
+    example = torch.zeros(2, 1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, example).save(tmp_path / "net.ts")
+        torch.jit.freeze(torch.jit.trace(model, example)).save(tmp_path / "frozen.ts")
+    torch.export.save(torch.export.export(model, (example,)), tmp_path / "net.pt2")
+    weight, bias = (value.detach().numpy() for value in model[1].parameters())
+    helper = onnx.helper
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1)]
+    values = [helper.make_tensor_value_info("x", 1, ["n", 1, 8, 8]), helper.make_tensor_value_info("y", 1, ["n", 3])]
+    numbers = [onnx.numpy_helper.from_array(value, name) for value, name in ((weight, "w"), (bias, "b"))]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], numbers)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "net.onnx")
+    for name in ("net.ts", "frozen.ts", "net.pt2", "net.onnx"):
+        teacher = loaded(tmp_path / name, image_px=8, images=ImagesSaid.of(mean=0.5, std=0.25))
+        assert "it is shown their luma" in capsys.readouterr().err
+        with torch.no_grad():
+            wanted = model((luma[:, None] / 255 - 0.5) / 0.25)
+        assert torch.allclose(teacher(IMAGES), wanted, atol=1e-5), name
+
+
+def test_the_precision_of_an_onnx_graph_is_recorded_as_it_is(tmp_path: Path, capsys):
+    write_onnx(tmp_path / "net.onnx")
+    teacher = load_teacher(TeacherSpec(network=str(tmp_path / "net.onnx")), NAMES, device="cpu", dtype="bfloat16")
+    assert teacher.compute(8).dtype == "float32"
+    assert "computes in the precision of its file, not in bfloat16" in capsys.readouterr().err
+
+
+def test_an_onnx_graph_without_a_provider_for_cuda_runs_on_the_cpu_or_not_at_all(capsys):
+    graph = Exported(run=nn.Identity(), sha256="", parameters=0, by_torch=False, on_cuda=False)
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert suited(graph, "net", device="auto", where=cuda, dtype=None, exact=True) == (cpu, "float32")
+    assert "it runs on the CPU" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="cannot run on cuda:0"):
+        suited(graph, "net", device="cuda", where=cuda, dtype=None, exact=True)
+    # The images of a live teacher stay where the student is.
+    assert suited(graph, "net", device="cuda", where=cuda, dtype="float16", exact=False) == (cuda, "float32")
+    program = Exported(run=nn.Identity(), sha256="", parameters=0)
+    assert suited(program, "net", device="cuda", where=cuda, dtype=None, exact=True) == (cuda, None)
+
+
 def test_onnx_weights_in_a_file_of_their_own_are_part_of_the_digest(tmp_path: Path):
     write_onnx(tmp_path / "net.onnx")
     for folder, add in (("a", 0), ("b", 1)):
@@ -232,21 +279,3 @@ def test_the_folder_of_a_run_is_its_student(tmp_path: Path, capsys):
     teacher = loaded(tmp_path)
     assert teacher.weights_sha256 == weights_sha256(model)
     assert capsys.readouterr().err == f"the student of this run: {tmp_path / 'student.safetensors'}\n"
-
-
-def test_a_graph_is_recorded_in_the_precision_in_which_it_is_run(tmp_path: Path, capsys):
-    write_onnx(tmp_path / "net.onnx")
-    spec = TeacherSpec(network=str(tmp_path / "net.onnx"))
-    teacher = load_teacher(spec, NAMES, device="cpu", dtype="bfloat16")
-    assert (teacher.dtype, teacher.compute(1).dtype) == ("float32", "float32")
-    assert "net.onnx computes in the precision of its file, not in bfloat16" in capsys.readouterr().err
-
-
-def test_a_grey_graph_is_shown_the_luma_of_images(tmp_path: Path):
-    model = write_onnx(tmp_path / "net.onnx", ["n", 1, 8, 8])
-    teacher = loaded(tmp_path / "net.onnx")
-    assert (len(teacher.preprocessing.mean), len(teacher.preprocessing.std)) == (1, 1)
-    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        wanted = model(normalise(images, teacher.preprocessing))
-    torch.testing.assert_close(torch.from_numpy(teacher.logits(images)), wanted, atol=1e-4, rtol=1e-4)

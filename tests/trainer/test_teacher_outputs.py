@@ -212,6 +212,14 @@ def test_logits_of_sigmoids_are_those_that_went_in(capsys):
     assert "log(p / (1 - p)) of its sigmoids" in capsys.readouterr().err
 
 
+def test_sigmoids_are_computed_in_float32_whatever_is_asked_for(capsys):
+    said = TeacherSpec(network=Ending(nn.Sigmoid()), preprocessing=SHOWN, probabilities=True)
+    teacher = load_teacher(said, NAMES, device="cpu", dtype="bfloat16")
+    np.testing.assert_allclose(teacher.logits(IMAGES), logits_of(nn.Identity()), rtol=1e-3)
+    assert teacher.compute(8).dtype == "float32"
+    assert "is run in float32: sigmoids in bfloat16" in capsys.readouterr().err
+
+
 def test_a_probability_of_0_has_a_finite_logit():
     found = logits_of(lambda logits: nn.functional.one_hot(logits.argmax(1), 3).float(), probabilities=True)
     assert np.isfinite(found).all()

@@ -11,6 +11,8 @@ from manifests.base.progress import one_line
 from manifests.errors import UsageError
 from trainer.models.built_in import MODELS
 
+_FILES = ("torchscript/", "pt2/", "onnx/", "transformers/")
+"""How the specs of exported networks and of folders of transformers begin in a header, which has no paths."""
 _OF_THE_ZOOS = re.compile(r"torchvision/\w+(:\w+)?|timm/\w+(\.\w+)*", re.ASCII)
 
 
@@ -27,6 +29,11 @@ def own_spec(spec: str, named_by: object, flags: str) -> str:
     if is_own(spec):
         return spec
     named = shlex.quote(one_line(spec))
+    if spec.startswith(_FILES):
+        raise UsageError(
+            f"{named_by} names the network {named}: where its file is on this machine is not known, or it is a program",
+            hint=f"if you trust it, name the file: {flags.replace('SPEC', 'PATH')}",
+        )
     raise UsageError(
         f"{named_by} names the network {named}: data may not decide which code is run or which host is asked",
         hint=f"if you trust it, name it yourself: {flags.replace('SPEC', named)}",
