@@ -191,9 +191,11 @@ def test_nothing_is_written_among_the_images(scored: Path, tmp_path: Path, prune
             assert f"is inside the images of {data}" in refused
     assert sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg")) == sorted(photos())
     assert {path.suffix for path in data.rglob("*")} == {"", ".jpg"}
-    # Beside them, and above them, is fine.
+    # Beside them is fine; the folder above them holds other files.
     prune("index", data, "-o", tmp_path / "photos-index")
-    prune("index", data, "-o", tmp_path)
+    assert "nothing is written through it" in prune("index", data, "-o", tmp_path, code=2).stderr
+    (tmp_path / "link").unlink()
+    assert "which is not of an unfinished manifest" in prune("index", data, "-o", tmp_path, code=2).stderr
     assert "is inside the images" in prune("select", scored, "--keep", "1", "-o", _scored_data(scored), code=2).stderr
 
 

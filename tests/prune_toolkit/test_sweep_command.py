@@ -173,7 +173,7 @@ def test_a_selection_that_somebody_made_is_not_taken_for_a_hold_out(prune, score
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--no-beton",
           "--out", tmp_path / "sweep" / "holdout")  # fmt: skip
     told = prune("sweep", scored, "--epochs", 1, cwd=tmp_path, code=2)
-    assert "is not the hold-out of a sweep" in told.stderr
+    assert "sweep holds holdout/README.md and 5 more, which is not of an unfinished sweep" in told.stderr
     assert (tmp_path / "sweep" / "holdout" / "manifest.json").is_file()
 
 
