@@ -78,7 +78,8 @@ def _names_in(path: Path) -> list[Any] | dict[str, Any]:
             raise InputError(f"{path} is too large for a file of class names")
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read class names from {path}: {error}") from None
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise InputError(f"cannot read class names from {path}: {reason}") from None
     if path.suffix.lower() != ".json":
         return [line.strip() for line in text.rstrip().splitlines()]
     try:

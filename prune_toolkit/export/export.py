@@ -52,7 +52,9 @@ def refuse_existing(path: Path, *, folder: bool = False) -> None:
     """Raise UsageError if the path exists; folder: an empty folder is allowed."""
     is_empty_folder = folder and path.is_dir() and not any(path.iterdir())
     if path.is_symlink() or (path.exists() and not is_empty_folder):
-        raise UsageError(f"{path} already exists", hint="exports are never changed: name another, or delete this one")
+        raise UsageError(
+            f"{path} already exists", hint="what is there is never changed: name another, or delete this one"
+        )
 
 
 def write_indices(path: Path, samples: pa.Table) -> None:

@@ -19,7 +19,8 @@ def classes_line(class_names: Sequence[str], size_C: Counts, kept_C: Counts) -> 
     lost = [class_names[c] for c in np.flatnonzero((size_C > 0) & (kept_C == 0)).tolist()]
     if not lost:
         return None
-    return f"{len(lost)} of {len(class_names)} classes keep nothing: {listed_names(lost)}; see --per-class-min 1"
+    verb = "keeps" if len(lost) == 1 else "keep"
+    return f"{len(lost)} of {len(class_names)} classes {verb} nothing: {listed_names(lost)}; see --per-class-min 1"
 
 
 def quota_line(quota: str, keep: Keep, size_C: Counts) -> str | None:

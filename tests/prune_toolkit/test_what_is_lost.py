@@ -37,7 +37,7 @@ def test_a_quota_that_falls_short_is_told_with_both_numbers_and_the_reason() -> 
 
 def test_classes_without_samples_are_not_lost() -> None:
     assert classes_line(["a", "b", "c"], np.array([3, 0, 2]), np.array([1, 0, 0])) == (
-        "1 of 3 classes keep nothing: c; see --per-class-min 1"
+        "1 of 3 classes keeps nothing: c; see --per-class-min 1"
     )
     assert classes_line(["a", "b"], np.array([3, 0]), np.array([1, 0])) is None
 
@@ -94,7 +94,7 @@ def test_the_command_tells_it_also_before_anything_is_written(manifest: Path, pr
 
 def test_python_tells_it_too(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pt.select(manifest / "m", keep="0.3", selector="random", beton=False, out=manifest / "s")
-    assert "warning: 1 of 3 classes keep nothing: dog; see --per-class-min 1" in capsys.readouterr().err.splitlines()
+    assert "warning: 1 of 3 classes keeps nothing: dog; see --per-class-min 1" in capsys.readouterr().err.splitlines()
 
 
 def test_a_small_selection_is_one_step_as_in_training(manifest: Path, prune: Run) -> None:

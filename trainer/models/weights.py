@@ -56,6 +56,11 @@ def read_student_info(path: Path) -> ModelInfo:
     """Return the facts in a student file; raises InputError if train-student did not write it."""
     info = find_student_info(path)
     if info is None:
+        if path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} is not a student that train-student wrote",
+                hint="name the folder of a run, or its student.safetensors",
+            )
         raise InputError(
             f"{path} does not say for which network its weights are: train-student did not write it",
             hint=f"name the network, and the file as its weights: resnet32x4 --checkpoint {path}",
