@@ -80,7 +80,7 @@ def until_it_is_seen(folder: Path) -> None:
 
 
 def test_a_stranger_that_is_pulled_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.format.header_file.is_file_of_a_manifest", lambda _path: True)
+    monkeypatch.setattr("manifests.format.header_checks.is_file_of_a_manifest", lambda _path: True)
     with pytest.raises(AssertionError, match=r"was pulled|is what somebody else wrote"):
         until_it_is_seen(tmp_path)
 
