@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
+from manifests.errors import InputError
+
 CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<pid>[0-9]{1,9})\.tmp", re.DOTALL)
 _FOREIGN_AGE_S = 3600
@@ -67,6 +69,14 @@ def scratch_folder(name: str) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(prefix=f".{name}-", suffix=f".{_host()}.{os.getpid()}.tmp") as scratch:
         yield Path(scratch)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise InputError for a pipe, socket or device: opening one waits for a writer, perhaps forever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(
+            f"{path} is not a regular file", hint="a pipe or device cannot be read twice: write a file first"
+        )
 
 
 def sha256_file(path: Path) -> str:

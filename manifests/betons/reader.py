@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.file_state import FileState
 from manifests.betons import format as fmt
 from manifests.betons.writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
@@ -25,7 +26,9 @@ class Beton:
     """A beton opened for reading, also one that FFCV wrote (its first image and integer fields, with any names)."""
 
     def __init__(self, path: Path) -> None:
-        size_bytes = path.stat().st_size
+        self.state = FileState.of(path)
+        """The file as it was mapped; check it before each pass over the images."""
+        size_bytes = self.state.size_bytes
         if size_bytes < fmt.HEADER.itemsize:
             raise ValueError("it is shorter than a header")
         self.path = path

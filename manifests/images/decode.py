@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 400_000_000
+"""Of one image. Pillow holds 4 bytes per pixel, the result 3 more: 2.8 GB, in each thread that has such an image."""
+_PIXELS_PER_BYTE = {"JPEG": 512, "PNG": 8 * 1032}
+"""Pixels that one byte of a file can hold at most: Huffman coding spends a bit on each block of 64 pixels (DC; baseline
+and progressive), and deflate cannot pack more than 1032 bytes, of eight pixels each, into one."""
 MODE_JPEG, MODE_RAW = 0, 1
 _REASON_CHARACTERS = 200
 _BITS_PER_SAMPLE = 258
@@ -133,6 +137,7 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
         raise ImageProblem("not an image of a known format")
     with opened(io.BytesIO(data)) as picture:
         _check_size(*picture.size)
+        _check_bytes(picture.size, picture.format, data)
         picture.load()
         pixels = _to_rgb(picture)
         if picture.format == "JPEG":
@@ -200,7 +205,23 @@ def _usual_sampling(sampling: tuple[tuple[int, int], ...]) -> bool:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageProblem(f"{width}x{height} px is more than {MAX_PIXELS // 1_000_000} megapixels")
+        raise ImageProblem(
+            f"{width}x{height} px is more than {MAX_PIXELS // 1_000_000} megapixels: it takes "
+            f"{7 * width * height / 1e9:.1f} GB to decode"
+        )
+
+
+def _check_bytes(size: tuple[int, int], kind: str | None, data: bytes) -> None:
+    """Refuse a file that is too short for its pixels, before memory is allocated for them."""
+    if kind == "JPEG" and ((info := jpeg_info(data)) is None or info.sof not in (0xC0, 0xC1, 0xC2)):
+        # Arithmetic coding has no such limit.
+        return
+    (width, height), size_bytes = size, len(data)
+    if width * height > size_bytes * _PIXELS_PER_BYTE.get(kind or "", MAX_PIXELS):
+        raise ImageProblem(
+            f"cannot be decoded: {size_bytes:,} bytes cannot hold {width}x{height} px, which take "
+            f"{7 * width * height / 1e9:.1f} GB"
+        )
 
 
 @cache

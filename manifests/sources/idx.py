@@ -27,6 +27,8 @@ _UBYTE = 0x08
 # Deflate cannot pack more than 1032 bytes into one.
 _DEFLATE_RATIO = 1032
 _CHUNK_BYTES = 16 << 20
+MAX_UNPACKED_BYTES = 4 << 30
+"""Limit of what a packed file may hold, as for packed archives; EMNIST, the largest set, has 0.6 GiB."""
 _ALL = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _MERGED = "".join(name for name in _ALL if name not in "cijklmopsuvwxyz")
 EMNIST_NAMES = {
@@ -145,9 +147,13 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
         size_bytes = path.stat().st_size
         with cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb") as stream:
-            return _read_idx(stream, dimensions, size_bytes * (_DEFLATE_RATIO if packed else 1))
+            return _read_idx(stream, dimensions, _most_bytes(size_bytes) if packed else size_bytes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path} is not a whole idx file: {error}", hint="copy or download the file again") from None
+
+
+def _most_bytes(packed_bytes: int) -> int:
+    return min(packed_bytes * _DEFLATE_RATIO, MAX_UNPACKED_BYTES)
 
 
 def _read_idx(stream: IO[bytes], dimensions: int, most_bytes: int) -> NDArray[np.uint8]:
@@ -157,20 +163,27 @@ def _read_idx(stream: IO[bytes], dimensions: int, most_bytes: int) -> NDArray[np
     shape = tuple(np.frombuffer(_read_exactly(stream, 4 * dimensions), ">u4").tolist())
     count = math.prod(shape)
     if 0 in shape or count > most_bytes:
-        raise ValueError(f"its header declares {'x'.join(map(str, shape))} bytes, which it cannot hold")
-    data = _read_exactly(stream, count)
+        unpack = ", or unpack it first" if most_bytes == MAX_UNPACKED_BYTES else ""
+        raise ValueError(
+            f"its header declares {'x'.join(map(str, shape))} bytes, which it cannot hold: at most "
+            f"{most_bytes:,}{unpack}"
+        )
+    # Memory is taken page by page as it is filled, and once: a file that ends early takes no more than it has.
+    values = np.empty(count, np.uint8)
+    filled = 0
+    while filled < count:
+        part = stream.read(min(count - filled, _CHUNK_BYTES))
+        if not part:
+            raise ValueError(f"it ends {count - filled} bytes too early")
+        values[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
     if stream.read(1):
         raise ValueError("it continues after the last value")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return values.reshape(shape)
 
 
 def _read_exactly(stream: IO[bytes], count: int) -> bytes:
-    parts = []
-    missing = count
-    while missing:
-        part = stream.read(min(missing, _CHUNK_BYTES))
-        if not part:
-            raise ValueError(f"it ends {missing} bytes too early")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+    data = stream.read(count)
+    if len(data) < count:
+        raise ValueError(f"it ends {count - len(data)} bytes too early")
+    return data

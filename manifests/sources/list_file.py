@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from manifests.base.files import refuse_special
 from manifests.errors import InputError
 from manifests.sources.base import ReadOptions
 from manifests.sources.image_files import EXTENSIONS
@@ -59,6 +60,7 @@ class ListedFile(NamedTuple):
 def read_list(path: Path, options: ReadOptions | None = None) -> list[ListedFile]:
     """Read a list of files. Raises InputError if it is not one, or has no such columns."""
     read = options or ReadOptions()
+    refuse_special(path)
     asked = {"file": read.file_column, "label": read.label, "split": read.split_column}
     try:
         if path.stat().st_size > MAX_LIST_BYTES:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.files import refuse_special
 from manifests.base.layout import MAX_CLASSES
 from manifests.errors import InputError, UsageError
 from manifests.sources.splits import SPLIT_WORDS
@@ -73,6 +74,7 @@ def read_folder_names(path: Path, folders: Collection[str]) -> dict[str, str] | 
 
 
 def _names_in(path: Path) -> list[Any] | dict[str, Any]:
+    refuse_special(path)
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise InputError(f"{path} is too large for a file of class names")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from manifests.base.files import refuse_special
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError
 from manifests.sources.archive_source import find_archives, open_archives
@@ -78,6 +79,7 @@ def _open(spec: str, options: ReadOptions) -> Source:
         return _open_folder(path, options)
     if not path.exists():
         raise InputError(f"no data at {path}: no such file or folder", hint=LAYOUTS)
+    refuse_special(path)
     if is_archive(path):
         return open_archives(path, options)
     opener = _OF_FILE.get(path.suffix.lower())

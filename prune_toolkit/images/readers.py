@@ -1,9 +1,9 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from manifests.manifest import Manifest
 from manifests.sources.base import BLOCK_ROWS, Source, map_images
 from manifests.sources.names import read_class_names
 from manifests.sources.read_as import listed_names
+from prune_toolkit.images.beton_hashes import check_hashes, stores_pixels
 from prune_toolkit.images.data_spec import DataSpec, check_named, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.sample_images import beton_rows, rows_by_key
-from prune_toolkit.images.where import not_known, place_of
+from prune_toolkit.images.where import IS_COPY, not_known, place_of
 from trainer.data.batches import ViewLoader, image_views
 from trainer.data.loaders import open_loader
 from trainer.data.views import EVALUATION, ViewRecipe
@@ -182,7 +183,11 @@ class ImagesAtHand:
                 device=device,
             )
             assert self.samples is not None
-            return BetonReader(beton, self.samples, view_loader, view_count)
+            assert self.index is not None
+            hashes = (
+                None if self.index.local.get(IS_COPY) else partial(check_hashes, of_pixels=stores_pixels(self.index))
+            )
+            return BetonReader(beton, self.samples, view_loader, view_count, hashes)
         if loader == "ffcv":
             raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
         return SourceReader(self, preprocessing, device, workers, recipe, view_count, with_thumbnails)
@@ -269,18 +274,31 @@ def samples_per_batch(batch_size: int, view_count: int) -> int:
 class BetonReader:
     """Views 0 .. V - 1 of samples, read from a beton through the training loaders."""
 
-    def __init__(self, beton: Beton, samples: pa.Table, loader: ViewLoader, view_count: int) -> None:
-        self.beton, self.loader, self.view_count = beton, loader, view_count
-        self.samples = samples.select(["sample_id", "key", "view_id"])
+    def __init__(
+        self,
+        beton: Beton,
+        samples: pa.Table,
+        loader: ViewLoader,
+        view_count: int,
+        check: Callable[[Beton, NDArray[np.int64], pa.Table], None] | None,
+    ) -> None:
+        """`check` compares rows with their samples before they are shown; None if the encodings may differ."""
+        self.beton, self.loader, self.view_count, self._check = beton, loader, view_count, check
+        self.samples = samples
         self.name = loader.kind
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Yield (sample_ids (b,), uint8 images (b * V, 3, S, S)): image i * V + v is view v of sample i.
 
         b is the number of samples whose views all fit into `batch_size` images, at least one; only the last batch may
-        be smaller. Raises MismatchError unless the beton has every sample with the view_id of its table row.
+        be smaller. Raises MismatchError unless the beton has every sample with the view_id of its table row, InputError
+        for a damaged image.
         """
-        rows = np.repeat(beton_rows(self.beton, self.samples.take(pa.array(ids))), self.view_count)
+        samples = self.samples.take(pa.array(ids))
+        row_n = beton_rows(self.beton, samples)
+        if self._check is not None:
+            self._check(self.beton, row_n, samples)
+        rows = np.repeat(row_n, self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_per_batch(batch_size, self.view_count)
         with closing(self.loader.batches(rows, view_n=view_n, batch_size=step * self.view_count)) as batches:

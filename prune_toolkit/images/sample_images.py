@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.base.layout import PART_ROWS
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, MismatchError
 from manifests.format.header import Views
@@ -16,6 +17,7 @@ from manifests.images.decode import BetonImage, ImageProblem, RawImage, beton_fo
 from manifests.images.identity import content_hash
 from manifests.sources.base import Source, map_images
 from manifests.tables.rows import places
+from prune_toolkit.images.beton_hashes import check_hashes
 
 Sizes = NDArray[np.int64]
 
@@ -27,6 +29,10 @@ class BetonImages:
     beton: Beton
     local: dict[str, Any]
     """The entries for local.json that name the place of the images."""
+    of_pixels: bool = False
+    """Whether the content hashes are those of pixels; see `check_hashes`."""
+    is_copy: bool = False
+    """Whether the images were cut from a copy, which may be encoded differently."""
     source: None = None
     """There is none to compare with the manifest: a beton holds the scored images."""
 
@@ -36,8 +42,13 @@ class BetonImages:
         return None if known_N2 is None else known_N2[beton_rows(self.beton, samples)]
 
     def stored(self, samples: pa.Table, workers: int, max_side: int | None) -> Iterator[BetonImage]:
-        """Return the stored images unchanged; raises the same errors as `beton_rows`."""
-        return map(self.beton.image, beton_rows(self.beton, samples).tolist())
+        """Return the stored images unchanged; raises like `beton_rows`, and InputError for damaged ones."""
+        row_n = beton_rows(self.beton, samples)
+        for start in range(0, len(row_n), PART_ROWS):
+            part_n = row_n[start : start + PART_ROWS]
+            if not self.is_copy:
+                check_hashes(self.beton, part_n, samples.slice(start, PART_ROWS), of_pixels=self.of_pixels)
+            yield from map(self.beton.image, part_n.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import beton_images
 from manifests.sources.splits import NoSplitsError
+from prune_toolkit.images.beton_hashes import stores_pixels
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
 
@@ -58,7 +59,9 @@ def find_images(manifest: Manifest, data: DataSpec | None = None) -> SampleImage
     """Return the images in `data`, else in the manifest's beton, else in its source; InputError if none is known."""
     beton = place_of(manifest, data).beton
     if beton is not None:
-        return BetonImages(beton=Beton.open(beton), local=manifest.local)
+        is_copy = bool(manifest.local.get(IS_COPY))
+        of_pixels = stores_pixels(manifest)
+        return BetonImages(beton=Beton.open(beton), local=manifest.local, of_pixels=of_pixels, is_copy=is_copy)
     images = source_images(manifest, data)
     if images is None:
         raise not_known(manifest, "name them with --data DIR, or write the selection without images with --no-beton")

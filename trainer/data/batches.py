@@ -47,6 +47,8 @@ class RowColumns:
 
     def __init__(self, data: Beton | Source, view_id_N: NDArray[np.uint64] | None) -> None:
         ones = np.float32(1)
+        # Not the beton itself: these columns are sent to worker processes.
+        self._file = data.state if isinstance(data, Beton) else None
         if isinstance(data, Beton):
             columns, self.count = data.columns, data.count
             label_N = columns.get("label", next((c for c in columns.values() if c.dtype == np.int64), None))
@@ -67,7 +69,12 @@ class RowColumns:
     def check(
         self, rows_n: NDArray[np.int64], view_n: ArrayLike, target_view_n: ArrayLike, recipe: ViewRecipe
     ) -> Request:
-        """Return rows, views and target views as (n,) int64; raises ValueError for those that do not exist."""
+        """Return rows, views and target views as (n,) int64; raises ValueError for those that do not exist.
+
+        Raises InputError for a beton that was changed since it was opened.
+        """
+        if self._file is not None:
+            self._file.check()
         rows_n = np.ascontiguousarray(rows_n, np.int64)
         view_n = np.broadcast_to(np.asarray(view_n, np.int64), rows_n.shape)
         target_view_n = np.ascontiguousarray(np.broadcast_to(np.asarray(target_view_n, np.int64), rows_n.shape))
