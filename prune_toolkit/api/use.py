@@ -71,10 +71,7 @@ def evaluate(
         classes=_file(per_class),
         confusion=_file(confusion),
     )
-    if isinstance(data, Manifest):
-        images = ImagesAtHand.of_index(data)
-    else:
-        images = images_to_evaluate(data_spec(data, split, classes, label))
+    images = images_to_evaluate(data if isinstance(data, Manifest) else data_spec(data, split, classes, label))
     if images.index is None:
         tell_reading(images.source, strict=strict)
     place = model.path if isinstance(model, Run) else model

@@ -226,7 +226,7 @@ def images_of_same_classes(data: DataSpec | None, images: ImagesAtHand) -> Image
     return found
 
 
-def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
+def images_to_evaluate(data: Manifest | DataSpec | None) -> ImagesAtHand:
     """Return the images that `data` names, or those of a manifest; UsageError if it is None.
 
     Without a split: the validation split, else the test split, else all. A manifest names its images itself.
@@ -236,7 +236,10 @@ def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
             "--data is missing: name the labelled images to evaluate on",
             hint='--data DIR, or data = "DIR" in prune.toml',
         )
-    if not _is_manifest(data):
+    where = data.where if isinstance(data, Manifest) else data.data
+    if isinstance(data, Manifest):
+        images = ImagesAtHand.of_index(data)
+    elif not _is_manifest(data):
         images = ImagesAtHand.of_source(replace(data, held_out=True))
     elif data.split is not None:
         raise UsageError(
@@ -248,7 +251,7 @@ def images_to_evaluate(data: DataSpec | None) -> ImagesAtHand:
         note(f"{data.data}: the {images.count:,} samples that this manifest lists")
     if images.unlabelled:
         raise UsageError(
-            f"{data.data} has no labels: there is nothing to compare answers with",
+            f"{where} has no labels: there is nothing to compare answers with",
             hint="name images whose labels are read",
         )
     return images

@@ -187,6 +187,9 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_file(photos: Path, tmp_pat
         pt.evaluate(Colours(), photos, preprocessing=PLAIN, out=tmp_path / "a", confusion=tmp_path / "a")
     with pytest.raises(UsageError, match="has no labels: there is nothing to compare"):
         pt.evaluate(Colours(), pt.DataSpec(data=str(photos), unlabelled=True), preprocessing=PLAIN)
+    index = pt.index(pt.DataSpec(data=str(photos), unlabelled=True), out=tmp_path / "index")
+    with pytest.raises(UsageError, match="index has no labels"):
+        pt.evaluate(Colours(), index, preprocessing=PLAIN)
     for path in (photos / "val").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="none of the 12 images can be read"):
