@@ -1,0 +1,60 @@
+"""What a fault is, what came of one trial, and the table of all."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+from campaign.lab import Lab
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial: a command under one fault."""
+
+    command: str
+    moment: str
+    """What makes the trial repeatable beside the seed: "after 0.31 s", "image_px: 65535", ..."""
+    problem: str = ""
+    """What was wrong; empty if the command did as it should."""
+
+
+Trials = Callable[[Lab, Random, int], Iterator[Outcome]]
+"""(lab, generator, moments) -> the outcomes of a fault. `moments` is the number of trials for each command."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A kind of fault, in the words of the table in docs/reliability.md."""
+
+    name: str
+    tried: str
+    promise: str
+    trials: Trials
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, *, tried: str, promise: str) -> Callable[[Trials], Trials]:
+    """Register the trials of a fault."""
+
+    def register(trials: Trials) -> Trials:
+        FAULTS[name] = Fault(name, tried, promise, trials)
+        return trials
+
+    return register
+
+
+def table(found: Iterable[tuple[str, Outcome]]) -> str:
+    """Return the table of docs/reliability.md: a row for each fault, with how many trials survived."""
+    outcomes = defaultdict(list)
+    for name, outcome in found:
+        outcomes[name].append(outcome)
+    lines = ["| fault | commands | trials | as promised | what is promised |", "|---|---:|---:|---:|---|"]
+    for name, fault_outcomes in outcomes.items():
+        commands = len({outcome.command for outcome in fault_outcomes})
+        good = sum(not outcome.problem for outcome in fault_outcomes)
+        what = FAULTS[name]
+        lines.append(f"| {what.tried} | {commands} | {len(fault_outcomes):,} | {good:,} | {what.promise} |")
+    return "\n".join(lines)
