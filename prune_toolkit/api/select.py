@@ -94,6 +94,7 @@ def select(
     class_map: Place | None = None,
     pixel_tolerance: float | None = None,
     secret: Place | None = None,
+    trust_beton: bool = False,
     workers: int | None = None,
     **parameters: Number,
 ) -> Manifest:
@@ -128,6 +129,7 @@ def select(
         data=data_spec(data, split, classes, label),
         check=data_check(check, match, class_map, pixel_tolerance, secret, workers),
         max_side=max_side,
+        trust_beton=trust_beton,
         workers=threads(workers),
     )
     return write_selection(config, plan_selection(config, opened(manifest)))

@@ -9,7 +9,16 @@ import click
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
-from prune_toolkit.cli.options import FOLDER, DataOptions, data_options, gathered, secret_option, typed, workers_option
+from prune_toolkit.cli.options import (
+    FOLDER,
+    DataOptions,
+    data_options,
+    gathered,
+    secret_option,
+    trust_beton_option,
+    typed,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from manifests.copies.check import DataCheck
@@ -86,6 +95,7 @@ def check_options(default: str) -> Callable[[F], F]:
 
 @data_options
 @check_options("sizes")
+@trust_beton_option
 @workers_option
 @dataclass(frozen=True, kw_only=True)
 class CopyOptions:
@@ -93,11 +103,17 @@ class CopyOptions:
 
     images: DataOptions
     check: CheckOptions
+    trust_beton: bool
     workers: int
 
     def settings(self) -> dict[str, Any]:
         """Return these as fields of a `CutConfig`."""
-        return {"data": self.images.spec(), "check": self.check.data_check(self.workers), "workers": self.workers}
+        return {
+            "data": self.images.spec(),
+            "check": self.check.data_check(self.workers),
+            "trust_beton": self.trust_beton,
+            "workers": self.workers,
+        }
 
 
 copy_options = gathered("copy", CopyOptions)

@@ -23,9 +23,10 @@ from manifests.hidden.secret import refuse_hidden
 from manifests.images.decode import MODE_JPEG, Encoded, ImageProblem, RawImage
 from manifests.manifest import Manifest
 from manifests.sources.base import map_images
+from prune_toolkit.images.beton_check import IS_COPY
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import SourceImages
-from prune_toolkit.images.where import IS_COPY, not_known, own_beton, source_images
+from prune_toolkit.images.where import not_known, own_beton, source_images
 
 MAX_NAME_BYTES = 255
 _MAGIC = {

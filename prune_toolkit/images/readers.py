@@ -1,9 +1,9 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -24,11 +24,11 @@ from manifests.manifest import Manifest
 from manifests.sources.base import BLOCK_ROWS, Source, map_images
 from manifests.sources.names import read_class_names
 from manifests.sources.read_as import listed_names
-from prune_toolkit.images.beton_hashes import check_hashes, stores_pixels
+from prune_toolkit.images.beton_check import CheckRows, check_of
 from prune_toolkit.images.data_spec import DataSpec, check_named, listing_digest
 from prune_toolkit.images.examine import SampleFacts, examine
 from prune_toolkit.images.sample_images import beton_rows, rows_by_key
-from prune_toolkit.images.where import IS_COPY, not_known, place_of
+from prune_toolkit.images.where import not_known, place_of
 from trainer.data.batches import ViewLoader, image_views
 from trainer.data.loaders import open_loader
 from trainer.data.views import EVALUATION, ViewRecipe
@@ -167,9 +167,11 @@ class ImagesAtHand:
         recipe: ViewRecipe = EVALUATION,
         view_count: int = 1,
         with_thumbnails: bool = False,
+        trust_beton: bool = True,
     ) -> "ImageReader":
         """Open a reader of views 0 .. view_count - 1 of a recipe; `loader` is auto, ffcv or torch.
 
+        trust_beton: False to compare the images of a beton with the manifest, for results that others will trust.
         with_thumbnails: also make thumbnails of images that are indexed in the same pass.
         """
         if self.beton_path is not None:
@@ -182,12 +184,10 @@ class ImagesAtHand:
                 workers=workers,
                 device=device,
             )
-            assert self.samples is not None
             assert self.index is not None
-            hashes = (
-                None if self.index.local.get(IS_COPY) else partial(check_hashes, of_pixels=stores_pixels(self.index))
-            )
-            return BetonReader(beton, self.samples, view_loader, view_count, hashes)
+            assert self.samples is not None
+            check = check_of(beton, self.index, trusted=trust_beton)
+            return BetonReader(beton, self.samples, view_loader, view_count, check)
         if loader == "ffcv":
             raise UsageError("--loader ffcv needs a beton", hint="make one: prune index --beton")
         return SourceReader(self, preprocessing, device, workers, recipe, view_count, with_thumbnails)
@@ -283,9 +283,8 @@ class BetonReader:
         samples: pa.Table,
         loader: ViewLoader,
         view_count: int,
-        check: Callable[[Beton, NDArray[np.int64], pa.Table], None] | None,
+        check: CheckRows,
     ) -> None:
-        """`check` compares rows with their samples before they are shown; None if the encodings may differ."""
         self.beton, self.loader, self.view_count, self._check = beton, loader, view_count, check
         self.samples = samples
         self.name = loader.kind
@@ -299,8 +298,7 @@ class BetonReader:
         """
         samples = self.samples.take(pa.array(ids))
         row_n = beton_rows(self.beton, samples)
-        if self._check is not None:
-            self._check(self.beton, row_n, samples)
+        self._check(row_n, samples)
         rows = np.repeat(row_n, self.view_count)
         view_n = np.tile(np.arange(self.view_count), len(ids))
         done, step = 0, samples_per_batch(batch_size, self.view_count)

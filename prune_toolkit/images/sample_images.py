@@ -17,7 +17,7 @@ from manifests.images.decode import BetonImage, ImageProblem, RawImage, beton_fo
 from manifests.images.identity import content_hash
 from manifests.sources.base import Source, map_images
 from manifests.tables.rows import places
-from prune_toolkit.images.beton_hashes import check_hashes
+from prune_toolkit.images.beton_check import CheckRows
 
 Sizes = NDArray[np.int64]
 
@@ -29,10 +29,7 @@ class BetonImages:
     beton: Beton
     local: dict[str, Any]
     """The entries for local.json that name the place of the images."""
-    of_pixels: bool = False
-    """Whether the content hashes are those of pixels; see `check_hashes`."""
-    is_copy: bool = False
-    """Whether the images were cut from a copy, which may be encoded differently."""
+    check: CheckRows
     source: None = None
     """There is none to compare with the manifest: a beton holds the scored images."""
 
@@ -46,8 +43,7 @@ class BetonImages:
         row_n = beton_rows(self.beton, samples)
         for start in range(0, len(row_n), PART_ROWS):
             part_n = row_n[start : start + PART_ROWS]
-            if not self.is_copy:
-                check_hashes(self.beton, part_n, samples.slice(start, PART_ROWS), of_pixels=self.of_pixels)
+            self.check(part_n, samples.slice(start, PART_ROWS))
             yield from map(self.beton.image, part_n.tolist())
 
 

@@ -18,9 +18,9 @@ from manifests.sources.betons import beton_images
 from manifests.sources.facts import SourceFacts
 from manifests.tables.rows import hash_matrix, places
 from manifests.tables.thumbnails_table import carried_tables, stored_thumbnails
+from prune_toolkit.images.beton_check import IS_COPY
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import beton_rows
-from prune_toolkit.images.where import IS_COPY
 
 
 def thumbnails_at_hand(

@@ -14,12 +14,9 @@ from manifests.manifest import Manifest
 from manifests.sources.base import Source
 from manifests.sources.betons import beton_images
 from manifests.sources.splits import NoSplitsError
-from prune_toolkit.images.beton_hashes import stores_pixels
+from prune_toolkit.images.beton_check import check_of
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.sample_images import BetonImages, SampleImages, SourceImages
-
-IS_COPY = "is_copy"
-"""In local.json: true if the images are not the scored ones, but a copy that was compared with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +52,15 @@ def not_known(manifest: Manifest, hint: str) -> InputError:
     return InputError(f"{manifest.where} does not know where its images are on this machine", hint=hint)
 
 
-def find_images(manifest: Manifest, data: DataSpec | None = None) -> SampleImages:
-    """Return the images in `data`, else in the manifest's beton, else in its source; InputError if none is known."""
-    beton = place_of(manifest, data).beton
-    if beton is not None:
-        is_copy = bool(manifest.local.get(IS_COPY))
-        of_pixels = stores_pixels(manifest)
-        return BetonImages(beton=Beton.open(beton), local=manifest.local, of_pixels=of_pixels, is_copy=is_copy)
+def find_images(manifest: Manifest, data: DataSpec | None = None, *, trust_beton: bool = False) -> SampleImages:
+    """Return the images in `data`, else in the manifest's beton, else in its source; InputError if none is known.
+
+    trust_beton: do not compare the beton's images with the manifest.
+    """
+    path = place_of(manifest, data).beton
+    if path is not None:
+        beton = Beton.open(path)
+        return BetonImages(beton=beton, local=manifest.local, check=check_of(beton, manifest, trusted=trust_beton))
     images = source_images(manifest, data)
     if images is None:
         raise not_known(manifest, "name them with --data DIR, or write the selection without images with --no-beton")

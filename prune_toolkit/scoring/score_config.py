@@ -149,9 +149,10 @@ class Scoring(TeacherPass):
         """True if the samples are written by this run, not linked: without an index, or with labels of the teacher."""
         return self.images.index is None or self.images.unlabelled
 
-    def open(self) -> ImageReader:
+    def open(self, *, trust_beton: bool = True) -> ImageReader:
         """Open a reader of the views to store."""
-        return self.open_views(self.config.view_count, with_thumbnails=self.config.thumbnails)
+        config = self.config
+        return self.open_views(config.view_count, with_thumbnails=config.thumbnails, trust_beton=trust_beton)
 
     def open_view_0(self, images: ImagesAtHand) -> ImageReader:
         """Open a reader of the evaluation view of other images: validation or held-out ones."""

@@ -25,10 +25,11 @@ from manifests.images.identity import content_hash
 from manifests.manifest import file_entry
 from manifests.sources.base import Source
 from manifests.sources.facts import SourceFacts
+from prune_toolkit.images.beton_check import IS_COPY
 from prune_toolkit.images.sample_images import SampleImages, SourceImages
 from prune_toolkit.images.scored_thumbnails import thumbnails_at_hand
 from prune_toolkit.images.train_beton import write_train_beton
-from prune_toolkit.images.where import IS_COPY, find_images, place_of
+from prune_toolkit.images.where import find_images, place_of
 from prune_toolkit.selection.choose_samples import Plan, SelectionPlan, check_same_pixels
 from prune_toolkit.selection.select_config import CutConfig, SelectConfig
 from prune_toolkit.selection.targets import beton_targets
@@ -47,7 +48,7 @@ def cut_from(config: CutConfig, plan: P) -> tuple[P, SampleImages]:
     The plan does not change if the images are the scored ones: the same listing and sizes and, if other encodings
     would pass or hashes are requested, the same bytes. Raises MismatchError if no samples are left.
     """
-    images = find_images(plan.parent, config.data)
+    images = find_images(plan.parent, config.data, trust_beton=config.trust_beton)
     if (source := images.source) is None:
         return plan, images
     check_secret(plan.parent.header, config.check.secret, plan.parent.where)

@@ -40,6 +40,8 @@ class CutConfig:
     data: DataSpec | None = None
     check: DataCheck = field(default_factory=lambda: DataCheck(level="sizes"))
     """The comparison of images other than the scored ones with the manifest."""
+    trust_beton: bool = False
+    """True if images that are copied from a beton are not compared with the manifest."""
     max_side: int | None = None
     workers: int = 1
 

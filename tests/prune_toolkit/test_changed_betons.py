@@ -1,6 +1,5 @@
 """Betons that change under a command, or whose bytes rot: one sentence and a code, never a killed process."""
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -8,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.manifest import Manifest
-from prune_toolkit.images.beton_hashes import check_hashes
+from prune_toolkit.images.beton_check import check_of
 from trainer.data.loaders import ffcv_available, open_loader
 from trainer.models.info import default_preprocessing
 
@@ -104,25 +102,40 @@ def test_a_rotten_image_gets_no_new_sha256(photos: Path, tmp_path: Path, prune: 
         (photos / "index" / "train.beton").write_bytes(whole)
 
 
+def test_a_beton_that_the_user_trusts_is_not_compared(copied: Path, tmp_path: Path, prune: Run) -> None:
+    rot(copied / "train.beton", 7)
+    words = (*TEACHER, "--loader", "torch", "--trust-beton")
+    prune("score", copied, *words, "-o", tmp_path / "scores")
+    prune("select", tmp_path / "scores", "--keep", 0.5, "--trust-beton", "-o", tmp_path / "selection")
+    prune("label", tmp_path / "selection", *words, "--views", 2, "-o", tmp_path / "labelled")
+
+
 def test_pixels_of_a_source_that_stores_pixels_are_compared(tmp_path: Path, prune: Run) -> None:
     prune("index", "--data", "demo:digits", "--beton", "-o", tmp_path / "index")
     manifest = Manifest.open(tmp_path / "index")
-    samples = manifest.samples()
-    row_n = np.arange(len(samples))
-    check_hashes(Beton.open(manifest.beton_path), row_n, samples, of_pixels=True)
-    rot(tmp_path / "index" / "train.beton", 3)
-    with pytest.raises(InputError, match=r"is damaged: the image of"):
-        check_hashes(Beton.open(manifest.beton_path), row_n, samples, of_pixels=True)
+    samples, path = manifest.samples(), manifest.beton_path
+    assert path is not None
+    check_of(Beton.open(path), manifest)(np.arange(len(samples)), samples)
+    rot(path, 3)
+    with pytest.raises(InputError, match=rf"the image of {samples.column('key')[3]} is not the one that was indexed"):
+        check_of(Beton.open(path), manifest)(np.arange(len(samples)), samples)
 
 
-def test_pngs_which_a_beton_decodes_have_no_hash_to_compare(tmp_path: Path, prune: Run) -> None:
-    for number in range(4):
-        stream = io.BytesIO()
-        Image.new("RGB", (8, 8), (number * 60, 0, 0)).save(stream, "PNG")
+def test_decoded_pngs_are_compared_by_the_sha256_of_the_file(tmp_path: Path, prune: Run) -> None:
+    for number in range(20):
         place = tmp_path / "images" / f"c{number % 2}"
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number}.png").write_bytes(stream.getvalue())
+        Image.new("RGB", (8, 8), (number * 12, 0, 0)).save(place / f"{number}.png")
     prune("index", "--data", tmp_path / "images", "--beton", "-o", tmp_path / "index")
-    manifest = Manifest.open(tmp_path / "index")
-    samples: pa.Table = manifest.samples()
-    check_hashes(Beton.open(manifest.beton_path), np.arange(4), samples, of_pixels=False)
+    teacher = ("--teacher", "teachers:linear", "--device", "cpu", "--image-size", 8, "--loader", "torch")
+    prune("score", tmp_path / "index", *teacher, "-o", tmp_path / "scores")
+    beton = tmp_path / "index" / "train.beton"
+    rot(beton, 3)
+    # The scores name no beton of their own: the index beside the beton does, and lists the same samples.
+    select = ("select", tmp_path / "scores", "--keep", 1, "-o", tmp_path / "selection")
+    for words in (("score", tmp_path / "index", *teacher, "-o", tmp_path / "again"), select):
+        told = prune(*words, code=3).stderr
+        assert "train.beton is damaged: its sha256 is not the one that the header names" in told
+    (tmp_path / "index" / "manifest.json").unlink()
+    # Nothing names a sha256 then.
+    prune(*select)
