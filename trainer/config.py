@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from manifests.base.layout import MAX_IMAGE_PX
 from manifests.errors import UsageError
 
 
@@ -181,7 +182,8 @@ def _is_weight(value: float) -> bool:
 
 
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("epochs", "batch_size", "image_px", "eval_every"), lambda value: value >= 1, "at least 1"),
+    (("epochs", "batch_size", "eval_every"), lambda value: value >= 1, "at least 1"),
+    (("image_px",), lambda value: 1 <= value <= MAX_IMAGE_PX, f"from 1 to {MAX_IMAGE_PX}"),
     (("lr", "temperature", "gamma"), lambda value: math.isfinite(value) and value > 0, "above 0"),
     (("weight_decay", "warmup_epochs", "seed", "record_grand"), _is_weight, "0 or more"),
     (("pad_px",), lambda value: value is None or value >= 0, "0 or more"),

@@ -7,6 +7,8 @@ MAX_PART_BYTES = 384 << 20
 MAX_VIEWS = 1000
 """Views are numbered with three digits on disk."""
 MAX_CLASSES = 1_000_000
+MAX_IMAGE_PX = 4096
+"""Side of the square that a network is shown: in float32 one of these takes 192 MiB."""
 HEADER_NAME = "manifest.json"
 BETON_NAME = "train.beton"
 LOCAL_NAME = "local.json"

@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
-from manifests.base.layout import MAX_CLASSES, MAX_PART_BYTES, MAX_VIEWS, PART_ROWS
+from manifests.base.layout import MAX_CLASSES, MAX_IMAGE_PX, MAX_PART_BYTES, MAX_VIEWS, PART_ROWS
 from manifests.format.header import FileEntry, Header, Preprocessing
 from manifests.untrusted.rules import is_file_of_a_manifest, path_problem, shortened
 
-MAX_IMAGE_PX = 4096
-"""Side of the square that a network is shown: in float32 one of these takes 192 MiB."""
 MAX_RESIZE_PX = 16_384
 """Of the shorter side: the longer one of the most oblong image, 1 by 65,535, still fits an int32."""
 MAX_STORED_PX = 65_535

@@ -5,8 +5,12 @@ pixels are allocated.
 """
 
 import io
+import math
+import os
 import re
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 400_000_000
-"""Of one image. Pillow holds 4 bytes per pixel, the result 3 more: 2.8 GB, in each thread that has such an image."""
+"""Of one image. Pillow holds 4 bytes per pixel, the result 3 more: 2.8 GB."""
+_LARGE_PIXELS = 64_000_000
 _PIXELS_PER_BYTE = {"JPEG": 512, "PNG": 8 * 1032}
 """Pixels that one byte of a file can hold at most: Huffman coding spends a bit on each block of 64 pixels (DC; baseline
 and progressive), and deflate cannot pack more than 1032 bytes, of eight pixels each, into one."""
@@ -138,8 +143,9 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
     with opened(io.BytesIO(data)) as picture:
         _check_size(*picture.size)
         _check_bytes(picture.size, picture.format, data)
-        picture.load()
-        pixels = _to_rgb(picture)
+        with _one_large_image(os.getpid()) if math.prod(picture.size) > _LARGE_PIXELS else nullcontext():
+            picture.load()
+            pixels = _to_rgb(picture)
         if picture.format == "JPEG":
             info = jpeg_info(data)
             orientation = 1 if info is None else info.exif_orientation
@@ -148,6 +154,15 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
         else:
             orientation = exif_orientation(picture.info.get("exif") or b"")
     return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+@cache
+def _one_large_image(pid: int) -> threading.Lock:
+    """Return the lock of a process; a forked one must not wait for a thread that it does not have.
+
+    It is held while a large image is decoded, so that the memory of a process does not grow with its threads.
+    """
+    return threading.Lock()
 
 
 def _to_rgb(picture: "Image") -> NDArray[np.uint8]:

@@ -49,7 +49,7 @@ def score(
     outputs: Place | Sequence[str] | None = None,
     probabilities: bool = False,
     output: str | int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
     loader: str = "auto",
@@ -80,6 +80,7 @@ def score(
     licence: str | None = None,
     redistributable: bool | None = None,
     teacher_licence: str | None = None,
+    trust_beton: bool = False,
     workers: int | None = None,
 ) -> Manifest:
     """Run the teacher over `data` once; like `prune score`, into the folder `manifest` unless `out` is given.
@@ -136,6 +137,7 @@ def score(
         config = ScoreConfig(
             out=local_path(out or "manifest"),
             batch_size=batch_size,
+            trust_beton=trust_beton,
             workers=threads(workers),
             loader=loader,
             ranks=WorkShare.resolve(None, None),
@@ -172,7 +174,7 @@ def label(
     outputs: Place | Sequence[str] | None = None,
     probabilities: bool = False,
     output: str | int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
     loader: str = "auto",
@@ -193,6 +195,7 @@ def label(
     split: str | None = None,
     classes: Place | None = None,
     label: str | None = None,
+    trust_beton: bool = False,
     workers: int | None = None,
 ) -> Manifest:
     """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
@@ -232,6 +235,7 @@ def label(
             beton=beton,
             data=data_spec(data, split, classes, label),
             batch_size=batch_size,
+            trust_beton=trust_beton,
             workers=threads(workers),
             loader=loader,
             ranks=WorkShare.resolve(None, None),

@@ -41,7 +41,7 @@ def evaluate(
     outputs: Place | Sequence[str] | None = None,
     probabilities: bool = False,
     output: str | int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
     loader: str = "auto",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from manifests.base.layout import MAX_IMAGE_PX
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options
@@ -68,7 +69,7 @@ class ScoresOptions:
 )
 @click.option(
     "--image-size",
-    type=click.IntRange(1, 65535),
+    type=click.IntRange(1, MAX_IMAGE_PX),
     metavar="PX",
     help="With --logits: side of the images the teacher saw.",
 )

@@ -20,6 +20,7 @@ from prune_toolkit.cli.options import (
     rank_options,
     teacher_licence_option,
     teacher_options,
+    trust_beton_option,
     view_options,
     workers_option,
 )
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--beton/--no-beton", default=True, help="Write train.beton with the new targets.")
 @data_options
 @workers_option
+@trust_beton_option
 @click.option(
     "--finish", "finish_only", is_flag=True, help="Label nothing; write the header if all parts are complete."
 )

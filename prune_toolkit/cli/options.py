@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from manifests.base.cores import core_count
+from manifests.base.layout import MAX_IMAGE_PX
 from manifests.errors import UsageError
 from trainer.cli.shared_options import IMAGES_SAID, LOCAL
 
@@ -174,7 +175,10 @@ strict_option = click.option(
     help="Where in --checkpoint the weights are, such as student, if several of its entries fit.",
 )
 @click.option(
-    "--image-size", type=int, metavar="PX", help="Side of the images shown to the teacher [default: the teacher's]."
+    "--image-size",
+    type=click.IntRange(1, MAX_IMAGE_PX),
+    metavar="PX",
+    help="Side of the images shown to the teacher [default: the teacher's].",
 )
 @click.option("--mean", **IMAGES_SAID["--mean"])
 @click.option("--std", **IMAGES_SAID["--std"])
@@ -190,7 +194,12 @@ strict_option = click.option(
 @click.option(
     "--output", "output_key", metavar="KEY", help="Where the logits are in a tuple or mapping: 0, logits, heads.0."
 )
-@click.option("--batch-size", type=int, default=256, show_default=True, help="Images per forward pass.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images per forward pass [default: 256; fewer above 512 px].",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -221,7 +230,7 @@ class TeacherOptions:
     outputs: Path | None
     probabilities: bool
     output_key: str | None
-    batch_size: int
+    batch_size: int | None
     dtype: str | None
     device: str
     threads: int | None
@@ -346,6 +355,9 @@ workers_option = click.option(
     default=core_count,
     show_default="the cores",
     help="Threads that read and decode images.",
+)
+trust_beton_option = click.option(
+    "--trust-beton", is_flag=True, help="Do not compare images that are read from a beton with the manifest."
 )
 redistributable_option = click.option(
     "--redistributable/--not-redistributable",

@@ -22,6 +22,7 @@ from prune_toolkit.cli.options import (
     strict_option,
     teacher_licence_option,
     teacher_options,
+    trust_beton_option,
     typed,
     view_options,
     workers_option,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     help="With --dynamics: the epoch of early scores, from 1 [default: a tenth of those recorded].",
 )
 @workers_option
+@trust_beton_option
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Preview on N images spread over the data; write nothing."
 )

@@ -20,6 +20,7 @@ from prune_toolkit.export.export import refuse_existing
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.exchanged import MOST_CLASSES, exchanged_warning
 from prune_toolkit.scoring.preview import TRIAL_CPU_IMAGES, spread
+from trainer.models.info import usual_batch_size
 from trainer.teachers.teacher import Teacher
 
 TRIAL_S = 0.5
@@ -30,7 +31,7 @@ TRIAL_S = 0.5
 class EvaluationConfig:
     """How images are read and shown, and which files are written."""
 
-    batch_size: int = 256
+    batch_size: int | None = None
     workers: int = 1
     loader: str = "auto"
     limit: int | None = None
@@ -40,7 +41,7 @@ class EvaluationConfig:
     confusion: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: at least 1")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: at least 1")
@@ -92,12 +93,13 @@ def evaluate(model: Teacher, images: ImagesAtHand, config: EvaluationConfig) -> 
     chosen = chosen if config.limit is None else spread(chosen, config.limit)
     figures, broken, clock, shown = Figures(len(names)), _Unreadable(), _Clock(), None
     reader = images.open(model.preprocessing, device=model.device, workers=config.workers, loader=config.loader)
+    batch_size = config.batch_size or usual_batch_size(model.preprocessing.image_px)
     with (
         closing(reader),
         Progress(len(chosen), f"evaluating {model.info.spec}") as progress,
         predictions_file(config.predictions, names) as predictions,
     ):
-        for ids, keys, pixels in _batches(images, reader, chosen, config.batch_size, broken):
+        for ids, keys, pixels in _batches(images, reader, chosen, batch_size, broken):
             logits_nC, label_n = model.logits(pixels), images.label_N[ids]
             _check_finite(logits_nC, keys)
             answers = figures.add(logits_nC, label_n)

@@ -37,7 +37,7 @@ def write_labels(work: Labelling) -> Manifest | None:
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(work.kept(part)) for part in parts) * views
         with (
-            closing(work.open_views(views)) as reader,
+            closing(work.open_views(views, trust_beton=config.trust_beton)) as reader,
             Progress(shown, f"labelling with {work.teacher.info.spec}") as progress,
         ):
             for part in parts:
@@ -83,7 +83,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         rows = write_train_beton(
             out / BETON_NAME,
             selection.samples().filter(pa.array(work.keep_N)),
-            images=find_images(selection, config.data),
+            images=find_images(selection, config.data, trust_beton=config.trust_beton),
             workers=config.workers,
             max_side=work.images.max_side,
             views=views,
@@ -95,7 +95,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         files.append(file_entry(out, BETON_NAME, rows))
     blocks: Blocks = {
         "kind": "selection",
-        "compute": work.teacher.compute(config.batch_size),
+        "compute": work.teacher.compute(work.batch_size),
         "views": views,
         "labels": labels_block(
             out,

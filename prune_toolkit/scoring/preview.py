@@ -100,7 +100,7 @@ def trial_rate(work: TeacherPass, reader: ImageReader, ids: NDArray[np.int64]) -
 
     Batches on a CPU are small, so that the trial is short even for a slow teacher. Closes the reader.
     """
-    batch_size = work.config.batch_size
+    batch_size = work.batch_size
     if work.teacher.device.type == "cpu":
         batch_size = min(batch_size, TRIAL_CPU_IMAGES)
     start, shown, rate = time.monotonic(), 0, 0.0

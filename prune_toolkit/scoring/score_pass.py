@@ -53,7 +53,10 @@ def build_scores(work: Scoring) -> Manifest | None:
 
     def make(parts: list[int], digest: str) -> None:
         shown = sum(len(part_rows(part, images.count)) for part in parts) * config.view_count
-        with closing(work.open()) as reader, Progress(shown, f"scoring with {work.teacher.info.spec}") as progress:
+        with (
+            closing(work.open(trust_beton=config.trust_beton)) as reader,
+            Progress(shown, f"scoring with {work.teacher.info.spec}") as progress,
+        ):
             for part in parts:
                 _score_part(work, reader, part, digest, progress)
 
@@ -153,7 +156,7 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     blocks |= {
         "data": data,
         "teacher": card,
-        "compute": work.teacher.compute(config.batch_size),
+        "compute": work.teacher.compute(work.batch_size),
         "views": work.views(),
         "features": work.features_block(),
         "scores": specs,

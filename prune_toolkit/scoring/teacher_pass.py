@@ -16,6 +16,7 @@ from prune_toolkit.scoring.logit_scores import FLOAT16_MAX, check_float16
 from prune_toolkit.work.part_work import ALONE, WorkShare
 from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.models.images_said import numbers_text
+from trainer.models.info import usual_batch_size
 from trainer.teachers.normalisation_check import better_normalisation
 from trainer.teachers.teacher import Teacher
 
@@ -29,16 +30,18 @@ class PassConfig:
     out: Path
     recipe: ViewRecipe = EVALUATION
     """The augmentation of views 1 and above; view 0 is the evaluation view."""
-    batch_size: int = 256
-    """Images per forward pass; all views of a sample are in one pass."""
+    batch_size: int | None = None
+    """Images per forward pass; all views of a sample are in one pass. None: `usual_batch_size`."""
     workers: int = 1
     loader: str = "auto"
+    trust_beton: bool = False
+    """True if images that are read from a beton are not compared with the manifest."""
     ranks: WorkShare = ALONE
     finish_only: bool = False
     teacher_licence: str | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: at least 1")
 
 
@@ -50,6 +53,11 @@ class TeacherPass:
     teacher: Teacher
     images: ImagesAtHand
 
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        return self.config.batch_size or usual_batch_size(self.teacher.preprocessing.image_px)
+
     def facts(self) -> dict[str, Any]:
         """Return everything about the teacher and its precision that the result depends on."""
         return {
@@ -57,10 +65,10 @@ class TeacherPass:
             "weights_sha256": self.teacher.weights_sha256,
             "preprocessing": self.teacher.preprocessing.model_dump(),
             **self.teacher.reading.card(),
-            "compute": self.teacher.compute(self.config.batch_size).model_dump(),
+            "compute": self.teacher.compute(self.batch_size).model_dump(),
         }
 
-    def open_views(self, view_count: int, *, with_thumbnails: bool = False) -> ImageReader:
+    def open_views(self, view_count: int, *, with_thumbnails: bool = False, trust_beton: bool = True) -> ImageReader:
         """Open a reader of views 0 .. view_count - 1; see `ImagesAtHand.open`."""
         return self.images.open(
             self.teacher.preprocessing,
@@ -70,6 +78,7 @@ class TeacherPass:
             recipe=self.config.recipe,
             view_count=view_count,
             with_thumbnails=with_thumbnails,
+            trust_beton=trust_beton,
         )
 
 
@@ -92,7 +101,7 @@ def show_views(
     found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
     features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
     # Closed here, also on Ctrl-C: a reader's threads would otherwise run until the interpreter ends.
-    with closing(reader.batches(ids, work.config.batch_size)) as batches:
+    with closing(reader.batches(ids, work.batch_size)) as batches:
         for batch_ids, images in batches:
             rows = slice(done, done + len(batch_ids))
             if check and done == 0:

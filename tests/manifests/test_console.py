@@ -14,6 +14,12 @@ from hypothesis import strategies as st
 from manifests.base.progress import Progress, format_bytes, format_seconds, note, printable, timed
 from trainer.cli.console import echo_json, echo_table
 
+NO_MEMORY = (
+    "\n  free some, or take a smaller --batch-size or fewer --workers where the command has them; run the same command "
+    "again to resume\n"
+)
+PIB = "(1125899906842624,) and data type uint8"
+TORCH_SAYS = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B"
 COMMAND = '''
 import errno, os, sys, time
 from pathlib import Path
@@ -53,6 +59,17 @@ def no_such_file():
 
 def read_only():
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/data")
+
+def memory():
+    import numpy as np
+    np.empty(1 << 50, np.uint8)
+
+def torch_memory():
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B. Error")
+
+def gpu_memory():
+    class OutOfMemoryError(RuntimeError): pass
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8 GiB")
 
 def division():
     1 / 0
@@ -154,6 +171,13 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
             5,
             "prune: the disk is full (/data/part-00003.parquet)\n  make room; run the same command again to resume\n",
         ),
+        (
+            "memory",
+            5,
+            f"prune: memory is used up: Unable to allocate 1.00 PiB for an array with shape {PIB}{NO_MEMORY}",
+        ),
+        ("torch_memory", 5, f"prune: memory is used up: {TORCH_SAYS}{NO_MEMORY}"),
+        ("gpu_memory", 5, f"prune: memory is used up: CUDA out of memory{NO_MEMORY}"),
         ("no_such_file", 3, "prune: No such file or directory (/nowhere/at/all)\n"),
         ("read_only", 3, "prune: Read-only file system (/data)\n"),
     ],

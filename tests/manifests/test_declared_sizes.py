@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from manifests.errors import InputError
+from manifests.images import decode
 from manifests.images.decode import Encoded, ImageProblem, decode_rgb
 from manifests.sources import ReadOptions, idx
 from manifests.sources.idx import read_idx
@@ -46,6 +48,22 @@ def test_the_emptiest_whole_jpeg_is_decoded(mode: str, options: dict[str, bool],
     stream = io.BytesIO()
     Image.new(mode, (4000, 3000)).save(stream, "JPEG", quality=quality, **options)
     assert decode_rgb(Encoded(stream.getvalue())).shape == (3000, 4000, 3)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, lock = io.BytesIO(), threading.Lock()
+    Image.new("L", (40, 30)).save(stream, "PNG")
+    monkeypatch.setattr(decode, "_LARGE_PIXELS", 1000)
+    monkeypatch.setattr(decode, "_one_large_image", lambda pid: lock)
+    held: list[bool] = []
+    monkeypatch.setattr(
+        decode, "_to_rgb", lambda picture: held.append(lock.locked()) or np.zeros((30, 40, 3), np.uint8)
+    )
+    decode_rgb(Encoded(stream.getvalue()))
+    monkeypatch.setattr(decode, "_LARGE_PIXELS", 2000)
+    decode_rgb(Encoded(stream.getvalue()))
+    assert held == [True, False]
+    assert not lock.locked()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])

@@ -7,7 +7,7 @@ from torch import nn
 
 from manifests.errors import InputError, UsageError
 from trainer.models.build import MODELS, ModelInfo, build_model, output_count, parameter_count
-from trainer.models.info import default_preprocessing, rescaled
+from trainer.models.info import default_preprocessing, rescaled, usual_batch_size
 from trainer.models.weights import load_state, read_state, save_student, weights_sha256
 
 CODE = """
@@ -99,6 +99,12 @@ def test_the_image_size_can_be_said_and_brings_its_statistics():
 def test_default_preprocessing_cuts_a_margin_from_large_images_only():
     sizes = {28: 28, 32: 32, 64: 64, 65: 74, 160: 183, 224: 256, 288: 329}
     assert {px: default_preprocessing(px).resize_px for px in sizes} == sizes
+
+
+@pytest.mark.parametrize(("image_px", "count"), [(8, 256), (224, 256), (512, 256), (518, 128), (1024, 64), (4096, 4)])
+def test_large_images_are_shown_in_smaller_batches(image_px, count):
+    assert usual_batch_size(image_px) == count
+    assert usual_batch_size(100_000) == 1
 
 
 def test_rescaling_keeps_margin_and_statistics():

@@ -134,6 +134,18 @@ def test_image_size_decides_recipe_and_views():
     assert resolve({"image_px": 48}, recipe="auto", stored=StoredLabels(image_px=224)).recipe == "cifar"
 
 
+def test_images_as_large_as_a_manifest_says_are_confirmed_before_they_take_gigabytes():
+    stored = StoredLabels(image_px=4096)
+    with pytest.raises(UsageError, match="256 images of 4096 px, the size that the manifest says, take") as refused:
+        resolve({}, recipe="auto", stored=stored)
+    assert refused.value.hint == "take a smaller --batch-size, or confirm the size with --image-size 4096"
+    assert resolve({"image_px": 4096}, recipe="auto", stored=stored).batch_size == 256
+    assert resolve({"batch_size": 16}, recipe="auto", stored=stored).image_px == 4096
+    assert resolve({"batch_size": 64}, recipe="auto", stored=stored, world_size=4).image_px == 4096
+    with pytest.raises(UsageError, match="--image-size must be from 1 to 4096, not 20000"):
+        resolve({"image_px": 20000}, recipe="auto", stored=stored)
+
+
 def test_every_recipe_resolves():
     for name in RECIPES:
         assert config(recipe=name).recipe == name
@@ -146,7 +158,7 @@ def test_every_recipe_resolves():
     [
         ({"epochs": 0}, "--epochs must be at least 1, not 0"),
         ({"batch_size": -1}, "--batch-size must be at least 1, not -1"),
-        ({"image_px": 0}, "--image-size must be at least 1, not 0"),
+        ({"image_px": 0}, "--image-size must be from 1 to 4096, not 0"),
         ({"lr": 0.0}, "--lr must be above 0, not 0.0"),
         ({"lr": math.nan}, "--lr must be above 0, not nan"),
         ({"temperature": 0.0}, "--temperature must be above 0, not 0.0"),

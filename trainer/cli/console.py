@@ -68,6 +68,10 @@ def _run(command: click.Command, name: str, words: list[str]) -> int:
         return _tell(name, str(error), error.exit_code)
     except OSError as error:
         return _tell_os_error(name, error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _tell_out_of_memory(name, error)
     return 0
 
 
@@ -118,6 +122,18 @@ def _tell_os_error(name: str, error: OSError) -> int:
     if not error.strerror:
         raise error
     return _tell(name, f"{error.strerror}{where}", InputError.exit_code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory of this machine or of its GPU is used up; torch is not imported to find out."""
+    is_of_gpu = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or is_of_gpu or "can't allocate memory" in str(error)
+
+
+def _tell_out_of_memory(name: str, error: Exception) -> int:
+    reason = str(error).partition("\n")[0].partition(". ")[0] or "no more could be allocated"
+    advice = "free some, or take a smaller --batch-size or fewer --workers where the command has them"
+    return _tell(name, f"memory is used up: {reason}\n  {advice}; {_RESUME}", IncompleteError.exit_code)
 
 
 def _flushed(name: str, code: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from manifests.base.layout import MAX_IMAGE_PX
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from trainer.cli.console import echo_json, run_cli
@@ -114,7 +115,13 @@ run = partial(click.option, cls=Option, heading="Run")
 @data("--split-column", metavar="NAME", help="Column of the splits in --list.")
 @data("--class-map", type=click.Path(path_type=Path), metavar="FILE.csv",
       help="Table of the classes that have other names in --val; each row: NAME IN MANIFEST,NAME IN VAL.")  # fmt: skip
-@data("--image-size", "image_px", type=int, metavar="PX", help="Image side in training and evaluation.  [teacher's]")
+@data(
+    "--image-size",
+    "image_px",
+    type=click.IntRange(1, MAX_IMAGE_PX),
+    metavar="PX",
+    help="Image side in training and evaluation.  [teacher's]",
+)
 @views("--policy", metavar="NAME",
        help="replay (scored views, each with its label), mean or single (fresh views).  [by labels]")  # fmt: skip
 @views("--augment", metavar="NAME",

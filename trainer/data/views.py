@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from manifests.base.layout import MAX_IMAGE_PX
 from manifests.base.registry import Registry
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Preprocessing
-from manifests.format.header_checks import MAX_IMAGE_PX, MAX_RESIZE_PX
+from manifests.format.header_checks import MAX_RESIZE_PX
 from manifests.images.identity import mix64, uniform
 
 MEAN_VIEW = -1

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from manifests.base.progress import format_bytes
 from manifests.base.registry import Registry
 from manifests.errors import UsageError
 from trainer.config import TrainConfig, check_name, check_value
@@ -17,6 +18,8 @@ from trainer.losses import LOSSES
 from trainer.losses.settings import published_values
 from trainer.models.info import SMALL_PX
 
+MAX_BATCH_BYTES = 4 << 30
+"""Of the images of a training step in float32, on one device, if their size is not typed."""
 RECIPES: Registry[dict[str, Any]] = Registry("recipe")
 for _name, _values in {
     "demo": {
@@ -62,9 +65,11 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     given = {name: value for name, value in flags.items() if value is not None and (name, value) not in auto}
     if unknown := set(given) - {field.name for field in fields(TrainConfig)}:
         raise TypeError(f"no such configuration value: {', '.join(sorted(unknown))}")
-    side_px = given.setdefault("image_px", stored.image_px)
+    is_typed, side_px = "image_px" in given, given.setdefault("image_px", stored.image_px)
     name = ("cifar" if side_px <= SMALL_PX else "imagenet") if recipe == "auto" else recipe
     values = RECIPES[name] | {"recipe": name} | given | dynamic_values(given)
+    if not is_typed:
+        _check_batch_bytes(values["batch_size"] // world_size, side_px)
     length = values["epochs"]
     if "steps" in given:
         length = _length(given, values["batch_size"], epoch_samples(stored.count, values.get("keep")), world_size)
@@ -94,6 +99,16 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     )
     shown = {"augment": views.name, "pad_px": views.pad_px, "scale_min": views.scale_min, "flip": views.flip}
     return TrainConfig(**values | shown | {"policy": policy})
+
+
+def _check_batch_bytes(batch_size: int, side_px: int) -> None:
+    """Raise UsageError for images so large that a batch does not fit, if a manifest says so and nobody typed it."""
+    size_bytes = batch_size * 12 * side_px**2
+    if size_bytes > MAX_BATCH_BYTES:
+        raise UsageError(
+            f"{batch_size} images of {side_px} px, the size that the manifest says, take {format_bytes(size_bytes)}",
+            hint=f"take a smaller --batch-size, or confirm the size with --image-size {side_px}",
+        )
 
 
 def _length(given: Mapping[str, Any], batch_size: int, count: int, world_size: int) -> float:

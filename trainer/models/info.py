@@ -79,6 +79,15 @@ def default_preprocessing(image_px: int) -> Preprocessing:
     )
 
 
+def usual_batch_size(image_px: int) -> int:
+    """Return the images per forward pass where nobody asked for a number: fewer if their side is above 512 px.
+
+    The side may come from a manifest that somebody sent: 256 images of 4096 px would take 51 GB.
+    """
+    fitting = 256 * 512**2 // image_px**2
+    return min(256, 1 << max(fitting, 1).bit_length() - 1)
+
+
 def check_preprocessing(preprocessing: Preprocessing) -> None:
     """UsageError for what somebody typed and no network can be shown."""
     if unknown := list(preprocessing.model_extra or {}):
