@@ -14,12 +14,15 @@ import click
 
 from campaign import faults  # noqa: F401  (each module there registers its faults)
 from campaign.lab import ROOT, Lab
-from campaign.making import make_lab, undisturbed
+from campaign.making import make_lab
 from campaign.outcomes import FAULTS, Outcome, table
+from campaign.undisturbed import UNDISTURBED
 
 DOCS = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- campaign: begin -->\n", "<!-- campaign: end -->\n"
 OWN_MOUNTS = "CAMPAIGN_OWN_MOUNTS"
+TELL_S = 20.0
+"""Progress is told this often."""
 
 
 @click.command()
@@ -53,18 +56,24 @@ def main(
         say("the inputs are made")
         lab.commands = tuple(each for each in lab.commands if not commands or each.name in commands)
         before = digest(lab.inputs)
-        for name in only or FAULTS:
-            measure(lab)
+        names = [name for name in only or FAULTS if name != UNDISTURBED]
+        if any(FAULTS[name].compares for name in names):
+            names.insert(0, UNDISTURBED)
+        for name in names:
+            told = time.monotonic()
             for outcome in FAULTS[name].trials(lab, Random(f"{seed} {name}"), moments):
                 found.append((name, outcome))
                 if outcome.problem:
                     print(f"{name}: {outcome.command}, {outcome.moment}: {outcome.problem}", flush=True)
-            say(f"{name}: {sum(n == name for n, _ in found)} trials")
+                if time.monotonic() - told > TELL_S:
+                    told = time.monotonic()
+                    say(f"{name}: {sum(n == name for n, _ in found)} trials, now {outcome.command}")
+            say(f"{name}: {sum(n == name for n, _ in found)} trials in all")
         if digest(lab.inputs) != before:
             found.append((name, Outcome("all", "at the end", "the inputs were changed")))
             print("the inputs were changed", flush=True)
     finally:
-        if any(outcome.problem for _, outcome in found):
+        if sys.exc_info()[0] is None and any(outcome.problem for _, outcome in found):
             say(f"what broken promises left is in {folder}")
         else:
             shutil.rmtree(folder)
@@ -76,13 +85,6 @@ def main(
         before_, _, rest = DOCS.read_text().partition(BEGIN)
         DOCS.write_text(before_ + BEGIN + table(found) + "\n" + END + rest.partition(END)[2])
     sys.exit(any(outcome.problem for _, outcome in found))
-
-
-def measure(lab: Lab) -> None:
-    """Run every command undisturbed, unless it was: what it makes, and how long it takes."""
-    for command in lab.commands:
-        if command.name not in lab.made and (problem := undisturbed(lab, command)):
-            raise SystemExit(f"{command.name}, undisturbed: {problem}")
 
 
 def digest(folder: Path) -> str:

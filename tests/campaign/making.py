@@ -1,7 +1,6 @@
 """Make the inputs of the campaign: small images, and a manifest of each kind from them, by the commands themselves."""
 
 import csv
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ from PIL import Image
 
 from campaign.checks import problem_of
 from campaign.commands import STUDENT, TEACHER, WRITING
-from campaign.equal import difference, tree
-from campaign.lab import POLL_S, Command, Lab, Nursery
+from campaign.lab import Command, Lab, Nursery
 
 CLASSES = ("cat", "dog", "eel", "fox")
 PARTS_N = 17_000
@@ -55,7 +53,7 @@ INPUTS = (
 
 
 def make_lab(folder: Path, *, jobs: int = 1) -> Lab:
-    """Return a lab in `folder` with: photos/, index, manifest, selection, recorded, ...; `undisturbed` comes next."""
+    """Return a lab in `folder` with: photos/, index, manifest, selection, recorded, ...."""
     lab = empty_lab(folder, jobs=jobs)
     write_images(lab.inputs)
     (lab.inputs / "teachers.py").write_text(TEACHERS)
@@ -74,27 +72,6 @@ def empty_lab(folder: Path, *, jobs: int = 1) -> Lab:
     lab.inputs.mkdir(parents=True)
     lab.scratch.mkdir()
     return lab
-
-
-def undisturbed(lab: Lab, command: Command) -> str:
-    """Measure how long a command takes, and what it makes: once as a fork, once by itself. Return what is wrong."""
-    warm, cold = lab.out(f"undisturbed {command.name}"), lab.out(f"cold {command.name}")
-    for out in (warm, cold):
-        lab.prepare(command, out)
-    before = tree(warm)
-    running = lab.start(command, warm)
-    started, begins = time.monotonic(), None
-    while (code := running.ended()) is None:
-        if begins is None and any(path.is_file() for path in warm.parent.rglob("*") if path.name not in before):
-            begins = time.monotonic() - started
-        time.sleep(POLL_S)
-    done = running.done(code)
-    lab.seconds[command.name] = time.monotonic() - started
-    lab.begins[command.name] = lab.seconds[command.name] / 2 if begins is None else begins
-    lab.made[command.name] = tree(warm)
-    again = lab.run(command, cold, cold=True)
-    lab.cold_seconds[command.name] = again.seconds
-    return problem_of(done, {0}) or problem_of(again, {0}) or difference(tree(cold), lab.made[command.name])
 
 
 def write_images(folder: Path) -> None:

@@ -26,7 +26,7 @@ LIBRARIES = ("matplotlib.pyplot", "pandas", "pyarrow.parquet", "rich.progress", 
 NOT_IMPORTED = ("__main__", "demo", "ffcv_boundary")
 
 
-def serve() -> None:
+def serve() -> NoReturn:
     """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -48,6 +48,8 @@ def serve() -> None:
         if not pid:
             _become(**request)
         answers.write(f"{pid}\n")
+    # Nothing is to be tidied up, and libraries complain of what they themselves leave.
+    os._exit(0)
 
 
 def _become(words: list[str], program: str, folder: str, environment: dict[str, str], said: str) -> NoReturn:

@@ -31,16 +31,18 @@ class Fault:
     tried: str
     promise: str
     trials: Trials
+    compares: bool = True
+    """Whether it needs to know what commands make undisturbed, and how long they take."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, *, tried: str, promise: str) -> Callable[[Trials], Trials]:
+def fault(name: str, *, tried: str, promise: str, compares: bool = True) -> Callable[[Trials], Trials]:
     """Register the trials of a fault."""
 
     def register(trials: Trials) -> Trials:
-        FAULTS[name] = Fault(name, tried, promise, trials)
+        FAULTS[name] = Fault(name, tried, promise, trials, compares)
         return trials
 
     return register
