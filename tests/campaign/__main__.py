@@ -13,7 +13,7 @@ from random import Random
 import click
 
 from campaign import faults  # noqa: F401  (each module there registers its faults)
-from campaign.lab import ROOT, Lab
+from campaign.lab import ROOT
 from campaign.making import make_lab
 from campaign.outcomes import FAULTS, Outcome, table
 from campaign.undisturbed import UNDISTURBED

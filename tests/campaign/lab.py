@@ -147,6 +147,7 @@ class Lab:
         """Start a command as a shell would; cold: not as a fork of a process that has imported everything."""
         words = [word.replace("OUT", str(out)) for word in command.words]
         said = self.scratch / f"said-{next(self._numbers)}.txt"
+        said.touch()
         environment = self.environment | environment
         if self.nursery is None or cold:
             with said.open("w") as stream:

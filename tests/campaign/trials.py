@@ -46,7 +46,10 @@ def tried(lab: Lab, trials: Iterable[Trial]) -> Iterator[Outcome]:
     def one(numbered: tuple[int, Trial]) -> Outcome:
         number, (command, moment, trial) = numbered
         folder = f"trial-{number}"
-        problem = trial(folder)
+        try:
+            problem = trial(folder)
+        except Exception as error:
+            problem = f"the trial itself failed: {error!r}"
         if not problem:
             shutil.rmtree(lab.scratch / folder, ignore_errors=True)
         return Outcome(command, moment, problem)

@@ -43,8 +43,8 @@ class Stops:
     """While entered, raises KeyboardInterrupt on Ctrl-C, Terminated on SIGTERM and SIGHUP, until one leaves the block.
 
     An exception in a destructor, or in a callback of C, ends there and is printed as ignored. It is not printed here,
-    and raised again. A second SIGTERM or SIGHUP is ignored: the first one is being obeyed. Signals that the process was started
-    to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored.
+    and raised again. A second SIGTERM or SIGHUP is ignored: the first one is being obeyed. Signals that the process was
+    started to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored.
     """
 
     def __init__(self, *, ends_process: bool) -> None:
