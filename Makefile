@@ -1,4 +1,4 @@
-# Every target does its own set-up. PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." goes to pytest.
+# Every target does its own set-up. PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." goes to what a target runs.
 VENV = .venv
 RUN = $(VENV)/bin/python -m
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4 --dist loadfil
 PYTHONS = python3.11 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-full test-all lint bench constraints clean
+.PHONY: help setup demo test test-slow test-full test-all lint bench campaign constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: setup ## ruff and mypy
 bench: setup ## the measurements in benchmarks/, one after the other
 	@set -e; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(VENV)/bin/python $$script; done
+
+campaign: setup ## faults against every command, in half an hour (ARGS="--moments 2" is quicker, ARGS=--help)
+	@PYTHONPATH=$(CURDIR)/tests $(RUN) campaign $(ARGS)
 
 constraints: setup ## constraints.txt made anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@PKG_CONFIG_PATH=$(CURDIR)/packaging/opencv4 $(UV) pip compile pyproject.toml --quiet --all-extras --universal --no-header \

@@ -1,5 +1,5 @@
 """`python -m prune_toolkit` is `prune`."""
 
-from prune_toolkit.main import main
+from prune_toolkit.entry import prune
 
-main()
+prune()

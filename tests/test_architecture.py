@@ -37,6 +37,7 @@ prune_toolkit: api
 prune_toolkit: cli
 prune_toolkit: sweep
 prune_toolkit: main
+prune_toolkit: entry
 prune_toolkit: __init__ __main__ demo
 """
 """From the ground up. A room (a folder, or a file beside the folders) may import from lower floors alone."""

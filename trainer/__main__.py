@@ -1,5 +1,14 @@
 """`python -m trainer` is `train-student`."""
 
-from trainer.cli.train_student import main
+from trainer.cli.stops import obey_at_once
 
-main()
+
+def train() -> None:
+    """Obey Ctrl-C, then import the command."""
+    obey_at_once("train-student")
+    from trainer.cli.train_student import main
+
+    main()
+
+
+train()

@@ -61,11 +61,14 @@ def _facts(model: Exportable) -> str:
 
 
 def _without_debug_files(data: bytes) -> bytes:
-    """Return an archive of TorchScript without the names of the files of this machine that its code comes from."""
+    """Return an archive of TorchScript without the names of the files of this machine that its code comes from.
+
+    Nor does it keep the id that is computed from them, which nothing needs to load it.
+    """
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as whole, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as kept:
         for name in whole.namelist():
-            if not name.endswith(".debug_pkl"):
+            if not name.endswith((".debug_pkl", "/.data/serialization_id")):
                 kept.writestr(zipfile.ZipInfo(name, _EPOCH), whole.read(name))
     return stream.getvalue()
 

@@ -1,5 +1,6 @@
-"""The inputs of all trials, made once by the commands themselves, and the commands that write something."""
+"""The inputs of all trials, and how commands are started in them."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,10 +8,15 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 """A command that takes longer hangs."""
+POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,14 @@ class Command:
     name: str
     words: tuple[str, ...]
     program: str = "prune_toolkit"
+    makes: str = "manifest"
+    """What is at OUT afterwards: manifest, run, sweep, file or folder."""
+    changes: str = ""
+    """A folder of the lab of which OUT is a copy beforehand, for a command that writes into its input."""
+    shares: bool = False
+    """Several processes may do its work together."""
+    part: int = 1
+    """It gets one in so many of the trials of other commands, because it takes longer."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +48,88 @@ class Done:
     hung: bool = False
 
 
+class Nursery:
+    """Starts commands as forks of a process that has imported everything: see nursery.py."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._lock = Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "campaign.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        )
+        self._answer()
+
+    def ask(self, **request: Any) -> Any:
+        """Return the answer to a request."""
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the nursery has died"
+        return line
+
+    def close(self) -> None:
+        """End it; commands that run go on."""
+        self._process.communicate()
+
+
+class Running:
+    """A command that has been started, the leader of a process group of its own."""
+
+    def __init__(self, pid: int, said: Path, poll: Any) -> None:
+        self.pid, self._said, self._poll, self._started = pid, said, poll, time.monotonic()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process alone; it exists until `finish`, if only as a zombie."""
+        os.kill(self.pid, number)
+
+    def ended(self) -> int | None:
+        """Return the exit code, None while it runs. Not to be asked again afterwards."""
+        code: int | None = self._poll()
+        return code
+
+    def finish(self, timeout_s: float = TIMEOUT_S) -> Done:
+        """Wait for the end; a command that hangs is killed with all it started."""
+        hung = False
+        while (code := self.ended()) is None:
+            if not hung and time.monotonic() - self._started > timeout_s:
+                hung = True
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(POLL_S)
+        return self.done(code, hung=hung)
+
+    def done(self, code: int, *, hung: bool = False) -> Done:
+        """Return how it ended."""
+        return Done(code, self._said.read_text("utf-8", "replace"), time.monotonic() - self._started, hung)
+
+
 @dataclass
 class Lab:
     """A folder of inputs that no trial may change, and a folder for what trials write."""
 
     inputs: Path
     scratch: Path
+    commands: tuple[Command, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    """What each command takes undisturbed."""
-    made: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """What each command makes undisturbed."""
+    """What each command takes undisturbed, from the fork."""
+    begins: dict[str, float] = field(default_factory=dict)
+    """When the first file of each command appears."""
+    cold_seconds: dict[str, float] = field(default_factory=dict)
+    """What each command takes as a process of its own."""
+    made: dict[str, dict[str, object]] = field(default_factory=dict)
+    """What each command makes undisturbed: see `tree`."""
+    jobs: int = 1
+    """Trials at a time."""
+    nursery: Nursery | None = None
+    _numbers: Any = field(default_factory=count)
 
     def out(self, name: str) -> Path:
         """Return a path for OUT in a folder of its own, empty."""
@@ -52,32 +138,48 @@ class Lab:
         place.mkdir(parents=True)
         return place / "out"
 
-    def start(self, command: Command, out: Path, **environment: str) -> subprocess.Popen[str]:
-        """Start a command as a shell would, in a process group of its own."""
-        words = [str(out) if word == "OUT" else word for word in command.words]
-        return subprocess.Popen(
-            [sys.executable, "-m", command.program, *words],
-            cwd=self.inputs,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+    def prepare(self, command: Command, out: Path) -> None:
+        """Copy what the command is to change."""
+        if command.changes:
+            shutil.copytree(self.inputs / command.changes, out)
+
+    def start(self, command: Command, out: Path, *, cold: bool = False, **environment: str) -> Running:
+        """Start a command as a shell would; cold: not as a fork of a process that has imported everything."""
+        words = [word.replace("OUT", str(out)) for word in command.words]
+        said = self.scratch / f"said-{next(self._numbers)}.txt"
+        said.touch()
+        environment = self.environment | environment
+        if self.nursery is None or cold:
+            with said.open("w") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", command.program, *words],
+                    cwd=self.inputs,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            return Running(process.pid, said, process.poll)
+        nursery = self.nursery
+        pid = nursery.ask(
+            words=words, program=command.program, folder=str(self.inputs), environment=environment, said=str(said)
         )
+        return Running(pid, said, lambda: nursery.ask(poll=pid))
 
-    def run(self, command: Command, out: Path, **environment: str) -> Done:
+    def run(self, command: Command, out: Path, *, cold: bool = False, **environment: str) -> Done:
         """Run a command to its end."""
-        return finish(self.start(command, out, **environment))
+        return self.start(command, out, cold=cold, **environment).finish()
 
-
-def finish(process: subprocess.Popen[str], started: float | None = None) -> Done:
-    """Wait for a command; one that hangs is killed, and says so."""
-    started = time.monotonic() if started is None else started
-    try:
-        said, _ = process.communicate(timeout=TIMEOUT_S)
-        hung = False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-        hung = True
-    return Done(process.returncode, said, time.monotonic() - started, hung)
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of commands: this checkout's code, one thread, no caches beside the inputs."""
+        (self.scratch / "tmp").mkdir(parents=True, exist_ok=True)
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TMPDIR": str(self.scratch / "tmp"),
+        }

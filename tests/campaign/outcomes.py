@@ -17,6 +17,8 @@ class Outcome:
     """What makes the trial repeatable beside the seed: "after 0.31 s", "image_px: 65535", ..."""
     problem: str = ""
     """What was wrong; empty if the command did as it should."""
+    skipped: str = ""
+    """Why it was not tried, in words for the table."""
 
 
 Trials = Callable[[Lab, Random, int], Iterator[Outcome]]
@@ -31,16 +33,18 @@ class Fault:
     tried: str
     promise: str
     trials: Trials
+    compares: bool = True
+    """Whether it needs to know what commands make undisturbed, and how long they take."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, *, tried: str, promise: str) -> Callable[[Trials], Trials]:
+def fault(name: str, *, tried: str, promise: str, compares: bool = True) -> Callable[[Trials], Trials]:
     """Register the trials of a fault."""
 
     def register(trials: Trials) -> Trials:
-        FAULTS[name] = Fault(name, tried, promise, trials)
+        FAULTS[name] = Fault(name, tried, promise, trials, compares)
         return trials
 
     return register
@@ -53,8 +57,10 @@ def table(found: Iterable[tuple[str, Outcome]]) -> str:
         outcomes[name].append(outcome)
     lines = ["| fault | commands | trials | as promised | what is promised |", "|---|---:|---:|---:|---|"]
     for name, fault_outcomes in outcomes.items():
-        commands = len({outcome.command for outcome in fault_outcomes})
-        good = sum(not outcome.problem for outcome in fault_outcomes)
+        tried = [outcome for outcome in fault_outcomes if not outcome.skipped]
+        commands = len({outcome.command for outcome in tried})
+        good = sum(not outcome.problem for outcome in tried)
         what = FAULTS[name]
-        lines.append(f"| {what.tried} | {commands} | {len(fault_outcomes):,} | {good:,} | {what.promise} |")
+        skipped = "".join(f" (skipped: {why})" for why in sorted({each.skipped for each in fault_outcomes} - {""}))
+        lines.append(f"| {what.tried}{skipped} | {commands} | {len(tried):,} | {good:,} | {what.promise} |")
     return "\n".join(lines)

@@ -209,7 +209,12 @@ def test_a_bug_shows_its_traceback_and_leaves_with_1(tmp_path: Path, what: str, 
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "message"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 5, "stopped by SIGTERM")]
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 5, "stopped by SIGTERM"),
+        (signal.SIGHUP, 5, "stopped by SIGHUP"),
+    ],
 )
 def test_a_signal_leaves_with_its_code_and_no_half_file(
     tmp_path: Path, number: signal.Signals, code: int, message: str
@@ -222,6 +227,34 @@ def test_a_signal_leaves_with_its_code_and_no_half_file(
     assert (process.returncode, out) == (code, "")
     assert error == f"prune: {message}\n  run the same command again to resume\n"
     assert [path.name for path in tmp_path.iterdir()] == ["command.py"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "interrupted before it began"),
+        (signal.SIGTERM, 5, "stopped by SIGTERM before it began"),
+        (signal.SIGHUP, 5, "stopped by SIGHUP before it began"),
+    ],
+)
+@pytest.mark.parametrize(("module", "name"), [("prune_toolkit", "prune"), ("trainer", "train-student")])
+def test_a_signal_during_the_first_imports_gives_no_traceback(
+    tmp_path: Path, number: signal.Signals, code: int, message: str, module: str, name: str
+) -> None:
+    (tmp_path / "click.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(20)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=15
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{name}: {message}\n")
+
+
+def test_a_signal_that_is_ignored_stays_ignored_during_the_first_imports(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\nprint('on')\n")
+    words = "trap '' HUP; exec \"$0\" -m prune_toolkit"
+    done = subprocess.run(
+        ["sh", "-c", words, sys.executable], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=15
+    )
+    assert done.stdout == "on\n"
 
 
 @pytest.mark.parametrize("what", ["swallow", "wrap", "hang"])

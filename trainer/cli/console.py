@@ -14,9 +14,8 @@ import click
 from manifests.base.progress import printable
 from manifests.errors import IncompleteError, InputError, PruneError
 from trainer.cli.prune_toml import config_defaults
-from trainer.cli.stops import Stops, Terminated
+from trainer.cli.stops import INTERRUPTED, Stops, Terminated
 
-EXIT_INTERRUPTED = 130
 _RESUME = "run the same command again to resume"
 _KEEP_NOTHING = ("verify", "diff", "show", "list")
 """Commands that always start from the beginning."""
@@ -39,9 +38,9 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
         if stops.kind is None and not isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
             raise
         if stops.kind is Terminated:
-            code = _tell(name, f"stopped by SIGTERM{resume}", IncompleteError.exit_code)
+            code = _tell(name, f"stopped by {stops.name}{resume}", IncompleteError.exit_code)
         else:
-            code = _tell(name, f"interrupted{resume}", EXIT_INTERRUPTED)
+            code = _tell(name, f"interrupted{resume}", INTERRUPTED)
     code = _flushed(name, code)
     if args is None and stops.kind is not None:
         os._exit(code)

@@ -1,5 +1,6 @@
-"""Ctrl-C and SIGTERM as exceptions that cannot get lost."""
+"""Ctrl-C, SIGTERM and SIGHUP as exceptions that cannot get lost."""
 
+import os
 import signal
 import sys
 from types import FrameType, TracebackType
@@ -9,29 +10,59 @@ AGAIN_S = 3.0
 """The exception is raised again after this time, if some code has swallowed it."""
 
 
+INTERRUPTED, STOPPED = 130, 5
+"""Exit codes after Ctrl-C, and after SIGTERM and SIGHUP."""
+_STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
+
 class Terminated(BaseException):
-    """Raised on SIGTERM; not an Exception, so that no handler takes it for an error of the work in progress."""
+    """Raised on SIGTERM and SIGHUP; not an Exception: no handler takes it for an error of the work in progress."""
+
+
+def obey_at_once(name: str) -> None:
+    """End the process on these signals without a traceback, until `Stops` is entered: imports take a moment.
+
+    The first call of an entry point, before anything else is imported. Signals that the process was started to ignore
+    stay ignored.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        is_interrupt = number == signal.SIGINT
+        words = "interrupted" if is_interrupt else f"stopped by {signal.Signals(number).name}"
+        # Not print(): this may be in the middle of another one.
+        os.write(2, f"{name}: {words} before it began\n".encode())
+        os._exit(INTERRUPTED if is_interrupt else STOPPED)
+
+    end.is_first = True  # type: ignore[attr-defined]
+    for number in (signal.SIGINT, *_STOPPING):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 class Stops:
-    """While entered, raises KeyboardInterrupt on Ctrl-C and Terminated on SIGTERM, until one of them leaves the block.
+    """While entered, raises KeyboardInterrupt on Ctrl-C, Terminated on SIGTERM and SIGHUP, until one leaves the block.
 
     An exception in a destructor, or in a callback of C, ends there and is printed as ignored. It is not printed here,
-    and raised again. A second SIGTERM is ignored: the first one is being obeyed. Signals that the process was started
-    to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored.
+    and raised again. A second SIGTERM or SIGHUP is ignored: the first one is being obeyed. Signals that the process was
+    started to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored.
     """
 
     def __init__(self, *, ends_process: bool) -> None:
         self._ends_process = ends_process
         self.kind: type[BaseException] | None = None
         """What was raised last."""
+        self.name = ""
+        """The signal for which it was raised."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._hook, sys.unraisablehook = sys.unraisablehook, self._not_raised
         self._listen(signal.SIGALRM)
         self._listen(signal.SIGTERM)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._listen(signal.SIGHUP)
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is signal.default_int_handler or hasattr(handler, "is_first"):
             self._listen(signal.SIGINT)
         return self
 
@@ -47,8 +78,9 @@ class Stops:
 
     def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
         if number != signal.SIGALRM:
-            self.kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self.kind, self.name = Terminated if number in _STOPPING else KeyboardInterrupt, signal.Signals(number).name
+        for stopping in _STOPPING:
+            signal.signal(stopping, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         raise (self.kind or KeyboardInterrupt)
 
