@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from manifests.format.header import DataSet, Features, Header, Preprocessing, TeacherCard, Tool, Views
 from manifests.format.parts import SAMPLES_SCHEMA, part_count, part_path, part_rows, vectors_table, write_part
-from manifests.manifest import commit, part_entries
+from manifests.manifest import Manifest, commit, part_entries
 from prune_toolkit.scoring.score import SCORES
 
 WHOLE_NUMBERS = {"correct": 2, "forgetting": 30}
@@ -67,6 +67,15 @@ def write_manifest(
 def class_name(label: int) -> str:
     """The folder of a class."""
     return f"n{label:08d}"
+
+
+def write_csv(path: Path, manifest: Manifest) -> None:
+    """A row a sample: its key and a random score."""
+    keys = manifest.samples(["key"]).column("key").to_pylist()
+    values = np.random.default_rng(9).normal(size=len(keys))
+    with path.open("w") as stream:
+        stream.write("file,difficulty\n")
+        stream.writelines(f"{key},{value:.6f}\n" for key, value in zip(keys, values, strict=True))
 
 
 def _samples(rows: NDArray[np.int64], label_n: NDArray[np.int64], generator: np.random.Generator) -> pa.Table:

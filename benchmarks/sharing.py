@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from _study import markdown
-from _synthetic import SIZE_BYTES, class_name, write_manifest
+from _synthetic import SIZE_BYTES, class_name, write_csv, write_manifest
 
 from manifests.manifest import Manifest
 
@@ -78,15 +78,6 @@ def write_images(folder: Path, manifest: Manifest) -> None:
     for key in manifest.samples(["key"]).column("key").to_pylist():
         with (folder / key).open("wb") as stream:
             stream.truncate(SIZE_BYTES)
-
-
-def write_csv(path: Path, manifest: Manifest) -> None:
-    """A row a sample: its key and a random score."""
-    keys = manifest.samples(["key"]).column("key").to_pylist()
-    values = np.random.default_rng(9).normal(size=len(keys))
-    with path.open("w") as stream:
-        stream.write("file,difficulty\n")
-        stream.writelines(f"{key},{value:.6f}\n" for key, value in zip(keys, values, strict=True))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from manifests.base.progress import one_line
 from manifests.errors import InputError, UsageError
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
-from manifests.format.part_checks import check_part, check_whole
+from manifests.format.part_checks import check_part, check_whole, in_order
 from manifests.format.parts import AGAIN, parse_part, part_count, part_footer, part_path, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels
 from manifests.sources.pictures import pictures
@@ -102,13 +102,17 @@ class Manifest:
         """Return whether the manifest holds a table."""
         return bool(self.files(table))
 
-    def samples(self, columns: list[str] | None = None) -> pa.Table:
-        """Return one row per sample in canonical order: sample_id, key, label, size_bytes, content_hash, ..."""
-        return self._table("samples", columns)
+    def samples(self, columns: list[str] | None = None, *, check_all: bool = False) -> pa.Table:
+        """Return one row per sample in canonical order: sample_id, key, label, size_bytes, content_hash, ...
 
-    def scores(self, name: str = "teacher") -> pa.Table:
-        """Return sample_id and one float32 column per score, readable samples only."""
-        return self._table(f"scores/{name}")
+        With some `columns` the others are not read; with `check_all` they are, to be checked and forgotten part by
+        part.
+        """
+        return self._table("samples", columns, check_all=check_all)
+
+    def scores(self, name: str = "teacher", columns: list[str] | None = None) -> pa.Table:
+        """Return sample_id and one float32 column per score, readable samples only; or some of these columns."""
+        return self._table(f"scores/{name}", columns)
 
     def selection(self) -> pa.Table:
         """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
@@ -255,14 +259,18 @@ class Manifest:
             raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
         return content
 
-    def _table(self, table: str, columns: list[str] | None = None) -> pa.Table:
-        parts = [self.part(entry, columns) for entry in self.require(table)]
+    def _table(self, table: str, columns: list[str] | None = None, *, check_all: bool = False) -> pa.Table:
+        name, entries = f"{self.where}: {table}", self.require(table)
+        if check_all and columns is not None:
+            parts = [part.select(columns) for part in in_order(map(self.part, entries), name)]
+        else:
+            parts = [self.part(entry, columns) for entry in entries]
         try:
             found = pa.concat_tables(parts).replace_schema_metadata(None)
         except pa.ArrowException:
             raise InputError(f"{self.where}: the parts of {table} have different columns") from None
         if table in ("samples", "selection"):
-            check_whole(found, self.header.data.count, f"{self.where}: {table}")
+            check_whole(found, self.header.data.count, name)
         return found
 
     def require(self, table: str) -> list[FileEntry]:

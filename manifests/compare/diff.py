@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.compare.divergence import compare_labels
 from manifests.compare.pairing import Pairs, Side, labels_in, pair_samples, sides
+from manifests.images.identity import hash_words
 from manifests.manifest import Manifest
 from manifests.tables.rows import Ids
 
@@ -29,11 +31,14 @@ def compare(first: Manifest, second: Manifest, secret: bytes | None = None) -> d
     """
     a, b = sides(first, second, secret)
     pairs = pair_samples(a, b)
+    a, b = a.without("key"), b.without("key")
+    data = compare_data(a, b, pairs)
+    a, b = a.without("content_hash"), b.without("content_hash")
     return {
         "a": _who(first),
         "b": _who(second),
         "same": first.id == second.id,
-        "data": compare_data(a, b, pairs),
+        "data": data,
         "teacher": compare_teachers(first, second),
         "scores": compare_scores(a, b, pairs),
         "selections": compare_selections(a, b, pairs),
@@ -47,8 +52,9 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
     ours, theirs = a.manifest.header.data, b.manifest.header.data
     to_b_C = labels_in(ours.class_names, theirs.class_names)
     relabelled = pairs.a_n[to_b_C[a.label_N[pairs.a_n]] != b.label_N[pairs.b_n]]
-    changed = pairs.a_n[(a.hash_N16[pairs.a_n] != b.hash_N16[pairs.b_n]).any(axis=1)]
-    only_a, only_b = (np.setdiff1d(np.arange(len(side)), ids) for side, ids in ((a, pairs.a_n), (b, pairs.b_n)))
+    halves = zip(hash_words(a.hash_N16), hash_words(b.hash_N16), strict=True)
+    changed_n = np.logical_or(*(ours_N[pairs.a_n] != theirs_M[pairs.b_n] for ours_N, theirs_M in halves))
+    only_a, only_b = _others(len(a), pairs.a_n), _others(len(b), pairs.b_n)
     return {
         "same": ours.fingerprint == theirs.fingerprint,
         "fingerprint": [ours.fingerprint, theirs.fingerprint],
@@ -60,7 +66,7 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
         "only_a": _some(a, only_a),
         "only_b": _some(b, only_b),
         "another_label": _some(a, relabelled),
-        "another_content": _some(a, changed),
+        "another_content": _some(a, pairs.a_n[changed_n]),
         "classes": {
             "count": [len(ours.class_names), len(theirs.class_names)],
             "same_order": ours.class_names == theirs.class_names,
@@ -68,6 +74,13 @@ def compare_data(a: Side, b: Side, pairs: Pairs) -> dict[str, Any]:
             "only_b": sorted(set(theirs.class_names) - set(ours.class_names)),
         },
     }
+
+
+def _others(count: int, id_n: Ids) -> Ids:
+    """Return the ids below `count`, ascending, that are not among these."""
+    is_other_N = np.ones(count, np.bool_)
+    is_other_N[id_n] = False
+    return np.flatnonzero(is_other_N)
 
 
 def _hidden(a: Side, b: Side) -> str | None:
@@ -113,16 +126,13 @@ def compare_scores(a: Side, b: Side, pairs: Pairs) -> Section:
 def _correlations(a: Side, b: Side, pairs: Pairs, names: list[str]) -> Iterator[dict[str, Any]]:
     classes = a.manifest.class_names
     for set_name in dict.fromkeys(name.partition("/")[0] for name in names):
-        ours, theirs = _scores(a, set_name), _scores(b, set_name)
-        for name in names:
-            if name.partition("/")[0] != set_name:
-                continue
-            column = name.partition("/")[2]
-            x_n, y_n = ours[column][pairs.a_n], theirs[column][pairs.b_n]
+        columns = [name.partition("/")[2] for name in names if name.partition("/")[0] == set_name]
+        for name, x_N, y_M in zip(columns, _scores(a, set_name, columns), _scores(b, set_name, columns), strict=True):
+            x_n, y_n = x_N[pairs.a_n], y_M[pairs.b_n]
             scored_n = ~(np.isnan(x_n) | np.isnan(y_n))
             x_n, y_n, label_n = x_n[scored_n], y_n[scored_n], a.label_N[pairs.a_n[scored_n]]
             yield {
-                "score": name,
+                "score": f"{set_name}/{name}",
                 "samples": len(x_n),
                 "spearman": spearman(x_n, y_n),
                 "equal": bool(np.array_equal(x_n, y_n)),
@@ -148,9 +158,14 @@ def spearman(x_N: Floats, y_N: Floats) -> float | None:
 
 def centred_ranks(values_N: Floats) -> NDArray[np.float64]:
     """Return (N,) ranks, equal values sharing their mean rank, minus the mean of all."""
-    _, group_N, count_G = np.unique(values_N, return_inverse=True, return_counts=True)
-    rank_G = np.cumsum(count_G) - (count_G + 1) / 2
-    return np.asarray(rank_G[group_N] - (len(values_N) - 1) / 2)
+    order_N = np.argsort(values_N)
+    sorted_N = values_N[order_N]
+    first_G = np.flatnonzero(np.append(True, sorted_N[1:] != sorted_N[:-1])[: len(sorted_N)])
+    count_G = np.diff(first_G, append=len(sorted_N))
+    rank_G = first_G + (count_G - 1) / 2 - (len(values_N) - 1) / 2
+    rank_N = np.empty(len(values_N))
+    rank_N[order_N] = np.repeat(rank_G, count_G)
+    return rank_N
 
 
 def spearman_by_class(
@@ -163,16 +178,21 @@ def spearman_by_class(
     return [(len(rows), spearman(x_N[rows], y_N[rows])) for rows in per_class]
 
 
-def _scores(side: Side, set_name: str) -> dict[str, NDArray[np.float32]]:
-    """Return every score of a set, (N,) by sample_id; nan where there is none."""
-    table = side.manifest.scores(set_name)
-    ids = table.column("sample_id").to_numpy()
-    columns = {}
-    for name in table.column_names:
-        if name != "sample_id":
-            columns[name] = np.full(len(side), np.nan, np.float32)
-            columns[name][ids] = table.column(name).to_numpy()
-    return columns
+def _scores(side: Side, set_name: str, names: list[str]) -> Iterator[NDArray[np.float32]]:
+    """Yield scores of a set in order, each (N,) by sample_id; nan where there is none."""
+    # A file here is read again for each score, a file at a URL once for all.
+    if side.manifest.store.is_local:
+        for name in names:
+            yield _by_id(side, side.manifest.scores(set_name, ["sample_id", name]), name)
+    else:
+        table = side.manifest.scores(set_name, ["sample_id", *names])
+        yield from (_by_id(side, table, name) for name in names)
+
+
+def _by_id(side: Side, table: pa.Table, name: str) -> NDArray[np.float32]:
+    score_N = np.full(len(side), np.nan, np.float32)
+    score_N[table.column("sample_id").to_numpy()] = table.column(name).to_numpy()
+    return score_N
 
 
 def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manifests.base.progress import Progress
 from manifests.compare.pairing import Pairs, Side, labels_in
 from manifests.format.columns import tables_of
-from manifests.format.parts import PART_ROWS, soft_labels_of
+from manifests.format.parts import PART_ROWS, part_count, soft_labels_of
 from manifests.format.soft_labels import Logits, row_blocks
 from manifests.manifest import Manifest
 from manifests.tables.rows import ScatteredRows, Share, SharedTable, TableRows
@@ -66,8 +66,10 @@ def _divergence(
     table, column = f"{kind}/view-{view:03d}", COLUMNS[kind]
     ours, count, wrong, sums = TableRows(a.manifest, table), 0, 0, np.zeros(2)
     with _rows_of_b(a, b, pairs, table) as theirs:
-        for number in np.unique(pairs.a_n // PART_ROWS).tolist():
-            id_n = pairs.a_n[pairs.a_n // PART_ROWS == number]
+        for number in range(part_count(len(a))):
+            id_n = pairs.a_n[slice(*np.searchsorted(pairs.a_n, [number * PART_ROWS, (number + 1) * PART_ROWS]))]
+            if not len(id_n):
+                continue
             mine, other = ours.take(id_n), theirs.part(number)
             ids_a, ids_b = (rows.column("sample_id").to_numpy() for rows in (mine, other))
             _, in_mine, in_other = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)

@@ -4,7 +4,7 @@ For a hidden manifest and an open one, the keys and hashes of the open one are h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from manifests.errors import UsageError
 from manifests.hidden.secret import check_secret, hide_hashes, hide_keys
 from manifests.manifest import Manifest
-from manifests.tables.rows import Ids, hash_column, hash_matrix, places, unique_in_both
+from manifests.tables.rows import (
+    Ids,
+    TableRows,
+    hash_column,
+    hash_matrix,
+    places,
+    places_in_order,
+    unique_in_both,
+)
 
 JoinedBy = Literal["key", "content hash", "content hash, then row number"]
 
@@ -26,7 +34,7 @@ class Side:
 
     manifest: Manifest
     samples: pa.Table
-    """key, label and content_hash, one row per sample_id."""
+    """key, label and content_hash, one row per sample_id, as far as they are still needed."""
     secret: bytes | None = None
     """Secret with which its keys and hashes are hidden before they are compared."""
 
@@ -55,9 +63,14 @@ class Side:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def keys(self, ids: Ids | list[int]) -> list[str]:
-        """Return the keys of some samples, as the manifest has them."""
-        return list(self.samples.column("key").take(pa.array(ids, pa.int64())).to_pylist())
+    def without(self, column: str) -> "Side":
+        """Return this side without a column that is no longer needed: keys and hashes take most of the memory."""
+        return replace(self, samples=self.samples.drop_columns([column]))
+
+    def keys(self, id_n: Ids) -> list[str]:
+        """Return the keys of some samples, strictly ascending, as the manifest has them; they are read again."""
+        rows = TableRows(self.manifest, "samples", ["key"])
+        return list(rows.take(id_n).column("key").to_pylist()) if len(id_n) else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +105,9 @@ def pair_samples(a: Side, b: Side) -> Pairs:
     If the keys of a side are row numbers, which are positions and not names, it is the other way round: by content,
     and the rest of both sides by key.
     """
-    place_N = places(a.compared_keys, b.compared_keys)
+    # Hidden here, keys are no longer in order.
+    place = places_in_order if a.secret is None and b.secret is None else places
+    place_N = place(a.compared_keys, b.compared_keys)
     a_n = np.flatnonzero(place_N >= 0)
     if {side.manifest.header.data.source for side in (a, b)} == {"folder"}:
         if len(a_n):

@@ -1,5 +1,6 @@
 """Check that a part holds what its place in the manifest promises: columns, types, rows, keys, labels, ids."""
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,21 @@ def check_whole(table: pa.Table, count: int, where: str) -> None:
         raise InputError(f"{where}: its sample_ids do not run from 0 to {count - 1:,}", hint=_AGAIN)
     if "key" in table.column_names:
         check_order(table.column("key"), where)
+
+
+def in_order(parts: Iterable[pa.Table], where: str) -> Iterator[pa.Table]:
+    """Yield whole parts of `samples` as they are; raises InputError where one does not follow the one before.
+
+    The same as `check_whole` of all of them, with one part in memory.
+    """
+    start, last = 0, list[str]()
+    for part in parts:
+        keys = part.column("key")
+        if len(part) and part.column("sample_id")[0].as_py() != start:
+            raise InputError(f"{where}: its sample_ids do not run from 0 without a gap", hint=_AGAIN)
+        check_order(pa.chunked_array([last + keys.slice(0, 1).to_pylist()], pa.string()), where)
+        start, last = start + len(part), keys.slice(max(0, len(keys) - 1)).to_pylist() or last
+        yield part
 
 
 def _check_column(part: pa.Table, field: pa.Field, where: str) -> None:

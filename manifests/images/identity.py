@@ -67,8 +67,9 @@ def _as_uint64(word: ArrayLike) -> NDArray[np.uint64]:
 
 def fingerprint(keys: Iterable[str], class_names: Iterable[str], hashes: Iterable[bytes]) -> str:
     """Return the hexadecimal sha256 over the sorted 16-byte digests of (key, class name, content hash) of every row."""
-    rows = sorted(
-        hashlib.sha256(b"\0".join((key.encode(), name.encode(), digest))).digest()[:HASH_BYTES]
-        for key, name, digest in zip(keys, class_names, hashes, strict=True)
-    )
-    return hashlib.sha256(b"".join(rows)).hexdigest()
+    rows = bytearray()
+    for key, name, digest in zip(keys, class_names, hashes, strict=True):
+        rows += hashlib.sha256(b"\0".join((key.encode(), name.encode(), digest))).digest()[:HASH_BYTES]
+    # Numpy ignores NULs at the end of texts, which all have one length here: their order is that of the bytes.
+    np.frombuffer(rows, f"S{HASH_BYTES}").sort()
+    return hashlib.sha256(rows).hexdigest()

@@ -102,7 +102,7 @@ def _echo_joined(merged: "Manifest", shards: "ShareWork", as_json: bool) -> None
 def _echo_shards(shards: "ShareWork", as_json: bool) -> None:
     tables = ["samples", *(plan.name for plan in shards.plans)]
     plan = {
-        "samples": len(shards.samples),
+        "samples": shards.samples.count,
         "shares": {share.manifest.where: len(share.old_n) for share in shards.shares},
         "tables": tables,
         "left_out": list(shards.left_out),
@@ -116,7 +116,7 @@ def _echo_shards(shards: "ShareWork", as_json: bool) -> None:
         click.echo(f"{share.manifest.where}: {len(share.old_n):,} samples")
     for what in shards.left_out:
         click.echo(f"left out: {what}")
-    click.echo(f"{len(shards.samples):,} samples with {', '.join(tables)} into {shards.out}/")
+    click.echo(f"{shards.samples.count:,} samples with {', '.join(tables)} into {shards.out}/")
 
 
 def _echo_averaged(merged: "Manifest", merge: "Merge", as_json: bool) -> None:

@@ -49,7 +49,7 @@ def command(
             echo_json(planned)
             return
         for part in planned:
-            click.echo(f"{part['samples']:,} of {len(split.samples):,} samples into {part['out']}/")
+            click.echo(f"{part['samples']:,} of {split.samples.count:,} samples into {part['out']}/")
         return
     written = write_split(split)
     if as_json:

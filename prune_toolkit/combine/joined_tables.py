@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, MismatchError
 from manifests.format.header import Header, ScoreSpec
-from manifests.format.parts import part_rows
+from manifests.format.parts import SAMPLES_SCHEMA, part_rows
 from manifests.tables.rows import Share, SharedTable
-from prune_toolkit.combine.joined_samples import AGAIN, flags_of
+from prune_toolkit.combine.joined_samples import AGAIN, SAMPLES, flags_of
 
-SAMPLES = "samples"
 CARRIED = ("logits", "features", "scores", "thumbnails")
 """Kinds of tables that can be carried over; a row of each belongs to one readable sample."""
 TOGETHER = ("features", "dynamics")
@@ -104,6 +103,11 @@ def _score_sources(
         yield TableOrigin(shares=tuple(shares[number] for number in numbers), columns=tuple(names))
 
 
+def samples_plan(shares: Sequence[Share]) -> TablePlan:
+    """Plan the table `samples`, which has a row for every sample."""
+    return TablePlan(name=SAMPLES, sources=(TableOrigin(shares=tuple(shares), columns=tuple(SAMPLES_SCHEMA.names)),))
+
+
 def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> list[ScoreSpec]:
     """Return the header entries of the scores that are carried over."""
     carried = {
@@ -118,10 +122,10 @@ def joined_score_specs(shares: Sequence[Share], plans: Sequence[TablePlan]) -> l
     return [specs[key] for key in order if (f"scores/{key[0]}", key[1]) in carried]
 
 
-def joined_part(tables: Sequence[SharedTable], part: int, readable_N: NDArray[np.bool_]) -> pa.Table:
-    """Put one part of a table together; InputError unless it has one row per readable sample."""
-    span = part_rows(part, len(readable_N))
-    expected_n = span.start + np.flatnonzero(readable_N[span.start : span.stop])
+def joined_part(tables: Sequence[SharedTable], part: int, has_row_N: NDArray[np.bool_]) -> pa.Table:
+    """Put one part of a table together; InputError unless it has one row per sample that should have one."""
+    span = part_rows(part, len(has_row_N))
+    expected_n = span.start + np.flatnonzero(has_row_N[span.start : span.stop])
     fields: dict[str, pa.Field] = {}
     columns: dict[str, pa.ChunkedArray] = {}
     for table in tables:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
@@ -15,6 +15,7 @@ from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks
 from manifests.format.header import DataSet, Header, TeacherCard
 from manifests.format.parts import (
+    PART_ROWS,
     SAMPLES_SCHEMA,
     part_count,
     part_is_valid,
@@ -28,8 +29,8 @@ from manifests.manifest import Manifest
 from manifests.tables.rows import Share
 from prune_toolkit.combine.alike import agreed
 from prune_toolkit.combine.average_config import SCORE_TABLE, licences, may_be_passed_on
-from prune_toolkit.combine.joined_samples import data_fingerprint, readable
-from prune_toolkit.combine.joined_tables import SAMPLES, TablePlan, joined_part, joined_score_specs, opened, origin
+from prune_toolkit.combine.joined_samples import SAMPLES, Samples, data_fingerprint
+from prune_toolkit.combine.joined_tables import TablePlan, joined_part, joined_score_specs, opened, origin, samples_plan
 from prune_toolkit.combine.mean_logits import check_logits
 from prune_toolkit.scoring.logit_scores import TEACHER, Calibration, compute_scores
 from prune_toolkit.work.part_work import Outcome, PartWork
@@ -52,7 +53,7 @@ class ShareWork:
     """In an order that does not depend on the command line."""
     shares: tuple[Share, ...]
     """In the order of precedence."""
-    samples: pa.Table
+    samples: Samples
     plans: tuple[TablePlan, ...]
     left_out: tuple[str, ...]
     """Tables and samples that are not carried over, with the reason."""
@@ -63,7 +64,7 @@ class ShareWork:
         """Write the manifest; an interrupted run is resumed. Raises UsageError if its header cannot be made."""
         for what in self.left_out:
             note(f"left out: {what}")
-        answers_in, count = self._answers_in(), len(self.samples)
+        answers_in, count = self._answers_in(), self.samples.count
         linked = {plan.name: share.manifest for plan in self.plans if (share := plan.as_it_is(count)) is not None}
         if self.shares[0].is_whole(count):
             linked[SAMPLES] = self.shares[0].manifest
@@ -81,16 +82,19 @@ class ShareWork:
 
     def _make(self, made: list[str], parts: list[int], digest: str) -> None:
         """Write table by table, so that only a part of one table of every manifest is in memory."""
-        count, readable_N, plans = len(self.samples), readable(self.samples), {plan.name: plan for plan in self.plans}
+        count, readable_N = self.samples.count, self.samples.readable_N
+        plans = {plan.name: plan for plan in (samples_plan(self.shares), *self.plans)}
         rows = sum(len(part_rows(part, count)) for part in parts)
         with Progress(rows * len(made), self.what, "rows") as progress:
             for name in made:
-                tables = [] if name == SAMPLES else opened(plans[name], count)
+                tables = opened(plans[name], count)
+                has_row_N = np.ones(count, np.bool_) if name == SAMPLES else readable_N
                 for part in parts:
                     path, span = self.out / part_path(name, part), part_rows(part, count)
                     if not part_is_valid(path, digest):
-                        samples = self.samples.slice(span.start, len(span)).select(SAMPLES_SCHEMA.names)
-                        content = joined_part(tables, part, readable_N) if tables else samples.cast(SAMPLES_SCHEMA)
+                        content = joined_part(tables, part, has_row_N)
+                        if name == SAMPLES:
+                            content = content.select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
                         write_part(path, content, digest)
                     progress.advance(len(span))
 
@@ -122,9 +126,9 @@ class ShareWork:
             update={
                 "name": _AND.join(sorted(names)),
                 "split": agreed([block.split for block in blocks]),
-                "count": len(self.samples),
-                "readable": int(readable(self.samples).sum()),
-                "fingerprint": data_fingerprint(self.samples, blocks[0]),
+                "count": self.samples.count,
+                "readable": int(self.samples.readable_N.sum()),
+                "fingerprint": data_fingerprint(self.out, self.samples.count, blocks[0]),
                 "licence": licences([block.licence for block in blocks]),
                 "redistributable": may_be_passed_on(blocks),
                 "read_as": agreed([block.read_as for block in blocks]),
@@ -173,10 +177,11 @@ class ShareWork:
 
         Raises InputError for values that cannot be confidence and correct, and for logits that are not finite.
         """
-        label_N, where = self.samples.column("label").to_numpy(), ", ".join(parent.where for parent in self.parents)
-        for part in range(part_count(len(self.samples))):
+        label_N, where = self.samples.label_N, ", ".join(parent.where for parent in self.parents)
+        for part in range(part_count(self.samples.count)):
             table = read_part(self.out / part_path(table_name, part))
-            keys_n = self.samples.column("key").take(table.column("sample_id")).to_pylist()
+            keys = read_part(self.out / part_path(SAMPLES, part), columns=["key"]).column("key")
+            keys_n = keys.take(pc.subtract(table.column("sample_id"), part * PART_ROWS)).to_pylist()
             if table_name == SCORE_TABLE:
                 confidence_n, correct_n = (table.column(name).to_numpy() for name in ("confidence", "correct"))
                 sound_n = (confidence_n >= 0) & (confidence_n <= 1) & ((correct_n == 0) | (correct_n == 1))

@@ -9,7 +9,6 @@ from os.path import normpath
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
@@ -19,7 +18,7 @@ from manifests.manifest import Manifest
 from manifests.stores.store import store_of
 from manifests.tables.rows import Share
 from prune_toolkit.combine.alike import check_alike, check_same_kind
-from prune_toolkit.combine.joined_samples import HINT, check_scored, flags_of, join_samples, readable
+from prune_toolkit.combine.joined_samples import HINT, Samples, check_scored, flags_of, join_samples, key_of
 from prune_toolkit.combine.joined_tables import TablePlan, opened, plan_tables
 from prune_toolkit.combine.joined_writing import ShareWork
 
@@ -35,7 +34,7 @@ def plan_shards(manifests: Sequence[Manifest], *, out: Path, prefer: str | None 
     check_alike(by_id)
     samples, shares = join_samples(parents, preferred)
     check_scored(samples, shares)
-    plans, left_out = plan_tables(shares, readable(samples))
+    plans, left_out = plan_tables(shares, samples.readable_N)
     for share in shares:
         if dropped := share.manifest.header.data.count - len(share.old_n):
             where = share.manifest.where
@@ -54,9 +53,9 @@ def plan_shards(manifests: Sequence[Manifest], *, out: Path, prefer: str | None 
     )
 
 
-def _check_values(samples: pa.Table, shares: Sequence[Share], plans: Sequence[TablePlan], preferred: int) -> None:
+def _check_values(samples: Samples, shares: Sequence[Share], plans: Sequence[TablePlan], preferred: int) -> None:
     """Raise MismatchError if manifests have different values for a sample, and none of them is preferred."""
-    count = len(samples)
+    count = samples.count
     times_N = np.bincount(np.concatenate([share.new_n for share in shares]), minlength=count)
     shared_N = (times_N > 1) & ~flags_of(shares[:preferred], count)
     if not shared_N.any():
@@ -73,7 +72,7 @@ def _check_values(samples: pa.Table, shares: Sequence[Share], plans: Sequence[Ta
                 holders = [share.manifest.where for share in shares if ids[0] in share.new_n]
                 raise MismatchError(
                     f"{' and '.join(holders)} disagree on {plan.name} of {len(ids):,} samples; the first: "
-                    f"{samples.column('key')[int(ids[0])].as_py()}",
+                    f"{key_of(shares, int(ids[0]))}",
                     hint=HINT,
                 )
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -20,9 +19,9 @@ from manifests.base.layout import BETON_NAME
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from manifests.manifest import Manifest
-from manifests.tables.rows import Share, with_ids
+from manifests.tables.rows import Share
 from prune_toolkit.combine.alike import check_divisible
-from prune_toolkit.combine.joined_samples import checked_samples, readable
+from prune_toolkit.combine.joined_samples import Samples
 from prune_toolkit.combine.joined_tables import origin, plan_tables
 from prune_toolkit.combine.joined_writing import ShareWork
 from prune_toolkit.work.part_work import finished
@@ -56,7 +55,7 @@ class Split:
     """A manifest, and the piece that each of its samples belongs to."""
 
     parent: Manifest
-    samples: pa.Table
+    samples: Samples
     by: dict[str, list[str]]
     """The classes or prefixes, sorted."""
     pieces: tuple[tuple[Path, NDArray[np.bool_]], ...]
@@ -66,26 +65,28 @@ class Split:
     def of(cls, config: SplitConfig, parent: Manifest) -> "Split":
         """Find the samples; UsageError for an unknown class, a prefix that no key has, or a piece without an image."""
         check_divisible(parent)
-        samples = checked_samples(parent)
+        names = ["label", "problem", *(["key"] if config.prefixes else [])]
+        table = parent.samples(names, check_all=True)
+        samples = Samples.of(table)
         if config.classes:
-            names = class_list(config.classes, parent.class_names)
-            by = {"classes": sorted(names)}
-            chosen_C = np.array([name in names for name in parent.class_names])
-            chosen_N = chosen_C[samples.column("label").to_numpy()]
+            chosen = class_list(config.classes, parent.class_names)
+            by = {"classes": sorted(chosen)}
+            chosen_C = np.array([name in chosen for name in parent.class_names])
+            chosen_N = chosen_C[samples.label_N]
         else:
             by = {"prefixes": sorted(set(config.prefixes))}
-            chosen_N = np.zeros(len(samples), np.bool_)
+            chosen_N = np.zeros(samples.count, np.bool_)
             for prefix in config.prefixes:
-                begins_N = pc.starts_with(samples.column("key"), prefix).to_numpy()
+                begins_N = pc.starts_with(table.column("key"), prefix).to_numpy()
                 if not begins_N.any():
                     raise UsageError(
                         f"no key of {parent.where} begins with {prefix}",
-                        hint=f"its first key is {samples.column('key')[0].as_py()}",
+                        hint=f"its first key is {table.column('key')[0].as_py()}",
                     )
                 chosen_N |= begins_N
         pieces = ((config.out, chosen_N), *(() if config.rest is None else ((config.rest, ~chosen_N),)))
         for out, rows_N in pieces:
-            if not (rows_N & readable(samples)).any():
+            if not (rows_N & samples.readable_N).any():
                 raise UsageError(f"{out} would have no readable image", hint="choose other classes or another prefix")
         return cls(parent=parent, samples=samples, by=by, pieces=pieces)
 
@@ -120,9 +121,9 @@ def write_split(split: Split) -> list[Manifest]:
     for number, (out, rows_N) in enumerate(split.pieces):
         old_n = np.flatnonzero(rows_N)
         new_n = np.arange(len(old_n))
-        samples = with_ids(split.samples.filter(pa.array(rows_N)), new_n)
+        samples = split.samples.only(rows_N)
         shares = (Share(manifest=split.parent, old_n=old_n, new_n=new_n),)
-        plans, left_out = plan_tables(shares, readable(samples))
+        plans, left_out = plan_tables(shares, samples.readable_N)
         written.append(
             ShareWork(
                 out=out,

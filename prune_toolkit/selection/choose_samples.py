@@ -43,6 +43,7 @@ class Plan:
     """Longer side in px to which larger images are shrunk."""
     targets: TargetPlan
     samples: pa.Table
+    """Of every sample what is still needed: with a beton to cut all columns, else no keys and sizes of images."""
     pool_N: NDArray[np.bool_]
     """Samples to choose from: the readable ones except those held out."""
     keep_N: NDArray[np.bool_]
@@ -130,7 +131,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
         )
     config.check_out(parent)
     decisions = config.decide(parent)
-    samples = parent.samples()
+    samples = parent.samples(_columns(config), check_all=True)
     readable_N = samples.column("problem").is_null().to_numpy(zero_copy_only=False)
     if not readable_N.any():
         raise InputError(f"{parent.where} has no readable samples to select from")
@@ -149,7 +150,7 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
         if not pool_N.any():
             raise UsageError("--without-suspects leaves no samples to select from", hint="see prune suspects")
     looked_at: set[str] = set()
-    pool = _pool(config, parent, samples.filter(pa.array(pool_N)), decisions.score, looked_at)
+    pool = _pool(config, parent, samples, pool_N, decisions.score, looked_at)
     choice = choose(
         decisions.selector,
         pool,
@@ -161,14 +162,15 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     )
     keep_N = np.zeros(len(samples), np.bool_)
     keep_N[pool_N] = choice.keep_N
-    reason_N = np.where(readable_N, REASONS[HELD_OUT], REASONS[UNREADABLE]).astype(object)
+    reason_N = np.full(len(samples), REASONS[HELD_OUT], object)
+    reason_N[~readable_N] = REASONS[UNREADABLE]
     if suspects is not None:
         reason_N[suspects.mask_N] = suspects.reason_N[suspects.mask_N]
     reason_N[pool_N] = np.array(choice.reasons, object)[choice.reason_N]
     if decisions.max_side is None and config.max_side is not None and config.beton:
         note(SHRINKS_NOTHING)
-    if not config.judges_copy:
-        kept = samples.filter(pa.array(keep_N))
+    if not config.judges_copy and decisions.max_side is not None:
+        kept = samples.select(["width", "height"]).filter(pa.array(keep_N))
         check_same_pixels(decisions.max_side, decisions.targets, kept, parent.header.views)
     distilled_N, distill = np.ones(len(samples), np.bool_), None
     if decisions.distill is not None:
@@ -199,9 +201,25 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
     )
 
 
-def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str | None, looked_at: set[str]) -> Pool:
+def _columns(config: SelectConfig) -> list[str] | None:
+    """Return the columns of `samples` that a selection needs; None: all, to find and cut the images."""
+    if config.beton:
+        return None
+    sides = [] if config.max_side is None else ["width", "height"]
+    return ["label", "size_bytes", "content_hash", "problem", *sides]
+
+
+def _pool(
+    config: SelectConfig,
+    parent: Manifest,
+    samples: pa.Table,
+    pool_N: NDArray[np.bool_],
+    score: str | None,
+    looked_at: set[str],
+) -> Pool:
     """Return the pool to choose from; add the sets of scores, and features or logits once read, to `looked_at`."""
-    ids, classes = samples.column("sample_id").to_numpy(), len(parent.class_names)
+    ids, classes = np.flatnonzero(pool_N), len(parent.class_names)
+    rows = slice(None) if len(ids) == len(pool_N) else pool_N
     column = None if score is None else score_column(parent, score, ids)
     method = config.method
     further = method.further_scores(method.resolve(config.parameters)) if method.further_scores else []
@@ -217,8 +235,8 @@ def _pool(config: SelectConfig, parent: Manifest, samples: pa.Table, score: str 
     block = parent.header.features
     return Pool(
         sample_id_N=ids,
-        label_N=samples.column("label").to_numpy(),
-        content_hash_N16=hash_matrix(samples.column("content_hash")),
+        label_N=samples.column("label").to_numpy()[rows],
+        content_hash_N16=hash_matrix(samples.column("content_hash"))[rows],
         class_count=classes,
         score_N=None if column is None else column.value_N,
         harder="high" if column is None else column.harder,

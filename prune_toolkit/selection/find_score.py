@@ -62,7 +62,7 @@ def full_name(parent: Manifest, name: str) -> str:
 def score_column(parent: Manifest, name: str, ids: NDArray[np.int64]) -> ScoreColumn:
     """Return a score of the given samples; raises InputError if the table lacks some of them."""
     found = find_score(parent, name)
-    table = parent.scores(found.set)
+    table = parent.scores(found.set, ["sample_id", found.name])
     scored = table.column("sample_id").to_numpy()
     place = np.minimum(np.searchsorted(scored, ids), len(scored) - 1)
     if not np.array_equal(scored[place], ids):

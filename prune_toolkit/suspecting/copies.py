@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.images.identity import HASH_BYTES
+from manifests.images.identity import HASH_BYTES, hash_words
 from manifests.images.thumbnails import SIDE_PX, mean_difference
 
 Ids = NDArray[np.int64]
@@ -19,9 +19,17 @@ _PAIRS_AT_ONCE = 500_000
 
 def first_of_content(hash_N16: NDArray[np.uint8]) -> Ids:
     """Return the first row (N,) with the same content hash as each row: its own unless there are copies before it."""
-    content_N = np.ascontiguousarray(hash_N16).view(f"V{HASH_BYTES}").ravel()
-    _, first_G, group_N = np.unique(content_N, return_index=True, return_inverse=True)
-    return np.asarray(first_G[group_N], np.int64)
+    first_N = np.arange(len(hash_N16))
+    half_N = hash_words(hash_N16)[0]
+    order_N = np.argsort(half_N)
+    half_N = half_N[order_N]
+    same_N = half_N[1:] == half_N[:-1]
+    # Few rows have a copy: only those whose first half occurs again are compared by all bytes.
+    row_n = np.sort(order_N[np.append(False, same_N) | np.append(same_N, False)]) if same_N.any() else first_N[:0]
+    content_n = np.ascontiguousarray(hash_N16[row_n]).view(f"V{HASH_BYTES}").ravel()
+    _, first_G, group_n = np.unique(content_n, return_index=True, return_inverse=True)
+    first_N[row_n] = row_n[first_G[group_n]]
+    return first_N
 
 
 def in_two_classes(first_N: Ids, label_N: NDArray[np.integer[Any]]) -> Mask:
