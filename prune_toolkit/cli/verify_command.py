@@ -98,7 +98,7 @@ def command(
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
     from manifests.integrity import verify
-    from manifests.stores.store import without_password
+    from manifests.stores.addresses import without_password
 
     report, where = verify(manifest), without_password(str(manifest))
     if as_json:
