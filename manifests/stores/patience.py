@@ -70,7 +70,7 @@ def patient(bounds: Patience) -> Iterator[None]:
 
 HEARD = "no answer for {after:g} s, at most {most:g} s"
 """Said of a wait for the next byte."""
-UNHEARD = "for {after:g} s; {most:g} s of silence end it"
+UNHEARD = "for {after:g} s; a silence of {most:g} s ends it"
 """Said of a wait for a whole answer, of which some bytes may have come."""
 
 
