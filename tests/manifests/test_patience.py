@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -279,6 +280,19 @@ def test_a_compressed_answer_is_unpacked_and_never_read_on_by_a_range(server: Un
     server.answers = [half, unruly.says(200, packed, Content_Encoding="gzip")]
     assert read(server) == DATA
     assert server.gets == [None, None]
+
+
+def test_a_small_answer_that_unpacks_to_a_large_file_takes_no_memory(server: Unruly) -> None:
+    import gzip
+
+    server.answers = [unruly.says(200, gzip.compress(bytes(64 << 20)), Content_Encoding="gzip")]
+    store = store_of(server.url)
+    tracemalloc.start()
+    try:
+        assert store.read("file", 1000) == bytes(1001)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_attempts_are_counted_anew_after_many_bytes() -> None:
