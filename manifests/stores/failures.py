@@ -60,11 +60,11 @@ def retry_after_s(error: BaseException) -> float:
         headers = getattr(cause, "headers", None) or getattr(response, "headers", None)
         headers = headers or _botocore(response).get("HTTPHeaders") or {}
         text = str({str(name).lower(): headers[name] for name in headers}.get("retry-after", ""))
-        if text.strip().isdigit():
+        if text.isascii() and text.strip().isdigit():
             return float(text)
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
         return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
     return 0.0

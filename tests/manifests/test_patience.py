@@ -163,7 +163,8 @@ def test_a_server_is_asked_again_when_it_says_but_no_later_than_the_timeout(serv
 def test_a_date_to_return_at_is_understood() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < retry_after_s(StatusError(503, {"Retry-After": soon})) <= 30
-    for text in ("Mon, 01 Jan 2001 00:00:00 GMT", "-5", "soon", ""):
+    past, far = "Mon, 01 Jan 2001 00:00:00 GMT", "Mon, 01 Jan 2001 00:00:00 +99999999999999999999"
+    for text in (past, far, "-5", "soon", "\N{SUPERSCRIPT TWO}", ""):
         assert retry_after_s(StatusError(503, {"Retry-After": text})) == 0
     said = {"ResponseMetadata": {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": "12"}}}
     error = OSError("Please reduce your request rate")
