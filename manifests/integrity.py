@@ -20,7 +20,8 @@ from manifests.format.top_k import words_count
 from manifests.images.decode import MODE_JPEG
 from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
-from manifests.stores.store import UNKNOWN_SIZE, Store
+from manifests.stores.addresses import UNKNOWN_SIZE
+from manifests.stores.store import Store
 
 _MISSING = "is missing"
 _ALTERED = "was altered: its sha256 is not the one the header names"

@@ -47,12 +47,13 @@ class Manifest:
         self.header = header
 
     @classmethod
-    def open(cls, where: str | Path) -> "Manifest":
+    def open(cls, where: str | Path, *, timeout_s: float | None = None) -> "Manifest":
         """Read the header of a manifest at a path or URL; raises InputError if it is missing or unreadable.
 
-        Parts of a manifest at a URL are read into memory on request, and nothing is cached on disk.
+        Parts of a manifest at a URL are read into memory on request, and nothing is cached on disk. timeout_s: longest
+        time without a byte from its server, None for 60 s.
         """
-        store = store_of(where)
+        store = store_of(where, timeout_s)
         return cls(store, read_header(store))
 
     def __repr__(self) -> str:

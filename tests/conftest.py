@@ -7,9 +7,14 @@ import pytest
 from hypothesis import settings
 from s3 import Bucket, s3_server
 
+from manifests.stores.patience import Patience, patient
+
 # How long an example takes depends on the machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Nor does a test wait before it asks a server again, or tell that a busy machine answers late.
+NO_PAUSES = Patience(waits_s=(0.0, 0.0, 0.0), tell_after_s=300.0)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -20,6 +25,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real image sets (../shared/data) are not here")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def no_pauses() -> Iterator[None]:
+    """Servers are asked again at once."""
+    with patient(NO_PAUSES):
+        yield
 
 
 @pytest.fixture(scope="session")

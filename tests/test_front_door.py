@@ -188,9 +188,9 @@ def test_keep_is_recorded_as_it_was_typed(at_work, tmp_path, keep, text):
 
 NO_OPTIONS = {
     "rank", "world_size", "finish", "limit", "dry_run", "json", "threads", "pixels", "parameter", "plugin",
-    "allow_mismatch", "list", "data_argument",
+    "allow_mismatch", "list", "data_argument", "timeout",
 }  # fmt: skip
-"""What is of a shell: shares of the work, previews, output, and short forms."""
+"""What is of a shell: shares of the work, previews, output, and short forms; `Manifest.open` takes the timeout."""
 OF_DATA_SPEC = {"config", "file_column", "split_column", "image_list", "unlabelled"}
 """What `pt.DataSpec` takes."""
 POSITION = {"position", "beta", "strata", "mix"}

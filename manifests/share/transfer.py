@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from manifests.base.files import CHUNK_BYTES, link_or_copy
 from manifests.base.layout import BETON_NAME, HEADER_NAME
@@ -26,7 +26,7 @@ from manifests.format.header_file import header_bytes, parse_header
 from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, commit, write_local
 from manifests.share.overwrite import check_folder, check_undisturbed, clear, clear_destination
 from manifests.stores.destinations import Destination, FolderDestination
-from manifests.stores.store import LocalFile, LocalStore, Store, answering, store_of
+from manifests.stores.store import LocalFile, LocalStore, Store, store_of
 
 ALWAYS = ("samples", "selection")
 """Tables without which the others mean nothing."""
@@ -202,19 +202,14 @@ def _fetch(source: Manifest, entry: FileEntry, destination: FolderDestination) -
         with destination.writer(entry.path) as writer:
             writer.write(data)
         return
-    digest, left_bytes, name = hashlib.sha256(), entry.bytes, source.store.name(entry.path)
+    digest, left_bytes = hashlib.sha256(), entry.bytes
     with source.store.open(entry.path) as reader, destination.writer(entry.path) as writer:
-        while left_bytes >= 0 and (chunk := _chunk(reader, name)):
+        while left_bytes >= 0 and (chunk := reader.read(CHUNK_BYTES)):
             left_bytes -= len(chunk)
             digest.update(chunk)
             writer.write(chunk)
         if left_bytes or digest.hexdigest() != entry.sha256:
             raise altered
-
-
-def _chunk(reader: IO[bytes], name: str) -> bytes:
-    with answering(name):
-        return reader.read(CHUNK_BYTES)
 
 
 def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_there: bool) -> Manifest:
@@ -230,16 +225,17 @@ def _remember(folder: Path, header: Header, store: Store, wanted: set[str], is_t
 
 def _in_parallel(work: Callable[[T], int | None], items: Sequence[T], jobs: int, what: str) -> list[int | None]:
     """Return the results of work in any order; the first error ends it all."""
-    results = []
-    with Progress(len(items), what, "files") as progress, ThreadPoolExecutor(jobs, "copies") as pool:
-        futures = [pool.submit(work, item) for item in items]
+    results, pool = [], ThreadPoolExecutor(jobs, "copies")
+    with Progress(len(items), what, "files") as progress:
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(work, item) for item in items]):
                 results.append(future.result())
                 progress.advance(1)
-        finally:
-            for future in futures:
-                future.cancel()
+        except BaseException as error:
+            # Who is told to stop does not wait for servers.
+            pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
+        pool.shutdown()
     return results
 
 

@@ -24,7 +24,7 @@ from manifests.sources.parquet import open_parquet
 from manifests.sources.parquet_files import holds_parquet
 from manifests.sources.splits import HELD_OUT, NoSplitsError
 from manifests.sources.tree import DiskFolder
-from manifests.stores.store import is_url, without_password
+from manifests.stores.addresses import is_url, without_password
 
 
 def open_source(

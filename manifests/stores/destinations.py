@@ -13,8 +13,11 @@ from typing import Any
 from manifests.base.files import CHUNK_BYTES, atomic_file, remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import InputError, UsageError
+from manifests.stores.addresses import levels
 from manifests.stores.hub import HubDestination
-from manifests.stores.store import LocalFile, LocalStore, RemoteStore, answering, levels, store_of
+from manifests.stores.patience import Attempts
+from manifests.stores.store import LocalFile, LocalStore, RemoteStore, store_of
+from manifests.stores.web import WebStore
 
 ATOMIC_SCHEMES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Object stores: an uploaded file appears whole or not at all."""
@@ -110,8 +113,7 @@ class RemoteDestination:
     def _find(self) -> dict[str, dict[str, Any]]:
         """Return what the server reports about each file below the URL."""
         try:
-            with answering(self.store.where):
-                found = self._filesystem.find(self.store.root, detail=True)
+            found = self.store.attempts()(lambda: self._filesystem.find(self.store.root, detail=True))
         except FileNotFoundError:
             return {}
         return {full.strip("/"): info for full, info in found.items()}
@@ -140,8 +142,7 @@ class RemoteDestination:
     def _info(self, path: str) -> dict[str, Any] | None:
         """Return what the server reports about one file; None if it is missing."""
         try:
-            with answering(self.store.name(path)):
-                return dict(self._filesystem.info(self.store.full(path)))
+            return dict(self.store.attempts(path)(lambda: self._filesystem.info(self.store.full(path))))
         except FileNotFoundError:
             return None
 
@@ -163,15 +164,19 @@ class RemoteDestination:
 
     def _write(self, path: str, write: Callable[[str], Any]) -> None:
         full = self.store.full(path)
+
+        def write_whole() -> None:
+            if self.store.scheme in ATOMIC_SCHEMES:
+                write(full)
+                return
+            folder, _, name = full.rpartition("/")
+            self._filesystem.makedirs(folder, exist_ok=True)
+            write(f"{folder}/.{name}.tmp")
+            self._filesystem.mv(f"{folder}/.{name}.tmp", full)
+
         try:
-            with answering(self.store.name(path)):
-                if self.store.scheme in ATOMIC_SCHEMES:
-                    write(full)
-                    return
-                folder, _, name = full.rpartition("/")
-                self._filesystem.makedirs(folder, exist_ok=True)
-                write(f"{folder}/.{name}.tmp")
-                self._filesystem.mv(f"{folder}/.{name}.tmp", full)
+            # Sending takes as long as the file is large.
+            Attempts(self.store.name(path), self.store.patience, waiting=None)(write_whole)
         except FileNotFoundError:
             raise InputError(
                 f"{self.store.name(path)}: this location does not exist", hint="create the bucket first"
@@ -180,8 +185,7 @@ class RemoteDestination:
     def remove(self, path: str) -> None:
         """Delete a file, if it is there."""
         try:
-            with answering(self.store.name(path)):
-                self._filesystem.rm_file(self.store.full(path))
+            self.store.attempts(path)(lambda: self._filesystem.rm_file(self.store.full(path)))
         except FileNotFoundError:
             return
 
@@ -203,7 +207,7 @@ def destination_at(where: str) -> Destination:
     store = store_of(where)
     if store.is_local:
         return FolderDestination(store)
-    if store.scheme in ("http", "https"):
+    if isinstance(store, WebStore):
         raise UsageError(f"{store.where}: a web server accepts no push", hint="push to s3://, gs://, hf:// or a folder")
     return HubDestination(store) if store.scheme == "hf" else RemoteDestination(store)
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from manifests.base.files import CHUNK_BYTES
 from manifests.base.layout import HEADER_NAME
 from manifests.errors import MismatchError, UsageError
-from manifests.stores.store import LocalFile, RemoteStore, answering
+from manifests.stores.failures import status_of
+from manifests.stores.patience import Attempts
+from manifests.stores.store import LocalFile, RemoteStore
 
 PRECONDITION_FAILED = 412
 """The hub's status for a commit whose parent is no longer the newest."""
@@ -49,16 +51,18 @@ class HubDestination:
 
     def begin(self, paths: list[str]) -> None:
         """Create the repository if it is missing, and query the digests of the files."""
-        repo, revision, folder = self.place
-        with answering(self.store.where):
-            self._api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-            self._head = self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
-            listed = self._api.list_repo_files(repo, repo_type="dataset", revision=revision)
-            self._listed = sorted(path.removeprefix(folder) for path in listed if path.startswith(folder))
-            wanted = [folder + path for path in paths]
-            found = self._api.get_paths_info(repo, wanted, repo_type="dataset", revision=revision)
-            self._there = {info.path: info for info in found}
+        self.store.attempts()(lambda: self._begin(paths))
         self._filesystem.invalidate_cache()
+
+    def _begin(self, paths: list[str]) -> None:
+        repo, revision, folder = self.place
+        self._api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
+        self._head = self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
+        listed = self._api.list_repo_files(repo, repo_type="dataset", revision=revision)
+        self._listed = sorted(path.removeprefix(folder) for path in listed if path.startswith(folder))
+        wanted = [folder + path for path in paths]
+        found = self._api.get_paths_info(repo, wanted, repo_type="dataset", revision=revision)
+        self._there = {info.path: info for info in found}
 
     def listed(self) -> list[str]:
         """Return the paths of the files in the repository, or in a folder of it."""
@@ -102,15 +106,19 @@ class HubDestination:
         ]
         operations.append(CommitOperationAdd(folder + HEADER_NAME, header))
         options = {"repo_type": "dataset", "revision": revision, "parent_commit": self._head}
-        with answering(self.store.where):
+
+        def commit() -> None:
             try:
                 self._api.create_commit(repo, operations, commit_message=message, **options)
             except Exception as error:
-                if getattr(getattr(error, "response", None), "status_code", None) != PRECONDITION_FAILED:
+                if status_of(error) != PRECONDITION_FAILED:
                     raise
                 raise MismatchError(
                     f"{self.store.where}: someone else made a commit meanwhile", hint="push again when they are done"
                 ) from None
+
+        # Once: if only the answer to it was lost, a second commit would find the first.
+        Attempts(self.store.where, self.store.patience.once, waiting=None)(commit)
 
 
 def hub_api() -> Any:

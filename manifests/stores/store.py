@@ -9,23 +9,22 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, cast
+from typing import Any, Literal
 
 from manifests.base.files import CHUNK_BYTES
-from manifests.errors import InputError, PruneError, UnreachableError, UsageError
+from manifests.errors import InputError, UsageError
+from manifests.stores.addresses import AGAIN, UNKNOWN_SIZE, is_url, levels, without_password
+from manifests.stores.patience import UNHEARD, Attempts, Patience, PatientFile, patience
+from manifests.stores.streams import read_up_to, sha256_of
+from manifests.stores.timeouts import S3_SCHEMES, timeout_options
+from manifests.stores.web import SCHEMES, WebStore
 
-_AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 _WRONG = "the manifest is incomplete or damaged: prune verify lists what is wrong"
-_WEB = ("http", "https")
-UNKNOWN_SIZE = -1
-"""Size of a file at a URL if the server does not report it."""
-TIMEOUT_S = 60
-"""Time a web server may take to respond."""
+BLOCK_BYTES = 8 << 20
+"""Files at a URL are read in blocks of this size; what breaks is a block."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
 """Extra of this package that installs a file system, by the scheme of its URLs."""
 
@@ -69,7 +68,7 @@ class LocalStore:
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.name(path))
             if not stat.S_ISREG(mode):
-                raise InputError(f"{self.name(path)} is not a file", hint=_AGAIN)
+                raise InputError(f"{self.name(path)} is not a file", hint=AGAIN)
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -136,15 +135,17 @@ class LocalFile:
 
 
 class RemoteStore:
-    """A manifest's files at a URL; nothing is cached on disk."""
+    """A manifest's files at a URL of a file system of fsspec; nothing is cached on disk."""
 
     is_local: Literal[False] = False
 
-    def __init__(self, url: str, filesystem: Any, root: str) -> None:
+    def __init__(self, url: str, filesystem: Any, root: str, bounds: Patience | None = None) -> None:
         self.filesystem, self.root = filesystem, root.rstrip("/")
         self.scheme = url.partition("://")[0]
         self.where = without_password(url).rstrip("/")
-        self._is_http = self.scheme in _WEB
+        bounds = bounds or patience()
+        # Their libraries ask several times by themselves.
+        self.patience = bounds.once if self.scheme in ("gs", "gcs", "hf") else bounds
 
     @property
     def folder(self) -> Path:
@@ -159,97 +160,86 @@ class RemoteStore:
         """Return the path of a file in the file system."""
         return "/".join([self.root, *levels(path)])
 
+    def attempts(self, path: str = "") -> Attempts:
+        """Return what asks the server about a file, or about all of them."""
+        return Attempts(self.name(path) if path else self.where, self.patience, UNHEARD)
+
     def size(self, path: str) -> int | None:
-        """Return the bytes of a file or UNKNOWN_SIZE, None if it is missing; raises the errors of `answering`."""
+        """Return the bytes of a file or UNKNOWN_SIZE, None if it is missing; raises the errors of `Attempts`."""
+        full = self.full(path)
         try:
-            with answering(self.name(path)):
-                return self._told_bytes(path)
+            return self.attempts(path)(lambda: self._told_bytes(full))
         except FileNotFoundError:
             return None
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """Read a file, at most one byte more than `most_bytes`; raises the errors of `answering`."""
-        with answering(self.name(path)):
-            # A web server may send more than it announced.
-            if not self._is_http and 0 <= self._told_bytes(path) <= most_bytes:
-                return bytes(self.filesystem.cat_file(self.full(path)))
-            with self.open(path) as stream:
-                return _read_up_to(stream, most_bytes + 1)
+        """Read a file, at most one byte more than `most_bytes`; raises the errors of `Attempts`."""
+        full, attempts = self.full(path), self.attempts(path)
+        if 0 <= attempts(lambda: self._told_bytes(full)) <= min(most_bytes, BLOCK_BYTES):
+            return bytes(attempts(lambda: self.filesystem.cat_file(full)))
+        with self.open(path) as stream:
+            return read_up_to(stream, most_bytes + 1)
 
-    def open(self, path: str) -> IO[bytes]:
-        """Open a file for reading in blocks; wrap the reading in `answering`."""
-        with answering(self.name(path)):
-            # Few web servers send ranges, so the file is read as one stream.
-            block_bytes = 0 if self._is_http else 8 << 20
-            return cast("IO[bytes]", self.filesystem.open(self.full(path), "rb", block_size=block_bytes))
+    def open(self, path: str) -> PatientFile:
+        """Open a file for reading in blocks; raises the errors of `Attempts`."""
+        full, attempts = self.full(path), self.attempts(path)
+        return PatientFile(attempts(lambda: self.filesystem.open(full, "rb", block_size=BLOCK_BYTES)), attempts)
 
     def sha256(self, path: str) -> str:
-        """Return the hexadecimal sha256 of a file, read as a stream; raises the same errors as `read`."""
-        digest = hashlib.sha256()
-        with answering(self.name(path)), self.open(path) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
+        """Return the hexadecimal sha256 of a file, read as a stream; raises the errors of `Attempts`."""
+        with self.open(path) as stream:
+            return sha256_of(stream)
 
-    def _told_bytes(self, path: str) -> int:
-        size_bytes = self.filesystem.info(self.full(path)).get("size")
+    def _told_bytes(self, full: str) -> int:
+        size_bytes = self.filesystem.info(full).get("size")
         return UNKNOWN_SIZE if size_bytes is None else int(size_bytes)
 
 
-Store = LocalStore | RemoteStore
+Store = LocalStore | RemoteStore | WebStore
 
 
-def levels(path: str) -> list[str]:
-    """Return the folders and name of a file inside a manifest; raises InputError for a path that leads out of it."""
-    names = path.split("/")
-    if {"", ".", ".."}.intersection(names) or "\0" in path:
-        raise InputError(f"a manifest names a file outside its folder: {path!r}", hint=_AGAIN)
-    return names
+def store_of(where: str | Path, timeout_s: float | None = None) -> Store:
+    """Return the store at a path or URL, which may be empty or missing.
 
-
-def _read_up_to(stream: IO[bytes], most_bytes: int) -> bytes:
-    chunks, left_bytes = [], most_bytes
-    while left_bytes and (chunk := stream.read(min(left_bytes, CHUNK_BYTES))):
-        chunks.append(bytes(chunk))
-        left_bytes -= len(chunk)
-    return b"".join(chunks)
-
-
-def is_url(text: str) -> bool:
-    """Return whether the text is a URL, not a path on this machine."""
-    return "://" in text
-
-
-def store_of(where: str | Path) -> Store:
-    """Return the store at a path or URL, which may be empty or missing; raises UsageError for an unknown URL scheme."""
-    text = str(where)
+    timeout_s: longest time without a byte from a server, None for what `--timeout` says or 60. Raises UsageError for
+    an unknown URL scheme and for a timeout that is not a time.
+    """
+    text, bounds = str(where), patience(timeout_s)
     if isinstance(where, Path) or not is_url(text):
         return LocalStore(Path(where))
     scheme, _, place = text.partition("://")
-    if scheme.lower() == "file":
+    scheme = scheme.lower()
+    if scheme == "file":
         return LocalStore(Path(re.sub("^localhost(?=/)", "", place)))
-    return _remote_store(f"{scheme.lower()}://{place}")
-
-
-def _remote_store(url: str) -> RemoteStore:
-    from fsspec.core import url_to_fs
-
-    scheme, shown = url.partition("://")[0], without_password(url)
+    url = f"{scheme}://{place}"
     if "?" in url:
         # A signed address is a password, and is valid for one file only.
         raise UsageError(
-            f"{shown.partition('?')[0]}: the address has a query", hint="name the folder, without the ? and the rest"
+            f"{without_password(url).partition('?')[0]}: the address has a query",
+            hint="name the folder, without the ? and the rest",
         )
+    return WebStore(url, bounds) if scheme in SCHEMES else _remote_store(url, bounds)
+
+
+def _remote_store(url: str, bounds: Patience) -> RemoteStore:
+    shown = without_password(url)
+    try:
+        # Some file systems connect on creation, and each raises its own errors.
+        filesystem, root = Attempts(shown, bounds)(lambda: _file_system(url, bounds.timeout_s))
+    except FileNotFoundError:
+        raise InputError(f"{shown}: not found", hint="check the address") from None
+    return RemoteStore(url, filesystem, root, bounds)
+
+
+def _file_system(url: str, timeout_s: float) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path of the URL in it. Raises UsageError if there is none."""
+    from fsspec.core import url_to_fs
+
+    scheme, shown = url.partition("://")[0], without_password(url)
     # By default, fsspec shares file systems between callers, together with cached listings.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:
-        if scheme in _WEB:
-            from aiohttp import ClientTimeout
-
-            # By default aiohttp aborts a file that takes over five minutes.
-            timeout = ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
-            options["client_kwargs"] = {"timeout": timeout}
-        filesystem, root = url_to_fs(url, **options)
+        filesystem, root = url_to_fs(url, **options, **timeout_options(scheme, timeout_s))
     except ImportError as error:
         install = f"prune-toolkit[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else "the package it names"
         raise UsageError(
@@ -259,46 +249,7 @@ def _remote_store(url: str) -> RemoteStore:
     except (ValueError, TypeError, AttributeError) as error:
         known = "known schemes: s3://, gs://, hf://, http(s)://, file://"
         raise UsageError(f"{shown}: {without_password(str(error))}", hint=known) from None
-    except Exception as error:
-        # Some file systems connect on creation, and each raises its own errors.
-        try:
-            _tell(shown, error)
-        except FileNotFoundError:
-            raise InputError(f"{shown}: not found", hint="check the address") from None
-    return RemoteStore(url, filesystem, root)
-
-
-def without_password(url: str) -> str:
-    """Return a URL, or text with one in it, for messages: without user and password, which may contain an @."""
-    return re.sub(r"(?<=://)[^/]*@", "", url)
-
-
-@contextmanager
-def answering(where: str) -> Iterator[None]:
-    """Turn errors of a remote file system into ours, except FileNotFoundError.
-
-    Raises UnreachableError if the server did not answer completely, InputError if it denies access.
-    """
-    try:
-        yield
-    except (PruneError, AttributeError, NameError):
-        raise
-    except Exception as error:
-        # Every file system has its own exceptions, from packages that may not be installed.
-        _tell(where, error)
-
-
-def _tell(where: str, error: Exception) -> NoReturn:
-    cause = error.__cause__
-    # The HTTP file system reports every failure as a missing file, with the reason as its cause.
-    is_of_http = isinstance(cause, TimeoutError) or type(cause).__module__.partition(".")[0] == "aiohttp"
-    if cause is None or not (is_of_http and isinstance(error, FileNotFoundError)):
-        cause = error
-    status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
-    if isinstance(cause, FileNotFoundError) or status in (404, 410):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
-    reason = without_password((str(cause) or type(cause).__name__).splitlines()[0])
-    if isinstance(cause, PermissionError) or status in (401, 403) or "Credentials" in type(cause).__name__:
-        hint = "check the address and the credentials"
-        raise InputError(f"{where}: access is denied ({reason})", hint=hint) from None
-    raise UnreachableError(f"{where}: {reason}", hint="check the address and the network") from None
+    if scheme in S3_SCHEMES:
+        # It would try again in silence, and multiply our attempts.
+        filesystem.retries = 1
+    return filesystem, root

@@ -6,7 +6,14 @@ import click
 
 from manifests.base.progress import format_bytes
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
-from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_train_command, json_option, manifest_place
+from prune_toolkit.cli.options import (
+    FOLDER,
+    dry_run_option,
+    echo_train_command,
+    json_option,
+    manifest_place,
+    timeout_option,
+)
 from trainer.cli.console import echo_json
 
 
@@ -21,6 +28,7 @@ from trainer.cli.console import echo_json
 )
 @copy_options
 @dry_run_option
+@timeout_option
 @json_option
 def command(
     selection: Path | str,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from manifests.base.progress import one_line
-from prune_toolkit.cli.options import json_option, manifest_place, secret_option
+from prune_toolkit.cli.options import json_option, manifest_place, secret_option, timeout_option
 from trainer.cli.console import echo_json
 
 SHOWN = 5
@@ -25,6 +25,7 @@ WIDEST = 48
 @click.argument("a", type=manifest_place)
 @click.argument("b", type=manifest_place)
 @secret_option
+@timeout_option
 @json_option
 def command(a: Path | str, b: Path | str, secret: Path | None, as_json: bool) -> None:
     """Print what differs between two manifests of any kind: data, teacher, scores, selections, labels, settings.

@@ -15,6 +15,7 @@ from prune_toolkit.cli.options import (
     data_options,
     json_option,
     manifest_place,
+    timeout_option,
     typed,
     workers_option,
 )
@@ -37,6 +38,7 @@ Written = tuple[dict[str, Any], str | None]
 @click.option("--copy", is_flag=True, help="With --imagefolder: copy files instead of making hard links.")
 @data_options
 @workers_option
+@timeout_option
 @json_option
 def command(
     selection: Path | str,

@@ -10,7 +10,15 @@ from manifests.base.layout import MAX_IMAGE_PX
 from manifests.base.progress import note
 from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options
-from prune_toolkit.cli.options import FOLDER, echo_next, gathered, json_option, manifest_place, teacher_licence_option
+from prune_toolkit.cli.options import (
+    FOLDER,
+    echo_next,
+    gathered,
+    json_option,
+    manifest_place,
+    teacher_licence_option,
+    timeout_option,
+)
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
@@ -151,6 +159,7 @@ class LogitsOptions:
 @click.option("--out", "-o", type=FOLDER, help="Folder of the result [default: imported; with --indices selection].")
 @copy_options
 @click.option("--list", "listing", type=FOLDER, metavar="FILE", help="Write all keys without a match to FILE.")
+@timeout_option
 @json_option
 def command(
     file: Path,

@@ -20,6 +20,7 @@ from prune_toolkit.cli.options import (
     rank_options,
     teacher_licence_option,
     teacher_options,
+    timeout_option,
     trust_beton_option,
     view_options,
     workers_option,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 )
 @rank_options
 @dry_run_option
+@timeout_option
 @json_option
 def command(
     selection: Path | str,

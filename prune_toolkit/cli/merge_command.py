@@ -7,7 +7,7 @@ import click
 
 from manifests.base.progress import format_bytes
 from manifests.errors import UsageError
-from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_next, json_option, manifest_place
+from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_next, json_option, manifest_place, timeout_option
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", "-o", type=FOLDER, default="merged", show_default=True, help="Folder of the manifest.")
 @dry_run_option
+@timeout_option
 @json_option
 def command(
     manifests: tuple[Path | str, ...],

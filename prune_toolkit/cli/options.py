@@ -367,5 +367,23 @@ redistributable_option = click.option(
 secret_option = click.option(
     "--secret", type=FOLDER, metavar="FILE", help="With hidden keys: file with the secret the manifest was pushed with."
 )
+
+
+def _be_patient(context: click.Context, _option: click.Parameter, timeout_s: float | None) -> None:
+    """Give the stores that the command opens this timeout. Raises UsageError if it is not a time."""
+    if timeout_s is not None:
+        from manifests.stores.patience import patience, patient
+
+        context.with_resource(patient(patience(timeout_s)))
+
+
+timeout_option = click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    expose_value=False,
+    callback=_be_patient,
+    help="With a URL: longest time without a byte from its server [default: 60].",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option
+from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option, timeout_option
 from trainer.cli.console import echo_json
 
 
@@ -21,6 +21,7 @@ from trainer.cli.console import echo_json
 )
 @click.option("--with-images", is_flag=True, help="Fetch train.beton too, if it is there and may be redistributed.")
 @jobs_option
+@timeout_option
 @json_option
 def command(url: str, folder: Path, only: tuple[str, ...], with_images: bool, jobs: int, as_json: bool) -> None:
     """Fetch the manifest at URL (s3://, gs://, hf://, http(s)://, any of fsspec, or a path) into FOLDER.

@@ -10,7 +10,7 @@ from manifests.base.files import scratch_folder
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import note
 from manifests.errors import UsageError
-from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option, manifest_place
+from prune_toolkit.cli.options import FOLDER, echo_next, jobs_option, json_option, manifest_place, timeout_option
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ MATCHING = {"features", "logits", "scores", "targets"}
 )
 @click.option("--replace", is_flag=True, help="Replace a different manifest at URL.")
 @jobs_option
+@timeout_option
 @json_option
 def command(
     manifest: Path | str,

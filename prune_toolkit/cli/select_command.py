@@ -8,7 +8,15 @@ import click
 from manifests.base.progress import format_bytes, note
 from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
-from prune_toolkit.cli.options import FOLDER, dry_run_option, echo_train_command, gathered, json_option, manifest_place
+from prune_toolkit.cli.options import (
+    FOLDER,
+    dry_run_option,
+    echo_train_command,
+    gathered,
+    json_option,
+    manifest_place,
+    timeout_option,
+)
 from prune_toolkit.quotas.keep import Keep
 from trainer.cli.console import echo_json, echo_table
 
@@ -141,6 +149,7 @@ def select_config(
     show_default=True,
     help="With --dry-run: batch size that the printed steps per epoch are for.",
 )
+@timeout_option
 @json_option
 def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_size: int, as_json: bool) -> None:
     """Pick the samples of MANIFEST worth keeping; write them as train.beton with soft labels.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.base.progress import format_bytes, format_seconds, one_line
-from prune_toolkit.cli.options import json_option, manifest_place
+from prune_toolkit.cli.options import json_option, manifest_place, timeout_option
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(name="show")
 @click.argument("manifest", type=manifest_place, default="manifest")
+@timeout_option
 @json_option
 def command(manifest: Path | str, as_json: bool) -> None:
     """Describe MANIFEST: data, teacher, views, scores, selection, labels, files, and the time they took.

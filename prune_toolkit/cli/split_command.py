@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option, manifest_place
+from prune_toolkit.cli.options import FOLDER, dry_run_option, json_option, manifest_place, timeout_option
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", type=FOLDER, default="split", show_default=True, help="Folder for these samples.")
 @click.option("--rest", type=FOLDER, metavar="DIR", help="Folder for all other samples [default: not written].")
 @dry_run_option
+@timeout_option
 @json_option
 def command(
     manifest: Path | str,

@@ -7,7 +7,15 @@ import click
 
 from manifests.base.progress import note
 from manifests.errors import UsageError
-from prune_toolkit.cli.options import FOLDER, echo_next, json_option, manifest_place, secret_option, workers_option
+from prune_toolkit.cli.options import (
+    FOLDER,
+    echo_next,
+    json_option,
+    manifest_place,
+    secret_option,
+    timeout_option,
+    workers_option,
+)
 from trainer.cli.console import echo_json, echo_table
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", type=FOLDER, metavar="FILE.csv", help="Write all suspects to this file.")
 @secret_option
 @workers_option
+@timeout_option
 @json_option
 def command(
     manifest: Path | str,

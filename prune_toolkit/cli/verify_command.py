@@ -15,6 +15,7 @@ from prune_toolkit.cli.options import (
     data_options,
     json_option,
     manifest_place,
+    timeout_option,
     typed,
     workers_option,
 )
@@ -48,6 +49,7 @@ _SPELLED = {"list_path": "list", "list_file": "image-list", "configuration": "co
     "--list", "list_path", type=FOLDER, metavar="FILE", help="Write everything that does not match to FILE, as CSV."
 )
 @workers_option
+@timeout_option
 @json_option
 def command(
     manifest: Path | str,
@@ -98,7 +100,7 @@ def command(
 
 def _verify_files(manifest: Path | str, as_json: bool) -> None:
     from manifests.integrity import verify
-    from manifests.stores.store import without_password
+    from manifests.stores.addresses import without_password
 
     report, where = verify(manifest), without_password(str(manifest))
     if as_json:

@@ -95,7 +95,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr("manifests.stores.hub.hub_api", lambda: found)
     monkeypatch.setattr(
         "manifests.stores.store._remote_store",
-        lambda url: RemoteStore(url, memory, url.replace("hf://datasets", "/hub")),
+        lambda url, bounds: RemoteStore(url, memory, url.replace("hf://datasets", "/hub"), bounds),
     )
     return found
 

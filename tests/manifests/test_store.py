@@ -147,7 +147,7 @@ def test_a_missing_manifest_is_told_as_one_wherever_it_is_missing(web: Callable,
         ("reference://", UsageError, "reference://: .*missing 1 required"),
         ("jupyter://u:p@x", UsageError, "jupyter://x: "),
         ("dir://x", UsageError, "dir://x: "),
-        ("ftp://u:p@127.0.0.1:1/x", UnreachableError, r"ftp://127\.0\.0\.1:1/x: .*Connection refused"),
+        ("ftp://u:p@127.0.0.1:1/x", UnreachableError, r"ftp://127\.0\.0\.1:1/x: connection refused"),
     ],
 )
 def test_a_file_system_that_cannot_even_be_made_is_told_with_its_address(
@@ -223,14 +223,16 @@ def test_a_server_that_tells_no_sizes_is_read_to_the_end(manifest: Manifest, web
 
 
 def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:
-    with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:1/m/manifest\.json: Cannot connect") as error:
+    with pytest.raises(
+        UnreachableError, match=r"http://127\.0\.0\.1:1/m/manifest\.json: connection refused \(4 attempts\)"
+    ) as error:
         Manifest.open("http://127.0.0.1:1/m")
     assert error.value.exit_code == 3
-    assert error.value.hint == "check the address and the network"
+    hint = "check the address and the network; --timeout SECONDS is the longest wait for an answer, now 60 s"
+    assert error.value.hint == hint
 
 
-def test_a_server_that_falls_silent_is_not_waited_for(web: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifests.stores.store.TIMEOUT_S", 0.3)
+def test_a_server_that_falls_silent_is_not_waited_for(web: Callable) -> None:
     done = threading.Event()
 
     class Silent(_Quiet):
@@ -241,7 +243,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(web: Callable, monkeypatch
             done.wait(10)
 
     with pytest.raises(UnreachableError):
-        Manifest.open(web(Silent))
+        Manifest.open(web(Silent), timeout_s=0.2)
     done.set()
 
 
@@ -253,7 +255,7 @@ def test_a_download_that_is_cut_off_is_told(web: Callable) -> None:
             self.end_headers()
             self.wfile.write(b"{")
 
-    with pytest.raises(UnreachableError, match=r"not enough data|payload"):
+    with pytest.raises(UnreachableError, match="the answer ended before all of it had come"):
         Manifest.open(web(Cut))
 
 

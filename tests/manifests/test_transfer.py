@@ -446,5 +446,5 @@ def test_a_bucket_that_is_not_there_and_a_host_that_is_not_there(
 
     target = destination_at("memory://dead/m")
     target.store.filesystem = Dead()
-    with pytest.raises(UnreachableError, match=r"memory://dead/m/manifest\.json: .*Connection refused"):
+    with pytest.raises(UnreachableError, match=r"memory://dead/m/manifest\.json: connection refused"):
         push(manifest, target)

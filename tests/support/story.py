@@ -36,6 +36,8 @@ def plain(text: str) -> str:
 
     That is ids, numbers, the width of columns of them, and the length of lists that depend on a teacher.
     """
+    # A busy machine answers late, and the commands say so.
+    text = re.sub(r"^waiting for .*\n", "", text, flags=re.MULTILINE)
     text = _TIME.sub("#", _NUMBER.sub("#", _HEX.sub("#", text)))
     for found in _LISTS:
         text = found.sub("...", text)

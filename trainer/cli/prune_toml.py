@@ -20,7 +20,7 @@ from manifests.errors import UsageError
 CONFIG_NAME = "prune.toml"
 SHARED_OPTIONS = (
     "data", "split", "classes", "teacher", "student", "checkpoint", "val", "val_split", "seed", "workers", "device",
-    "plugin",
+    "plugin", "timeout",
 )  # fmt: skip
 COMMANDS = (
     "index",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from manifests.errors import UsageError
-from manifests.stores.store import is_url, without_password
+from manifests.stores.addresses import is_url, without_password
 from trainer.models.channel_values import channel_values
 
 
