@@ -174,18 +174,19 @@ def _echo_scores(manifest: "Manifest") -> None:
 
     rows: list[tuple[str, ...]] = []
     for set_name in dict.fromkeys(spec.set for spec in manifest.header.scores):
-        table = manifest.scores(set_name)
-        for spec in manifest.header.scores:
-            if spec.set == set_name:
-                values = table.column(spec.name).to_numpy()
-                values = values[np.isfinite(values)]
-                quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
-                cells = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
-                rows.append((f"{set_name}/{spec.name}", spec.harder, *cells))
+        specs = [spec for spec in manifest.header.scores if spec.set == set_name]
+        tables = manifest.each_score(set_name, [spec.name for spec in specs])
+        for spec, table in zip(specs, tables, strict=True):
+            values = table.column(spec.name).to_numpy()
+            values = values[np.isfinite(values)]
+            quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
+            cells = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
+            rows.append((f"{set_name}/{spec.name}", spec.harder, *cells))
     echo_table(rows, ("score", "harder", "min", "25 %", "median", "75 %", "max"))
 
 
 def _echo_classes(manifest: "Manifest") -> None:
     """Print how many samples were kept or dropped for which reason."""
-    reasons: Counter[Any] = Counter(manifest.selection().column("reason").to_pylist())
+    counted = manifest.selection(["reason"]).column("reason").value_counts().to_pylist()
+    reasons: Counter[Any] = Counter({each["values"]: each["counts"] for each in counted})
     echo_table([(str(reason), f"{count:,}") for reason, count in reasons.most_common()], ("reason", "samples"))
