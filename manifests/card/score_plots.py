@@ -51,15 +51,15 @@ def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: I
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    tables, keep_N = manifest.each_score(set_name, [spec.name for spec in specs]), _kept(manifest)
+    table = manifest.scores(set_name)
+    kept_N = _kept(manifest, table.column("sample_id").to_numpy())
     rows = -(-len(specs) // COLUMNS)
     # Text as paths: SVG without a script or a font of its own, and no text of the manifest is markup or mathematics.
     with rc_context(
         {"svg.hashsalt": "prune-toolkit", "svg.fonttype": "path", "text.parse_math": False, "font.size": 9}
     ):
         figure = Figure(figsize=(9.5, 0.4 + 1.9 * rows), layout="constrained")
-        for position, (spec, table) in enumerate(zip(specs, tables, strict=True)):
-            kept_N = None if keep_N is None else keep_N[table.column("sample_id").to_numpy()]
+        for position, spec in enumerate(specs):
             axes = figure.add_subplot(rows, COLUMNS, position + 1)
             _histogram(axes, table.column(spec.name).to_numpy(), kept_N)
             name = "".join(c if c.isprintable() else "?" for c in spec.name)[:40]
@@ -67,12 +67,12 @@ def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: I
         FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _kept(manifest: Manifest) -> NDArray[np.bool_] | None:
-    """Return (N,) which samples a selection keeps; None if nothing was selected."""
+def _kept(manifest: Manifest, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Return (n,) which of the scored samples a selection keeps; None if nothing was selected."""
     if manifest.kind != "selection" or not manifest.has("selection"):
         return None
     keep_N: NDArray[np.bool_] = manifest.selection(["keep"]).column("keep").to_numpy(zero_copy_only=False)
-    return keep_N
+    return keep_N[ids]
 
 
 def _histogram(axes: "Axes", value_N: NDArray[Any], kept_N: NDArray[np.bool_] | None) -> None:

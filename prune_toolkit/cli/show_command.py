@@ -174,14 +174,14 @@ def _echo_scores(manifest: "Manifest") -> None:
 
     rows: list[tuple[str, ...]] = []
     for set_name in dict.fromkeys(spec.set for spec in manifest.header.scores):
-        specs = [spec for spec in manifest.header.scores if spec.set == set_name]
-        tables = manifest.each_score(set_name, [spec.name for spec in specs])
-        for spec, table in zip(specs, tables, strict=True):
-            values = table.column(spec.name).to_numpy()
-            values = values[np.isfinite(values)]
-            quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
-            cells = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
-            rows.append((f"{set_name}/{spec.name}", spec.harder, *cells))
+        table = manifest.scores(set_name)
+        for spec in manifest.header.scores:
+            if spec.set == set_name:
+                values = table.column(spec.name).to_numpy()
+                values = values[np.isfinite(values)]
+                quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if len(values) else ()
+                cells = [f"{value:.4g}" for value in quantiles] or ["-"] * 5
+                rows.append((f"{set_name}/{spec.name}", spec.harder, *cells))
     echo_table(rows, ("score", "harder", "min", "25 %", "median", "75 %", "max"))
 
 
