@@ -71,13 +71,13 @@ class TimedManifest(Manifest):
         super().__init__(path, header)
         self.wall_s = self.cpu_s = 0.0
 
-    def samples(self, columns: list[str] | None = None) -> pa.Table:
+    def samples(self, columns: list[str] | None = None, *, check_all: bool = False) -> pa.Table:
         with self._timed():
-            return super().samples(columns)
+            return super().samples(columns, check_all=check_all)
 
-    def scores(self, name: str = "teacher") -> pa.Table:
+    def scores(self, name: str = "teacher", columns: list[str] | None = None) -> pa.Table:
         with self._timed():
-            return super().scores(name)
+            return super().scores(name, columns)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

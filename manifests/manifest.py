@@ -115,9 +115,17 @@ class Manifest:
         """Return sample_id and one float32 column per score, readable samples only; or some of these columns."""
         return self._table(f"scores/{name}", columns)
 
-    def selection(self) -> pa.Table:
-        """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not."""
-        return self._table("selection")
+    def each_score(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield sample_id and one score of a set for each of these columns, one of them in memory at a time."""
+        # Files at a URL are not fetched again for each.
+        held = None if self.store.is_local else self.scores(name)
+        for column in columns:
+            wanted = ["sample_id", column]
+            yield self.scores(name, wanted) if held is None else held.select(wanted)
+
+    def selection(self, columns: list[str] | None = None) -> pa.Table:
+        """Return sample_id, keep, reason, weight, kd_weight for every sample, kept or not; or some of these columns."""
+        return self._table("selection", columns)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the facts about each sample in one table, indexed by sample_id.

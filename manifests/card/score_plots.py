@@ -71,7 +71,7 @@ def _kept(manifest: Manifest, ids: NDArray[np.int64]) -> NDArray[np.bool_] | Non
     """Return (n,) which of the scored samples a selection keeps; None if nothing was selected."""
     if manifest.kind != "selection" or not manifest.has("selection"):
         return None
-    keep_N: NDArray[np.bool_] = manifest.selection().column("keep").to_numpy(zero_copy_only=False)
+    keep_N: NDArray[np.bool_] = manifest.selection(["keep"]).column("keep").to_numpy(zero_copy_only=False)
     return keep_N[ids]
 
 

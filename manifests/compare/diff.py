@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.compare.divergence import compare_labels
@@ -180,19 +179,11 @@ def spearman_by_class(
 
 def _scores(side: Side, set_name: str, names: list[str]) -> Iterator[NDArray[np.float32]]:
     """Yield scores of a set in order, each (N,) by sample_id; nan where there is none."""
-    # A file here is read again for each score, a file at a URL once for all.
-    if side.manifest.store.is_local:
-        for name in names:
-            yield _by_id(side, side.manifest.scores(set_name, ["sample_id", name]), name)
-    else:
-        table = side.manifest.scores(set_name, ["sample_id", *names])
-        yield from (_by_id(side, table, name) for name in names)
-
-
-def _by_id(side: Side, table: pa.Table, name: str) -> NDArray[np.float32]:
-    score_N = np.full(len(side), np.nan, np.float32)
-    score_N[table.column("sample_id").to_numpy()] = table.column(name).to_numpy()
-    return score_N
+    for table in side.manifest.each_score(set_name, names):
+        score_N = np.full(len(side), np.nan, np.float32)
+        score_N[table.column("sample_id").to_numpy()] = table.column(1).to_numpy()
+        del table
+        yield score_N
 
 
 def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
@@ -226,7 +217,7 @@ def compare_selections(a: Side, b: Side, pairs: Pairs) -> Section:
 
 
 def _kept(side: Side) -> NDArray[np.bool_]:
-    return np.asarray(side.manifest.selection().column("keep").to_numpy(zero_copy_only=False))
+    return np.asarray(side.manifest.selection(["keep"]).column("keep").to_numpy(zero_copy_only=False))
 
 
 def compare_settings(a: Manifest, b: Manifest) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from manifests.base.progress import note
 from manifests.errors import PruneError, UsageError
 from manifests.stores.failures import may_pass, reason_of, retry_after_s, tell
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 20.0
 MOST_TIMEOUT_S = 86_400.0
 ANEW_BYTES = 64 << 20
 """Attempts at one file are counted anew after so many bytes: a large file may be interrupted more often."""

@@ -259,6 +259,12 @@ def places_in_order(wanted: pa.ChunkedArray, among: pa.ChunkedArray) -> Ids:
     return np.concatenate(found)
 
 
+def ascends(texts: pa.ChunkedArray) -> bool:
+    """Return whether texts ascend by their bytes, equal ones allowed, and none is null."""
+    in_order = pc.less_equal(texts.slice(0, max(0, len(texts) - 1)), texts.slice(1))
+    return not texts.null_count and pc.all(in_order).as_py() is not False
+
+
 def unique_in_both(name_n: pa.Array, name_m: pa.Array) -> tuple[Ids, Ids, Ids]:
     """Return positions of values that are once on each side, and in name_n of those on both sides, but not once."""
     code: Ids = pa.concat_arrays([name_n, name_m]).dictionary_encode().indices.to_numpy().astype(np.int64)

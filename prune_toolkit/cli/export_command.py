@@ -71,7 +71,7 @@ def command(
     if form != "imagefolder" and (unused := [name for name in of_imagefolder if name in typed()]):
         raise UsageError(f"--{unused[0]} cannot be used with --{form}", hint="it goes with --imagefolder")
     manifest = Manifest.open(selection)
-    samples = kept_samples(manifest)
+    samples = kept_samples(manifest, {"indices": (), "filelist": ("key",)}.get(form))
     if form == "indices":
         facts, line = _indices(path, manifest, samples)
     elif form == "filelist":

@@ -383,7 +383,7 @@ timeout_option = click.option(
     metavar="SECONDS",
     expose_value=False,
     callback=_be_patient,
-    help="With a URL: longest time without a byte from its server [default: 60].",
+    help="With a URL: longest time without a byte from its server [default: 20].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")

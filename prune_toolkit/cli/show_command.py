@@ -188,5 +188,6 @@ def _echo_scores(manifest: "Manifest") -> None:
 
 def _echo_classes(manifest: "Manifest") -> None:
     """Print how many samples were kept or dropped for which reason."""
-    reasons: Counter[Any] = Counter(manifest.selection().column("reason").to_pylist())
+    counted = manifest.selection(["reason"]).column("reason").value_counts().to_pylist()
+    reasons: Counter[Any] = Counter({each["values"]: each["counts"] for each in counted})
     echo_table([(str(reason), f"{count:,}") for reason, count in reasons.most_common()], ("reason", "samples"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.base.files import atomic_file, write_atomic
@@ -35,15 +36,19 @@ _MAGIC = {
 }  # fmt: skip
 
 
-def kept_samples(manifest: Manifest) -> pa.Table:
-    """Return the rows of `samples` that a selection keeps, in canonical order; UsageError for other manifests."""
+def kept_samples(manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of `samples` that a selection keeps, in canonical order; UsageError for other manifests.
+
+    columns: those besides sample_id that are read; None: all.
+    """
     if manifest.kind != "selection":
         raise UsageError(
             f"{manifest.where} is of kind {manifest.kind}: only a selection can be exported",
             hint="make one: prune select --keep 0.5",
         )
     refuse_hidden(manifest.header, manifest.where)
-    samples, selection = manifest.samples(), manifest.selection()
+    samples = manifest.samples(None if columns is None else list(dict.fromkeys(["sample_id", *columns])))
+    selection = manifest.selection(["sample_id", "keep"])
     if not samples.column("sample_id").equals(selection.column("sample_id")):
         raise InputError(f"{manifest.where}: samples and selection do not have the same rows")
     return samples.filter(selection.column("keep"))
@@ -96,11 +101,12 @@ def write_file_list(path: Path | None, samples: pa.Table) -> bytes:
 
     Raises InputError for a key with a line break.
     """
-    keys = samples.column("key").to_pylist()
-    for key in keys:
-        if "\n" in key or "\r" in key:
-            raise InputError(f"the key {key!r} has a line break, which a list cannot hold", hint="rename the file")
-    content = "".join(f"{key}\n" for key in keys).encode()
+    keys = samples.column("key")
+    broken = pc.index(pc.match_substring_regex(keys, r"[\n\r]"), True).as_py()
+    if broken >= 0:
+        key = keys[broken].as_py()
+        raise InputError(f"the key {key!r} has a line break, which a list cannot hold", hint="rename the file")
+    content = b"".join("".join(f"{key}\n" for key in chunk.to_pylist()).encode() for chunk in keys.chunks)
     if path is not None:
         refuse_existing(path)
         write_atomic(path, content)

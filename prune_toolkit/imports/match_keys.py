@@ -13,7 +13,7 @@ from manifests.base.progress import note, one_line
 from manifests.errors import MismatchError
 from manifests.manifest import Manifest
 from manifests.sources.splits import family_of_path
-from manifests.tables.rows import places, unique_in_both
+from manifests.tables.rows import ascends, places, places_in_order, unique_in_both
 
 SHOWN = 3
 _FOLDERS = r"(?s)^.*[/\\]"
@@ -38,8 +38,8 @@ def match_keys(keys_F: pa.ChunkedArray, keys_N: pa.ChunkedArray, *, are_rows: bo
     another image: of another split, or below a folder that the manifest has elsewhere. are_rows: the manifest's keys
     are row numbers, not file names.
     """
-    row_F = places(keys_F, keys_N)
-    if are_rows:
+    row_F = (places_in_order if ascends(keys_F) else places)(keys_F, keys_N)
+    if are_rows or (row_F >= 0).all():
         return Matched(row_F=row_F, by_name=0, unmatched=keys_F.filter(pa.array(row_F < 0)))
     left_F, free_n = np.flatnonzero(row_F < 0), np.setdiff1d(np.arange(len(keys_N)), row_F)
     left = keys_F.take(pa.array(left_F))

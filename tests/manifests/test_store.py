@@ -228,7 +228,7 @@ def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:
     ) as error:
         Manifest.open("http://127.0.0.1:1/m")
     assert error.value.exit_code == 3
-    hint = "check the address and the network; --timeout SECONDS is the longest wait for an answer, now 60 s"
+    hint = "check the address and the network; --timeout SECONDS is the longest wait for an answer, now 20 s"
     assert error.value.hint == hint
 
 

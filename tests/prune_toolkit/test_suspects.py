@@ -49,7 +49,7 @@ def test_a_class_of_equal_values_has_no_outlier_and_nan_stays_unknown() -> None:
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(0, 30), st.just(16)), elements=st.integers(0, 1)), st.data())
 def test_contents_are_grouped_as_by_comparing_all_pairs(hash_N16: np.ndarray, data: st.DataObject) -> None:
-    hash_N16[:, 2:] = 0
+    hash_N16[:, 1:15] = 0
     label_N = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(hash_N16), max_size=len(hash_N16))), int)
     rows = [row.tobytes() for row in hash_N16]
     first_N = first_of_content(hash_N16)
