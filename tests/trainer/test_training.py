@@ -219,7 +219,7 @@ def test_a_run_killed_between_its_last_epoch_and_its_end_is_only_finished(select
     assert (tmp_path / "student.safetensors").read_bytes() == weights
 
 
-def test_a_run_killed_after_its_first_best_weights_begins_anew_but_never_over_those_of_another(selection, val, tmp_path):
+def test_a_run_killed_after_its_first_best_weights_begins_anew_but_not_over_those_of_another(selection, val, tmp_path):
     run(selection, tmp_path, val=val, epochs=1)
     weights = (tmp_path / "best.safetensors").read_bytes()
     for path in tmp_path.iterdir():
