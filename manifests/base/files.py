@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
@@ -41,6 +41,15 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` in one step."""
     with atomic_file(path) as stream:
         stream.write(data)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files; none takes its name before all have found room."""
+    with ExitStack() as stack:
+        for path, data in files.items():
+            stream = stack.enter_context(atomic_file(path))
+            stream.write(data)
+            stream.flush()
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -105,6 +105,15 @@ def check_folder(destination: FolderDestination, header: Header, store: Store) -
         )
 
 
+def check_links(destination: FolderDestination) -> None:
+    """Raise InputError for a link in the folder: what is written later would take its place."""
+    for path in destination.listed():
+        if (destination.folder / path).is_symlink():
+            raise InputError(
+                f"{destination.folder / path} is a symbolic link: nothing is written through it", hint="remove it"
+            )
+
+
 def _is_ours(path: str) -> bool:
     """Return whether a push may have left this file, under its own name or that of a partial upload."""
     folder, slash, name = path.rpartition("/")

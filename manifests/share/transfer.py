@@ -24,7 +24,7 @@ from manifests.format.columns import kinds_of
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import header_bytes, parse_header
 from manifests.manifest import NOT_PULLED, PULLED_FROM, Manifest, commit, write_local
-from manifests.share.overwrite import check_folder, check_undisturbed, clear, clear_destination
+from manifests.share.overwrite import check_folder, check_links, check_undisturbed, clear, clear_destination
 from manifests.stores.destinations import Destination, FolderDestination
 from manifests.stores.store import LocalFile, LocalStore, Store, store_of
 
@@ -135,6 +135,7 @@ def pull(
 
     if not is_there:
         check_folder(destination, header, store)
+        check_links(destination)
     with _resumable():
         folder.mkdir(parents=True, exist_ok=True)
         destination.begin([])

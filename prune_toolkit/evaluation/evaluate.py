@@ -15,7 +15,7 @@ from manifests.errors import InputError, UsageError
 from manifests.format.parts import part_count, part_rows
 from prune_toolkit.evaluation.figures import Figures
 from prune_toolkit.evaluation.result import Evaluation
-from prune_toolkit.evaluation.tables import predictions_file, write_classes, write_confusion
+from prune_toolkit.evaluation.tables import predictions_file, write_tables
 from prune_toolkit.export.export import refuse_existing
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.scoring.exchanged import MOST_CLASSES, exchanged_warning
@@ -94,46 +94,45 @@ def evaluate(model: Teacher, images: ImagesAtHand, config: EvaluationConfig) -> 
     figures, broken, clock, shown = Figures(len(names)), _Unreadable(), _Clock(), None
     reader = images.open(model.preprocessing, device=model.device, workers=config.workers, loader=config.loader)
     batch_size = config.batch_size or usual_batch_size(model.preprocessing.image_px)
-    with (
-        closing(reader),
-        Progress(len(chosen), f"evaluating {model.info.spec}") as progress,
-        predictions_file(config.predictions, names) as predictions,
-    ):
-        for ids, keys, pixels in _batches(images, reader, chosen, batch_size, broken):
-            logits_nC, label_n = model.logits(pixels), images.label_N[ids]
-            _check_finite(logits_nC, keys)
-            answers = figures.add(logits_nC, label_n)
-            if predictions is not None:
-                predictions.add(keys, label_n.tolist(), answers)
-            if shown is None:
-                shown = pixels[: TRIAL_CPU_IMAGES if model.device.type == "cpu" else None].clone()
-            progress.advance(len(ids))
-            clock.add(len(ids))
+    # The tables are written while that of the predictions is still open: all are there at last, or none.
+    with predictions_file(config.predictions, names) as predictions:
+        with closing(reader), Progress(len(chosen), f"evaluating {model.info.spec}") as progress:
+            for ids, keys, pixels in _batches(images, reader, chosen, batch_size, broken):
+                logits_nC, label_n = model.logits(pixels), images.label_N[ids]
+                _check_finite(logits_nC, keys)
+                answers = figures.add(logits_nC, label_n)
+                if predictions is not None:
+                    predictions.add(keys, label_n.tolist(), answers)
+                if shown is None:
+                    shown = pixels[: TRIAL_CPU_IMAGES if model.device.type == "cpu" else None].clone()
+                progress.advance(len(ids))
+                clock.add(len(ids))
         if shown is None:
             raise InputError(f"none of the {len(chosen):,} images can be read; the first: {broken.first}")
-    if broken.count:
-        note(f"{broken.count:,} of {len(chosen):,} images cannot be read and are left out; the first: {broken.first}")
-    split = images.source.split if images.index is None else images.index.header.data.split
-    evaluation = Evaluation(
-        model=model.info.spec,
-        data=images.source.name if images.index is None else images.index.header.data.name,
-        split=split,
-        of=images.count,
-        unreadable=broken.count,
-        figures=figures,
-        class_names=names,
-        preprocessing=model.preprocessing,
-        device=str(model.device),
-        dtype=model.dtype,
-        network_images_per_second=network_rate(model, shown),
-        images_per_second=clock.rate,
-    )
-    if len(names) <= MOST_CLASSES and (warning := exchanged_warning(evaluation.confusion_CC, list(names))):
-        note(f"warning: {warning}")
-    if config.classes is not None:
-        write_classes(config.classes, evaluation)
-    if config.confusion is not None:
-        write_confusion(config.confusion, evaluation)
+        if broken.count:
+            note(
+                f"{broken.count:,} of {len(chosen):,} images cannot be read and are left out; the first: {broken.first}"
+            )
+        split = images.source.split if images.index is None else images.index.header.data.split
+        evaluation = Evaluation(
+            model=model.info.spec,
+            data=images.source.name if images.index is None else images.index.header.data.name,
+            split=split,
+            of=images.count,
+            unreadable=broken.count,
+            figures=figures,
+            class_names=names,
+            preprocessing=model.preprocessing,
+            device=str(model.device),
+            dtype=model.dtype,
+            network_images_per_second=network_rate(model, shown),
+            images_per_second=clock.rate,
+        )
+        if len(names) <= MOST_CLASSES and (warning := exchanged_warning(evaluation.confusion_CC, list(names))):
+            note(f"warning: {warning}")
+        if predictions is not None:
+            predictions.flush()
+        write_tables(evaluation, classes=config.classes, confusion=config.confusion)
     return evaluation
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from manifests.base.files import atomic_file, write_atomic
+from manifests.base.files import atomic_file, write_together
 from prune_toolkit.evaluation.figures import Answers
 from prune_toolkit.evaluation.result import Evaluation
 
@@ -17,7 +17,7 @@ class Predictions:
     """Writes a row per image; classes by their names."""
 
     def __init__(self, stream: io.TextIOBase, class_names: Sequence[str]) -> None:
-        self._rows, self._names = csv.writer(stream, lineterminator="\n"), class_names
+        self._rows, self._names, self.flush = csv.writer(stream, lineterminator="\n"), class_names, stream.flush
         self._rows.writerow(PREDICTION_COLUMNS)
 
     def add(self, keys: Iterable[str], labels: Iterable[int], answers: Answers) -> None:
@@ -40,20 +40,23 @@ def predictions_file(path: Path | None, class_names: Sequence[str]) -> Iterator[
         text.detach()
 
 
-def write_classes(path: Path, evaluation: Evaluation) -> None:
-    """Write the classes in label order: class, samples, top1."""
-    rows = ((row.name, row.samples, "" if row.top1 is None else f"{row.top1:.6g}") for row in evaluation.classes)
-    _write(path, [("class", "samples", "top1"), *rows])
+def write_tables(evaluation: Evaluation, *, classes: Path | None, confusion: Path | None) -> None:
+    """Write the tables that are asked for, all or none.
+
+    The classes in label order: class, samples, top1. The confusion matrix: a row per class, a column per answer.
+    """
+    tables = {}
+    if classes is not None:
+        rows = ((row.name, row.samples, "" if row.top1 is None else f"{row.top1:.6g}") for row in evaluation.classes)
+        tables[classes] = _csv([("class", "samples", "top1"), *rows])
+    if confusion is not None:
+        names, counts = evaluation.class_names, evaluation.confusion_CC
+        named = ((name, *row) for name, row in zip(names, counts.tolist(), strict=True))
+        tables[confusion] = _csv([("label", *names), *named])
+    write_together(tables)
 
 
-def write_confusion(path: Path, evaluation: Evaluation) -> None:
-    """Write the confusion matrix: a row per class, a column per answer."""
-    names = evaluation.class_names
-    counts = evaluation.confusion_CC
-    _write(path, [("label", *names), *((name, *row) for name, row in zip(names, counts.tolist(), strict=True))])
-
-
-def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    return text.getvalue().encode()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from manifests.base.files import scratch_folder, write_atomic
+from manifests.base.files import scratch_folder, write_together
 from manifests.errors import InputError, PruneError, UsageError
 from prune_toolkit.export.export import refuse_existing, renamed_when_done
 from prune_toolkit.model_export.check import Difference, difference
@@ -86,8 +86,7 @@ def export_student(model: Exportable, form: Format, out: Path, images: torch.Ten
         else:
             data = made.read_bytes()
             text = json.dumps({"format": form.name, **model.facts()}, indent=1, ensure_ascii=False)
-            write_atomic(facts_path(out), f"{text}\n".encode())
-            write_atomic(out, data)
+            write_together({facts_path(out): f"{text}\n".encode(), out: data})
             size = len(data)
     return ExportedModel(path=out, format=form.name, bytes=size, facts=model.facts(), difference=compared)
 
@@ -101,6 +100,8 @@ def _made_and_compared(model: Exportable, form: Format, path: Path, images: torc
     except PruneError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise InputError(
             f"{model.info.spec} cannot be exported to {form.name}: {reason(error)}",
             hint="another format may take it: --to " + ", ".join(name for name in FORMATS if name != form.name),

@@ -17,7 +17,7 @@ from prune_toolkit.sweep.grid import ALL, Arm, all_arms
 from prune_toolkit.sweep.plots import draw_differences, draw_plots, draw_weights
 from prune_toolkit.sweep.runs import Cell, Row
 from prune_toolkit.sweep.study import Phase, Study, final_phase, job_of
-from prune_toolkit.sweep.sweep_folder import SweepFolder
+from prune_toolkit.sweep.sweep_folder import PLOTS_NAME, SweepFolder
 
 Record = dict[str, Any]
 WORDS = ("arm", "labels", "loss", "teacher", "budget", "phase", "run", "select", "train")
@@ -94,9 +94,9 @@ def write_report(study: Study, chosen: Mapping[Cell, str]) -> dict[str, Any]:
     text = markdown(table, phase.judged_on)
     write_atomic(folder.path / "table.md", text.encode())
     if table:
-        plots = draw_plots(table, folder.path / "plots", _title(study, phase))
-        plots += draw_differences(table, folder.path / "plots", _title(study, phase))
-        plots += draw_weights(tuned or table, folder.path / "plots", _title(study, study.tuning or phase))
+        plots = draw_plots(table, folder.path / PLOTS_NAME, _title(study, phase))
+        plots += draw_differences(table, folder.path / PLOTS_NAME, _title(study, phase))
+        plots += draw_weights(tuned or table, folder.path / PLOTS_NAME, _title(study, study.tuning or phase))
         files += [path.relative_to(folder.path).as_posix() for path in plots]
     else:
         note("no run is finished: there is nothing to plot")

@@ -14,7 +14,7 @@ from manifests.base.layout import HEADER_NAME
 from manifests.base.out_folder import check_out_folder
 from manifests.errors import InputError, UsageError
 
-SWEEP_NAME, LOCK_NAME, RUN_NAME = "sweep.json", ".lock", "run.json"
+SWEEP_NAME, LOCK_NAME, RUN_NAME, PLOTS_NAME = "sweep.json", ".lock", "run.json", "plots"
 FORMAT = 1
 _BEFORE = ("holdout", "logs")
 """The folders that are written before the description of the sweep."""
@@ -51,7 +51,7 @@ class SweepFolder:
         """Lock the sweep; UsageError if another process holds the lock."""
         if (self.path / HEADER_NAME).exists():
             raise UsageError(f"{self.path} is a manifest", hint="give the sweep its own folder with --out")
-        check_out_folder(self.path, "sweep", _BEFORE, self._of_ours)
+        check_out_folder(self.path, "sweep", (*_BEFORE, PLOTS_NAME), self._of_ours)
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         try:

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,7 +203,9 @@ class Totals(NamedTuple):
 def note_time(out: Path, part: int, seconds: float, hits: int = 0) -> None:
     """Store a part's time and the teacher's hits beside the parts, until the header has their sums."""
     content = {"seconds": round(seconds, 3), "hits": hits}
-    write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps(content).encode())
+    # Another process that made the same parts may have finished meanwhile, and cleared the times.
+    with suppress(FileNotFoundError):
+        write_atomic(out / TIMES / f"part-{part:05d}.json", json.dumps(content).encode())
 
 
 def totals(out: Path, parts: int) -> Totals:

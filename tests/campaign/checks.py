@@ -13,6 +13,9 @@ GONE_S = 10.0
 """Within this time everything that a command started has ended."""
 
 
+REFUSED, NEVER_CHANGED = 2, "what is there is never changed"
+
+
 def problem_of(done: Done, codes: Collection[int]) -> str:
     """Check that a command ended with one of these codes, not by itself with a traceback, and said why."""
     last = done.said.strip().splitlines()[-1:] or [""]
@@ -49,14 +52,17 @@ def not_whole(lab: Lab, command: Command, out: Path) -> str:
     for header in (key for key in found if key.endswith("manifest.json")):
         folder = header.removesuffix("manifest.json")
         files = [entry["path"] for entry in wanted[header]["files"]]  # type: ignore[index]
-        if bad := [path for path in files if found.get(folder + path) != wanted[folder + path]]:
+        kept = [path for path in files if folder + path in wanted]
+        if bad := [path for path in kept if found.get(folder + path) != wanted[folder + path]]:
             return f"{header} is there, but {bad[0]} is not whole"
     return ""
 
 
 def resumes(lab: Lab, command: Command, out: Path) -> str:
     """Check that the same command, run again, ends well, and leaves what it makes undisturbed and nothing else."""
-    return problem_of(lab.run(command, out), {0}) or as_undisturbed(lab, command, out)
+    done = lab.run(command, out)
+    is_refused = command.once and done.code == REFUSED and NEVER_CHANGED in done.said
+    return problem_of(done, {REFUSED if is_refused else 0}) or as_undisturbed(lab, command, out)
 
 
 def as_undisturbed(lab: Lab, command: Command, out: Path) -> str:

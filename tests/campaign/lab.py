@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,10 @@ class Command:
     """A folder of the lab of which OUT is a copy beforehand, for a command that writes into its input."""
     shares: bool = False
     """Several processes may do its work together."""
+    once: bool = False
+    """It never changes what is there: run again after it has finished, it is refused."""
+    tolerates: bool = False
+    """It leaves other files in its folder alone, and writes beside them."""
     part: int = 1
     """It gets one in so many of the trials of other commands, because it takes longer."""
 
@@ -129,7 +134,7 @@ class Lab:
     jobs: int = 1
     """Trials at a time."""
     nursery: Nursery | None = None
-    _numbers: Any = field(default_factory=count)
+    numbers: Any = field(default_factory=count)
 
     def out(self, name: str) -> Path:
         """Return a path for OUT in a folder of its own, empty."""
@@ -137,6 +142,10 @@ class Lab:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         return place / "out"
+
+    def undisturbed(self, command: Command) -> Path:
+        """Return the folder that holds what a command made undisturbed."""
+        return self.scratch / ("undisturbed-" + re.sub(r"\W+", "-", command.name))
 
     def prepare(self, command: Command, out: Path) -> None:
         """Copy what the command is to change."""
@@ -146,7 +155,7 @@ class Lab:
     def start(self, command: Command, out: Path, *, cold: bool = False, **environment: str) -> Running:
         """Start a command as a shell would; cold: not as a fork of a process that has imported everything."""
         words = [word.replace("OUT", str(out)) for word in command.words]
-        said = self.scratch / f"said-{next(self._numbers)}.txt"
+        said = self.scratch / f"said-{next(self.numbers)}.txt"
         said.touch()
         environment = self.environment | environment
         if self.nursery is None or cold:

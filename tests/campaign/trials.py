@@ -43,16 +43,16 @@ Trial = tuple[str, str, Callable[[str], str]]
 def tried(lab: Lab, trials: Iterable[Trial]) -> Iterator[Outcome]:
     """Try all, `lab.jobs` at a time, each in a folder of its own."""
 
-    def one(numbered: tuple[int, Trial]) -> Outcome:
-        number, (command, moment, trial) = numbered
-        folder = f"trial-{number}"
+    def one(each: Trial) -> Outcome:
+        command, moment, trial = each
+        folder = f"trial-{next(lab.numbers)}"
         try:
             problem = trial(folder)
         except Exception as error:
             problem = f"the trial itself failed: {error!r}"
         if not problem:
             shutil.rmtree(lab.scratch / folder, ignore_errors=True)
-        return Outcome(command, moment, problem)
+        return Outcome(command, moment, f"{problem} ({folder})" if problem else "")
 
     with ThreadPoolExecutor(lab.jobs) as pool:
-        yield from pool.map(one, enumerate(trials))
+        yield from pool.map(one, trials)

@@ -28,7 +28,7 @@ def undisturbed(lab: Lab, _generator: Random, _moments: int) -> Iterator[Outcome
 
 def measure(lab: Lab, command: Command) -> str:
     """Measure how long a command takes, and what it makes: once as a fork, once by itself. Return what is wrong."""
-    warm, cold = lab.out(f"undisturbed {command.name}"), lab.out(f"cold {command.name}")
+    warm, cold = lab.out(lab.undisturbed(command).name), lab.out("cold")
     for out in (warm, cold):
         lab.prepare(command, out)
     before = tree(warm)

@@ -54,6 +54,9 @@ verify = abort
 def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/part-00003.parquet")
 
+def too_large():
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
 def no_such_file():
     open("/nowhere/at/all")
 
@@ -178,6 +181,12 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
         ),
         ("torch_memory", 5, f"prune: memory is used up: {TORCH_SAYS}{NO_MEMORY}"),
         ("gpu_memory", 5, f"prune: memory is used up: CUDA out of memory{NO_MEMORY}"),
+        (
+            "too_large",
+            5,
+            "prune: a file may not become so large\n"
+            "  raise the limit (ulimit -f), or name another disk; run the same command again to resume\n",
+        ),
         ("no_such_file", 3, "prune: No such file or directory (/nowhere/at/all)\n"),
         ("read_only", 3, "prune: Read-only file system (/data)\n"),
     ],

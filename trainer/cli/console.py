@@ -118,6 +118,11 @@ def _tell_os_error(name: str, error: OSError) -> int:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _tell(name, f"the disk is full{where}\n  make room; {_RESUME}", IncompleteError.exit_code)
+    if error.errno == errno.EFBIG:
+        message = (
+            f"a file may not become so large{where}\n  raise the limit (ulimit -f), or name another disk; {_RESUME}"
+        )
+        return _tell(name, message, IncompleteError.exit_code)
     if not error.strerror:
         raise error
     return _tell(name, f"{error.strerror}{where}", InputError.exit_code)

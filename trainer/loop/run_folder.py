@@ -112,7 +112,20 @@ class RunFolder:
             return _has_names(file, {"epoch", "steps", "train_loss", "images_per_s"}) or None
         if path == CHECKPOINT_NAME:
             return _is_checkpoint(file) or None
+        if path in (BEST_NAME, LAST_NAME):
+            # A run that was killed in its first epoch may have left this alone. Another run's would be lost.
+            return self._is_student(file) or None
         return (path.startswith(f"{DYNAMICS_NAME}/") and is_written_part(file)) or None
+
+    def _is_student(self, file: Path) -> bool:
+        """Return whether a file is a student of a run of this configuration."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                return (opened.metadata() or {}).get("run_digest") == self.digest
+        except (OSError, SafetensorError):
+            return False
 
     def finished(self) -> dict[str, Any] | None:
         """Return the content of run.json, None while the run of this configuration is unfinished."""

@@ -85,9 +85,11 @@ def _refused(lab: Lab, command: Command, put: Put, folder: str) -> str:
     before = _everything(lab.scratch / folder)
     # Commands that write beside a file name it by OUT.
     done = lab.run(command, out / "below" if put is _below_a_file else out)
-    if problem := problem_of(done, REFUSED):
+    if problem := problem_of(done, (0, *REFUSED) if command.tolerates else REFUSED):
         return problem
     after = _everything(lab.scratch / folder)
+    if not done.code:
+        after = {name: content for name, content in after.items() if name in before}
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return f"changed: {', '.join(changed[:5])}" if changed else ""
 
@@ -142,7 +144,7 @@ def _below_a_file(out: Path, _elsewhere: Path) -> None:
 
 def _unfinished(lab: Lab, command: Command, name: str, out: Path, elsewhere: Path) -> None:
     """What a killed command may leave, but one file leads elsewhere."""
-    shutil.copytree(lab.scratch / f"undisturbed {command.name}" / "out", out)
+    shutil.copytree(lab.undisturbed(command) / "out", out)
     for last in ("manifest.json", "run.json"):
         if not command.changes:
             (out / last).unlink(missing_ok=True)
