@@ -21,8 +21,12 @@ _FOREIGN_AGE_S = 3600
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; on success it is synced and renamed, on failure removed."""
+    """Open a temporary file beside `path`; on success it is synced and renamed, on failure removed.
+
+    What a killed writer of the same file left there is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left(path)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     # Its name can be guessed, so a link may be there: the file is created again, and no link is followed.
     temporary.unlink(missing_ok=True)
@@ -106,6 +110,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _host() -> str:
     return os.uname().nodename.replace(".", "-")
+
+
+def _remove_left(path: Path) -> None:
+    of_this_file = re.compile(rf"\.{re.escape(path.name)}\.[^.]*\.[0-9]{{1,9}}\.tmp")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for left in [path.with_name(entry.name) for entry in entries if of_this_file.fullmatch(entry.name)]:
+            if _is_abandoned(left):
+                left.unlink(missing_ok=True)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from manifests.base.files import write_together
+from manifests.base.files import write_atomic, write_together
 from manifests.base.reports import check_report, write_listing
 from manifests.errors import UsageError
 
@@ -53,3 +54,20 @@ def test_files_that_go_together_are_all_there_or_none(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
     write_together(files)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_a_file_removes_what_killed_writers_of_the_same_file_left_and_nothing_else(tmp_path: Path) -> None:
+    host = os.uname().nodename.replace(".", "-")
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    left = tmp_path / f".a.csv.{host}.{dead.pid}.tmp"
+    kept = [
+        tmp_path / f".a.csv.{host}.{os.getppid()}.tmp",
+        tmp_path / f".a.csv.elsewhere.{dead.pid}.tmp",
+        tmp_path / f".a.csv.b.{host}.{dead.pid}.tmp",
+        tmp_path / f".b.csv.{host}.{dead.pid}.tmp",
+    ]
+    for path in (left, *kept):
+        path.write_bytes(b"half")
+    write_atomic(tmp_path / "a.csv", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.csv", *kept])
