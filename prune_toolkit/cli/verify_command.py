@@ -68,6 +68,8 @@ def command(
     prune verify manifest --data photos --check sizes
     prune verify manifest --data smaller-photos --pixels
     """
+    from manifests.base.reports import check_report
+    from manifests.copies.data_report import LIST_SCHEMA
     from manifests.manifest import Manifest
     from prune_toolkit.api.verify_and_diff import verify_copy
 
@@ -80,6 +82,8 @@ def command(
         return
     if list_path is not None and list_path.is_dir():
         raise UsageError(f"--list {list_path} is a folder", hint="name a file in it")
+    if list_path is not None:
+        check_report(list_path, LIST_SCHEMA.names)
     allowed, how, opened = _allowed(allow_mismatch), check.data_check(workers), Manifest.open(manifest)
     report = verify_copy(opened, data, how)
     ok = report.unmatched == 0 or Fraction(report.unmatched, report.checked) <= allowed

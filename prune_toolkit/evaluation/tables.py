@@ -47,7 +47,7 @@ def write_tables(evaluation: Evaluation, *, classes: Path | None, confusion: Pat
     """
     tables = {}
     if classes is not None:
-        rows = ((row.name, row.samples, "" if row.top1 is None else f"{row.top1:.6f}") for row in evaluation.classes)
+        rows = ((row.name, row.samples, "" if row.top1 is None else f"{row.top1:.6g}") for row in evaluation.classes)
         tables[classes] = _csv([("class", "samples", "top1"), *rows])
     if confusion is not None:
         names, counts = evaluation.class_names, evaluation.confusion_CC

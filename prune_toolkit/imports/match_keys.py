@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.base.files import write_atomic
 from manifests.base.progress import note, one_line
+from manifests.base.reports import write_listing
 from manifests.errors import MismatchError
 from manifests.manifest import Manifest
 from manifests.sources.splits import family_of_path
@@ -65,7 +65,7 @@ def matched_rows(
     matched = match_keys(keys_F, keys_N, are_rows=parent.header.data.source != "folder")
     count, total = len(matched.unmatched), len(matched.row_F)
     if listing is not None:
-        write_atomic(listing, "".join(f"{_one_line(key)}\n" for key in matched.unmatched.to_pylist()).encode())
+        write_listing(listing, "".join(f"{_one_line(key)}\n" for key in matched.unmatched.to_pylist()).encode())
     if matched.by_name:
         note(f"{matched.by_name:,} of {total:,} rows of {what} were matched by file name")
     if count:

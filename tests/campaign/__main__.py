@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,8 @@ def main(
 ) -> None:
     """Try faults against the commands; print each broken promise, and the table of all."""
     own_mounts()
+    # So that the folder is removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found: list[tuple[str, Outcome]] = []
     started = time.monotonic()
 

@@ -48,6 +48,9 @@ verify = abort
 def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/part-00003.parquet")
 
+def too_large():
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
 def no_such_file():
     open("/nowhere/at/all")
 
@@ -153,6 +156,12 @@ def test_what_goes_well_leaves_with_0_and_nothing_on_stderr(tmp_path: Path) -> N
             "full",
             5,
             "prune: the disk is full (/data/part-00003.parquet)\n  make room; run the same command again to resume\n",
+        ),
+        (
+            "too_large",
+            5,
+            "prune: a file may not become so large\n"
+            "  raise the limit (ulimit -f), or name another disk; run the same command again to resume\n",
         ),
         ("no_such_file", 3, "prune: No such file or directory (/nowhere/at/all)\n"),
         ("read_only", 3, "prune: Read-only file system (/data)\n"),

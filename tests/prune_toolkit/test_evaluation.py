@@ -1,7 +1,9 @@
 """`prune eval`: figures worked by hand, against scikit-learn, and a network whose answers are known."""
 
 import csv
+import errno
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_ac
 import prune_toolkit as pt
 from manifests.errors import InputError, UsageError
 from prune_toolkit.evaluation import evaluate as evaluation_module
+from prune_toolkit.evaluation import tables as tables_module
 from prune_toolkit.evaluation.figures import Confused, Figures, figures_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -169,8 +172,13 @@ def test_a_split_that_is_named_is_read_and_a_limit_spreads_over_it(photos: Path)
     assert [row.samples for row in limited.classes] == [1, 1, 1]
 
 
-def test_what_makes_no_sense_is_refused_and_leaves_no_file(photos: Path, tmp_path: Path) -> None:
+def test_what_makes_no_sense_is_refused_and_leaves_no_file(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "answers.csv"
+
+    def full(_rows: object) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def broken(images: torch.Tensor) -> torch.Tensor:
         return Colours()(images) * (float("nan") if images.amax() < 0.99 or len(images) == 2 else 1)
@@ -179,6 +187,11 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_file(photos: Path, tmp_pat
     module.forward = broken  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"val/blue/0.png: the network's logits are not finite"):
         pt.evaluate(module, photos, preprocessing=PLAIN, out=out, batch_size=2)
+    assert list(tmp_path.iterdir()) == [photos]
+    with monkeypatch.context() as patch:
+        patch.setattr(tables_module, "_csv", full)
+        with pytest.raises(OSError, match="No space"):
+            pt.evaluate(Colours(), photos, preprocessing=PLAIN, out=out, per_class=tmp_path / "classes.csv")
     assert list(tmp_path.iterdir()) == [photos]
     out.write_text("mine")
     with pytest.raises(UsageError, match="already exists"):

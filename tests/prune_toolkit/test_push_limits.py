@@ -140,6 +140,18 @@ def test_a_page_of_somebody_is_sent_as_it_is_and_a_card_is_made_anew(
     assert "symbolic link" in prune("push", manifest.folder, tmp_path / "c", code=3).stderr
 
 
+def test_an_unfinished_pull_puts_nothing_in_the_place_of_a_link(prune: Run, manifest: Manifest, tmp_path: Path) -> None:
+    pulled = tmp_path / "pulled"
+    prune("pull", manifest.folder, pulled)
+    for name in ("manifest.json", "README.md"):
+        (pulled / name).unlink()
+    (pulled / "README.md").symlink_to(tmp_path / "mine")
+    before = sorted(pulled.rglob("*"))
+    assert "README.md is a symbolic link" in prune("pull", manifest.folder, pulled, code=3).stderr
+    assert sorted(pulled.rglob("*")) == before
+    assert (pulled / "README.md").is_symlink()
+
+
 def test_images_of_a_manifest_at_a_url_come_with_a_pull(prune: Run, story: Path, tmp_path: Path) -> None:
     prune("select", "free", "--keep", "0.5", "-o", tmp_path / "chosen", cwd=story)
     prune("push", tmp_path / "chosen", tmp_path / "there", "--with-images")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests_support import tree_bytes
@@ -53,6 +54,19 @@ def test_times_of_parts_add_up_until_they_are_cleared(tmp_path: Path) -> None:
     assert totals(tmp_path, 3) == (4.0, None)
     clear_times(tmp_path)
     clear_times(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_of_a_part_may_come_after_they_were_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def cleared_first(self: Path, *arguments: Any, **options: Any) -> Any:
+        clear_times(tmp_path)
+        return opened(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", cleared_first)
+        note_time(tmp_path, 0, 1.25)
     assert list(tmp_path.iterdir()) == []
 
 

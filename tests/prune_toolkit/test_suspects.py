@@ -170,6 +170,10 @@ def test_the_file_has_all_rows_and_the_same_bytes(manifest: Manifest, tmp_path: 
     report = json.loads(prune("suspects", "m", "--out", "t.csv", "--json", cwd=tmp_path).stdout)
     assert (tmp_path / "t.csv").read_bytes() == first
     assert report["counts"] == {"mislabelled": 1, "two classes": 3, "duplicate": 2}
+    prune("suspects", "m", "--out", "s.csv", cwd=tmp_path)
+    (tmp_path / "s.csv").write_text("my notes\n")
+    assert "s.csv already exists" in prune("suspects", "m", "--out", "s.csv", cwd=tmp_path, code=2).stderr
+    assert (tmp_path / "s.csv").read_text() == "my notes\n"
     assert report["first"]["two classes"] == ["a3", "b2", "b3"]
     assert (report["manifest"], report["samples"], report["judged_by"]) == (manifest.id, 11, "teacher/margin")
 

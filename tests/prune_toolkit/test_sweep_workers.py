@@ -217,6 +217,11 @@ def test_a_sweep_overwrites_no_files_of_others(tmp_path: Path) -> None:
         (tmp_path / "runs").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="runs is a symbolic link"):
         SweepFolder(tmp_path).locked().__enter__()
+    (tmp_path / "runs").unlink()
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "keep.png").symlink_to(tmp_path / "mine.png")
+    with pytest.raises(UsageError, match=r"plots/keep\.png is a symbolic link"):
+        SweepFolder(tmp_path).locked().__enter__()
 
 
 def test_a_sweep_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:

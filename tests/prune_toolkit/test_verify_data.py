@@ -84,6 +84,10 @@ def test_a_list_is_a_file(index: Path, data: Path, tmp_path: Path, prune: Run) -
     (tmp_path / "lists").mkdir()
     refused = prune("verify", index, "--data", data, "--list", tmp_path / "lists", code=2).stderr
     assert f"--list {tmp_path / 'lists'} is a folder" in refused
+    (tmp_path / "mine.csv").write_text("mine\n")
+    refused = prune("verify", index, "--data", data, "--list", tmp_path / "mine.csv", code=2).stderr
+    assert "mine.csv already exists, and is not an earlier list" in refused
+    assert (tmp_path / "mine.csv").read_text() == "mine\n"
 
 
 def test_images_beyond_the_samples_are_no_mismatch(index: Path, tmp_path: Path, prune: Run) -> None:

@@ -219,6 +219,18 @@ def test_a_run_killed_between_its_last_epoch_and_its_end_is_only_finished(select
     assert (tmp_path / "student.safetensors").read_bytes() == weights
 
 
+def test_a_run_killed_after_its_first_best_weights_begins_anew_but_not_over_those_of_another(selection, val, tmp_path):
+    run(selection, tmp_path, val=val, epochs=1)
+    weights = (tmp_path / "best.safetensors").read_bytes()
+    for path in tmp_path.iterdir():
+        if path.name != "best.safetensors":
+            path.unlink()
+    with pytest.raises(UsageError, match=r"holds best\.safetensors, which is not of an unfinished run"):
+        run(selection, tmp_path, val=val, epochs=1, lr=0.1)
+    run(selection, tmp_path, val=val, epochs=1)
+    assert (tmp_path / "best.safetensors").read_bytes() == weights
+
+
 def test_another_configuration_in_the_same_folder_is_refused_with_what_differs(selection, tmp_path):
     run(selection, tmp_path, epochs=1)
     with pytest.raises(UsageError, match=r"another configuration.*lr: 0\.05 there, 0\.1 now") as caught:
