@@ -43,7 +43,7 @@ bench: setup ## the measurements in benchmarks/, one after the other
 	  echo "== $$script"; $(VENV)/bin/python $$script; done
 
 campaign: setup ## faults against every command, in half an hour (ARGS="--moments 2" is quicker, ARGS=--help)
-	@PYTHONPATH=$(CURDIR)/tests $(RUN) campaign $(ARGS)
+	@PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/support $(RUN) campaign $(ARGS)
 
 constraints: setup ## constraints.txt made anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@PKG_CONFIG_PATH=$(CURDIR)/packaging/opencv4 $(UV) pip compile pyproject.toml --quiet --all-extras --universal --no-header \

@@ -24,7 +24,15 @@ from manifests.errors import InputError, UsageError
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole, in_order
-from manifests.format.parts import AGAIN, parse_part, part_count, part_footer, part_path, soft_labels_of, vectors_of
+from manifests.format.parts import (
+    AGAIN,
+    parse_part,
+    part_count,
+    part_path,
+    rows_written,
+    soft_labels_of,
+    vectors_of,
+)
 from manifests.format.top_k import SoftLabels
 from manifests.sources.pictures import pictures
 from manifests.stores.store import LocalStore, Store, store_of
@@ -335,7 +343,7 @@ def file_entry(folder: Path, path: str, rows: int) -> FileEntry:
 def part_entries(folder: Path, tables: list[str], rows: int) -> list[FileEntry]:
     """Describe the parts of some tables over `rows` samples, in path order; other files are ignored."""
     paths = sorted(part_path(table, part) for table in tables for part in range(part_count(rows)))
-    return [file_entry(folder, path, part_footer(folder / path).num_rows) for path in paths]
+    return [file_entry(folder, path, rows_written(folder / path)) for path in paths]
 
 
 def write_local(folder: Path, local: Mapping[str, Any]) -> None:

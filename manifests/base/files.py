@@ -26,8 +26,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     What a killed writer of the same file left there is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left(path)
-    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    remove_left(path)
+    temporary = temporary_beside(path)
     # Its name can be guessed, so a link may be there: the file is created again, and no link is followed.
     temporary.unlink(missing_ok=True)
     try:
@@ -112,11 +112,21 @@ def _host() -> str:
     return os.uname().nodename.replace(".", "-")
 
 
-def _remove_left(path: Path) -> None:
+def temporary_beside(path: Path) -> Path:
+    """Return the name under which this process makes a file or folder that is then renamed to `path`."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+
+
+def remove_left(path: Path) -> None:
+    """Remove what killed processes left under their `temporary_beside` of the same path."""
     of_this_file = re.compile(rf"\.{re.escape(path.name)}\.[^.]*\.[0-9]{{1,9}}\.tmp")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for left in [path.with_name(entry.name) for entry in entries if of_this_file.fullmatch(entry.name)]:
-            if _is_abandoned(left):
+            if not _is_abandoned(left):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
                 left.unlink(missing_ok=True)
 
 

@@ -166,6 +166,14 @@ def part_footer(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(stream)
 
 
+def rows_written(path: Path) -> int:
+    """Return the number of rows of a part, without reading its content. Raises InputError if it cannot be read."""
+    try:
+        return int(part_footer(path).num_rows)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a part of a table: {type(error).__name__}", hint=AGAIN) from None
+
+
 def is_written_part(path: Path) -> bool:
     """Return whether a file is a part that `write_part` wrote, for whichever configuration; its rows are not read."""
     try:

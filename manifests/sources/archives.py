@@ -1,6 +1,8 @@
 """Tar and zip archives of images, read in place: nothing is unpacked to disk."""
 
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,7 +21,10 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 MAX_MEMORY_BYTES = 4 << 30
 """Largest content of a compressed tar: it cannot be read at random, so its files are held in memory."""
 _AGAIN = "copy or download the file again"
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError, tarfile.TarError, zlib.error)
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, LookupError, RuntimeError, NotImplementedError),
+    *(tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 class Archive(Protocol):
@@ -149,7 +154,8 @@ class ZipArchive:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._zip = zipfile.ZipFile(path)
-        self._infos = {_clean(info.filename): info for info in self._zip.infolist() if not info.is_dir()}
+        named = (info for info in self._zip.infolist() if info.filename)
+        self._infos = {_clean(info.filename): info for info in named if not info.is_dir()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ZipArchive, (self._path,)

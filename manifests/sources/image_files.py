@@ -103,6 +103,9 @@ def _below(entry: Entry, folder: Folder, trail: tuple[str, ...]) -> tuple[str, .
 
 def _leave_out(name: str, folder: Folder, left_out: LeftOut) -> None:
     stem, _, extension = name.rpartition(".")
+    if stem and extension.lower() in EXTENSIONS:
+        left_out.add("pipes, sockets and devices", name)
+        return
     kind = f"files ending in .{extension[:_EXTENSION_CHARACTERS].lower()}" if stem else "files without an ending"
     if left_out.add(kind, name) and stem and is_image(folder.head(name, _HEAD_BYTES)):
         left_out.images_by_content.append(kind)

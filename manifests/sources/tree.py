@@ -1,6 +1,7 @@
 """Folders of files, on disk or inside an archive, behind one small interface."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,9 @@ class DiskFolder:
     def head(self, name: str, count: int) -> bytes:
         """Return the first bytes of a file in the folder; nothing if it cannot be read."""
         try:
+            # Opening a pipe waits for somebody to write.
+            if not stat.S_ISREG(os.stat(f"{self.path}/{name}").st_mode):  # noqa: PTH116 - no Path object per file
+                return b""
             with open(f"{self.path}/{name}", "rb") as stream:  # noqa: PTH123 - no Path object per file
                 return stream.read(count)
         except OSError:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.base.files import atomic_file, write_atomic
+from manifests.base.files import atomic_file, remove_left, temporary_beside, write_atomic
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress, note
 from manifests.betons.reader import Beton
@@ -282,11 +282,13 @@ def renamed_when_done(out: Path) -> Iterator[Path]:
     refuse_existing(out, folder=True)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.incomplete")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_left(out)
+    unfinished = temporary_beside(out)
     unfinished.mkdir()
     try:
         yield unfinished
+        # Another process may have been quicker.
+        refuse_existing(out, folder=True)
         unfinished.replace(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -18,7 +18,7 @@ from manifests.base.files import remove_temporaries, write_atomic
 from manifests.base.layout import HEADER_NAME
 from manifests.base.progress import note, one_line
 from manifests.card.readme import write_card
-from manifests.errors import UsageError
+from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks, Making, child_header
 from manifests.format.header import FileEntry, Header, Tool
 from manifests.format.parts import config_digest, part_count, part_is_valid, part_path
@@ -162,10 +162,22 @@ class PartWork:
             "parents": [parent.id for parent in self.parents],
             "tool": tool(),
             "config": dict(self.config),
-            "files": [*part_entries(self.out, tables, self.count), *outcome.files],
+            "files": [*self._parts(tables), *outcome.files],
             **outcome.blocks,
         }
         return child_header(self.making, *(parent.header for parent in self.parents), **made)
+
+    def _parts(self, tables: list[str]) -> list[FileEntry]:
+        """Describe all parts. Raises InputError if a linked one was written to since: it is the parent's file."""
+        entries = part_entries(self.out, tables, self.count)
+        named = {entry.path: entry.sha256 for table, parent in self.linked.items() for entry in parent.require(table)}
+        for entry in entries:
+            if named.get(entry.path, entry.sha256) != entry.sha256:
+                raise InputError(
+                    f"{self.out / entry.path} was altered while this command ran: it is a file of the manifest it read",
+                    hint="`prune verify` lists every altered file; fetch or make that manifest again",
+                )
+        return entries
 
     def _missing(self, parts: range, digest: str) -> Iterator[int]:
         """Yield the parts of which a table is missing or invalid."""

@@ -50,6 +50,15 @@ INPUTS = (
     ("select many-manifest --keep 0.5 -o many-selection",),
     ("--manifest index --loss ce --epochs 3 --record-dynamics --record-grand 1 --val val --out recorded", *STUDENT),
 )
+RECEIVED = (
+    ("index photos --beton --thumbnails -o rich-index",),
+    ("score rich-index --views 2 --top-k 3 -o rich", *TEACHER),
+    ("score index --features -o features", *TEACHER),
+    ("score manifest --dynamics recorded -o dynamic",),
+    ("select rich --keep 0.5 --labels reshape -o rich-selection",),
+    ("label selection --views 2 -o labelled", *TEACHER),
+)
+"""More kinds of manifests, for those that somebody sent."""
 
 
 def make_lab(folder: Path, *, jobs: int = 1) -> Lab:
@@ -59,7 +68,7 @@ def make_lab(folder: Path, *, jobs: int = 1) -> Lab:
     (lab.inputs / "teachers.py").write_text(TEACHERS)
     lab.nursery = Nursery(lab.environment)
     lab.commands = WRITING
-    for words, *more in INPUTS:
+    for words, *more in INPUTS + RECEIVED:
         program = "trainer" if words.startswith("--") else "prune_toolkit"
         done = lab.run(Command(words, (*words.split(), *more), program), lab.scratch / "none")
         assert not problem_of(done, {0}), f"{words}: {done.said}"

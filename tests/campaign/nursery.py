@@ -16,12 +16,15 @@ import signal
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 LINK_ERROR = "CAMPAIGN_LINK_ERROR"
 """Environment: the name of the error with which os.link fails, such as EPERM."""
 FILE_BYTES = "CAMPAIGN_FILE_BYTES"
 """Environment: the size of the largest file that the command may write, as by `ulimit -f`."""
+DATA_BYTES = "CAMPAIGN_DATA_BYTES"
+"""Environment: how much memory the command may take beside what it has at its start."""
 LIBRARIES = ("matplotlib.pyplot", "pandas", "pyarrow.parquet", "rich.progress", "scipy.stats", "torch", "torchvision")
 NOT_IMPORTED = ("__main__", "demo", "ffcv_boundary")
 
@@ -85,6 +88,10 @@ def _become(words: list[str], program: str, folder: str, environment: dict[str, 
 def _limit(environment: dict[str, str]) -> None:
     if size := environment.get(FILE_BYTES):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+    if size := environment.get(DATA_BYTES):
+        held_kib = int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0])
+        most = (held_kib << 10) + int(size)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     if name := environment.get(LINK_ERROR):
         number = getattr(errno, name)
 

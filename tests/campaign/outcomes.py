@@ -1,6 +1,6 @@
 """What a fault is, what came of one trial, and the table of all."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -17,6 +17,8 @@ class Outcome:
     """What makes the trial repeatable beside the seed: "after 0.31 s", "image_px: 65535", ..."""
     problem: str = ""
     """What was wrong; empty if the command did as it should."""
+    unpromised: str = ""
+    """What happened that is documented as not promised; neither good nor wrong."""
     skipped: str = ""
     """Why it was not tried, in words for the table."""
 
@@ -59,8 +61,10 @@ def table(found: Iterable[tuple[str, Outcome]]) -> str:
     for name, fault_outcomes in outcomes.items():
         tried = [outcome for outcome in fault_outcomes if not outcome.skipped]
         commands = len({outcome.command for outcome in tried})
-        good = sum(not outcome.problem for outcome in tried)
+        good = sum(not outcome.problem and not outcome.unpromised for outcome in tried)
         what = FAULTS[name]
         skipped = "".join(f" (skipped: {why})" for why in sorted({each.skipped for each in fault_outcomes} - {""}))
-        lines.append(f"| {what.tried}{skipped} | {commands} | {len(tried):,} | {good:,} | {what.promise} |")
+        others = Counter(outcome.unpromised for outcome in tried if outcome.unpromised)
+        promise = what.promise + "".join(f" ({count:,} by {name})" for name, count in sorted(others.items()))
+        lines.append(f"| {what.tried}{skipped} | {commands} | {len(tried):,} | {good:,} | {promise} |")
     return "\n".join(lines)

@@ -142,6 +142,13 @@ def test_archives_without_labels_or_with_paths_that_lead_out_are_refused(
         open_source(str(path))
 
 
+def test_a_file_without_a_name_in_a_zip_is_left_out(tmp_path: Path) -> None:
+    named, unnamed = zipped(tmp_path / "named.zip", FILES), zipped(tmp_path / "unnamed.zip", FILES)
+    with zipfile.ZipFile(unnamed, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"nothing")
+    assert list(open_source(str(unnamed)).keys) == list(open_source(str(named)).keys)
+
+
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
 def test_a_damaged_archive_is_refused_or_its_images_are_problems(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"

@@ -134,6 +134,21 @@ def test_what_cannot_be_read_is_a_problem_in_its_place_without_a_path(tmp_path: 
     ]
 
 
+def test_a_pipe_or_device_among_the_images_is_left_out_and_told(tmp_path: Path) -> None:
+    root = tree(tmp_path, "cat/0.png", "dog/0.png")
+    os.mkfifo(root / "dog" / "1.png")
+    os.mkfifo(root / "dog" / "2")
+    os.mkfifo(root / "dog" / "3.csv")
+    (root / "dog" / "4.jpg").symlink_to("/dev/zero")
+    source = open_source(str(root))
+    assert list(source.keys) == ["cat/0.png", "dog/0.png"]
+    assert source.read_as.left_out.counts == {
+        "pipes, sockets and devices": 2,
+        "files without an ending": 1,
+        "files ending in .csv": 1,
+    }
+
+
 def test_class_names_from_a_file_rename_sorted_folders(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", "n01/0.png", "n02/0.png")
     names = tmp_path / "names.json"

@@ -16,10 +16,11 @@ from export_support import files_below, kept_keys, make_photos, select
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from manifests.errors import InputError
+from manifests.base.files import is_temporary
+from manifests.errors import InputError, UsageError
 from manifests.manifest import Manifest
 from manifests.sources import open_source
-from prune_toolkit.export.export import image_folder_order, tree_paths, write_file_list
+from prune_toolkit.export.export import image_folder_order, renamed_when_done, tree_paths, write_file_list
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CHILD = (sys.executable, "-m", "prune_toolkit")
@@ -294,13 +295,27 @@ def test_exactly_one_form_is_asked_for_and_only_of_a_selection(selection: Path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_two_at_once_do_not_take_each_others_half_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "tree"
+    slow = renamed_when_done(out)
+    (slow.__enter__() / "a").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", os.getppid)
+        with renamed_when_done(out) as quick:
+            (quick / "b").touch()
+    with pytest.raises(UsageError, match="already exists"):
+        slow.__exit__(None, None, None)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["tree", "tree/b"]
+
+
 def test_killed_half_way_it_leaves_no_folder_of_that_name(selection: Path, tmp_path: Path, prune: Run) -> None:
     # The rename of the finished folder is the only one there is.
     result = subprocess.run(
         [*KILL_AT, "1", "export", selection, "--imagefolder", tmp_path / "tree"], capture_output=True, check=False
     )
     assert result.returncode == -signal.SIGKILL
-    assert [path.name for path in tmp_path.iterdir()] == [".tree.incomplete"]
+    [left] = tmp_path.iterdir()
+    assert is_temporary(left.name)
     prune("export", selection, "--imagefolder", tmp_path / "tree")
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
     assert sorted(files_below(tmp_path / "tree")) == sorted(kept_keys(selection))

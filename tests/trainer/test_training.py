@@ -248,6 +248,47 @@ def test_a_damaged_checkpoint_and_a_pickle_are_refused(selection, tmp_path):
             run(selection, tmp_path, epochs=1)
 
 
+def altered(content, place, value):
+    *holders, name = place.split(".")
+    for holder in holders:
+        content = content[int(holder) if holder.isdecimal() else holder]
+    content[int(name) if name.isdecimal() else name] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("model", [], "weights has other names"),
+        ("model.0.weight", torch.zeros(3), r"weights: 0\.weight is of another kind or shape"),
+        ("optimizer.state", [], "optimizer is not a mapping"),
+        ("optimizer.state.0", {"momentum_buffer": torch.zeros(3)}, "momentum_buffer of parameter 0 has another shape"),
+        ("optimizer.state.99", {}, "parameters that the network lacks"),
+        ("optimizer.param_groups", {}, "optimizer has other names"),
+        ("optimizer.param_groups.0.lr", "high", "is of another kind"),
+        ("scaler", None, "scaler has other names"),
+        ("optimizer", None, "optimizer has other names"),
+        ("history", {"epoch": 1}, "history is not a list of epochs"),
+        ("history.0.epoch", 2, "lacks epoch 1"),
+        ("history.0.total_s", None, "no number for 'total_s' of epoch 1"),
+        ("losses", torch.zeros(3), "losses are not of 96 samples"),
+    ],
+)
+def test_a_checkpoint_that_was_altered_is_refused_before_it_is_used(selection, tmp_path, place, value, reason):
+    run(selection, tmp_path, epochs=2)
+    (tmp_path / "run.json").unlink()
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    if place.startswith("model."):
+        content["model"][place.removeprefix("model.")] = value
+    elif place.startswith("optimizer.state."):
+        content["optimizer"]["state"][int(place.rpartition(".")[2])] = value
+    else:
+        altered(content, place, value)
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=reason) as refused:
+        run(selection, tmp_path, epochs=2)
+    assert "--fresh" in str(refused.value)
+
+
 def test_evaluation_every_second_epoch_includes_the_last(index, val, tmp_path):
     run(index, tmp_path, val=val, loss="ce", epochs=3, eval_every=2)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -25,6 +25,15 @@ BUDGET_NAME = "budget.json"
 """Written by --match-time only: the number of steps that its trial found."""
 NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
 
+NUMBERS = frozenset(
+    (
+        *("epoch", "steps", "samples_shown", "lr", "train_loss", "train_top1", "images_per_s"),
+        *("waiting_for_data_s", "compute_s", "recording_s", "evaluation_s", "total_s"),
+    )
+)
+"""What a row always says as a number."""
+START_OVER = "start over with --fresh, or name another folder with --out"
+
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 
 Row = dict[str, float | int | None]
@@ -141,18 +150,18 @@ class RunFolder:
     def _read(self, path: Path) -> State:
         import torch
 
-        hint = "start over with --fresh, or name another folder with --out"
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             known = content["format"] == CHECKPOINT_FORMAT
             resolved = json.loads(content["resolved"])
             parts = {name: content[name] for name in ("history", "model", "optimizer", "scaler")}
             state = State(**parts, losses=content.get("losses"))
+            _check_history(state.history)
         except _UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=hint) from None
+            raise InputError(f"{path} is not a checkpoint of train-student: {reason}", hint=START_OVER) from None
         if not known:
-            raise InputError(f"{path} was written by another version of this tool", hint=hint)
+            raise InputError(f"{path} was written by another version of this tool", hint=START_OVER)
         if digest(resolved) != self.digest:
             raise UsageError(
                 f"{self.path} holds a run of another configuration ({_differences(resolved, self.resolved)})",
@@ -191,6 +200,18 @@ class RunFolder:
         content = {"digest": self.digest, **report}
         write_atomic(self.path / RUN_NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         return content
+
+
+def _check_history(history: Any) -> None:
+    """Raise ValueError unless it is a row of numbers for each epoch, from the first on."""
+    if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+        raise ValueError("its history is not a list of epochs")
+    for number, row in enumerate(history, 1):
+        if row.get("epoch") != number or row.keys() != history[0].keys() or not row.keys() >= NUMBERS:
+            raise ValueError(f"its history lacks epoch {number} or some of its numbers")
+        values = [(name, value) for name, value in row.items() if value is not None or name in NUMBERS]
+        if wrong := [name for name, value in values if not isinstance(value, int | float)]:
+            raise ValueError(f"its history has no number for {wrong[0][:40]!r} of epoch {number}")
 
 
 def _has_names(file: Path, names: set[str]) -> bool:

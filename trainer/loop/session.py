@@ -24,6 +24,7 @@ from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
+from trainer.loop.restore import check_losses
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import build_student, set_tf32, worker_count
@@ -124,6 +125,7 @@ class TrainingSession:
         )
         self._keeps_losses = config.dynamic is not None and DYNAMIC[config.dynamic].needs_losses
         self._observes = config.record_dynamics or self._keeps_losses
+        check_losses(state.losses, task.beton.count)
         self.losses: Tensor | None = state.losses
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
         self.seen: EpochFacts

@@ -14,6 +14,7 @@ from manifests.format.header import Preprocessing
 from trainer.config import TrainConfig
 from trainer.data.order import Stream, stream_seed
 from trainer.loop.distributed import Ranks
+from trainer.loop.restore import restore
 from trainer.loop.run_folder import State
 from trainer.models.build import ModelInfo, build_model
 
@@ -121,8 +122,7 @@ def build_student(
         preprocessing = preprocessing.model_copy(update={"mean": known.mean, "std": known.std})
     info = replace(built, class_names=class_names, preprocessing=preprocessing)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    if state.model is not None:
-        model.load_state_dict(state.model)
+    restore(state, model)
     model = model.to(device).to(memory_format=layout)
     network: nn.Module = model
     if ranks.world_size > 1:
@@ -138,9 +138,7 @@ def build_student(
     else:
         optimizer = torch.optim.SGD(parameters, **regular, momentum=config.momentum, nesterov=config.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    if state.optimizer is not None and state.scaler is not None:
-        optimizer.load_state_dict(state.optimizer)
-        scaler.load_state_dict(state.scaler)
+    restore(state, model, optimizer, scaler)
     return Student(
         model=model,
         network=network,
