@@ -55,7 +55,15 @@ def kept_samples(manifest: Manifest, columns: Sequence[str] | None = None) -> pa
 
 
 def refuse_existing(path: Path, *, folder: bool = False) -> None:
-    """Raise UsageError if the path exists; folder: an empty folder is allowed."""
+    """Raise UsageError if the path exists; folder: an empty folder is allowed.
+
+    What killed processes left beside it is removed: one that finds the path there has nothing else to do.
+    """
+    remove_left(Path(os.path.abspath(path)))  # noqa: PTH100 - links stay links
+    _refuse(path, folder=folder)
+
+
+def _refuse(path: Path, *, folder: bool) -> None:
     is_empty_folder = folder and path.is_dir() and not any(path.iterdir())
     if path.is_symlink() or (path.exists() and not is_empty_folder):
         raise UsageError(
@@ -282,13 +290,12 @@ def renamed_when_done(out: Path) -> Iterator[Path]:
     refuse_existing(out, folder=True)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - "." has a name then, and links stay links
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_left(out)
     unfinished = temporary_beside(out)
     unfinished.mkdir()
     try:
         yield unfinished
         # Another process may have been quicker.
-        refuse_existing(out, folder=True)
+        _refuse(out, folder=True)
         unfinished.replace(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

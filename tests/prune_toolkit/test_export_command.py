@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,12 @@ def test_killed_half_way_it_leaves_no_folder_of_that_name(selection: Path, tmp_p
     assert result.returncode == -signal.SIGKILL
     [left] = tmp_path.iterdir()
     assert is_temporary(left.name)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").touch()
+    left.rename(tmp_path / left.name.replace("tree", "there"))
+    assert "already exists" in prune("export", selection, "--imagefolder", tmp_path / "there", code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    shutil.rmtree(tmp_path / "there")
     prune("export", selection, "--imagefolder", tmp_path / "tree")
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
     assert sorted(files_below(tmp_path / "tree")) == sorted(kept_keys(selection))
