@@ -26,6 +26,7 @@ from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole
 from manifests.format.parts import AGAIN, parse_part, part_count, part_path, rows_written, soft_labels_of, vectors_of
 from manifests.format.top_k import SoftLabels
+from manifests.sources.base import local_problem
 from manifests.sources.pictures import pictures
 from manifests.stores.store import LocalStore, Store, store_of
 
@@ -250,9 +251,10 @@ class Manifest:
             return {}
         except (OSError, ValueError, RecursionError):
             content = None
-        if not isinstance(content, dict):
+        problem = local_problem(content) if isinstance(content, dict) else "it is not a JSON object"
+        if problem is not None:
             name = self.store.name(LOCAL_NAME)
-            raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
+            raise InputError(f"{name} cannot be used: {problem}", hint="delete it and name the images with --data")
         return content
 
     def _table(self, table: str, columns: list[str] | None = None) -> pa.Table:
