@@ -27,7 +27,7 @@ from campaign.received import result_problem
 from campaign.trials import Trial, tried
 from manifests.betons.reader import Beton
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 SECONDS = 90.0
 SIGBUS = "SIGBUS"
 CODES = (0, 3, 4)

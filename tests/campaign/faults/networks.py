@@ -14,7 +14,7 @@ from campaign.received import MOST_BYTES, result_problem
 from campaign.servers import LYING, SILENT, Answer, serving
 from campaign.trials import Trial, tried
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 SILENT_EVERY = 5
 """One silent server for so many lying ones: whoever meets it waits."""
 SECONDS = 60.0
