@@ -255,7 +255,7 @@ class Manifest:
         if problem is not None:
             name = self.store.name(LOCAL_NAME)
             raise InputError(f"{name} cannot be used: {problem}", hint="delete it and name the images with --data")
-        return content
+        return dict(content)
 
     def _table(self, table: str, columns: list[str] | None = None) -> pa.Table:
         parts = [self.part(entry, columns) for entry in self.require(table)]

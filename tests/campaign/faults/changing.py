@@ -266,6 +266,6 @@ def _pixels(folder: Path) -> Iterator[tuple[bytes, NDArray[np.uint8]]]:
     for path in folder.rglob("*.png"):
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"))
-        except OSError:
+        except (OSError, SyntaxError, ValueError):
             continue
         yield hashlib.sha256(path.read_bytes()).digest()[:16], pixels
