@@ -34,6 +34,7 @@ from manifests.format.parts import (
     vectors_of,
 )
 from manifests.format.top_k import SoftLabels
+from manifests.sources.base import local_problem
 from manifests.sources.pictures import pictures
 from manifests.stores.store import LocalStore, Store, store_of
 
@@ -271,10 +272,11 @@ class Manifest:
             return {}
         except (OSError, ValueError, RecursionError):
             content = None
-        if not isinstance(content, dict):
+        problem = local_problem(content) if isinstance(content, dict) else "it is not a JSON object"
+        if problem is not None:
             name = self.store.name(LOCAL_NAME)
-            raise InputError(f"{name} is not a JSON object", hint="delete it and name the images with --data")
-        return content
+            raise InputError(f"{name} cannot be used: {problem}", hint="delete it and name the images with --data")
+        return dict(content)
 
     def _table(self, table: str, columns: list[str] | None = None, *, check_all: bool = False) -> pa.Table:
         name, entries = f"{self.where}: {table}", self.require(table)

@@ -73,6 +73,8 @@ def push(
     """
     start, header = time.monotonic(), source.header
     store, content = LocalStore(source.folder), header_bytes(source.store)
+    if parse_header(content, store.name(HEADER_NAME)) != header:
+        raise InputError(f"{store.name(HEADER_NAME)} was replaced while it was read", hint="push again")
     beside = store if cards is None else LocalStore(cards)
     if source.not_pulled:
         raise UsageError(

@@ -65,6 +65,17 @@ class ReadOptions:
         return ReadOptions(**{**named, **paths})
 
 
+def local_problem(local: Mapping[str, Any]) -> str | None:
+    """Return which entry of local.json is not the text or flag that it should be, None if all are."""
+    flags = ("unlabelled",)
+    for name in ("data", "beton", *(entry.name for entry in fields(ReadOptions))):
+        value = local.get(name)
+        is_right = isinstance(value, bool) if name in flags else isinstance(value, str) and "\0" not in value
+        if value is not None and not is_right:
+            return f"its {name!r} is not {'true or false' if name in flags else 'text'}"
+    return None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
     """Labelled images in canonical order: keys sorted by their UTF-8 bytes, row = position in that order."""

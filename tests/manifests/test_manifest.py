@@ -280,9 +280,27 @@ def test_where_the_images_are_is_in_no_id(copied: Manifest) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\x00"])
 def test_a_broken_local_json_is_an_input_error_with_the_next_step(copied: Manifest, text: str) -> None:
     (copied.path / "local.json").write_text(text)
-    with pytest.raises(InputError, match=r"local\.json is not a JSON object") as error:
+    with pytest.raises(InputError, match=r"local\.json cannot be used: it is not a JSON object") as error:
         _ = copied.local
     assert error.value.hint == "delete it and name the images with --data"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"data": True}, "'data' is not text"),
+        ({"beton": ["x"]}, "'beton' is not text"),
+        ({"beton": "a\0b"}, "'beton' is not text"),
+        ({"data": "x", "classes": 3}, "'classes' is not text"),
+        ({"data": "x", "unlabelled": "no"}, "'unlabelled' is not true or false"),
+    ],
+)
+def test_an_entry_of_local_json_that_is_of_another_kind_is_refused(
+    copied: Manifest, entry: dict[str, object], reason: str
+) -> None:
+    (copied.path / "local.json").write_text(json.dumps(entry))
+    with pytest.raises(InputError, match=reason):
+        _ = copied.local
 
 
 def test_a_linked_table_shares_its_bytes(made: Manifest, tmp_path: Path) -> None:

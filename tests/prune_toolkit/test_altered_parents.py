@@ -6,8 +6,11 @@ import made_manifests
 import numpy as np
 import pytest
 
+from manifests.errors import InputError
 from manifests.integrity import verify
 from manifests.manifest import Manifest
+from manifests.share.transfer import push
+from manifests.stores.destinations import destination_at
 from prune_toolkit.main import cli
 from trainer.cli.console import run_cli
 
@@ -53,3 +56,14 @@ def test_a_linked_part_that_is_written_to_is_refused(
     monkeypatch.chdir(scores)
     assert code(ADD) == 3
     assert not verify(scores / "m").ok
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"scores"', b'"scor\xff"'), (b'"a"', b'"b"')])
+def test_push_sends_no_header_that_was_replaced_meanwhile(scores: Path, old: bytes, new: bytes) -> None:
+    source = Manifest.open(scores / "m")
+    assert source.header.data.count == 3
+    path = scores / "m" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        push(source, destination_at(str(scores / "out")))
+    assert not (scores / "out" / "manifest.json").exists()

@@ -13,7 +13,7 @@ from campaign.lab import Lab
 from campaign.outcomes import Outcome, fault
 from campaign.received import Forge, Reader, readings
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 AGREES = 0.8
 KEPT = ("selection", "rich-selection", "labelled")
 INDEXED = ("index", "rich-index")

@@ -27,7 +27,7 @@ from campaign.received import result_problem
 from campaign.trials import Trial, tried
 from manifests.betons.reader import Beton
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 SECONDS = 90.0
 SIGBUS = "SIGBUS"
 CODES = (0, 3, 4)
@@ -266,6 +266,6 @@ def _pixels(folder: Path) -> Iterator[tuple[bytes, NDArray[np.uint8]]]:
     for path in folder.rglob("*.png"):
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"))
-        except OSError:
+        except (OSError, SyntaxError, ValueError):
             continue
         yield hashlib.sha256(path.read_bytes()).digest()[:16], pixels

@@ -10,7 +10,7 @@ from campaign.lab import Lab
 from campaign.outcomes import Outcome, fault
 from campaign.received import READERS, Forge, readings
 
-PER_MOMENT = 5
+PER_MOMENT = 3
 LOCAL = 0.1
 """How often it is not the header, but local.json."""
 

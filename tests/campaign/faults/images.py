@@ -13,7 +13,7 @@ from campaign.outcomes import Outcome, fault
 from campaign.received import Reader, use
 from campaign.trials import Trial, tried
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 DATA_BYTES = 5 << 30
 """Documented: a packed archive or idx file may hold 4 GiB in memory."""
 SEEN = ("--loader", "torch", "--device", "cpu")

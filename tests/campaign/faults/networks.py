@@ -14,7 +14,7 @@ from campaign.received import MOST_BYTES, result_problem
 from campaign.servers import LYING, SILENT, Answer, serving
 from campaign.trials import Trial, tried
 
-PER_MOMENT = 2
+PER_MOMENT = 1
 SILENT_EVERY = 5
 """One silent server for so many lying ones: whoever meets it waits."""
 SECONDS = 60.0
@@ -74,7 +74,11 @@ def _meet(lab: Lab, command: Command, lies: Callable[[Path], bool], answer: Answ
         done = lab.start(Command(command.name, words, command.program), out, **{DATA_BYTES: str(MOST_BYTES)}).finish(
             SECONDS
         )
-    return problem_of(done, (0, 2, 3, 4)) or _of_words(done) or result_problem(lab, done, out)
+    return (
+        problem_of(done, (0, 2, 3, 4, 5) if command.name == "pull" else (0, 2, 3, 4))
+        or _of_words(done)
+        or result_problem(lab, done, out)
+    )
 
 
 def _of_words(done: Done) -> str:

@@ -11,7 +11,7 @@ from campaign.lab import Lab
 from campaign.outcomes import Outcome, fault
 from campaign.received import READERS, Forge, readings
 
-PER_MOMENT = 3
+PER_MOMENT = 2
 AGREES = 0.75
 """How often the header is made to agree."""
 COUNTS = (0, 1, 239, 241, 8192)
