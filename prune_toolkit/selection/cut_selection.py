@@ -143,7 +143,8 @@ def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> None:
         kept_n = rows.start + np.flatnonzero(before_N[rows.start : rows.stop])
         stay_n = plan.keep_N[kept_n]
         for path in (out / part_path(name, part) for name in plan.targets.tables):
-            if not np.array_equal(read_part(path, columns=["sample_id"]).column("sample_id").to_numpy(), kept_n):
+            id_n = read_part(path, columns=["sample_id"]).column("sample_id")
+            if id_n.type != pa.int64() or not np.array_equal(id_n.to_numpy(), kept_n):
                 raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
             if not stay_n.all():
                 _, labels = soft_labels_of(read_part(path), "target", plan.targets.class_count)
