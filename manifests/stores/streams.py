@@ -1,6 +1,7 @@
 """Reading streams in blocks, with bounds."""
 
 import hashlib
+import math
 from typing import Protocol
 
 from manifests.base.files import CHUNK_BYTES
@@ -22,9 +23,10 @@ def read_up_to(stream: Readable, most_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def sha256_of(stream: Readable) -> str:
-    """Return the hexadecimal sha256 of the rest of a stream."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
+def sha256_of(stream: Readable, most_bytes: float = math.inf) -> str:
+    """Return the hexadecimal sha256 of the rest of a stream, of at most `most_bytes` of it."""
+    digest, left_bytes = hashlib.sha256(), most_bytes
+    while left_bytes and (chunk := stream.read(int(min(left_bytes, CHUNK_BYTES)))):
         digest.update(chunk)
+        left_bytes -= len(chunk)
     return digest.hexdigest()

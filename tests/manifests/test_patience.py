@@ -1,5 +1,6 @@
 """Servers that are silent, busy or cut connections: what is told, asked again, and read on."""
 
+import hashlib
 import socket
 import threading
 import tracemalloc
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from made_manifests import make, some_logits
 from unruly import Unruly, serving
 
+from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.errors import IncompleteError, InputError, UnreachableError, UsageError
+from manifests.format.header import FileEntry
 from manifests.integrity import verify
 from manifests.manifest import Manifest
 from manifests.share.transfer import pull
@@ -294,6 +297,30 @@ def test_a_small_answer_that_unpacks_to_a_large_file_takes_no_memory(server: Unr
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_beton_without_end_is_read_no_further_than_the_header_says(tmp_path: Path) -> None:
+    made = make(tmp_path / "made", ["a", "b"], [0, 1])
+    beton = FileEntry(path=BETON_NAME, rows=2, bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+    header = made.header.model_copy(update={"files": [*made.header.files, beton]})
+    sent = 0
+
+    def endless(handler: unruly.Handler, data: bytes) -> None:
+        nonlocal sent
+        # Without a length, the body ends with the connection.
+        handler.send_response(200)
+        handler.end_headers()
+        while sent < 1 << 30:
+            sent += handler.wfile.write(data * 100)
+
+    files = {**contents(made), HEADER_NAME: header.model_dump_json(exclude_none=True).encode(), BETON_NAME: DATA}
+    with serving(files) as server:
+        assert verify(server.url).ok
+        server.answers = [unruly.whole] * len(files)
+        server.answers[-1] = endless
+        report = verify(server.url)
+    assert [(finding.path, "sha256" in finding.problem) for finding in report.findings] == [(BETON_NAME, True)]
+    assert sent < 1 << 30
 
 
 def test_attempts_are_counted_anew_after_many_bytes() -> None:
