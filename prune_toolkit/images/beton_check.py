@@ -86,6 +86,9 @@ class _BetonCheck:
             if self.of_pixels:
                 pixels = self.beton.pixels(row)
                 is_grey = size_n[place] == pixels.shape[0] * pixels.shape[1]
+                # The hash of a grey image is that of one channel; the other two must be the same.
+                if is_grey and (pixels != pixels[..., :1]).any():
+                    return int(place)
                 image: Encoded | Pixels = Pixels(pixels[..., 0] if is_grey else pixels)
             else:
                 image = Encoded(self.beton.image_bytes(row).tobytes())

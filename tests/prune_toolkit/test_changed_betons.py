@@ -40,10 +40,10 @@ def copied(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def rot(path: Path, row: int) -> None:
-    """Flip one bit in the middle of an image, and keep the time of the file."""
+def rot(path: Path, row: int, at: int | None = None) -> None:
+    """Flip one bit of a byte of an image, one in the middle if it is not named, and keep the time of the file."""
     beton, status = Beton.open(path), path.stat()
-    at = int(beton.image_pointer_N[row] + beton.image_size_N[row] * 3 // 4)
+    at = int(beton.image_pointer_N[row] + (beton.image_size_N[row] * 3 // 4 if at is None else at))
     with path.open("r+b") as file:
         file.seek(at)
         [byte] = file.read(1)
@@ -110,13 +110,15 @@ def test_a_beton_that_the_user_trusts_is_not_compared(copied: Path, tmp_path: Pa
     prune("label", tmp_path / "selection", *words, "--views", 2, "-o", tmp_path / "labelled")
 
 
-def test_pixels_of_a_source_that_stores_pixels_are_compared(tmp_path: Path, prune: Run) -> None:
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_pixels_of_a_source_that_stores_pixels_are_compared(channel: int, tmp_path: Path, prune: Run) -> None:
     prune("index", "--data", "demo:digits", "--beton", "-o", tmp_path / "index")
     manifest = Manifest.open(tmp_path / "index")
     samples, path = manifest.samples(), manifest.beton_path
     assert path is not None
     check_of(Beton.open(path), manifest)(np.arange(len(samples)), samples)
-    rot(path, 3)
+    # Digits are grey: their hash is that of one channel of the three that a beton stores.
+    rot(path, 3, 3 * 20 + channel)
     with pytest.raises(InputError, match=rf"the image of {samples.column('key')[3]} is not the one that was indexed"):
         check_of(Beton.open(path), manifest)(np.arange(len(samples)), samples)
 
