@@ -307,6 +307,8 @@ class BetonReader:
                 size = len(batch.images) // self.view_count
                 yield ids[done : done + size], batch.images
                 done += size
+        # What was written into the file meanwhile may have been shown.
+        self.beton.state.check()
 
     def close(self) -> None:
         """Close the loader."""

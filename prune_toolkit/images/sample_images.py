@@ -45,6 +45,8 @@ class BetonImages:
             part_n = row_n[start : start + PART_ROWS]
             self.check(part_n, samples.slice(start, PART_ROWS))
             yield from map(self.beton.image, part_n.tolist())
+        # What was written into the file between the comparison and the copy is in the copy.
+        self.beton.state.check()
 
 
 @dataclass(frozen=True, kw_only=True)

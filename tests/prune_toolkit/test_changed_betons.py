@@ -14,6 +14,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.manifest import Manifest
 from prune_toolkit.images.beton_check import check_of
+from prune_toolkit.images.sample_images import BetonImages
 from trainer.data.loaders import ffcv_available, open_loader
 from trainer.models.info import default_preprocessing
 
@@ -89,6 +90,17 @@ def test_a_rotten_image_is_not_scored(copied: Path, tmp_path: Path, prune: Run) 
     key = Manifest.open(copied).samples(["key"]).column("key")[7].as_py()
     assert f"train.beton is damaged: the image of {key} is not the one that was indexed" in told
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_is_written_into_a_beton_between_the_comparison_and_the_copy_is_noticed(copied: Path) -> None:
+    manifest, beton = Manifest.open(copied), Beton.open(copied / "train.beton")
+    images = BetonImages(beton=beton, local={}, check=check_of(beton, manifest))
+    found = images.stored(manifest.samples(), 1, None)
+    next(found)
+    rot(copied / "train.beton", 7)
+    os.utime(copied / "train.beton")
+    with pytest.raises(InputError, match="changed or removed by another program"):
+        list(found)
 
 
 def test_a_rotten_image_gets_no_new_sha256(photos: Path, tmp_path: Path, prune: Run) -> None:
