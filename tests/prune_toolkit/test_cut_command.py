@@ -239,6 +239,7 @@ def test_a_hidden_selection_is_cut_with_its_secret(
     assert missing not in (tmp_path / "cut" / "manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_killed_before_any_file_it_goes_on(pulled: dict[str, Path], tmp_path: Path, prune: Run) -> None:
     data = write_tree(tmp_path / "photos", without(kept_keys(pulled["top-2"])))
     base = ("cut", pulled["top-2"], "--data", data, "--workers", 1, "-o")

@@ -239,6 +239,7 @@ def test_an_altered_part_is_refused(tmp_path: Path, prune: Run) -> None:
     assert "cannot read" in prune("merge", "a", "b", "--average", "logits", cwd=tmp_path, code=3).stderr
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(tmp_path: Path, prune: Run) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         written(tmp_path / name, some_logits(seed, (2, 17_000, 2)), weights=name, score_views="1")

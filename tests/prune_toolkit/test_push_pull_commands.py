@@ -128,7 +128,9 @@ def test_what_is_written_into_needs_a_folder(prune: Run, web: str, manifest: Man
     assert not (manifest.folder.parent / "out" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("when", ["first", "middle", "header"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("first", marks=pytest.mark.slow), "middle", pytest.param("header", marks=pytest.mark.slow)]
+)
 def test_a_push_that_is_killed_goes_on_and_puts_nothing_twice(
     prune: Run, bucket: Bucket, tmp_path: Path, when: str
 ) -> None:

@@ -170,6 +170,7 @@ def test_top_k_keeps_the_largest_of_every_view_and_scores_all_of_them(scored: Ma
     assert kept.header.views.top_k == kept.header.config["views"]["top_k"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_the_views_of_a_part_and_repeated_gives_the_same_bytes(
     kept: Manifest, digits: Path, tmp_path: Path, prune: Run
 ) -> None:

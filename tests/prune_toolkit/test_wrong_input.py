@@ -171,7 +171,9 @@ def test_a_full_disk_leaves_nothing_half_written(scored: Path, full_disk: Path, 
     assert not list(full_disk.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 5)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 5)]
+)
 def test_a_stop_in_mid_pass_leaves_what_the_next_run_goes_on_from(
     many_digits: Path, tmp_path: Path, teachers: Path, prune: Run, number: signal.Signals, code: int
 ) -> None:

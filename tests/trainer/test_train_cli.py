@@ -381,6 +381,7 @@ def test_two_ranks_learn_from_a_live_teacher_what_one_process_does(selection, fo
     assert max(float(np.abs(two[name] - one[name]).max()) for name in one) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_does_not_leave_the_other_waiting(selection, folder):
     args = ["--manifest", selection.path, "--student", "tiny_networks:fails_on_rank_one", *QUICK]
     (code, waiting), (_, failing) = ended(two_ranks(folder, "-m", "trainer.cli.train_student", *args))
