@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.files import refuse_special
 from manifests.errors import InputError, MismatchError
 from manifests.sources.names import MAX_NAMES_BYTES
 
@@ -33,6 +34,7 @@ def read_class_map(path: Path) -> list[tuple[str, str]]:
 
 def read_pairs(path: Path, row: str) -> list[tuple[str, str]]:
     """Return the rows of a CSV file of two columns; raises InputError for another file, saying what a `row` is."""
+    refuse_special(path)
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             raise InputError(f"{path} is too large for a table of class names")

@@ -68,6 +68,8 @@ def parse_header(data: bytes, path: str) -> Header:
     try:
         header = Header.model_validate(content)
         canonical_json(header).encode()
+        # It is not in the canonical form, but is written again by card and by commands that pass it on.
+        json.dumps(header.run, ensure_ascii=False, allow_nan=False).encode()
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "header"

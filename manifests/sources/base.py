@@ -1,5 +1,6 @@
 """A source of labelled images, of any kind that can be read, and reading it with a pool of threads."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,13 +68,20 @@ class ReadOptions:
 
 def local_problem(local: Mapping[str, Any]) -> str | None:
     """Return which entry of local.json is not the text or flag that it should be, None if all are."""
-    flags = ("unlabelled",)
-    for name in ("data", "beton", *(entry.name for entry in fields(ReadOptions))):
+    flags = ("unlabelled", "is_copy")
+    for name in ("data", "beton", *(entry.name for entry in fields(ReadOptions)), "is_copy"):
         value = local.get(name)
-        is_right = isinstance(value, bool) if name in flags else isinstance(value, str) and "\0" not in value
+        is_right = isinstance(value, bool) if name in flags else isinstance(value, str) and _names_a_file(value)
         if value is not None and not is_right:
             return f"its {name!r} is not {'true or false' if name in flags else 'text'}"
     return None
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
 """Classes of another copy: by name in any order, by a table of two columns, never by a guess."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,12 @@ def test_what_is_no_map_is_refused_by_row(tmp_path: Path, content: bytes, says: 
 def test_a_missing_map_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read class names from .*none\.csv"):
         read_class_map(tmp_path / "none.csv")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_or_device_is_not_a_class_map(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.csv"):
+        with pytest.raises(InputError, match="not a regular file"):
+            read_class_map(tmp_path / name)

@@ -251,3 +251,11 @@ def test_twenty_thousand_files_are_listed_without_a_stat_each(tmp_path: Path) ->
     assert seconds[1] < 2 * seconds[0]
     assert len(source.keys) == 20_000
     assert np.bincount(source.labels_N).tolist() == [1000] * 20
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_among_the_images_is_left_out_and_not_waited_for(tmp_path: Path) -> None:
+    root = tree(tmp_path, "cat/1.png", "dog/2.png")
+    os.mkfifo(root / "cat" / "3.png")
+    (root / "dog" / "4").symlink_to(root / "cat" / "3.png")
+    assert list(open_source(str(root)).keys) == ["cat/1.png", "dog/2.png"]

@@ -429,3 +429,24 @@ def test_scores_that_the_header_names_must_be_there_as_numbers(tmp_path: Path) -
         replace_part(tmp_path / "m", path, table.remove_column(at)).scores()
     with pytest.raises(InputError, match="el2n is of type"):
         replace_part(tmp_path / "m", path, table.set_column(at, "el2n", table.column(at).cast(pa.float64()))).scores()
+
+
+@pytest.mark.parametrize(
+    "local", [{"classes": 0.5}, {"beton": {}}, {"data": "a\0b"}, {"data": "\ud800"}, {"is_copy": 1}]
+)
+def test_local_json_of_wrong_types_is_refused(local: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(next(path.parent for path in sorted(GOLDEN.glob("*/manifest.json"))), folder)
+    (folder / "local.json").write_text(json.dumps({"data": None, "is_copy": None, "later": 3}))
+    assert Manifest.open(folder).local["later"] == 3
+    (folder / "local.json").write_text(json.dumps(local))
+    with pytest.raises(InputError, match=rf"local\.json cannot be used: its '{next(iter(local))}' is not"):
+        _ = Manifest.open(folder).local
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "1e999"])
+def test_a_run_block_that_cannot_be_written_again_is_refused(value: str) -> None:
+    header = json.loads(next(iter(sorted(GOLDEN.glob("*/manifest.json")))).read_bytes())
+    text = json.dumps(header | {"run": {"wall": "HERE"}}).replace('"HERE"', value)
+    with pytest.raises(InputError, match="no canonical form"):
+        parse_header(text.encode(), "manifest.json")
