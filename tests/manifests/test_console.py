@@ -105,6 +105,10 @@ def wrap():
     except BaseException:
         raise ImportError("initialization of a module failed")
 
+def importing():
+    Path("slow_module.py").write_text("import time; print('ready', flush=True); time.sleep(30)")
+    import slow_module
+
 def hang():
     import threading
     threading.Thread(target=time.sleep, args=(60,)).start()
@@ -279,6 +283,21 @@ def test_no_destructor_import_or_thread_keeps_a_signal_from_ending_the_command(
     out, error = process.communicate(timeout=25)
     said = {5: "stopped by SIGTERM", 130: "interrupted"}[code]
     assert (process.returncode, out, error) == (code, "", f"prune: {said}\n  run the same command again to resume\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 5, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_during_an_import_ends_the_process_at_once(
+    tmp_path: Path, number: signal.Signals, code: int, said: str
+) -> None:
+    """An exception in the initialization of a C++ module, as those of torch, may abort the process."""
+    process = start(tmp_path, "importing")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=25)
+    assert (process.returncode, out, error) == (code, "", f"prune: {said}\n")
 
 
 @pytest.mark.parametrize("what", ["much", "tell"])

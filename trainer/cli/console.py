@@ -26,7 +26,8 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
 
     Without `args` the process is the command's: once it was told to stop, it does not wait for threads of libraries.
     """
-    name, stops = command.name or "prune", Stops(ends_process=args is None)
+    name = command.name or "prune"
+    stops = Stops(name, ends_process=args is None)
     _complete(command, name)
     words = sys.argv[1:] if args is None else args
     resume = "" if words[:1] and words[0] in _KEEP_NOTHING else f"\n  {_RESUME}"

@@ -27,11 +27,7 @@ def obey_at_once(name: str) -> None:
     """
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
-        is_interrupt = number == signal.SIGINT
-        words = "interrupted" if is_interrupt else f"stopped by {signal.Signals(number).name}"
-        # Not print(): this may be in the middle of another one.
-        os.write(2, f"{name}: {words} before it began\n".encode())
-        os._exit(INTERRUPTED if is_interrupt else STOPPED)
+        _end(name, number, " before it began")
 
     end.is_first = True  # type: ignore[attr-defined]
     for number in (signal.SIGINT, *_STOPPING):
@@ -39,16 +35,33 @@ def obey_at_once(name: str) -> None:
             signal.signal(number, end)
 
 
+def _end(name: str, number: int, when: str) -> NoReturn:
+    is_interrupt = number == signal.SIGINT
+    words = "interrupted" if is_interrupt else f"stopped by {signal.Signals(number).name}"
+    # Not print(): this may be in the middle of another one.
+    os.write(2, f"{name}: {words}{when}\n".encode())
+    os._exit(INTERRUPTED if is_interrupt else STOPPED)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Stops:
     """While entered, raises KeyboardInterrupt on Ctrl-C, Terminated on SIGTERM and SIGHUP, until one leaves the block.
 
     An exception in a destructor, or in a callback of C, ends there and is printed as ignored. It is not printed here,
     and raised again. A second SIGTERM or SIGHUP is ignored: the first one is being obeyed. Signals that the process was
-    started to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored.
+    started to ignore stay ignored. ends_process: afterwards only messages are left, and signals are ignored; and the
+    process of the command `name` ends at once during an import, where C++ code may abort it for an exception.
     """
 
-    def __init__(self, *, ends_process: bool) -> None:
-        self._ends_process = ends_process
+    def __init__(self, name: str, *, ends_process: bool) -> None:
+        self._name, self._ends_process = name, ends_process
         self.kind: type[BaseException] | None = None
         """What was raised last."""
         self.name = ""
@@ -76,7 +89,9 @@ class Stops:
     def _listen(self, number: signal.Signals) -> None:
         self._before[number] = signal.signal(number, self._stop)
 
-    def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
+    def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
+        if self._ends_process and number != signal.SIGALRM and _is_importing(frame):
+            _end(self._name, number, "")
         if number != signal.SIGALRM:
             self.kind, self.name = Terminated if number in _STOPPING else KeyboardInterrupt, signal.Signals(number).name
         for stopping in _STOPPING:
