@@ -93,7 +93,15 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pa.ArrowException, zipfile.BadZipFile, zlib.error, ValueError, EOFError, MemoryError) as error:
+    except (
+        pa.ArrowException,
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be read: {reason}") from None
 

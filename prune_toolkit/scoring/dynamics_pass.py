@@ -4,6 +4,7 @@ No image is read: all tables of the manifest are linked, and one is added. Torch
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _run_json(record: Dynamics) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((record.path / "run.json").read_bytes())
         return content if content["digest"] == record.info.run and content["recorded"]["epochs"] else {}
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return {}
 
 
@@ -215,6 +216,6 @@ def _training_seconds(runs: Sequence[Dynamics]) -> float | None:
         for whole in map(_run_json, runs):
             of_one = float(whole["time"]["training_s"]) + float(whole["time"]["recording_s"])
             seconds += of_one * int(whole["world_size"])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None
-    return round(seconds, 3)
+    return round(seconds, 3) if math.isfinite(seconds) else None

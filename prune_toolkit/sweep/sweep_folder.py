@@ -41,7 +41,7 @@ class SweepFolder:
         for path in (self.path / "runs").glob(f"*-{key}/{RUN_NAME}"):
             try:
                 content: dict[str, Any] = json.loads(path.read_bytes())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path} is not valid JSON: {error}", hint="delete that run's folder") from None
             return content
         return None
@@ -92,7 +92,7 @@ class SweepFolder:
             there = json.loads(path.read_bytes())
             differences = [*_changed(there["fixed"], fixed), *_removed(there["grid"], grid)]
             known = there["format"] == FORMAT
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             known, differences = False, []
         if not known:
             raise InputError(f"{path} is not the description of a sweep", hint="name another folder with --out")

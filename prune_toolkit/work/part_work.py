@@ -228,7 +228,7 @@ def totals(out: Path, parts: int) -> Totals:
             content = json.loads(path.read_bytes())
             seconds += float(content["seconds"])
             hits.append(int(content["hits"]))
-        except (OSError, ValueError, TypeError, LookupError):
+        except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
             continue
     return Totals(round(seconds, 3), sum(hits) if len(hits) == parts else None)
 

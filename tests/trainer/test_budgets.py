@@ -270,3 +270,10 @@ def test_a_run_that_does_not_say_its_time_is_refused_with_the_next_step(tmp_path
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(InputError, match="does not say how long the run trained"):
             training_seconds(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"time": {"waiting_for_data_s": 0, "compute_s": 1%s}}' % ("0" * 400)])
+def test_a_run_json_that_no_run_writes_says_no_time(text, tmp_path):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match="does not say how long"):
+        training_seconds(tmp_path)

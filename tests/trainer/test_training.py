@@ -210,6 +210,19 @@ def test_a_finished_run_is_not_trained_again_unless_fresh(selection, tmp_path, c
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns != stamp
 
 
+def test_a_finished_run_whose_record_was_changed_is_refused(selection, tmp_path):
+    report = run(selection, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    wrong = {"labels_time": report["labels_time"] | {"used": "x"}, "time": {"total_s": "x"}, "last": 3}
+    for block, value in wrong.items():
+        path.write_text(json.dumps(report | {block: value}))
+        with pytest.raises(InputError, match="not what train-student writes"):
+            run(selection, tmp_path / "run")
+    # Not even JSON that can be read: the checkpoint is, so the run is finished anew.
+    path.write_text("[" * 100_000)
+    assert run(selection, tmp_path / "run")["last"] == report["last"]
+
+
 def test_a_run_killed_between_its_last_epoch_and_its_end_is_only_finished(selection, tmp_path):
     first = run(selection, tmp_path, epochs=1)
     weights = (tmp_path / "student.safetensors").read_bytes()

@@ -46,7 +46,7 @@ def training_seconds(run: Path) -> float:
     try:
         times = json.loads(path.read_bytes())["time"]
         seconds = float(times["waiting_for_data_s"]) + float(times["compute_s"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"{path} does not say how long the run trained", hint="train it again with --fresh")
@@ -69,7 +69,7 @@ def _kept(out: Path, name: str, **of: str) -> float | None:
     try:
         content = json.loads((out / BUDGET_NAME).read_bytes())
         return float(content[name]) if content == content | of else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -144,7 +144,7 @@ class RunFolder:
         try:
             content: dict[str, Any] = json.loads(path.read_bytes())
             return content if content["digest"] == self.digest else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _read(self, path: Path) -> State:

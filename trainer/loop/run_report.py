@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from manifests.base.progress import format_seconds
+from manifests.errors import InputError
 from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_times import label_times, used_times
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from manifests.format.header import Header
@@ -257,6 +260,16 @@ def result_lines(report: Mapping[str, Any], out: str) -> str:
     )
     lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
     return "\n".join(lines)
+
+
+def check_report(report: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if the content of a run.json, at `path`, is not what a run writes."""
+    try:
+        result_lines(report, str(path.parent))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise InputError(
+            f"{path} is not what train-student writes", hint="train it again with --fresh, or restore the file"
+        ) from None
 
 
 def _costs(report: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ from trainer.loop.budget import MatchTime, keep_steps, kept_steps, timed_trial
 from trainer.loop.distributed import Ranks, from_main, process_group
 from trainer.loop.evaluation import Evaluator, loader_for
 from trainer.loop.record_dynamics import Recorder
-from trainer.loop.run_folder import BEST_NAME, LAST_NAME, Row, RunFolder, State
-from trainer.loop.run_report import epoch_line, run_report
+from trainer.loop.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, Row, RunFolder, State
+from trainer.loop.run_report import check_report, epoch_line, run_report
 from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import choose_device
 from trainer.models.weights import save_student
@@ -65,6 +65,7 @@ def train(
         folder = RunFolder(out, task.resolved(config, validation))
         state, report = from_main(ranks, lambda: (folder.open(fresh=fresh), folder.finished()))
         if report is not None:
+            check_report(report, out / RUN_NAME)
             if ranks.is_main:
                 note(f"{out} already holds this run, finished; to train it again, give --fresh")
             return report
