@@ -1,6 +1,7 @@
 """Which of a teacher's outputs are the classes of the data, as somebody says it."""
 
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -171,3 +172,11 @@ def test_of_1001_outputs_the_hint_says_how_to_write_the_file():
     assert "(echo background; python -c" in caught.value.hint
     outputs = named_outputs(["background", *imagenet_wnids()], "outputs.txt")
     assert class_outputs(outputs, list(imagenet_wnids()[:2]), 1001) == [1, 2]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_a_file_of_outputs(tmp_path):
+    for name in ("outputs.csv", "outputs.txt"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="not a regular file"):
+            read_outputs(tmp_path / name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.base.files import refuse_special
 from manifests.base.progress import note
 from manifests.copies.class_map import read_pairs
 from manifests.errors import InputError, MismatchError
@@ -37,6 +38,7 @@ def read_outputs(path: Path) -> SaidOutputs:
 
     A name may occur several times. Raises InputError for a file that holds neither.
     """
+    refuse_special(path)
     if path.suffix.lower() == ".csv" and _has_two_columns(path):
         return SaidOutputs(str(path), rows=tuple(read_pairs(path, ROW)))
     return named_outputs(listed_in(path), str(path))
