@@ -36,6 +36,10 @@ class StatusError(Exception):
         self.status, self.headers = status, headers
 
 
+class SlowError(TimeoutError):
+    """An answer that comes so slowly that it is as good as none."""
+
+
 def status_text(status: int) -> str:
     """Return a status as servers spell it: 503 Service Unavailable."""
     return f"{status} {HTTPStatus(status).phrase}" if status in list(HTTPStatus) else str(status)
@@ -97,6 +101,8 @@ def reason_of(error: BaseException, timeout_s: float) -> str:
         # Object stores explain a status in words of their own.
         own = str(error).splitlines()[0] if isinstance(error, OSError) and str(error) else ""
         return without_password(own if str(status) in own else " ".join(filter(None, [status_text(status), own])))
+    if isinstance(error, SlowError):
+        return str(error)
     if is_silence(error):
         return f"no answer for {timeout_s:g} s"
     names = set().union(*map(_names, _chain(error)))

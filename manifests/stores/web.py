@@ -16,7 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from manifests.base.files import CHUNK_BYTES
 from manifests.errors import InputError, UsageError
 from manifests.stores.addresses import UNKNOWN_SIZE, levels, without_password
-from manifests.stores.failures import StatusError
+from manifests.stores.failures import SlowError, StatusError
 from manifests.stores.patience import Attempts, Patience
 from manifests.stores.streams import read_up_to, sha256_of
 
@@ -27,6 +27,8 @@ SCHEMES = ("http", "https")
 MOST_REDIRECTS = 5
 FILL_S = 0.5
 """Time in which pieces of an answer are gathered into one block."""
+LEAST_BYTES = 1024
+"""That must come in one timeout: a server that sends a byte now and then would be waited for without end."""
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 VERSIONS = ("ETag", "Last-Modified")
 _RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+|\*)")
@@ -161,6 +163,7 @@ class WebFile:
         """The headers of the first answer that name the version of the file."""
         self._total: int | None = None
         self._has_ranges = True
+        self._waited_s, self._waited_bytes = 0.0, 0
         attempts(self._connect)
 
     def read(self, most_bytes: int) -> bytes:
@@ -194,7 +197,10 @@ class WebFile:
         try:
             while len(self._block) < most_bytes and time.monotonic() < until:
                 wanted = most_bytes - len(self._block) if self._again is None else self._again.left_bytes
+                began = time.monotonic()
                 piece = answer.read1(min(wanted, CHUNK_BYTES))
+                self._waited_s += time.monotonic() - began
+                self._waited_bytes += len(piece)
                 if self._again is not None:
                     self._compare(self._again, piece)
                 elif piece:
@@ -203,12 +209,23 @@ class WebFile:
                     self._position += len(piece)
                 else:
                     break
+                self._check_pace()
         except BaseException:
             self._drop()
             raise
 
+    def _check_pace(self) -> None:
+        """Raise SlowError if too little came while one timeout was spent waiting."""
+        timeout_s = self._attempts.bounds.timeout_s
+        if self._waited_s < timeout_s:
+            return
+        if self._waited_bytes < LEAST_BYTES:
+            raise SlowError(f"fewer than {LEAST_BYTES:,} bytes came in {timeout_s:g} s")
+        self._waited_s, self._waited_bytes = 0.0, 0
+
     def _connect(self) -> None:
         """Ask for what is still to be read."""
+        self._waited_s, self._waited_bytes = 0.0, 0
         version = next((value for value in self._version.values() if not value.startswith("W/")), None)
         is_rest = bool(self._position and version and self._has_ranges)
         asked = {"Range": f"bytes={self._position}-", "If-Range": str(version)} if is_rest else {}

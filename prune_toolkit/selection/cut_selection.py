@@ -20,7 +20,6 @@ from manifests.format.parts import (
     part_count,
     part_path,
     part_rows,
-    read_part,
     soft_labels_of,
     soft_labels_table,
     write_part,
@@ -90,12 +89,12 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
     plan, images = cut_from(config, plan)
 
     def finish(_parts: Totals, _start: float) -> Outcome:
-        _leave_out(out, plan, before_N)
+        rewritten = _leave_out(out, plan, before_N)
         beton = write_cut(config, plan, images)
         blocks: Blocks = {} if np.array_equal(plan.keep_N, before_N) else _counted_again(out, plan)
         run = {"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.header.run}
         blocks = {**blocks, "kind": "selection", "run": run}
-        return Outcome(blocks=blocks, local=images.local, files=[beton])
+        return Outcome(blocks=blocks, local=images.local, files=[beton], rewritten=rewritten)
 
     return PartWork(
         out=out,
@@ -132,30 +131,42 @@ def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa
     return asked
 
 
-def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> None:
-    """Rewrite the parts with samples that were dropped.
+def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> list[str]:
+    """Rewrite the parts with samples that were dropped; return their paths.
 
     Raises InputError for a part whose targets are not those of exactly the kept samples.
     """
-    digest, count = config_digest(plan.resolved), len(plan.samples)
+    digest, count, rewritten = config_digest(plan.resolved), len(plan.samples), list[str]()
     for part in range(part_count(count)):
         rows = part_rows(part, count)
         kept_n = rows.start + np.flatnonzero(before_N[rows.start : rows.stop])
         stay_n = plan.keep_N[kept_n]
-        for path in (out / part_path(name, part) for name in plan.targets.tables):
-            id_n = read_part(path, columns=["sample_id"]).column("sample_id")
-            if id_n.type != pa.int64() or not np.array_equal(id_n.to_numpy(), kept_n):
-                raise InputError(f"{path} does not hold the targets of the kept samples", hint=_AGAIN)
-            if not stay_n.all():
-                _, labels = soft_labels_of(read_part(path), "target", plan.targets.class_count)
-                write_part(path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
         if not stay_n.all():
-            path = out / part_path("selection", part)
-            table = read_part(path)
+            rewritten += [part_path(name, part) for name in ("selection", *plan.targets.tables)]
+        for name in plan.targets.tables:
+            path = part_path(name, part)
+            table = _read(plan.parent, path)
+            if not np.array_equal(table.column("sample_id").to_numpy(), kept_n):
+                raise InputError(f"{out / path} does not hold the targets of the kept samples", hint=_AGAIN)
+            if not stay_n.all():
+                _, labels = soft_labels_of(table, "target", plan.targets.class_count)
+                write_part(out / path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
+        if not stay_n.all():
+            path = part_path("selection", part)
+            table = _read(plan.parent, path)
             for name, values_N in (("keep", plan.keep_N), ("reason", plan.reason_N)):
                 at, values = table.column_names.index(name), values_N[rows.start : rows.stop].tolist()
                 table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
-            write_part(path, table, digest)
+            write_part(out / path, table, digest)
+    return rewritten
+
+
+def _read(parent: Manifest, path: str) -> pa.Table:
+    """Read a part from the manifest itself, which compares it with its digest; the linked one may be rewritten."""
+    entry = parent.header.file(path)
+    if entry is None:
+        raise InputError(f"{parent.where} has no {path}", hint=_AGAIN)
+    return parent.part(entry)
 
 
 def _counted_again(out: Path, plan: Plan) -> Blocks:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +83,8 @@ class Outcome:
     """Tables that were written in addition to those made part by part."""
     files: Sequence[FileEntry] = ()
     """Files that do not belong to a table, such as a beton."""
+    rewritten: Collection[str] = ()
+    """Parts of linked tables that were written anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,17 +164,17 @@ class PartWork:
             "parents": [parent.id for parent in self.parents],
             "tool": tool(),
             "config": dict(self.config),
-            "files": [*self._parts(tables), *outcome.files],
+            "files": [*self._parts(tables, outcome.rewritten), *outcome.files],
             **outcome.blocks,
         }
         return child_header(self.making, *(parent.header for parent in self.parents), **made)
 
-    def _parts(self, tables: list[str]) -> list[FileEntry]:
+    def _parts(self, tables: list[str], rewritten: Collection[str]) -> list[FileEntry]:
         """Describe all parts. Raises InputError if a linked one was written to since: it is the parent's file."""
         entries = part_entries(self.out, tables, self.count)
         named = {entry.path: entry.sha256 for table, parent in self.linked.items() for entry in parent.require(table)}
         for entry in entries:
-            if named.get(entry.path, entry.sha256) != entry.sha256:
+            if entry.path not in rewritten and named.get(entry.path, entry.sha256) != entry.sha256:
                 raise InputError(
                     f"{self.out / entry.path} was altered while this command ran: it is a file of the manifest it read",
                     hint="`prune verify` lists every altered file; fetch or make that manifest again",

@@ -73,6 +73,13 @@ def test_silence_in_the_middle_of_a_file_is_also_told(server: Unruly, capsys: py
     assert "waiting for" in capsys.readouterr().err
 
 
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server: Unruly) -> None:
+    server.answers = [unruly.dripping] * 4
+    with patient(Patience(0.2, (0.0, 0.0, 0.0))), pytest.raises(UnreachableError) as error:
+        read(server)
+    assert error.value.message == f"{server.url}/file: fewer than 1,024 bytes came in 0.2 s (4 attempts)"
+
+
 def test_a_password_is_in_no_line_and_is_sent(server: Unruly, capsys: pytest.CaptureFixture[str]) -> None:
     server.answers = [unruly.silent]
     url = server.url.replace("://", "://anna:hunt%40er2@")

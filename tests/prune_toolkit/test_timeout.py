@@ -11,7 +11,7 @@ from unruly import Unruly, serving
 
 import prune_toolkit as pt
 from manifests.errors import UnreachableError
-from manifests.stores.patience import patience
+from manifests.stores.patience import TIMEOUT_S, patience
 from prune_toolkit.cli.options import manifest_place
 from prune_toolkit.main import COMMANDS, cli
 
@@ -54,7 +54,7 @@ def test_a_silent_server_is_given_up_after_the_timeout(
     words = tuple(word.format(url=server.url) for word in words)
     done = prune(*words, "--timeout", "0.1", cwd=tmp_path, code=3)
     assert f"{server.url}/manifest.json: no answer for 0.1 s (4 attempts)" in done.stderr
-    assert patience().timeout_s == 60
+    assert patience().timeout_s == TIMEOUT_S
 
 
 @pytest.mark.parametrize("text", ["timeout = 0.1", "[show]\ntimeout = 0.1"])

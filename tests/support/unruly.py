@@ -144,6 +144,15 @@ def says(code: int, body: bytes, **headers: str) -> Answer:
     return answer
 
 
+def dripping(handler: Handler, data: bytes) -> None:
+    """Send a byte now and then."""
+    handler.begin(200, len(data))
+    for byte in data:
+        handler.wfile.write(bytes([byte]))
+        if handler.server.unruly.is_done.wait(0.02):
+            return
+
+
 class Server(ThreadingHTTPServer):
     """The server; connections that break are no news."""
 

@@ -9,7 +9,7 @@ from manifests.sources import ReadOptions
 from trainer.data.order import batch_plan
 from trainer.data.task import open_validation
 from trainer.loop.evaluation import loader_for
-from trainer.loop.run_folder import RunFolder, State
+from trainer.loop.run_folder import NUMBERS, RunFolder, State
 
 
 def test_fewer_samples_than_a_batch_are_one_batch():
@@ -44,7 +44,7 @@ def test_a_run_neither_overwrites_nor_deletes_files_of_others(tmp_path, name, fr
 
 
 def test_a_begun_run_is_taken_again_but_a_link_in_it_is_not(tmp_path):
-    row = {"epoch": 1, "steps": 2, "train_loss": 0.5, "images_per_s": 9.0, "val_top1": None}
+    row = {**dict.fromkeys(NUMBERS, 0.5), "epoch": 1, "val_top1": None}
     folder = RunFolder(tmp_path / "run", {"epochs": 2})
     folder.open(fresh=False)
     folder.record(State(history=[row]))
