@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import Progress, note
-from manifests.errors import InputError
 from manifests.format.child_header import Blocks
 from manifests.format.header import TeacherCard
 from manifests.format.parts import config_digest, part_path, part_rows, soft_labels_table, vectors_table, write_part
@@ -125,8 +124,6 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
     if not images.unlabelled:
         # On the evaluation view, whichever views the scores are averaged over.
         calibration, confusion = calibration_of(config.out, logits_table(0), images.label_N, classes)
-        if not calibration.count:
-            raise InputError(f"none of {images.count:,} images could be read: there is nothing to score")
         in_order = work.teacher.reading.outputs is None
         if (warning := exchanged_warning(confusion.count_CC, images.class_names, in_order=in_order)) is not None:
             note(f"warning: {warning}")

@@ -17,6 +17,7 @@ from campaign.outcomes import Outcome
 from campaign.trials import Trial, tried
 
 CODES = (0, 2, 3, 4)
+DAMAGED = "what was made is damaged: "
 MOST_BYTES = 2 << 30
 """Memory that a command may take beside what the process held at its start."""
 SECONDS = 90.0
@@ -125,7 +126,7 @@ def result_problem(lab: Lab, done: Done, out: Path, given: Path | None = None) -
         # What the header says of its tables, and what files hold, may be as wrong there.
         known = findings(lab, given)
         found = [each for each in found if each not in known and not _is_taken_over(each["path"], given, out)]
-    return f"what was made is damaged: {found[0]['path']} {found[0]['problem']}" if found else ""
+    return f"{DAMAGED}{found[0]['path']} {found[0]['problem']}" if found else ""
 
 
 def findings(lab: Lab, folder: Path) -> list[dict[str, str]]:

@@ -23,14 +23,14 @@ from campaign.commands import STUDENT, TEACHER
 from campaign.forging.tables import flipped
 from campaign.lab import Command, Lab
 from campaign.outcomes import Outcome, fault
-from campaign.received import result_problem
+from campaign.received import DAMAGED, result_problem
 from campaign.trials import Trial, tried
 from manifests.betons.reader import Beton
 
 PER_MOMENT = 1
 SECONDS = 90.0
 SIGBUS = "SIGBUS"
-CODES = (0, 3, 4)
+CODES = (0, 2, 3, 4)
 SEEN = ("--loader", "torch", "--device", "cpu")
 
 Change = Callable[[Path, Random], None]
@@ -233,9 +233,17 @@ def _try(lab: Lab, reading: Reading, path: str, change: Change, after_s: float, 
     if done.code == -signal.SIGBUS:
         return SIGBUS
     if problem := problem_of(done, CODES) or result_problem(lab, done, out):
-        return problem
+        return "" if _is_of_the_parent(problem, out, place) else problem
     images = [lab.inputs / "photos", place / "photos"]
     return "" if done.code else _wrong_images(out, images, of_pixels=path.endswith(".beton"))
+
+
+def _is_of_the_parent(problem: str, out: Path, place: Path) -> bool:
+    """Return whether damage that `prune verify` finds is in a hard link to the parent's file, which was written to."""
+    if not problem.startswith(DAMAGED):
+        return False
+    path = problem.removeprefix(DAMAGED).split(" ")[0]
+    return any(other.samefile(out / path) for other in place.glob(f"*/{path}") if (out / path).exists())
 
 
 def _wrong_images(out: Path, folders: list[Path], *, of_pixels: bool) -> str:
