@@ -105,6 +105,13 @@ def wrap():
     except BaseException:
         raise ImportError("initialization of a module failed")
 
+def misread():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except BaseException:
+        raise errors.InputError("the manifest is damaged")
+
 def importing():
     Path("slow_module.py").write_text("import time; print('ready', flush=True); time.sleep(30)")
     import slow_module
@@ -270,7 +277,7 @@ def test_a_signal_that_is_ignored_stays_ignored_during_the_first_imports(tmp_pat
     assert done.stdout == "on\n"
 
 
-@pytest.mark.parametrize("what", ["swallow", "wrap", "hang"])
+@pytest.mark.parametrize("what", ["swallow", "wrap", "misread", "hang"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 5), (signal.SIGINT, 130)])
 def test_no_destructor_import_or_thread_keeps_a_signal_from_ending_the_command(
     tmp_path: Path, what: str, number: signal.Signals, code: int

@@ -33,7 +33,7 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     resume = "" if words[:1] and words[0] in _KEEP_NOTHING else f"\n  {_RESUME}"
     try:
         with stops:
-            code = _run(command, name, words)
+            code = _run(command, name, words, stops)
     except BaseException as error:
         # A library may have made another error of it, as imports do.
         if stops.kind is None and not isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
@@ -48,7 +48,7 @@ def run_cli(command: click.Command, args: list[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _run(command: click.Command, name: str, words: list[str]) -> int:
+def _run(command: click.Command, name: str, words: list[str], stops: Stops) -> int:
     """Run a command and return its exit code; what it was told by Ctrl-C, or a bug, is raised."""
     # Standard output is None where a shell closed it (`>&-`).
     printed = nullcontext() if sys.stdout is None else redirect_stdout(cast(TextIO, _Printable(sys.stdout)))
@@ -65,8 +65,13 @@ def _run(command: click.Command, name: str, words: list[str]) -> int:
         error.show()
         return error.exit_code
     except PruneError as error:
+        if stops.kind is not None:
+            # A library took the exception for damage of what it read.
+            raise
         return _tell(name, str(error), error.exit_code)
     except OSError as error:
+        if stops.kind is not None:
+            raise
         return _tell_os_error(name, error)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
