@@ -85,6 +85,12 @@ class TrainConfig:
     """Largest shift of pad_crop_flip views; None means an eighth of the side."""
     scale_min: float = 0.08
     """Smallest share of the image's area that a resized_crop_flip view shows."""
+    mixup: float | None = None
+    """alpha of mixup: lambda ~ Beta(alpha, alpha); None does not blend images."""
+    cutmix: float | None = None
+    """alpha of cutmix, likewise; with both, a coin decides for each batch."""
+    mix_prob: float | None = None
+    """Probability with which a batch is mixed; None without mixing."""
     dynamic: str | None = None
     """infobatch or rs2, which choose the samples of each epoch; None shows all samples."""
     keep: float | None = None
@@ -108,7 +114,7 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     seed: int = 0
-    """Seed of the streams init, order, views, dropout and prune."""
+    """Seed of the streams init, order, views, dropout, prune and mix."""
 
     def __post_init__(self) -> None:
         """Raise UsageError, naming the flag, for a value out of range; `resolve` checks the names of methods."""

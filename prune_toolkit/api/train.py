@@ -43,6 +43,9 @@ class TrainOptions(TypedDict, total=False):
     milestones: Sequence[float]
     gamma: float
     warmup_epochs: float
+    mixup: float
+    cutmix: float
+    mix_prob: float
     dynamic: str
     keep: float
     prune_ratio: float

@@ -129,6 +129,11 @@ run = partial(click.option, cls=Option, heading="Run")
 @views("--flip/--no-flip", default=None, help="Mirror fresh views at random, or never.")
 @views("--pad", "pad_px", type=int, metavar="PX", help="Largest shift in pad_crop_flip views.  [side / 8]")
 @views("--scale-min", type=float, help="Smallest share of the area in resized_crop_flip views.  [0.08]")
+@views("--mixup", type=float, metavar="ALPHA",
+       help="Blend each image of a batch with another; its share is from Beta(ALPHA, ALPHA).  [off]")  # fmt: skip
+@views("--cutmix", type=float, metavar="ALPHA",
+       help="Paste a box of another image of its batch into each; with --mixup, a coin decides.  [off]")  # fmt: skip
+@views("--mix-prob", type=share, metavar="P", help="Probability of mixing a batch.  [1]")
 @student("--student", metavar="SPEC",
          help="resnet8x4, torchvision/NAME, timm/NAME, module:callable or FILE.safetensors.  [by recipe]")  # fmt: skip
 @student("--weights", type=click.Path(path_type=Path, exists=True), metavar="FILE",

@@ -20,6 +20,7 @@ class Stream(IntEnum):
     VIEWS = 3
     DROPOUT = 4
     PRUNE = 5
+    MIX = 6
 
 
 def stream_seed(seed: int, stream: Stream, *words: int) -> int:

@@ -31,6 +31,8 @@ from trainer.models.info import SMALL_PX, default_preprocessing, in_colour, resc
 
 REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
+_LEFT_OUT = ("teacher_images", "teacher_outputs", "mixup", "cutmix", "mix_prob")
+"""Values that a configuration does not name where they are None."""
 _WRITES_BETON = {
     "index": "prune index DATA --beton",
     "scores": "prune select --keep 1.0",
@@ -123,7 +125,7 @@ class Task:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
         values = asdict(config)
         # Runs of which nothing is said keep the identity they had before these options existed.
-        for name in ("teacher_images", "teacher_outputs"):
+        for name in _LEFT_OUT:
             if values[name] is None:
                 del values[name]
         return {

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ class EpochResult:
     loss: float
     """Mean training loss; if samples are scaled, weighted by their factors."""
     top1: float
-    """Fraction of the augmented training images that the student classified correctly during training."""
+    """Fraction of the augmented training images that the student classified correctly during training.
+
+    Of a mixed image, the class with the larger share is the right one.
+    """
     steps: int
     samples: int
     """Images shown, over all ranks."""
@@ -55,14 +58,17 @@ def train_epoch(
     epoch: int,
     ranks: Ranks,
     target_of: Callable[[Batch], Tensor | None],
+    mixed_of: Callable[[int, Batch], tuple[Batch, Tensor, Tensor | None]] | None = None,
     on_batch: Callable[[int], None] | None = None,
     scale_N: NDArray[np.float32] | None = None,
     observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> EpochResult:
     """Take one step per batch; raises InputError with epoch and step if a loss is not finite.
 
-    target_of: returns the target logits (n, C) of a batch, stored or from a live teacher. scale_N: (N,) factor of each
-    row's loss. observe: gets each batch with the student's logits (n, C) and the losses (n,) before weight and scale.
+    target_of: returns the target logits (n, C) of a batch, stored or from a live teacher. mixed_of: replaces it; gets
+    the step of the epoch counted from 0 as well, and returns the batch to take instead, its labels (n,) or (n, C), and
+    its target logits. scale_N: (N,) factor of each row's loss. observe: gets each batch with the student's logits (n,
+    C) and the losses (n,) before weight and scale.
     """
     student.network.train()
     device = student.device
@@ -78,23 +84,26 @@ def train_epoch(
         waiting_s += time.perf_counter() - asked
         if batch is None:
             break
-        target, weight = target_of(batch), batch.weight
         stands_for: Tensor | int = len(batch.label)
         if scale_N is not None:
             scale = torch.from_numpy(scale_N[batch.rows]).to(device)
-            weight, stands_for = weight * scale, scale.sum()
+            batch, stands_for = replace(batch, weight=batch.weight * scale), scale.sum()
+        if mixed_of is None:
+            label, target = batch.label, target_of(batch)
+        else:
+            batch, label, target = mixed_of(step - first_step, batch)
         with student.autocast():
             logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
             loss_n = sample_losses(
                 config,
                 logits,
                 target,
-                label=batch.label,
-                weight=weight,
+                label=label,
+                weight=batch.weight,
                 kd_weight=batch.kd_weight,
                 epoch=epoch,
             )
-            loss = (weight * loss_n).mean()
+            loss = (batch.weight * loss_n).mean()
         rate = schedule.learning_rate(step)
         student.step(loss, rate)
         if observe is not None:

@@ -13,6 +13,7 @@ from trainer.data.order import batch_plan, epoch_samples
 from trainer.data.policies import choose_policy, training_recipe
 from trainer.data.stored import StoredLabels
 from trainer.loop.dynamic import dynamic_values
+from trainer.loop.mixing import MIXES, check_mixing, mix_values
 from trainer.loop.schedules import SCHEDULES
 from trainer.losses import LOSSES
 from trainer.losses.settings import published_values
@@ -88,6 +89,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     values["record_dynamics"] = bool(values.get("record_dynamics") or values.get("record_grand"))
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)
+    values |= dict.fromkeys((*MIXES, "mix_prob")) | mix_values(given)
     views = training_recipe(
         stored,
         policy=policy,
@@ -98,7 +100,9 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
         flip=given.get("flip", RECIPES[name].get("flip") if stored.scored is None else None),
     )
     shown = {"augment": views.name, "pad_px": views.pad_px, "scale_min": views.scale_min, "flip": views.flip}
-    return TrainConfig(**values | shown | {"policy": policy})
+    config = TrainConfig(**values | shown | {"policy": policy})
+    check_mixing(config)
+    return config
 
 
 def _check_batch_bytes(batch_size: int, side_px: int) -> None:

@@ -12,6 +12,7 @@ from manifests.base.progress import format_seconds
 from manifests.errors import InputError
 from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_times import label_times, used_times
+from trainer.loop.mixing import described_mixing
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
         lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
+    if config.mix_prob is not None:
+        lines.append(described_mixing(config))
     if config.dynamic is not None:
         lines.append(chosen_anew(config, plan, task.beton.count))
     if config.record_dynamics:

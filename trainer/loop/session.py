@@ -24,6 +24,8 @@ from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
+from trainer.loop.mixed_batch import mixed
+from trainer.loop.mixing import draw_mix
 from trainer.loop.restore import check_losses
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
@@ -169,6 +171,13 @@ class TrainingSession:
                 columns.append(logit_facts(logits_nC, batch.label))
             observed.append(torch.cat(columns, dim=1))
 
+        def mixed_of(step: int, batch: Batch) -> tuple[Batch, Tensor, Tensor | None]:
+            count, side_px = len(batch.rows), batch.images.shape[-1]
+            mix = draw_mix(config, epoch=number, step=step, rank=ranks.rank, count=count, side_px=side_px)
+            if mix is None:
+                return batch, batch.label, self._target_of(batch)
+            return mixed(batch, mix, self._target_of, config=config, class_count=len(self.task.class_names))
+
         result = train_epoch(
             self.student,
             self._batches(number, plan),
@@ -178,6 +187,7 @@ class TrainingSession:
             epoch=number,
             ranks=ranks,
             target_of=self._target_of,
+            mixed_of=None if config.mix_prob is None else mixed_of,
             on_batch=on_batch,
             scale_N=plan.scale_N,
             observe=observe if self._observes else None,

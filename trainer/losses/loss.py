@@ -63,8 +63,9 @@ def sample_losses(
 ) -> Tensor:
     """Return the loss of each sample, without its weight; (n,), at least float32.
 
-    student_logits and target are (n, C) at T = 1, label (n,) int64, weight and kd_weight (n,). epoch counts from 0; in
-    the first kd_warmup_epochs the weight of the KD term is (epoch + 1) / kd_warmup_epochs of its full value.
+    student_logits and target are (n, C) at T = 1, label (n,) int64 or probabilities (n, C) of mixed images, weight and
+    kd_weight (n,). epoch counts from 0; in the first kd_warmup_epochs the weight of the KD term is
+    (epoch + 1) / kd_warmup_epochs of its full value.
     """
     entry = LOSSES[config.loss]
     warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
