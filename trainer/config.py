@@ -57,6 +57,8 @@ class TrainConfig:
     """Weight of the cross-entropy term; None means 1 - kd_weight * kd_weight_i."""
     temperature: float = 4.0
     """T of the loss."""
+    annealed: Mapping[str, Any] | None = None
+    """temperature or kd_weight -> {to, shape}, if they change over the run: their value there is that of epoch 1."""
     kd_warmup_epochs: float = 0.0
     """Epochs over which the KD term rises linearly to its weight."""
     loss_options: Mapping[str, float] = field(default_factory=dict)

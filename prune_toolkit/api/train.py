@@ -53,9 +53,9 @@ class TrainOptions(TypedDict, total=False):
     record_dynamics: bool
     record_grand: int
     loss: str
-    kd_weight: float
+    kd_weight: float | str
     ce_weight: float
-    temperature: float
+    temperature: float | str
     kd_warmup_epochs: float
     loss_options: Mapping[str, float]
     revise: float

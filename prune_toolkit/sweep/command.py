@@ -131,6 +131,11 @@ def _numbers(text: str, option: str) -> tuple[str, ...]:
     """Return the same for numbers, each in its canonical spelling."""
     from prune_toolkit.sweep.grid import spelled_number
 
+    if ":" in text:
+        raise UsageError(
+            f"{option} {text!r}: a sweep tries constant weights",
+            hint=f'give an annealed one to an entry of its own: --select "random -- {option} 0.9:0.5"',
+        )
     try:
         return tuple(dict.fromkeys(spelled_number(float(item)) for item in _items(text, option)))
     except ValueError:

@@ -133,7 +133,8 @@ def run_records(study: Study, phase: Phase) -> list[Record]:
                 "keep": float(row.keep.fraction),
                 "labels": run.selection.labels if is_kd else "-",
                 "loss": config["loss"],
-                "kd_weight": config["kd_weight"] if is_kd else None,
+                # A weight that is annealed is said by the flags of its arm.
+                "kd_weight": config["kd_weight"] if is_kd and "kd_weight" not in config.get("annealed", {}) else None,
                 "teacher": row.teacher,
                 "seed": run.seed,
             }

@@ -239,6 +239,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(prune, scored, tmp_path) 
         (("--keep", "0"), 2, "must be a fraction"),
         (("--keep", ","), 2, "names nothing"),
         (("--kd-weight", "half"), 2, "not a list of numbers"),
+        (("--kd-weight", "0,0.9:0.5"), 2, "a sweep tries constant weights"),
         (("--val", "no-such-folder"), 3, "no-such-folder"),
         (("--train", "--recipe none"), 2, "unknown recipe"),
         (("--loss", "kld"), 2, "unknown loss"),

@@ -59,6 +59,15 @@ def option_list(value: Any) -> dict[str, float]:
         raise click.BadParameter(f"{value!r} is not a list of options such as alpha=1,beta=8") from None
 
 
+def annealed_number(value: Any) -> float | str:
+    """Parse a number, or the text of one that changes over the run, 4:1 or 4:1:cosine, which `resolve` reads."""
+    text = str(value).strip()
+    try:
+        return text if ":" in text else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor FROM:TO, such as 4:1") from None
+
+
 def share(value: Any) -> float:
     """Parse a number, a fraction or a percentage: 0.3, 1/3, 30%."""
     text = str(value).strip()
@@ -179,9 +188,11 @@ run = partial(click.option, cls=Option, heading="Run")
          help="Record how the student does on every sample in each epoch, for `prune score --dynamics`.")  # fmt: skip
 @dynamic("--record-grand", type=int, metavar="E", help="Also record gradient norms, in the first E epochs; slow.  [0]")
 @loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): `prune list losses`.  [kd]")
-@loss("--kd-weight", type=float, help="Weight of the KD term, times the sample's kd_weight.  [by loss; kd: 0.9]")
+@loss("--kd-weight", type=annealed_number, metavar="W", help="Weight of the KD term, times the sample's kd_weight; "
+      "A:B anneals it, as below.  [by loss; kd: 0.9]")  # fmt: skip
 @loss("--ce-weight", type=float, help="Weight of the cross-entropy term.  [by loss; kd: 1 minus that of the KD term]")
-@loss("--temperature", type=float, help="Temperature of the KD term.  [by loss; kd: 4]")
+@loss("--temperature", type=annealed_number, metavar="T", help="Temperature of the KD term; A:B goes from A in epoch 1 "
+      "to B in the last one, A:B:cosine or A:B:step otherwise than linearly.  [by loss; kd: 4]")  # fmt: skip
 @loss("--kd-warmup-epochs", type=float, help="Epochs over which the KD term rises to its weight.  [by loss; kd: 0]")
 @loss("--loss-options", type=option_list, metavar="NAME=VALUE,...",
       help="Options of --loss, such as alpha=1,beta=8.  [by loss]")  # fmt: skip

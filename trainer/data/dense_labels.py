@@ -1,7 +1,7 @@
 """Stored labels on the device: top-k words are decoded to logits there, with any loader."""
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def _without(label_n: Tensor, tail_n: Tensor, tail_classes: int) -> Tensor:
     return tail_n + math.log(tail_classes) + torch.log1p(-share_n) - math.log(tail_classes - 1)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _tail_weights(temperature: float) -> list[float]:
     weights: list[float] = tail_weights(temperature).tolist()
     return weights

@@ -16,6 +16,7 @@ from trainer.loop.dynamic import dynamic_values
 from trainer.loop.mixing import MIXES, check_mixing, mix_values
 from trainer.loop.schedules import SCHEDULES
 from trainer.losses import LOSSES
+from trainer.losses.annealing import annealed_values, check_annealing
 from trainer.losses.settings import published_values
 from trainer.models.info import SMALL_PX
 
@@ -89,6 +90,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     values["record_dynamics"] = bool(values.get("record_dynamics") or values.get("record_grand"))
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)
+    values |= annealed_values(values)
     values |= dict.fromkeys((*MIXES, "mix_prob")) | mix_values(given)
     views = training_recipe(
         stored,
@@ -102,6 +104,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     shown = {"augment": views.name, "pad_px": views.pad_px, "scale_min": views.scale_min, "flip": views.flip}
     config = TrainConfig(**values | shown | {"policy": policy})
     check_mixing(config)
+    check_annealing(config)
     return config
 
 

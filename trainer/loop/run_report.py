@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.base.progress import format_seconds
 from manifests.errors import InputError
+from manifests.format.top_k import TEMPERATURES
 from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_times import label_times, used_times
 from trainer.loop.mixing import described_mixing
+from trainer.losses.annealing import spelled
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
@@ -55,9 +57,11 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
         lines.append(
             "no labels: the loss is KD alone, and training counts how often the student answers as the teacher"
         )
+    if (tails := interpolated(config, task.stored.top_k)) is not None:
+        lines.append(tails)
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
-        lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
+        lines.append(f"labels are revised at T {spelled(config, 'temperature')}, eta {config.revise_eta:g}: {which}")
     if config.mix_prob is not None:
         lines.append(described_mixing(config))
     if config.dynamic is not None:
@@ -68,6 +72,15 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} per step")
     return lines
+
+
+def interpolated(config: TrainConfig, top_k: int | None) -> str | None:
+    """Return a line if stored labels of the K largest logits are used at temperatures at which they are not exact."""
+    between = config.temperature not in TEMPERATURES or "temperature" in (config.annealed or {})
+    if top_k is None or config.policy in (None, "online") or not between:
+        return None
+    exact = ", ".join(f"{temperature:g}" for temperature in TEMPERATURES)
+    return f"labels of the {top_k} largest logits: their rest is stored for T {exact} and interpolated between these"
 
 
 def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
@@ -117,6 +130,10 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
+_CHANGING = {"temperature": "T", "kd_weight": "kd"}
+"""Values of a row that change over the run, and their short names."""
+
+
 def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan, *, unlabelled: bool = False) -> str:
     """Return the line about one epoch; unlabelled: top-1 in training is agreement with the teacher."""
     epochs = config.epochs
@@ -126,6 +143,7 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan,
         f"loss {row['train_loss']:.4f}",
         f"{_top1_name(unlabelled)} {_percent(row['train_top1'])}",
     ]
+    parts[2:2] = [f"{name} {row[value]:.3g}" for value, name in _CHANGING.items() if value in row]
     if not _has_fixed_steps(config):
         parts.insert(1, f"steps {row['steps']:>{len(str(plan.steps_per_epoch))}}/{plan.steps_per_epoch}")
     if row["val_top1"] is not None and best is not None:

@@ -14,7 +14,6 @@ from manifests.format.header import Preprocessing
 from manifests.sources.base import Source
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
-from trainer.data.dense_labels import dense_logits
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
@@ -24,14 +23,14 @@ from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
+from trainer.loop.epoch_config import epoch_config
 from trainer.loop.mixed_batch import mixed
 from trainer.loop.mixing import draw_mix
 from trainer.loop.restore import check_losses
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import build_student, set_tf32, worker_count
-from trainer.losses import LOSSES
-from trainer.losses.revise import revise
+from trainer.loop.targets import Targets
 from trainer.teachers.teacher import Teacher, load_teacher
 from trainer.teachers.teacher_spec import TeacherSpec
 
@@ -159,10 +158,11 @@ class TrainingSession:
 
     def epoch(self, number: int, *, steps: int, on_batch: Callable[[int], None] | None = None) -> EpochResult:
         """Take the first `steps` steps of an epoch, fewer if a dynamic arm leaves fewer."""
-        config, ranks = self.config, self.ranks
+        config, ranks = epoch_config(self.config, number), self.ranks
         # Seeded in every epoch, so that the checkpoint needs no generator state for dropout.
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         plan = self._plan(number, steps)
+        target_of = Targets(config, self.task.stored, len(self.task.class_names), self.teacher)
         observed: list[Tensor] = []
 
         def observe(batch: Batch, logits_nC: Tensor, loss_n: Tensor) -> None:
@@ -175,8 +175,8 @@ class TrainingSession:
             count, side_px = len(batch.rows), batch.images.shape[-1]
             mix = draw_mix(config, epoch=number, step=step, rank=ranks.rank, count=count, side_px=side_px)
             if mix is None:
-                return batch, batch.label, self._target_of(batch)
-            return mixed(batch, mix, self._target_of, config=config, class_count=len(self.task.class_names))
+                return batch, batch.label, target_of(batch)
+            return mixed(batch, mix, target_of, config=config, class_count=len(self.task.class_names))
 
         result = train_epoch(
             self.student,
@@ -186,7 +186,7 @@ class TrainingSession:
             schedule=replace(self.schedule, steps_per_epoch=plan.steps_per_epoch),
             epoch=number,
             ranks=ranks,
-            target_of=self._target_of,
+            target_of=target_of,
             mixed_of=None if config.mix_prob is None else mixed_of,
             on_batch=on_batch,
             scale_N=plan.scale_N,
@@ -232,24 +232,4 @@ class TrainingSession:
             target_view_n=target_view_n,
             batch_size=plan.batch_size // ranks.world_size,
             drop_last=True,
-        )
-
-    def _target_of(self, batch: Batch) -> Tensor | None:
-        config = self.config
-        entry = LOSSES[config.loss]
-        if not entry.needs_targets:
-            return None
-        if self.teacher is not None:
-            target = self.teacher(batch.images)
-        elif batch.target is None:
-            return None
-        else:
-            label = batch.label if entry.needs_label_logit or config.revise_eta is not None else None
-            target = dense_logits(
-                batch.target, self.task.stored.top_k, len(self.task.class_names), config.temperature, label
-            )
-        if config.revise_eta is None:
-            return target
-        return revise(
-            target, batch.label, eta=config.revise_eta, temperature=config.temperature, scope=config.revise_scope
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 from manifests.errors import UsageError
 from trainer.config import TrainConfig
+from trainer.losses.annealing import spelled
 from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS
 
 FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_options")
@@ -77,11 +78,15 @@ def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, An
 def described(config: TrainConfig) -> str:
     """Return the loss on one line, with its values unless they are those of plain KD."""
     entry = LOSSES[config.loss]
-    values = {"kd": config.kd_weight, "ce": config.ce_weight, "T": config.temperature, **config.loss_options}
-    plain = all(getattr(config, name) == value for name, value in LOSSES["kd"].published.items())
+    numbers = {"ce": config.ce_weight, **config.loss_options}
+    plain = config.annealed is None and all(
+        getattr(config, name) == value for name, value in LOSSES["kd"].published.items()
+    )
     if not entry.needs_targets or (config.loss == "kd" and plain):
         return config.loss
-    shown = [f"{name} {value:g}" for name, value in values.items() if value is not None]
+    said = {name: f"{value:g}" for name, value in numbers.items() if value is not None}
+    first = {"kd": spelled(config, "kd_weight"), "ce": said.get("ce"), "T": spelled(config, "temperature")}
+    shown = [f"{name} {value}" for name, value in (first | said).items() if value is not None]
     if config.kd_warmup_epochs:
         shown.append(f"warm-up {config.kd_warmup_epochs:.3g} epochs")
     return f"{config.loss} ({', '.join(shown)})"
