@@ -87,6 +87,12 @@ class TrainConfig:
     """Largest shift of pad_crop_flip views; None means an eighth of the side."""
     scale_min: float = 0.08
     """Smallest share of the image's area that a resized_crop_flip view shows."""
+    label_schedule: tuple[tuple[str, int], ...] | None = None
+    """(soft or hard, epochs) of each phase of the run; None means soft labels throughout, as the loss says."""
+    hard_smoothing: float | None = None
+    """Label smoothing in a hard phase."""
+    hard_cutmix: float | None = None
+    """alpha of cutmix in a hard phase; 0 does not mix."""
     mixup: float | None = None
     """alpha of mixup: lambda ~ Beta(alpha, alpha); None does not blend images."""
     cutmix: float | None = None

@@ -43,6 +43,9 @@ class TrainOptions(TypedDict, total=False):
     milestones: Sequence[float]
     gamma: float
     warmup_epochs: float
+    label_schedule: str
+    hard_smoothing: float
+    hard_cutmix: float
     mixup: float
     cutmix: float
     mix_prob: float

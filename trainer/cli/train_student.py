@@ -200,6 +200,10 @@ run = partial(click.option, cls=Option, heading="Run")
       help="Revise the teacher's labels so that the true class leads; 0 turns it off.  [as selected]")  # fmt: skip
 @loss("--revise-scope", metavar="SCOPE", help="With --revise: labels to revise, wrong or all.  [as selected, or all]")
 @loss("--label-smoothing", type=float, help="Label smoothing in the cross-entropy term.  [0]")
+@loss("--label-schedule", metavar="KIND:LENGTH,...",
+      help="Phases of soft and hard labels, in epochs or shares: soft:0.4,hard:0.2,soft:0.4.  [soft]")  # fmt: skip
+@loss("--hard-smoothing", type=float, metavar="S", help="Label smoothing in a hard phase.  [0.8]")
+@loss("--hard-cutmix", type=float, metavar="ALPHA", help="--cutmix in a hard phase; 0 turns it off.  [1]")
 @machine("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @machine("--loader", type=click.Choice(["auto", "ffcv", "torch"]), default="auto", show_default=True,
          help="Library that loads the images; ffcv and torch show the same views.")  # fmt: skip

@@ -20,6 +20,8 @@ from trainer.data.views import MEAN_VIEW, VIEW_RECIPES, ViewRecipe, default_pad_
 from trainer.models.info import SMALL_PX
 
 POLICIES = ("replay", "mean", "single", "online")
+FRESH_VIEWS = 1 << 32
+"""More than any number of scored views."""
 _FLAGS = {"name": "--augment", "pad_px": "--pad", "scale_min": "--scale-min", "flip": "--flip"}
 
 
@@ -42,6 +44,8 @@ class TrainingViews:
     view_id_N: NDArray[np.uint64]
     view_count: int
     """Stored targets per sample."""
+    first_fresh: int = 0
+    """A number above those of all scored views, which depends on the seed of the run."""
 
     @classmethod
     def of(
@@ -62,10 +66,25 @@ class TrainingViews:
         stored = task.stored
         side = stored.image_px if image_px is None else image_px
         recipe = training_recipe(stored, policy=policy, image_px=side, seed=seed, **asked)
-        return cls(policy=policy, recipe=recipe, view_id_N=task.beton.columns["view_id"], view_count=stored.view_count)
+        return cls(
+            policy=policy,
+            recipe=recipe,
+            view_id_N=task.beton.columns["view_id"],
+            view_count=stored.view_count,
+            # Replayed views have the seed of the scoring, so that of the run decides where their numbers go on.
+            first_fresh=FRESH_VIEWS + (stream_seed(seed, Stream.VIEWS) >> 32),
+        )
 
-    def of_epoch(self, epoch: int, rows_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return view number and stored label of these rows in an epoch counted from 0, both (n,)."""
+    def of_epoch(
+        self, epoch: int, rows_n: NDArray[np.int64], *, uses_targets: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return view number and stored label of these rows in an epoch counted from 0, both (n,).
+
+        Without `uses_targets`, replay shows fresh views of its recipe too, since no stored label has to fit them.
+        """
+        if self.policy == "replay" and not uses_targets:
+            view_n = self.first_fresh + epoch_views(epoch, self.view_id_N[rows_n], 0)
+            return view_n, np.zeros(len(rows_n), np.int64)
         if self.policy == "replay":
             view_n = epoch_views(epoch, self.view_id_N[rows_n], self.view_count)
             return view_n, view_n

@@ -31,7 +31,10 @@ from trainer.models.info import SMALL_PX, default_preprocessing, in_colour, resc
 
 REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
-_LEFT_OUT = ("teacher_images", "teacher_outputs", "mixup", "cutmix", "mix_prob", "annealed")
+_LEFT_OUT = (
+    *("teacher_images", "teacher_outputs", "mixup", "cutmix", "mix_prob", "annealed"),
+    *("label_schedule", "hard_smoothing", "hard_cutmix"),
+)
 """Values that a configuration does not name where they are None."""
 _WRITES_BETON = {
     "index": "prune index DATA --beton",

@@ -13,6 +13,7 @@ from trainer.data.order import batch_plan, epoch_samples
 from trainer.data.policies import choose_policy, training_recipe
 from trainer.data.stored import StoredLabels
 from trainer.loop.dynamic import dynamic_values
+from trainer.loop.label_phases import check_phases, phase_values
 from trainer.loop.mixing import MIXES, check_mixing, mix_values
 from trainer.loop.schedules import SCHEDULES
 from trainer.losses import LOSSES
@@ -91,6 +92,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)
     values |= annealed_values(values)
+    values |= phase_values(given, values["epochs"])
     values |= dict.fromkeys((*MIXES, "mix_prob")) | mix_values(given)
     views = training_recipe(
         stored,
@@ -104,6 +106,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     shown = {"augment": views.name, "pad_px": views.pad_px, "scale_min": views.scale_min, "flip": views.flip}
     config = TrainConfig(**values | shown | {"policy": policy})
     check_mixing(config)
+    check_phases(config)
     check_annealing(config)
     return config
 

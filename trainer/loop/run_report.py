@@ -12,6 +12,7 @@ from manifests.base.progress import format_seconds
 from manifests.errors import InputError
 from manifests.format.top_k import TEMPERATURES
 from trainer.loop.dynamic import DYNAMIC, full_epochs
+from trainer.loop.label_phases import described_phases
 from trainer.loop.label_times import label_times, used_times
 from trainer.loop.mixing import described_mixing
 from trainer.losses.annealing import spelled
@@ -62,6 +63,8 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
         lines.append(f"labels are revised at T {spelled(config, 'temperature')}, eta {config.revise_eta:g}: {which}")
+    if config.label_schedule is not None:
+        lines.append(described_phases(config, replays=config.policy == "replay" and config.augment != "none"))
     if config.mix_prob is not None:
         lines.append(described_mixing(config))
     if config.dynamic is not None:
@@ -130,7 +133,7 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
-_CHANGING = {"temperature": "T", "kd_weight": "kd"}
+_CHANGING = {"temperature": "T", "kd_weight": "kd", "hard_labels": "hard"}
 """Values of a row that change over the run, and their short names."""
 
 

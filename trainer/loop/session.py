@@ -24,6 +24,7 @@ from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
 from trainer.loop.epoch_config import epoch_config
+from trainer.loop.label_phases import is_hard
 from trainer.loop.mixed_batch import mixed
 from trainer.loop.mixing import draw_mix
 from trainer.loop.restore import check_losses
@@ -209,7 +210,7 @@ class TrainingSession:
 
     def look(self, row_n: NDArray[np.int64], number: int | None) -> Iterator[Batch]:
         """Yield batches of rows in the views that epoch `number` shows, or in view 0 if None; takes no step."""
-        view_n = 0 if number is None else self._views.of_epoch(number, row_n)[0]
+        view_n = 0 if number is None else self._views_of(number, row_n)[0]
         return self.loader.batches(row_n, view_n=view_n, batch_size=self.plan.rank_batch_size)
 
     def _plan(self, number: int, steps: int) -> EpochPlan:
@@ -222,10 +223,13 @@ class TrainingSession:
             loss_N=None if self.losses is None else self.losses.numpy(),
         )
 
+    def _views_of(self, number: int, row_n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self._views.of_epoch(number, row_n, uses_targets=not is_hard(self.config, number))
+
     def _batches(self, number: int, plan: EpochPlan) -> Iterator[Batch]:
         ranks = self.ranks
         rows_n = rank_rows(plan.order_n, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
-        view_n, target_view_n = self._views.of_epoch(number, rows_n)
+        view_n, target_view_n = self._views_of(number, rows_n)
         return self.loader.batches(
             rows_n,
             view_n=view_n,

@@ -19,7 +19,7 @@ from trainer.data.task import Task, Validation
 from trainer.data.views import EVALUATION
 from trainer.loop.budget import MatchTime, keep_steps, kept_steps, timed_trial
 from trainer.loop.distributed import Ranks, from_main, process_group
-from trainer.loop.epoch_config import epoch_config
+from trainer.loop.epoch_config import changing_values
 from trainer.loop.evaluation import Evaluator, loader_for
 from trainer.loop.record_dynamics import Recorder
 from trainer.loop.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, Row, RunFolder, State
@@ -149,7 +149,6 @@ class _Run:
         trained = session.epoch(number, steps=steps, on_batch=None if progress is None else progress.advance)
         if progress is not None:
             progress.shorten(steps * session.plan.batch_size - trained.samples)
-        trained_with = epoch_config(session.config, number)
         started = time.perf_counter()
         if self.recorder is not None:
             self.recorder(number)
@@ -174,7 +173,7 @@ class _Run:
             "recording_s": recorded - started if self.recorder is not None else 0.0,
             "evaluation_s": evaluated - recorded,
             "total_s": total_s,
-            **{name: getattr(trained_with, name) for name in session.config.annealed or {}},
+            **changing_values(session.config, number),
         }
         history = [*self.state.history, row]
         self.state = replace(self.state, history=history, losses=session.losses, **session.student.state())

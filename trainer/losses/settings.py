@@ -39,6 +39,7 @@ def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
         f"--loss {name}": name in LOSSES and (not LOSSES[name].needs_targets or LOSSES[name].needs_label_logit),
         "--ce-weight": bool(given.get("ce_weight")),
         "--revise": bool(given.get("revise_eta")),
+        "--label-schedule": given.get("label_schedule") is not None,
         "--record-dynamics": bool(given.get("record_dynamics")),
         "--record-grand": bool(given.get("record_grand")),
     }
