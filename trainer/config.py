@@ -67,6 +67,10 @@ class TrainConfig:
     """eta in (0, 1) with which labels are revised; None leaves them as they are."""
     revise_scope: str = "all"
     """Labels that are revised: wrong (the teacher's top-1 is another class) or all."""
+    unsure_below: float | None = None
+    """Labels whose largest probability at T = 1 is below this are replaced by softened hard ones; None keeps all."""
+    unsure_smoothing: float | None = None
+    """Smoothing of these hard labels."""
     label_smoothing: float = 0.0
     """Smoothing of the cross-entropy term."""
     policy: str | None

@@ -43,6 +43,8 @@ class TrainOptions(TypedDict, total=False):
     milestones: Sequence[float]
     gamma: float
     warmup_epochs: float
+    unsure_below: float
+    unsure_smoothing: float
     label_schedule: str
     hard_smoothing: float
     hard_cutmix: float

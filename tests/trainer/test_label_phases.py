@@ -159,7 +159,7 @@ def test_two_ranks_train_the_student_of_one_process(replayed, networks, tmp_path
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = ["--manifest", replayed.path, "--student", "tiny_networks:plain", "--device", "cpu", "--loader", "torch"]
     flags += ["--batch-size", "16", "--lr", "0.05", "--schedule", "constant", "--out", "ranks", "--epochs", "4"]
-    flags += ["--label-schedule", "soft:0.25,hard:0.5,soft:0.25", "--temperature", "4:1"]
+    flags += ["--label-schedule", "soft:0.25,hard:0.5,soft:0.25", "--temperature", "4:1", "--unsure-below", "0.9"]
     ranks = ended(two_ranks(tmp_path, "-m", "trainer.cli.train_student", *flags))
     assert [code for code, _ in ranks] == [0, 0], ranks
 
@@ -169,9 +169,11 @@ def test_two_ranks_train_the_student_of_one_process(replayed, networks, tmp_path
         return Mix(partner_n=partner_n, share=halves[0].share, box=halves[0].box)
 
     monkeypatch.setattr(session_module, "draw_mix", of_halves)
-    trained(replayed, tmp_path / "one", lr=0.05, temperature="4:1", **SCHEDULE)
+    trained(replayed, tmp_path / "one", lr=0.05, temperature="4:1", unsure_below=0.9, **SCHEDULE)
     two, one = (load_file(tmp_path / run / "student.safetensors") for run in ("ranks", "one"))
     assert max(float(np.abs(two[name] - one[name]).max()) for name in one) < 1e-5
+    rows = [json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[0]) for run in ("ranks", "one")]
+    assert rows[0]["unsure"] == rows[1]["unsure"] > 0
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,9 @@ run = partial(click.option, cls=Option, heading="Run")
 @loss("--revise", "revise_eta", type=float, metavar="ETA",
       help="Revise the teacher's labels so that the true class leads; 0 turns it off.  [as selected]")  # fmt: skip
 @loss("--revise-scope", metavar="SCOPE", help="With --revise: labels to revise, wrong or all.  [as selected, or all]")
+@loss("--unsure-below", type=share, metavar="P",
+      help="Teach the softened true class where the teacher's largest probability is below P.  [off]")  # fmt: skip
+@loss("--unsure-smoothing", type=float, metavar="S", help="Label smoothing of these classes.  [0.1]")
 @loss("--label-smoothing", type=float, help="Label smoothing in the cross-entropy term.  [0]")
 @loss("--label-schedule", metavar="KIND:LENGTH,...",
       help="Phases of soft and hard labels, in epochs or shares: soft:0.4,hard:0.2,soft:0.4.  [soft]")  # fmt: skip

@@ -33,7 +33,7 @@ REVISE = "revise"
 """The label transform that is applied in training instead of selection, because it depends on the temperature."""
 _LEFT_OUT = (
     *("teacher_images", "teacher_outputs", "mixup", "cutmix", "mix_prob", "annealed"),
-    *("label_schedule", "hard_smoothing", "hard_cutmix"),
+    *("label_schedule", "hard_smoothing", "hard_cutmix", "unsure_below", "unsure_smoothing"),
 )
 """Values that a configuration does not name where they are None."""
 _WRITES_BETON = {

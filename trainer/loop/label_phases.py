@@ -115,6 +115,8 @@ def hardened(config: TrainConfig) -> TrainConfig:
         loss_options={},
         policy=None,
         revise_eta=None,
+        unsure_below=None,
+        unsure_smoothing=None,
         label_smoothing=config.hard_smoothing,
         mixup=None,
         cutmix=config.hard_cutmix or None,

@@ -67,6 +67,10 @@ def check_mixing(config: TrainConfig) -> None:
             config.revise_eta is not None and config.policy == "online",
             "a live teacher labels the mixed image, which has no single true class",
         ),
+        "--unsure-below": (
+            config.unsure_below is not None and config.policy == "online",
+            "a live teacher labels the mixed image, of which it is less sure",
+        ),
         f"--dynamic {arm}": (
             arm is not None and DYNAMIC[arm].needs_losses,
             "it needs the loss of each image by itself",

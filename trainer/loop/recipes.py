@@ -18,7 +18,7 @@ from trainer.loop.mixing import MIXES, check_mixing, mix_values
 from trainer.loop.schedules import SCHEDULES
 from trainer.losses import LOSSES
 from trainer.losses.annealing import annealed_values, check_annealing
-from trainer.losses.settings import published_values
+from trainer.losses.settings import published_values, unsure_values
 from trainer.models.info import SMALL_PX
 
 MAX_BATCH_BYTES = 4 << 30
@@ -92,6 +92,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)
     values |= annealed_values(values)
+    values |= unsure_values(values)
     values |= phase_values(given, values["epochs"])
     values |= dict.fromkeys((*MIXES, "mix_prob")) | mix_values(given)
     views = training_recipe(

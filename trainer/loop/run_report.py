@@ -63,6 +63,11 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
         lines.append(f"labels are revised at T {spelled(config, 'temperature')}, eta {config.revise_eta:g}: {which}")
+    if config.unsure_below is not None:
+        lines.append(
+            f"labels whose largest probability is below {config.unsure_below:g} are replaced by the true class, "
+            f"smoothed by {config.unsure_smoothing:g}"
+        )
     if config.label_schedule is not None:
         lines.append(described_phases(config, replays=config.policy == "replay" and config.augment != "none"))
     if config.mix_prob is not None:
@@ -133,7 +138,7 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
 
 
-_CHANGING = {"temperature": "T", "kd_weight": "kd", "hard_labels": "hard"}
+_CHANGING = {"temperature": "T", "kd_weight": "kd", "hard_labels": "hard", "unsure": "unsure"}
 """Values of a row that change over the run, and their short names."""
 
 
@@ -146,7 +151,7 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan,
         f"loss {row['train_loss']:.4f}",
         f"{_top1_name(unlabelled)} {_percent(row['train_top1'])}",
     ]
-    parts[2:2] = [f"{name} {row[value]:.3g}" for value, name in _CHANGING.items() if value in row]
+    parts[2:2] = [f"{name} {row[value]:.3g}" for value, name in _CHANGING.items() if row.get(value) is not None]
     if not _has_fixed_steps(config):
         parts.insert(1, f"steps {row['steps']:>{len(str(plan.steps_per_epoch))}}/{plan.steps_per_epoch}")
     if row["val_top1"] is not None and best is not None:

@@ -132,6 +132,8 @@ class TrainingSession:
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
         self.seen: EpochFacts
         """Facts about the last epoch, if they are recorded or an arm uses losses."""
+        self.unsure_share: float | None = None
+        """Share of the last epoch's labels of which the teacher was unsure; None if none were looked at."""
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
             # Compilation and the start of worker processes are not part of any reported time.
@@ -193,6 +195,7 @@ class TrainingSession:
             scale_N=plan.scale_N,
             observe=observe if self._observes else None,
         )
+        self.unsure_share = target_of.unsure_share(ranks)
         if self._observes:
             self._remember(plan, torch.cat(observed))
         return result

@@ -174,6 +174,7 @@ class _Run:
             "evaluation_s": evaluated - recorded,
             "total_s": total_s,
             **changing_values(session.config, number),
+            **({} if session.config.unsure_below is None else {"unsure": session.unsure_share}),
         }
         history = [*self.state.history, row]
         self.state = replace(self.state, history=history, losses=session.losses, **session.student.state())

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifests.errors import UsageError
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, check_value
 from trainer.losses.annealing import spelled
 from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS
 
+UNSURE_SMOOTHING = 0.1
+"""Ours: the usual label smoothing."""
 FIELDS = ("kd_weight", "ce_weight", "temperature", "kd_warmup_epochs", "loss_options")
 
 
@@ -40,6 +42,7 @@ def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
         "--ce-weight": bool(given.get("ce_weight")),
         "--revise": bool(given.get("revise_eta")),
         "--label-schedule": given.get("label_schedule") is not None,
+        "--unsure-below": bool(given.get("unsure_below")),
         "--record-dynamics": bool(given.get("record_dynamics")),
         "--record-grand": bool(given.get("record_grand")),
     }
@@ -74,6 +77,30 @@ def published_values(given: Mapping[str, Any], *, epochs: float) -> dict[str, An
     if not given.get("revise_eta") or not entry.needs_targets:
         values |= {"revise_eta": None, "revise_scope": "all"}
     return values
+
+
+def unsure_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the threshold of unsure labels and the smoothing of those that replace them, None if all are kept.
+
+    Raises UsageError for values out of range, or a loss for which such labels are not defined.
+    """
+    below, smoothing, name = given.get("unsure_below"), given.get("unsure_smoothing"), given.get("loss", "kd")
+    if not below:
+        if smoothing is not None and below is None:
+            raise UsageError("--unsure-smoothing has no effect without --unsure-below", hint="give it too: 0.3")
+        return {"unsure_below": None, "unsure_smoothing": None}
+    check_value(0 < below <= 1, "unsure_below", f"{below:g}", "in (0, 1], or 0 to turn it off")
+    smoothing = UNSURE_SMOOTHING if smoothing is None else smoothing
+    check_value(0 < smoothing < 1, "unsure_smoothing", f"{smoothing:g}", "in (0, 1)")
+    entry = LOSSES[name]
+    if not entry.needs_targets or entry.standardise is not None:
+        why = "it uses no labels of a teacher"
+        if entry.needs_targets:
+            why = "standardised, a hard label is the same whatever its smoothing"
+        raise UsageError(
+            f"--unsure-below and --loss {name} contradict each other: {why}", hint="take --loss kd, dkd or dist"
+        )
+    return {"unsure_below": below, "unsure_smoothing": smoothing}
 
 
 def described(config: TrainConfig) -> str:
