@@ -52,6 +52,7 @@ def test_the_first_epoch_has_one_value_and_the_last_the_other():
     assert values("4:1:step") == [4, 4, 1, 1, 1]
     assert values(".5:.9", epochs=4) == pytest.approx([0.5, 0.5 + 0.4 / 3, 0.5 + 0.8 / 3, 0.9])
     assert values("4:1", epochs=1) == [4]
+    assert Ramp.parse("4:1", "--temperature").at(30, 5) == 1
 
 
 def test_an_epoch_is_trained_with_the_values_it_has():

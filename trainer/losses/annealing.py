@@ -42,8 +42,9 @@ class Ramp:
         return ramp
 
     def at(self, epoch: int, epochs: int) -> float:
-        """Return the value in an epoch counted from 0: FROM in the first one, TO in the last."""
-        moved = SHAPES[self.shape](epoch / (epochs - 1) if epochs > 1 else 0.0)
+        """Return the value in an epoch counted from 0: FROM in the first one, TO in the last and any after it."""
+        # A trial for --match-time can be longer than the recipe that it starts from.
+        moved = SHAPES[self.shape](min(1.0, epoch / (epochs - 1)) if epochs > 1 else 0.0)
         return (1 - moved) * self.start + moved * self.end
 
 
