@@ -135,7 +135,7 @@ def test_the_header_records_it_and_claims_no_accuracy(scored: Manifest) -> None:
     assert teacher.val_top1 is not None
     assert teacher.val_top1 > 0.8
     names = [f"{spec.set}/{spec.name}" for spec in scored.header.scores]
-    assert names == [f"teacher/{name}" for name in LABEL_FREE] + ["features/moderate"]
+    assert names == [f"teacher/{name}" for name in LABEL_FREE] + ["features/moderate", "features/prototypes"]
 
 
 def test_an_index_and_the_images_give_the_same_labels_and_fingerprint(
