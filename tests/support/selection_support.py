@@ -22,6 +22,7 @@ METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "ccs of three strata": ("ccs", {"beta": "0.3", "strata": "3"}),
     "moderate": ("moderate", {}),
     "herding": ("herding", {}),
+    "k_center": ("k_center", {}),
     "mix": ("mix", {"mix": MIX}),
     "mix of all": ("mix", {"mix": "0.4 herding, 0.3 ccs, 0.2 moderate, 0.1 random"}),
     "window where a proxy says": ("window", {"position": "auto"}),
