@@ -23,6 +23,8 @@ METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "moderate": ("moderate", {}),
     "herding": ("herding", {}),
     "k_center": ("k_center", {}),
+    "d2": ("d2", {}),
+    "d2 of three neighbours": ("d2", {"neighbours": "3", "gamma": "0", "unit": "1"}),
     "mix": ("mix", {"mix": MIX}),
     "mix of all": ("mix", {"mix": "0.4 herding, 0.3 ccs, 0.2 moderate, 0.1 random"}),
     "window where a proxy says": ("window", {"position": "auto"}),
