@@ -1,10 +1,10 @@
 """Scores of training dynamics: computed from a run's records of every sample, epoch by epoch.
 
 A score of dynamics is a function of `Epochs`, which reads one epoch at a time; computed in float64, returned as
-float32. Scores of several runs are averaged.
+float32. Scores of several runs are averaged. Those of windows of epochs are in dual.py and tdds.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from prune_toolkit.scoring.score import Score
 DYNAMICS = "dynamics"
 """Name of the set of these scores."""
 GRAND = "grand"
+WINDOW = 10
+"""Epochs of a window, as DUAL and TDDS take; all recorded ones if they are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,20 @@ class Epochs:
     early: int
     """The epoch at which early scores are taken, counted from 0."""
     grand_count: int = 0
+    window: int = WINDOW
+    """Epochs of a window, for scores of windows."""
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         return (self.read(epoch) for epoch in range(self.count))
+
+
+FULL_GRADIENTS, TWO_EPOCHS, THREE_EPOCHS = f"dynamics: {GRAND}", "dynamics: 2 epochs", "dynamics: 3 epochs"
+NEEDS: Mapping[str, tuple[Callable[[Epochs], bool], str]] = {
+    FULL_GRADIENTS: (lambda epochs: epochs.grand_count > 0, "train-student --record-grand"),
+    TWO_EPOCHS: (lambda epochs: epochs.count >= 2, "train longer"),
+    THREE_EPOCHS: (lambda epochs: epochs.count >= 3, "train longer"),
+}
+"""What a run may lack, in `Score.needs`: how that is known, and how to have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +64,9 @@ class DynamicsScore(Score):
         """True: what a run records of a sample is how its answer compares with the label."""
         return True
 
-    def can_use(self, epochs: Epochs) -> bool:
-        """Return whether the run recorded the columns that the score needs."""
-        return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0
+    def lacks(self, epochs: Epochs) -> list[str]:
+        """Return those of `needs` that the run did not record."""
+        return [need for need in self.needs if need in NEEDS and not NEEDS[need][0](epochs)]
 
 
 dynamics_score = partial(DynamicsScore.adding, needs=("dynamics",))
@@ -110,7 +123,7 @@ def el2n_early(epochs: Epochs) -> Floats:
     harder="high",
     formula="||gradient of the cross-entropy by all parameters||_2, mean over epochs that recorded it, and runs",
     source="Paul et al. 2021 (GraNd)",
-    needs=(f"dynamics: {GRAND}",),
+    needs=(FULL_GRADIENTS,),
     cost="the first epochs of a training run, with a gradient of each sample: about a step of batch 1 each",
 )
 def grand_full(epochs: Epochs) -> Floats:
