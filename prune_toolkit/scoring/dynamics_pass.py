@@ -148,6 +148,7 @@ def _epochs(record: Dynamics, early: int, window: int | None = None) -> Epochs:
         read=record.epoch,
         early=early,
         grand_count=min(info.grand_epochs, info.epochs_recorded),
+        has_kl=info.has_kl,
         window=window or WINDOW,
     )
 

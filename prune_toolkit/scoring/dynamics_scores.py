@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.format.dynamics import ABS_KL, GRAND
 from prune_toolkit.scoring.logit_scores import Floats
 from prune_toolkit.scoring.score import Score
 
 DYNAMICS = "dynamics"
 """Name of the set of these scores."""
-GRAND = "grand"
 WINDOW = 10
 """Epochs of a window, as DUAL and TDDS take; all recorded ones if they are fewer."""
 
@@ -28,10 +28,13 @@ class Epochs:
 
     count: int
     read: Callable[[int], dict[str, NDArray[Any]]]
-    """Read the columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n; at first also grand."""
+    """Read the columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n; at first also grand, and, where it
+    was recorded, abs_kl from the second on."""
     early: int
     """The epoch at which early scores are taken, counted from 0."""
     grand_count: int = 0
+    has_kl: bool = False
+    """Whether abs_kl was recorded."""
     window: int = WINDOW
     """Epochs of a window, for scores of windows."""
 
@@ -39,9 +42,11 @@ class Epochs:
         return (self.read(epoch) for epoch in range(self.count))
 
 
-FULL_GRADIENTS, TWO_EPOCHS, THREE_EPOCHS = f"dynamics: {GRAND}", "dynamics: 2 epochs", "dynamics: 3 epochs"
+FULL_GRADIENTS, KL = f"dynamics: {GRAND}", f"dynamics: {ABS_KL}"
+TWO_EPOCHS, THREE_EPOCHS = "dynamics: 2 epochs", "dynamics: 3 epochs"
 NEEDS: Mapping[str, tuple[Callable[[Epochs], bool], str]] = {
     FULL_GRADIENTS: (lambda epochs: epochs.grand_count > 0, "train-student --record-grand"),
+    KL: (lambda epochs: epochs.has_kl, "train-student --record-kl"),
     TWO_EPOCHS: (lambda epochs: epochs.count >= 2, "train longer"),
     THREE_EPOCHS: (lambda epochs: epochs.count >= 3, "train longer"),
 }

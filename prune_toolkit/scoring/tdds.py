@@ -4,12 +4,27 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from prune_toolkit.scoring.dynamics_scores import THREE_EPOCHS, Epochs, dynamics_score
+from manifests.format.dynamics import ABS_KL
+from prune_toolkit.scoring.dynamics_scores import KL, THREE_EPOCHS, Epochs, dynamics_score
 from prune_toolkit.scoring.epoch_windows import LEAST, mean_and_squares, windows
 from prune_toolkit.scoring.logit_scores import Floats
 
 DECAY = 0.9
 """Weight of the last window; each one before has a tenth of the weight of the next."""
+
+
+@dynamics_score(
+    "tdds",
+    harder="high",
+    formula="sum over windows w of J epochs of .9 x .1^(windows after w) sqrt(sum (d_t - mean d)^2), d_t = sum_c |p_c "
+    "log(p_c / p'_c)|, p' of the epoch before; J = 10 (--window), or all epochs",
+    source="Zhang et al. 2024 (TDDS, arXiv 2311.13613; code zhangxin-xd/Dataset-Pruning-TDDS)",
+    needs=(KL, THREE_EPOCHS),
+    cost="a training run, with the predictions of two epochs on disk",
+)
+def tdds(epochs: Epochs) -> Floats:
+    """Return how unevenly the prediction moves."""
+    return unevenness((epochs.read(epoch)[ABS_KL] for epoch in range(1, epochs.count)), epochs)
 
 
 @dynamics_score(

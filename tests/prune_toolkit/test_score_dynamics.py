@@ -48,13 +48,15 @@ def record(path, manifest, *, seed=3, draw=0, ids=None, epochs=EPOCHS, grand_epo
         "run": f"{seed:064d}",
         "grand_epochs": grand_epochs,
     } | changes
-    recorded = {name: [] for name in ("p_y", "margin", "correct", "el2n", "grand")}
+    recorded = {name: [] for name in ("p_y", "margin", "correct", "el2n", "grand", "abs_kl")}
     for epoch in range(epochs):
         columns = {name: rng.normal(size=len(ids)).astype(np.float32) for name in ("margin", "el2n")}
         columns["p_y"] = rng.random(len(ids)).astype(np.float32)
         columns["correct"] = rng.random(len(ids)) < 0.5
         if epoch < grand_epochs:
             columns["grand"] = rng.random(len(ids)).astype(np.float32)
+        if epoch and info.get("format") == 2:
+            columns["abs_kl"] = rng.random(len(ids)).astype(np.float32)
         for name, values in columns.items():
             recorded[name].append(values)
         write_epoch(path, DynamicsInfo(**info, epochs_recorded=epoch + 1), epoch, ids, columns)
@@ -130,6 +132,20 @@ def finished(path, *, seed=3, epochs=EPOCHS, **changes):
     (path / "run.json").write_text(json.dumps(content | changes))
 
 
+def test_tdds_is_of_the_changes_where_every_run_recorded_them(scored, tmp_path, prune):
+    manifest = Manifest.open(scored / "manifest")
+    changes = record(tmp_path / "a", manifest, format=2)["abs_kl"].astype(float)
+    record(tmp_path / "b", manifest, seed=4)
+    prune("score", manifest.path, "--dynamics", tmp_path / "a", "-o", tmp_path / "out")
+    found = Manifest.open(tmp_path / "out").scores("dynamics").column("tdds").to_numpy()
+    # Of twelve epochs, three windows of ten: of nine changes each.
+    parts = [changes[k : k + 9] - changes[k : k + 9].mean(axis=0) for k in range(3)]
+    norms = [np.sqrt((part**2).sum(axis=0)) for part in parts]
+    np.testing.assert_allclose(found, 0.9 * norms[2] + 0.09 * norms[1] + 0.009 * norms[0], rtol=1e-5)
+    both = prune("score", manifest.path, "--dynamics", tmp_path / "a", "--dynamics", tmp_path / "b", "--dry-run")
+    assert "no tdds: every run must record dynamics: abs_kl (train-student --record-kl)" in both.stderr
+
+
 def test_the_window_is_part_of_what_a_manifest_is_made_with(scored, tmp_path, prune):
     manifest, run = Manifest.open(scored / "manifest"), tmp_path / "run"
     record(run, manifest)
@@ -173,7 +189,7 @@ def test_what_makes_a_record_say_less_is_told(scored, tmp_path, prune):
     finished(tmp_path / "short", seed=4)
     record(tmp_path / "rs2", manifest, seed=5, epochs=1, stepped=(int(0.3 * rows),))
     finished(tmp_path / "rs2", seed=5, epochs=1)
-    record(tmp_path / "whole", manifest, seed=6)
+    record(tmp_path / "whole", manifest, seed=6, format=2)
     finished(tmp_path / "whole", seed=6)
 
     def said(name):

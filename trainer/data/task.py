@@ -126,6 +126,8 @@ class Task:
         for name in ("teacher_images", "teacher_outputs"):
             if values[name] is None:
                 del values[name]
+        if not config.record_kl:
+            del values["record_kl"]
         return {
             **values,
             "manifest": self.manifest.id,

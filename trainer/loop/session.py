@@ -24,6 +24,7 @@ from trainer.loop.distributed import Ranks, gather_batches
 from trainer.loop.dynamic import DYNAMIC, EpochPlan, epoch_plan, last_positions
 from trainer.loop.dynamics_facts import logit_facts
 from trainer.loop.epoch import EpochResult, train_epoch
+from trainer.loop.predictions import Predictions
 from trainer.loop.restore import check_losses
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
@@ -128,6 +129,8 @@ class TrainingSession:
         check_losses(state.losses, task.beton.count)
         self.losses: Tensor | None = state.losses
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
+        self.predictions: Predictions | None = None
+        """Where the predictions of each epoch go, if how far they move is recorded."""
         self.seen: EpochFacts
         """Facts about the last epoch, if they are recorded or an arm uses losses."""
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
@@ -162,12 +165,18 @@ class TrainingSession:
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         plan = self._plan(number, steps)
         observed: list[Tensor] = []
+        if self.predictions is not None:
+            self.predictions.begin(number)
+        is_last = self._last_shown(plan)
 
         def observe(batch: Batch, logits_nC: Tensor, loss_n: Tensor) -> None:
             columns = [loss_n.float()[:, None]]
             if config.record_dynamics:
                 columns.append(logit_facts(logits_nC, batch.label))
             observed.append(torch.cat(columns, dim=1))
+            if self.predictions is not None:
+                is_last_n = next(is_last)
+                self.predictions.add(batch.rows[is_last_n], logits_nC[torch.from_numpy(is_last_n).to(logits_nC.device)])
 
         result = train_epoch(
             self.student,
@@ -185,6 +194,13 @@ class TrainingSession:
         if self._observes:
             self._remember(plan, torch.cat(observed))
         return result
+
+    def _last_shown(self, plan: EpochPlan) -> Iterator[NDArray[np.bool_]]:
+        """Yield which rows of each of this rank's batches are not shown again in the epoch."""
+        ranks, position_n = self.ranks, np.arange(len(plan.order_n))
+        mine_n = rank_rows(position_n, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        is_last_n = np.isin(mine_n, last_positions(plan.order_n))
+        yield from is_last_n.reshape(-1, plan.batch_size // ranks.world_size)
 
     def _remember(self, plan: EpochPlan, observed_nK: Tensor) -> None:
         """Gather what the ranks observed, and store each row's last loss."""
