@@ -1,9 +1,12 @@
 """Distance from the nearest prototype: k-means of the features' directions, one centroid per class."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_toolkit.scoring.feature_scores import FeatureRows, FeatureTable, feature_score
+from prune_toolkit.scoring.feature_scores import FeatureTable, feature_score
 from prune_toolkit.scoring.logit_scores import Floats, Integers
 
 MOST_ROUNDS = 25
@@ -36,39 +39,44 @@ def centroids(table: FeatureTable, rounds: int = MOST_ROUNDS) -> Floats:
 
     A cluster that no sample is nearest to keeps its centroid. Of equally near centroids the first counts.
     """
-    label_N = np.asarray(table.label_N)
-    present_C = np.bincount(label_N, minlength=table.class_count) > 0
-    nearest_N = np.cumsum(present_C)[label_N] - 1
-    centroid_KD = _means(table, nearest_N, np.zeros((int(present_C.sum()), table.width)))
+    present_C = np.bincount(table.label_N, minlength=table.class_count) > 0
+    start_C = np.cumsum(present_C) - 1
+    centroid_KD = np.zeros((int(present_C.sum()), table.width))
+    nearest_N, centroid_KD = _clusters(table, centroid_KD, lambda label_n, _: start_C[label_n])
     for _ in range(rounds):
-        before_N, nearest_N = nearest_N, _nearest(table, centroid_KD)
+        before_N = nearest_N
+        nearest_N, moved_KD = _clusters(table, centroid_KD, partial(_nearest, centroid_KD))
         if np.array_equal(nearest_N, before_N):
             break
-        centroid_KD = _means(table, nearest_N, centroid_KD)
+        centroid_KD = moved_KD
     return centroid_KD
 
 
-def _nearest(table: FeatureTable, centroid_KD: Floats) -> NDArray[np.int64]:
+def _nearest(centroid_KD: Floats, _: Integers, unit_nD: Floats) -> NDArray[np.int64]:
+    # ||h - m||^2 / 2 without the term that is the same for all centroids.
     half_square_K = np.einsum("kd,kd->k", centroid_KD, centroid_KD) / 2
-
-    def of(rows: FeatureRows) -> NDArray[np.int64]:
-        # ||h - m||^2 / 2 without the term that is the same for all centroids.
-        return np.asarray(np.argmin(half_square_K - _directions(rows.h_nD) @ centroid_KD.T, axis=1))
-
-    return np.concatenate([np.empty(0, np.int64), *map(of, table.blocks())])
+    return np.asarray(np.argmin(half_square_K - unit_nD @ centroid_KD.T, axis=1))
 
 
-def _means(table: FeatureTable, cluster_N: Integers, before_KD: Floats) -> Floats:
-    """Return the mean direction (K, D) of each cluster; of an empty one the row of `before_KD`."""
-    count_K = np.bincount(cluster_N, minlength=len(before_KD))
-    sum_KD, done = np.zeros_like(before_KD), 0
+def _clusters(
+    table: FeatureTable, before_KD: Floats, cluster_of: Callable[[Integers, Floats], NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return each sample's cluster (N,) by a function of labels and directions, and the mean direction (K, D) of each.
+
+    The mean of an empty cluster is its row of `before_KD`.
+    """
+    cluster_N, done = np.empty(len(table.label_N), np.int64), 0
+    sum_KD = np.zeros_like(before_KD)
     for rows in table.blocks():
-        cluster_n = cluster_N[done : done + len(rows.label_n)]
-        done += len(cluster_n)
+        unit_nD = _directions(rows.h_nD)
+        cluster_n = cluster_of(rows.label_n, unit_nD)
         order_n = np.argsort(cluster_n, kind="stable")
         found_k, first_k = np.unique(cluster_n[order_n], return_index=True)
-        sum_KD[found_k] += np.add.reduceat(_directions(rows.h_nD)[order_n], first_k, axis=0)
-    return np.where(count_K[:, None] > 0, sum_KD / np.maximum(1, count_K)[:, None], before_KD)
+        sum_KD[found_k] += np.add.reduceat(unit_nD[order_n], first_k, axis=0)
+        cluster_N[done : done + len(cluster_n)] = cluster_n
+        done += len(cluster_n)
+    count_K1 = np.bincount(cluster_N, minlength=len(before_KD))[:, None]
+    return cluster_N, np.where(count_K1 > 0, sum_KD / np.maximum(1, count_K1), before_KD)
 
 
 def _directions(h_nD: Floats) -> Floats:

@@ -222,6 +222,7 @@ def test_a_student_learns_by_kd_alone(root: Path, selection: Manifest, capsys: p
         ({"ce_weight": 0.1}, "--ce-weight needs labels"),
         ({"revise_eta": 0.8}, "--revise needs labels"),
         ({"record_dynamics": True}, "--record-dynamics needs labels"),
+        ({"record_kl": True}, "--record-kl needs labels"),
     ],
 )
 def test_a_loss_of_labels_is_refused(selection: Manifest, options: Any, reason: str) -> None:
