@@ -115,6 +115,8 @@ class TrainConfig:
     """Record probability, margin, correctness and EL2N of every sample in each epoch."""
     record_grand: int = 0
     """Number of epochs, from the first, after which the norm of each sample's gradient is recorded too."""
+    record_kl: bool = False
+    """Record how far the prediction of every sample moved since the epoch before."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True

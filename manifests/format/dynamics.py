@@ -1,7 +1,8 @@
 """The record that a training run makes of every sample in every epoch, for scores of training dynamics.
 
 RUN/dynamics/dynamics.json                      describes the record; written last after every epoch
-RUN/dynamics/epoch-0000/part-00000.parquet      sample_id, p_y, margin, correct, el2n; grand in the first epochs
+RUN/dynamics/epoch-0000/part-00000.parquet      sample_id, p_y, margin, correct, el2n; grand in the first epochs;
+                                                abs_kl, if it is recorded, in all but the first
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from manifests.format.parts import (
     write_part,
 )
 
-DYNAMICS_FORMAT = 1
+DYNAMICS_FORMAT, KL_FORMAT = 1, 2
+"""Formats of a record without and with `abs_kl`, which tools that know format 1 alone refuse."""
 DYNAMICS_NAME, INFO_NAME = "dynamics", "dynamics.json"
 COLUMNS: Mapping[str, Any] = {
     "p_y": np.float32,
@@ -45,6 +47,8 @@ COLUMNS: Mapping[str, Any] = {
 (the lowest of equal classes wins), el2n the norm of p - y."""
 GRAND = "grand"
 """Norm of the cross-entropy gradient over all parameters, float32; only in the first `grand_epochs`."""
+ABS_KL = "abs_kl"
+"""Sum over classes of |p log(p / p')|, p' the prediction in the epoch before, float32; not in the first epoch."""
 _AGAIN = "record it again: train-student --record-dynamics --fresh"
 
 
@@ -76,7 +80,13 @@ class DynamicsInfo:
 
     def columns_of(self, epoch: int) -> tuple[str, ...]:
         """Return the columns of one epoch, counted from 0."""
-        return (*COLUMNS, GRAND) if epoch < self.grand_epochs else (*COLUMNS,)
+        grand, abs_kl = epoch < self.grand_epochs, self.has_kl and epoch > 0
+        return (*COLUMNS, *([GRAND] if grand else []), *([ABS_KL] if abs_kl else []))
+
+    @property
+    def has_kl(self) -> bool:
+        """Return whether all epochs but the first have the column `abs_kl`."""
+        return self.format == KL_FORMAT
 
 
 def epoch_table(epoch: int) -> str:
@@ -107,7 +117,7 @@ def remove_dynamics(run: Path) -> None:
     """Remove what a run recorded, and nothing else in its folder."""
     folder = run / DYNAMICS_NAME
     (folder / INFO_NAME).unlink(missing_ok=True)
-    for path in folder.glob("epoch-*/part-*.parquet"):
+    for path in (*folder.glob("epoch-*/part-*.parquet"), *folder.glob("log-p-*.npy")):
         path.unlink()
     for empty in (*folder.glob("epoch-*"), folder):
         with suppress(OSError):
@@ -177,9 +187,9 @@ def read_dynamics(run: str | Path) -> Dynamics:
 def _info(path: Path, content: object) -> DynamicsInfo:
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise InputError(f"{path} does not describe recorded dynamics", hint=_AGAIN)
-    if content["format"] != DYNAMICS_FORMAT:
+    if content["format"] not in (DYNAMICS_FORMAT, KL_FORMAT):
         raise InputError(
-            f"{path} has format {content['format']}; this tool reads {DYNAMICS_FORMAT}",
+            f"{path} has format {content['format']}; this tool reads {DYNAMICS_FORMAT} and {KL_FORMAT}",
             hint="upgrade prune-toolkit to read it",
         )
     try:

@@ -74,6 +74,7 @@ def score(
     held_out_split: str | None = None,
     dynamics: Place | Sequence[Place] = (),
     early_epoch: int | None = None,
+    window: int | None = None,
     strict: bool = False,
     thumbnails: bool = False,
     name: str | None = None,
@@ -102,10 +103,13 @@ def score(
             opened(data or "manifest"),
             [local_path(run) for run in runs],
             early_epoch,
+            window,
         )
         return write_dynamics_scores(plan)
     if early_epoch is not None:
         raise UsageError("early_epoch needs dynamics=RUN")
+    if window is not None:
+        raise UsageError("window needs dynamics=RUN")
     check_held_out(None if held_out is None else str(held_out), held_out_split, has_features=features)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
     spec = teacher_spec(

@@ -57,6 +57,7 @@ class TrainOptions(TypedDict, total=False):
     anneal: float
     record_dynamics: bool
     record_grand: int
+    record_kl: bool
     loss: str
     kd_weight: float | str
     ce_weight: float

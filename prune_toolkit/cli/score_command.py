@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="With --dynamics: the epoch of early scores, from 1 [default: a tenth of those recorded].",
 )
+@click.option("--window", type=int, metavar="J", help="With --dynamics: epochs of a window of dual and tdds.  [10]")
 @workers_option
 @trust_beton_option
 @click.option(
@@ -106,6 +107,7 @@ def command(
     held_out_split: str | None,
     dynamics: tuple[Path, ...],
     early_epoch: int | None,
+    window: int | None,
     limit: int | None,
     dry_run: bool,
     as_json: bool,
@@ -123,13 +125,15 @@ def command(
     prune score manifest --dynamics run
     """
     if dynamics:
-        _score_dynamics(data_argument, dynamics, early_epoch, out, dry_run=dry_run, as_json=as_json)
+        _score_dynamics(data_argument, dynamics, early_epoch, window, out, dry_run=dry_run, as_json=as_json)
         return
     from prune_toolkit.images.data_spec import check_named
 
     # What can be refused without the engines is refused before their seconds of imports.
     if early_epoch is not None:
         raise UsageError("--early-epoch needs --dynamics RUN")
+    if window is not None:
+        raise UsageError("--window needs --dynamics RUN")
     teacher_options.spec()
     check_named(images.spec(data_argument), index)
     from prune_toolkit.images.readers import images_of_same_classes, images_to_score
@@ -195,19 +199,28 @@ def command(
 
 
 def _score_dynamics(
-    scored: str | None, runs: Sequence[Path], early_epoch: int | None, out: Path | None, *, dry_run: bool, as_json: bool
+    scored: str | None,
+    runs: Sequence[Path],
+    early_epoch: int | None,
+    window: int | None,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Add scores of recorded runs to a manifest; UsageError for typed flags that need a teacher or images."""
     from manifests.manifest import Manifest
     from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 
-    if unused := typed() - {"data_argument", "dynamics", "early_epoch", "out", "dry_run", "as_json"}:
+    if unused := typed() - {"data_argument", "dynamics", "early_epoch", "window", "out", "dry_run", "as_json"}:
         flags = [option.opts[0] for option in click.get_current_context().command.params if option.name in unused]
         raise UsageError(
             f"{', '.join(flags)} cannot be used with --dynamics: no teacher is run and no image is read",
             hint="score first, then: prune score MANIFEST --dynamics RUN",
         )
-    plan = DynamicsPlan.of(out or Path("manifest-dynamics"), Manifest.open(scored or "manifest"), runs, early_epoch)
+    plan = DynamicsPlan.of(
+        out or Path("manifest-dynamics"), Manifest.open(scored or "manifest"), runs, early_epoch, window
+    )
     manifest = None if dry_run else write_dynamics_scores(plan)
     count = len(plan.runs[0].sample_id_N)
     if as_json:

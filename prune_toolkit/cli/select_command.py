@@ -43,7 +43,7 @@ def _keep(value: object) -> Keep:
 )
 @click.option(
     "--selector",
-    help="medium (default), random, window, ccs, moderate, herding or mix; see `prune list selectors`.",
+    help="medium (default), random, window, ccs, moderate, herding, k_center, d2 or mix; see `prune list selectors`.",
 )
 @click.option("--score", help="Score to rank by, NAME or SET/NAME [default: the selector's].")
 @click.option(

@@ -1,8 +1,8 @@
 """Plan which tables a manifest made of rows of others has, and where their columns come from. Torch-free.
 
 A table is carried over if it covers every readable sample of the result; scores are, column by column. A score that
-depends on all samples together (Moderate's distance, influence, training dynamics) differs between a shard and the
-whole; it is carried over only from a manifest that has all samples, or from the pieces of one.
+depends on all samples together (Moderate's distance, influence, prototypes, training dynamics) differs between a shard
+and the whole; it is carried over only from a manifest that has all samples, or from the pieces of one.
 """
 
 from collections.abc import Iterator, Sequence

@@ -17,10 +17,12 @@ from manifests.base.progress import note
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.dynamics import Dynamics, read_dynamics
 from manifests.manifest import Manifest
-from prune_toolkit.scoring.dynamics_scores import DYNAMICS, DynamicsScore, Epochs
+from prune_toolkit.scoring.dynamics_scores import DYNAMICS, NEEDS, WINDOW, DynamicsScore, Epochs
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.work.score_set import add_score_set
 
+LEAST_WINDOW = 3
+"""Epochs in which a change from one to the next can vary."""
 MOSTLY_STEPPED = 0.9
 """A note is printed if the steps showed a smaller share: samples that a dynamic method skips are recorded differently,
 in evaluation mode."""
@@ -36,20 +38,31 @@ class DynamicsPlan:
     early_epochs: list[int]
     """The early epoch of each run, counted from 1."""
     scores: list[DynamicsScore]
+    window: int | None = None
+    """Epochs of a window, if asked for."""
 
     @classmethod
-    def of(cls, out: Path, parent: Manifest, runs: Sequence[Path], early_epoch: int | None = None) -> "DynamicsPlan":
+    def of(
+        cls,
+        out: Path,
+        parent: Manifest,
+        runs: Sequence[Path],
+        early_epoch: int | None = None,
+        window: int | None = None,
+    ) -> "DynamicsPlan":
         """Read the records of the runs and check them against the manifest.
 
         Raises UsageError for a manifest that is not scored or already has such scores, for a run that is given twice,
-        and for an early epoch that was not recorded; MismatchError for a run on other data; InputError for a run that
-        did not record every readable sample.
+        for an early epoch that was not recorded, and for a window of less than three epochs; MismatchError for a run on
+        other data; InputError for a run that did not record every readable sample.
         """
         if parent.kind != "scores":
             raise UsageError(
                 f"{parent.path} is of kind {parent.kind}: scores of dynamics can only be added to a scored manifest",
                 hint="make one: prune score DATA --teacher TEACHER",
             )
+        if window is not None and window < LEAST_WINDOW:
+            raise UsageError(f"--window {window}: at least {LEAST_WINDOW} epochs", hint=f"{WINDOW} is usual")
         if parent.header.data.is_unlabelled:
             raise UsageError(
                 f"scores of dynamics compare answers with labels, and the images of {parent.path} have none",
@@ -63,15 +76,16 @@ class DynamicsPlan:
         records = [_checked(read_dynamics(run), parent) for run in runs]
         _refuse_twice(records)
         for record in records:
-            _tell(record)
+            _tell(record, window or WINDOW)
         early = [_early(record, early_epoch) for record in records]
         scores = []
         for entry in DynamicsScore.registered():
-            if all(entry.can_use(_epochs(record, 0)) for record in records):
-                scores.append(entry)
+            lacking = [need for record in records for need in entry.lacks(_epochs(record, 0))]
+            if lacking:
+                note(f"no {entry.name}: every run must record {lacking[0]} ({NEEDS[lacking[0]][1]})")
             else:
-                note(f"no {entry.name}: every run must record {', '.join(entry.needs)} (train-student --record-grand)")
-        return cls(out=out, parent=parent, runs=records, early_epochs=early, scores=scores)
+                scores.append(entry)
+        return cls(out=out, parent=parent, runs=records, early_epochs=early, scores=scores, window=window)
 
     def run_facts(self) -> list[dict[str, Any]]:
         """Return the runs, as a header names them."""
@@ -95,6 +109,7 @@ class DynamicsPlan:
             "command": "score",
             "parent": self.parent.id,
             DYNAMICS: self.run_facts(),
+            **({} if self.window is None else {"window": self.window}),
             **outside_scores(DYNAMICS),
         }
 
@@ -114,7 +129,7 @@ def mean_over_runs(entry: DynamicsScore, plan: DynamicsPlan) -> NDArray[np.float
     """(N,) float32 mean of a score over the runs; InputError if it is not finite."""
     total_N = np.zeros(len(plan.runs[0].sample_id_N))
     for record, early in zip(plan.runs, plan.early_epochs, strict=True):
-        value_N = np.asarray(entry.function(_epochs(record, early - 1)), np.float64)
+        value_N = np.asarray(entry.function(_epochs(record, early - 1, plan.window)), np.float64)
         finite_N = np.isfinite(value_N)
         if not finite_N.all():
             row = int(np.argmin(finite_N))
@@ -126,13 +141,15 @@ def mean_over_runs(entry: DynamicsScore, plan: DynamicsPlan) -> NDArray[np.float
     return (total_N / len(plan.runs)).astype(np.float32)
 
 
-def _epochs(record: Dynamics, early: int) -> Epochs:
+def _epochs(record: Dynamics, early: int, window: int | None = None) -> Epochs:
     info = record.info
     return Epochs(
         count=info.epochs_recorded,
         read=record.epoch,
         early=early,
         grand_count=min(info.grand_epochs, info.epochs_recorded),
+        has_kl=info.has_kl,
+        window=window or WINDOW,
     )
 
 
@@ -183,13 +200,15 @@ def _refuse_twice(records: Sequence[Dynamics]) -> None:
                 )
 
 
-def _tell(record: Dynamics) -> None:
+def _tell(record: Dynamics, window: int) -> None:
     recorded, share, whole = record.info.epochs_recorded, record.stepped_share(), _run_json(record)
     if not whole or recorded < whole["recorded"]["epochs"]:
         epochs = "epoch" if recorded == 1 else f"{recorded} epochs"
         note(f"{record.path} is not finished: its scores are of the first {epochs}")
     if recorded == 1:
         note(f"{record.path} recorded one epoch: forgetting only separates right from wrong samples")
+    elif recorded < window:
+        note(f"{record.path} recorded {recorded} epochs: for dual and tdds these are one window, in place of {window}")
     if share is not None and share < MOSTLY_STEPPED:
         note(
             f"{record.path}: its steps showed {100 * share:.0f} % of the samples per epoch; the others were recorded "

@@ -1,10 +1,10 @@
 """Scores of training dynamics: computed from a run's records of every sample, epoch by epoch.
 
 A score of dynamics is a function of `Epochs`, which reads one epoch at a time; computed in float64, returned as
-float32. Scores of several runs are averaged.
+float32. Scores of several runs are averaged. Those of windows of epochs are in dual.py and tdds.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.format.dynamics import ABS_KL, GRAND
 from prune_toolkit.scoring.logit_scores import Floats
 from prune_toolkit.scoring.score import Score
 
 DYNAMICS = "dynamics"
 """Name of the set of these scores."""
-GRAND = "grand"
+WINDOW = 10
+"""Epochs of a window, as DUAL and TDDS take; all recorded ones if they are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,29 @@ class Epochs:
 
     count: int
     read: Callable[[int], dict[str, NDArray[Any]]]
-    """Read the columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n; at first also grand."""
+    """Read the columns (N,) of an epoch, counted from 0: p_y, margin, correct, el2n; at first also grand, and, where it
+    was recorded, abs_kl from the second on."""
     early: int
     """The epoch at which early scores are taken, counted from 0."""
     grand_count: int = 0
+    has_kl: bool = False
+    """Whether abs_kl was recorded."""
+    window: int = WINDOW
+    """Epochs of a window, for scores of windows."""
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         return (self.read(epoch) for epoch in range(self.count))
+
+
+FULL_GRADIENTS, KL = f"dynamics: {GRAND}", f"dynamics: {ABS_KL}"
+TWO_EPOCHS, THREE_EPOCHS = "dynamics: 2 epochs", "dynamics: 3 epochs"
+NEEDS: Mapping[str, tuple[Callable[[Epochs], bool], str]] = {
+    FULL_GRADIENTS: (lambda epochs: epochs.grand_count > 0, "train-student --record-grand"),
+    KL: (lambda epochs: epochs.has_kl, "train-student --record-kl"),
+    TWO_EPOCHS: (lambda epochs: epochs.count >= 2, "train longer"),
+    THREE_EPOCHS: (lambda epochs: epochs.count >= 3, "train longer"),
+}
+"""What a run may lack, in `Score.needs`: how that is known, and how to have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +69,9 @@ class DynamicsScore(Score):
         """True: what a run records of a sample is how its answer compares with the label."""
         return True
 
-    def can_use(self, epochs: Epochs) -> bool:
-        """Return whether the run recorded the columns that the score needs."""
-        return f"dynamics: {GRAND}" not in self.needs or epochs.grand_count > 0
+    def lacks(self, epochs: Epochs) -> list[str]:
+        """Return those of `needs` that the run did not record."""
+        return [need for need in self.needs if need in NEEDS and not NEEDS[need][0](epochs)]
 
 
 dynamics_score = partial(DynamicsScore.adding, needs=("dynamics",))
@@ -110,7 +128,7 @@ def el2n_early(epochs: Epochs) -> Floats:
     harder="high",
     formula="||gradient of the cross-entropy by all parameters||_2, mean over epochs that recorded it, and runs",
     source="Paul et al. 2021 (GraNd)",
-    needs=(f"dynamics: {GRAND}",),
+    needs=(FULL_GRADIENTS,),
     cost="the first epochs of a training run, with a gradient of each sample: about a step of batch 1 each",
 )
 def grand_full(epochs: Epochs) -> Floats:

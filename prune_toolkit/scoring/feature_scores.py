@@ -2,7 +2,7 @@
 
 A feature score is a function of a `FeatureTable`, which it may read as often as it needs, block by block: the features
 of ImageNet are 5 GB in float16. It is computed in float64 from features and logits as stored, and returned as float32.
-The score `influence` is in influence.py.
+The scores `influence` and `prototypes` are in influence.py and prototypes.py.
 """
 
 from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.errors import InputError
-from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from manifests.format.dynamics import ABS_KL, GRAND, DynamicsInfo, read_dynamics, write_epoch
 from manifests.format.parts import PART_ROWS
 
 ROWS = PART_ROWS + 3
@@ -53,6 +53,19 @@ def test_what_was_written_is_read_back_column_by_column(run):
         for name, values in want.items():
             assert got[name].dtype == values.dtype
             assert np.array_equal(got[name], values)
+
+
+def test_a_record_of_format_2_has_changes_in_all_but_the_first_epoch(tmp_path):
+    for epoch in range(2):
+        values = columns(epoch, grand=False) | ({ABS_KL: np.full(ROWS, 0.25, np.float32)} if epoch else {})
+        write_epoch(tmp_path, info(format=2, epochs_recorded=epoch + 1, grand_epochs=0), epoch, SAMPLE_ID_N, values)
+    dynamics = read_dynamics(tmp_path)
+    assert dynamics.info.has_kl
+    assert [ABS_KL in dynamics.epoch(epoch) for epoch in range(2)] == [False, True]
+    path = tmp_path / "dynamics" / "dynamics.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 1}))
+    with pytest.raises(InputError, match="was altered, or another run wrote it"):
+        read_dynamics(tmp_path).epoch(1)
 
 
 def test_how_much_was_stepped_is_told_where_the_record_says(run):
@@ -147,7 +160,7 @@ def test_epochs_of_unequal_samples_are_refused(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has format 2; this tool reads 1"),
+        ({"format": 3}, "has format 3; this tool reads 1 and 2"),
         ({"format": None}, "does not describe recorded dynamics"),
         ({"fingerprint": 7}, "fingerprint is missing or malformed"),
         ({"columns": None}, "columns is missing or malformed"),

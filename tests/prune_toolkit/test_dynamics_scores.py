@@ -9,7 +9,7 @@ from prune_toolkit.scoring.dynamics_scores import Epochs
 from prune_toolkit.scoring.score import SCORES
 
 
-def epochs_of(early=0, grand_count=0, **columns_EN):
+def epochs_of(early=0, grand_count=0, window=10, **columns_EN):
     """Recorded epochs from arrays (E, N)."""
     tables = [
         {
@@ -19,7 +19,9 @@ def epochs_of(early=0, grand_count=0, **columns_EN):
         }
         for epoch in range(len(next(iter(columns_EN.values()))))
     ]
-    return Epochs(count=len(tables), read=lambda epoch: dict(tables[epoch]), early=early, grand_count=grand_count)
+    return Epochs(
+        count=len(tables), read=lambda epoch: dict(tables[epoch]), early=early, grand_count=grand_count, window=window
+    )
 
 
 def test_forgetting_by_hand():
@@ -80,9 +82,67 @@ def test_the_full_gradient_norm_is_averaged_over_the_epochs_that_have_it():
     grand = np.float32([[1, 2], [3, 6], [100, 100]])
     epochs = epochs_of(grand_count=2, grand=grand, margin=grand)
     assert SCORES["grand_full"](epochs).tolist() == [2, 4]
-    assert SCORES["grand_full"].can_use(epochs)
-    assert not SCORES["grand_full"].can_use(epochs_of(margin=grand))
-    assert SCORES["aum"].can_use(epochs_of(margin=grand))
+    assert SCORES["grand_full"].lacks(epochs) == []
+    assert SCORES["grand_full"].lacks(epochs_of(margin=grand)) == ["dynamics: grand"]
+    assert SCORES["aum"].lacks(epochs_of(margin=grand)) == []
+
+
+def test_dual_by_hand():
+    # Of the first sample both windows of three epochs have mean .4 and deviation sqrt((.04 + 0 + .04) / 2) = .2; the
+    # second one never changes; the third is (0, 1, 0): 1/3 and sqrt(1/3), then (1, 0, 1): 2/3 and the same.
+    p_y = np.float64([[0.2, 0.9, 0], [0.4, 0.9, 1], [0.6, 0.9, 0], [0.2, 0.9, 1]])
+    found = SCORES["dual"](epochs_of(window=3, p_y=p_y))
+    np.testing.assert_allclose(found, [0.12, 0, np.sqrt(1 / 3) / 2], rtol=1e-6, atol=1e-7)
+    assert SCORES["dual"].harder == "high"
+
+
+def test_tdds_of_the_loss_by_hand():
+    # Losses 0, 1, 3, 3: changes 1, 2, 0. Windows of three epochs have two: deviations of 1/2 twice, then of 1 twice.
+    p_y = np.exp([[0.0], [-1.0], [-3.0], [-3.0]])
+    found = SCORES["tdds_loss"](epochs_of(window=3, p_y=p_y))
+    np.testing.assert_allclose(found, [0.9 * (0.1 * np.sqrt(0.5) + np.sqrt(2))], rtol=1e-6)
+    np.testing.assert_allclose(SCORES["tdds_loss"](epochs_of(window=4, p_y=p_y)), [0.9 * np.sqrt(2)], rtol=1e-6)
+    assert SCORES["tdds_loss"].harder == "high"
+
+
+def published_tdds(change_EN, epochs, length):
+    """The published loop over windows, of changes that are made beforehand."""
+    total, k = 0.0, 0
+    while k < epochs - length + 1:
+        window = np.array([change_EN[k + j] for j in range(length - 1)], float)
+        total += (
+            np.linalg.norm(window - window.sum(0) / (length - 1), axis=0) * 0.9 * (1 - 0.9) ** (epochs - length - k)
+        )
+        k += 1
+    return total
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(3, 14), window=st.integers(3, 12))
+def test_scores_of_windows_are_the_published_loops(seed, count, window):
+    p_y = np.random.default_rng(seed).random((count, 7)).astype(np.float32)
+    epochs, length = epochs_of(window=window, p_y=p_y), min(window, count)
+    parts = [p_y[k : k + length].astype(float) for k in range(count - length + 1)]
+    expected = np.mean([part.std(axis=0, ddof=1) * (1 - part.mean(axis=0)) for part in parts], axis=0)
+    np.testing.assert_allclose(SCORES["dual"](epochs), expected, rtol=1e-5, atol=1e-7)
+    changes = np.abs(np.diff(np.log(p_y.astype(float)), axis=0))
+    np.testing.assert_allclose(
+        SCORES["tdds_loss"](epochs), published_tdds(changes, count, length), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_probabilities_of_0_do_not_make_a_loss_infinite():
+    p_y = np.array([[0.0, 1e-12], [1.0, 1.0], [0.0, 1e-12]])
+    found = SCORES["tdds_loss"](epochs_of(p_y=p_y))
+    assert np.isfinite(found).all()
+    assert found[0] == found[1]
+
+
+def test_scores_of_windows_need_as_many_epochs_as_make_a_difference():
+    p_y = np.full((3, 2), 0.5)
+    needs = {name: [len(SCORES[name].lacks(epochs_of(p_y=p_y[:count]))) for count in (1, 2, 3)] for name in
+             ("dual", "tdds_loss")}  # fmt: skip
+    assert needs == {"dual": [1, 0, 0], "tdds_loss": [1, 1, 0]}
 
 
 def test_scores_are_float32_a_sample():

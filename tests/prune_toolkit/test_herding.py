@@ -47,7 +47,7 @@ def test_trap_1_the_farthest_point_is_not_the_one() -> None:
 def test_herding_is_its_definition(gram_rows: int, seed: int, count: int, width: int) -> None:
     values = np.random.default_rng(seed).normal(size=(12, width)).astype(np.float16).astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_GRAM_ROWS", gram_rows)
+        patch.setattr(module, "GRAM_ROWS", gram_rows)
         assert module.herd(values, count).tolist() == herded(values, count, nearest=True)
 
 

@@ -48,12 +48,15 @@ def record(path, manifest, *, seed=3, draw=0, ids=None, epochs=EPOCHS, grand_epo
         "run": f"{seed:064d}",
         "grand_epochs": grand_epochs,
     } | changes
-    recorded = {name: [] for name in ("p_y", "margin", "correct", "el2n", "grand")}
+    recorded = {name: [] for name in ("p_y", "margin", "correct", "el2n", "grand", "abs_kl")}
     for epoch in range(epochs):
-        columns = {name: rng.normal(size=len(ids)).astype(np.float32) for name in ("p_y", "margin", "el2n")}
+        columns = {name: rng.normal(size=len(ids)).astype(np.float32) for name in ("margin", "el2n")}
+        columns["p_y"] = rng.random(len(ids)).astype(np.float32)
         columns["correct"] = rng.random(len(ids)) < 0.5
         if epoch < grand_epochs:
             columns["grand"] = rng.random(len(ids)).astype(np.float32)
+        if epoch and info.get("format") == 2:
+            columns["abs_kl"] = rng.random(len(ids)).astype(np.float32)
         for name, values in columns.items():
             recorded[name].append(values)
         write_epoch(path, DynamicsInfo(**info, epochs_recorded=epoch + 1), epoch, ids, columns)
@@ -73,6 +76,14 @@ def test_scores_of_a_run_are_added_to_all_that_was_there(scored, tmp_path, prune
     np.testing.assert_allclose(table["grand_full"], recorded["grand"].mean(axis=0), rtol=1e-6)
     went_wrong = (recorded["correct"][:-1] & ~recorded["correct"][1:]).sum(axis=0)
     assert np.array_equal(table["forgetting"], np.where(recorded["correct"].any(axis=0), went_wrong, EPOCHS))
+
+    losses = -np.log(recorded["p_y"].astype(float))
+    windows = [recorded["p_y"][k : k + 10].astype(float) for k in range(3)]
+    dual = np.mean([part.std(axis=0, ddof=1) * (1 - part.mean(axis=0)) for part in windows], axis=0)
+    np.testing.assert_allclose(table["dual"], dual, rtol=1e-5)
+    changes = [np.abs(np.diff(losses[k : k + 10], axis=0)) for k in range(3)]
+    norms = [np.linalg.norm(part - part.mean(axis=0), axis=0) for part in changes]
+    np.testing.assert_allclose(table["tdds_loss"], 0.9 * (0.01 * norms[0] + 0.1 * norms[1] + norms[2]), rtol=1e-5)
 
     assert made.header.parents == [parent.id]
     assert verify(tmp_path / "out").ok
@@ -121,6 +132,33 @@ def finished(path, *, seed=3, epochs=EPOCHS, **changes):
     (path / "run.json").write_text(json.dumps(content | changes))
 
 
+def test_tdds_is_of_the_changes_where_every_run_recorded_them(scored, tmp_path, prune):
+    manifest = Manifest.open(scored / "manifest")
+    changes = record(tmp_path / "a", manifest, format=2)["abs_kl"].astype(float)
+    record(tmp_path / "b", manifest, seed=4)
+    prune("score", manifest.path, "--dynamics", tmp_path / "a", "-o", tmp_path / "out")
+    found = Manifest.open(tmp_path / "out").scores("dynamics").column("tdds").to_numpy()
+    # Of twelve epochs, three windows of ten: of nine changes each.
+    parts = [changes[k : k + 9] - changes[k : k + 9].mean(axis=0) for k in range(3)]
+    norms = [np.sqrt((part**2).sum(axis=0)) for part in parts]
+    np.testing.assert_allclose(found, 0.9 * norms[2] + 0.09 * norms[1] + 0.009 * norms[0], rtol=1e-5)
+    both = prune("score", manifest.path, "--dynamics", tmp_path / "a", "--dynamics", tmp_path / "b", "--dry-run")
+    assert "no tdds: every run must record dynamics: abs_kl (train-student --record-kl)" in both.stderr
+
+
+def test_the_window_is_part_of_what_a_manifest_is_made_with(scored, tmp_path, prune):
+    manifest, run = Manifest.open(scored / "manifest"), tmp_path / "run"
+    record(run, manifest)
+    arguments = ("score", manifest.path, "--dynamics", run)
+    prune(*arguments, "-o", tmp_path / "ten")
+    prune(*arguments, "--window", 4, "-o", tmp_path / "four")
+    ten, four = Manifest.open(tmp_path / "ten"), Manifest.open(tmp_path / "four")
+    assert ("window" in ten.header.config, four.header.config["window"]) == (False, 4)
+    for name, is_same in (("aum", True), ("dual", False), ("tdds_loss", False)):
+        assert ten.scores("dynamics").column(name).equals(four.scores("dynamics").column(name)) is is_same
+    assert "made with other options (window differ" in prune(*arguments, "-o", tmp_path / "four", code=2).stderr
+
+
 def test_a_run_that_was_recorded_again_is_another_one(scored, tmp_path, prune):
     manifest, run = Manifest.open(scored / "manifest"), tmp_path / "run"
     arguments = ("score", manifest.path, "--dynamics", run, "-o", tmp_path / "out")
@@ -151,7 +189,7 @@ def test_what_makes_a_record_say_less_is_told(scored, tmp_path, prune):
     finished(tmp_path / "short", seed=4)
     record(tmp_path / "rs2", manifest, seed=5, epochs=1, stepped=(int(0.3 * rows),))
     finished(tmp_path / "rs2", seed=5, epochs=1)
-    record(tmp_path / "whole", manifest, seed=6)
+    record(tmp_path / "whole", manifest, seed=6, format=2)
     finished(tmp_path / "whole", seed=6)
 
     def said(name):
@@ -160,6 +198,8 @@ def test_what_makes_a_record_say_less_is_told(scored, tmp_path, prune):
     assert "open is not finished: its scores are of the first 5 epochs" in said("open")
     assert "short is not finished: its scores are of the first epoch" in said("short")
     assert "short recorded one epoch: forgetting" in said("short")
+    assert "open recorded 5 epochs: for dual and tdds these are one window, in place of 10" in said("open")
+    assert "no dual: every run must record dynamics: 2 epochs (train longer)" in said("short")
     assert "rs2: its steps showed 29 % of the samples" in said("rs2")
     assert "not finished" not in said("rs2")
     assert not said("whole")
@@ -186,7 +226,7 @@ def test_without_full_gradients_in_every_run_their_score_is_left_out(scored, tmp
     result = prune("score", scored / "manifest", *arguments, "-o", tmp_path / "out")
     assert "no grand_full: every run must record dynamics: grand" in result.stderr
     assert Manifest.open(tmp_path / "out").scores("dynamics").column_names == [
-        "sample_id", "forgetting", "aum", "el2n_early",
+        "sample_id", "forgetting", "aum", "el2n_early", "dual", "tdds_loss",
     ]  # fmt: skip
 
 
@@ -268,6 +308,8 @@ def test_flags_that_make_no_sense_together_are_named(scored, tmp_path, prune):
         prune("score", manifest.path, *run, "--teacher", "resnet8", "--features", *out, code=2).stderr
     )
     assert "recorded epochs 1 to 12" in prune("score", manifest.path, *run, "--early-epoch", 13, *out, code=2).stderr
+    assert "--window 2: at least 3 epochs" in prune("score", manifest.path, *run, "--window", 2, *out, code=2).stderr
+    assert "--window needs --dynamics" in prune("score", "x", "--window", 5, code=2).stderr
     assert "--early-epoch needs --dynamics" in prune("score", "x", "--early-epoch", 1, code=2).stderr
     prune("score", manifest.path, *run, *out)
     second = prune("score", tmp_path / "out", *run, "-o", tmp_path / "twice", code=2)

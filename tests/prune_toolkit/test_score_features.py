@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.cluster import KMeans
+from sklearn.metrics.pairwise import cosine_distances
 from tests_support import tree_bytes, write_idx
 
+from manifests.format.parts import config_digest, read_part, write_part
 from manifests.integrity import verify
 from manifests.manifest import Manifest
 from prune_toolkit.scoring.feature_scores import held_out_split
@@ -116,6 +119,11 @@ def test_features_are_those_of_the_network_and_scores_those_of_the_formulas(scor
         of_class = features[labels == label]
         distance = np.linalg.norm(of_class - np.median(of_class, axis=0), axis=1)
         np.testing.assert_allclose(table["moderate"][labels == label], distance, rtol=1e-5)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    means = np.stack([unit[labels == label].mean(axis=0) for label in range(10)])
+    centroids = KMeans(10, init=means, n_init=1, max_iter=25, tol=0).fit(unit).cluster_centers_
+    expected = cosine_distances(features, centroids).min(axis=1)
+    np.testing.assert_allclose(table["prototypes"], expected, rtol=1e-3, atol=1e-5)
     hashes = np.frombuffer(b"".join(manifest.samples().column("content_hash").to_pylist()), np.uint8).reshape(-1, 16)
     held = np.flatnonzero(held_out_split(labels, hashes, 10))
     assert len(held) == 2000
@@ -151,6 +159,20 @@ def test_a_run_killed_at_any_point_and_repeated_gives_the_same_bytes(scored, man
     prune(*arguments)
     assert tree_bytes(out) == tree_bytes(scored)
     assert Manifest.open(out).id == Manifest.open(scored).id
+
+
+def test_a_run_that_a_version_with_fewer_scores_left_unfinished_is_finished_with_all(
+    scored, many_digits, tmp_path, prune
+):
+    out = tmp_path / "manifest"
+    shutil.copytree(scored, out)
+    (out / "manifest.json").unlink()
+    path = out / "scores" / "features" / "part-00000.parquet"
+    older = read_part(path)
+    write_part(path, older.drop_columns(["prototypes"]), config_digest(Manifest.open(scored).header.config))
+    assert "prototypes" not in read_part(path).column_names
+    prune("score", many_digits, *TEACHER, "--features", "-o", out)
+    assert tree_bytes(out) == tree_bytes(scored)
 
 
 @pytest.mark.slow
@@ -380,7 +402,7 @@ def test_a_dry_run_counts_the_bytes_of_features(small_set, tmp_path, prune):
     plain = json.loads(prune(*arguments, "-o", tmp_path / "m").stdout)
     more = json.loads(prune(*arguments, "--features", "-o", tmp_path / "m").stdout)
     assert more["features"] == {"layer": "head", "width": 12}
-    assert more["bytes"] - plain["bytes"] == 120 * (2 * 12 + 4 * 3)
+    assert more["bytes"] - plain["bytes"] == 120 * (2 * 12 + 4 * 4)
 
 
 def test_torch_computes_the_gradient_norm_that_is_stored(small_set, tmp_path, teachers, monkeypatch, prune):

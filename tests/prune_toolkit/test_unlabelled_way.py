@@ -135,7 +135,7 @@ def test_the_header_records_it_and_claims_no_accuracy(scored: Manifest) -> None:
     assert teacher.val_top1 is not None
     assert teacher.val_top1 > 0.8
     names = [f"{spec.set}/{spec.name}" for spec in scored.header.scores]
-    assert names == [f"teacher/{name}" for name in LABEL_FREE] + ["features/moderate"]
+    assert names == [f"teacher/{name}" for name in LABEL_FREE] + ["features/moderate", "features/prototypes"]
 
 
 def test_an_index_and_the_images_give_the_same_labels_and_fingerprint(
@@ -222,6 +222,7 @@ def test_a_student_learns_by_kd_alone(root: Path, selection: Manifest, capsys: p
         ({"ce_weight": 0.1}, "--ce-weight needs labels"),
         ({"revise_eta": 0.8}, "--revise needs labels"),
         ({"record_dynamics": True}, "--record-dynamics needs labels"),
+        ({"record_kl": True}, "--record-kl needs labels"),
     ],
 )
 def test_a_loss_of_labels_is_refused(selection: Manifest, options: Any, reason: str) -> None:

@@ -226,7 +226,8 @@ def test_what_is_not_finite_stops_every_rank(monkeypatch, tmp_path, rank):
         seen=EpochFacts(row_n=np.arange(3), fact_nK=fact_nK),
         look=lambda row_n, number: iter(()),
         task=None,
-        config=SimpleNamespace(record_grand=0),
+        config=SimpleNamespace(record_grand=0, record_kl=False),
+        predictions=None,
         # Of a world of one process nothing is sent; which rank it is says who writes.
         ranks=Ranks(rank=rank, world_size=1),
     )

@@ -187,6 +187,12 @@ run = partial(click.option, cls=Option, heading="Run")
 @dynamic("--record-dynamics", is_flag=True, default=None,
          help="Record how the student does on every sample in each epoch, for `prune score --dynamics`.")  # fmt: skip
 @dynamic("--record-grand", type=int, metavar="E", help="Also record gradient norms, in the first E epochs; slow.  [0]")
+@dynamic(
+    "--record-kl",
+    is_flag=True,
+    default=None,
+    help="Also record how far predictions move; meanwhile takes 4 bytes of disk per sample and class.",
+)
 @loss("--loss", metavar="NAME", help="kd, dkd, lskd, lskd-dkd, dist, or ce (labels alone): `prune list losses`.  [kd]")
 @loss("--kd-weight", type=annealed_number, metavar="W", help="Weight of the KD term, times the sample's kd_weight; "
       "A:B anneals it, as below.  [by loss; kd: 0.9]")  # fmt: skip

@@ -131,6 +131,8 @@ class Task:
         for name in _LEFT_OUT:
             if values[name] is None:
                 del values[name]
+        if not config.record_kl:
+            del values["record_kl"]
         return {
             **values,
             "manifest": self.manifest.id,

@@ -1,5 +1,6 @@
 """The facts that are recorded about a sample: those of its logits, and the norm of its gradient."""
 
+import math
 import warnings
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 
 FACTS = ("p_y", "margin", "correct", "el2n")
 """Columns of `logit_facts`."""
+LEAST_PROBABILITY = 1e-8
+"""Smaller ones count as this one where their logarithm is kept; the published code of TDDS adds it."""
 GRADIENT_BYTES = 1 << 28
 """Memory for the gradients of several samples at once; at least one sample is computed at a time."""
 
@@ -25,6 +28,11 @@ def logit_facts(logits_nC: Tensor, label_n: Tensor) -> Tensor:
     is_correct_n = logits_nC.argmax(dim=1) == label_n
     el2n_n = (others_nC.square().sum(dim=1) + gap_n.square()).sqrt()
     return torch.stack([p_nC.gather(1, label_n1)[:, 0], margin_n, is_correct_n.float(), el2n_n], dim=1)
+
+
+def log_probabilities(logits_nC: Tensor) -> Tensor:
+    """Return log softmax(z), at least that of LEAST_PROBABILITY: (n, C) float16."""
+    return logits_nC.float().log_softmax(dim=1).clamp_min(math.log(LEAST_PROBABILITY)).half()
 
 
 def gradient_norms(model: nn.Module, inputs: Tensor, label_n: Tensor) -> Tensor:

@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manifests.errors import InputError, UsageError
-from manifests.format.dynamics import GRAND, DynamicsInfo, read_dynamics, write_epoch
+from manifests.format.dynamics import (
+    ABS_KL,
+    DYNAMICS_FORMAT,
+    GRAND,
+    KL_FORMAT,
+    DynamicsInfo,
+    read_dynamics,
+    write_epoch,
+)
 from trainer.data.batches import Batch
 from trainer.data.order import rank_share
 from trainer.data.task import Task
 from trainer.loop.distributed import from_main, share_buffers, sum_over_ranks
 from trainer.loop.dynamics_facts import FACTS, gradient_norms, logit_facts
+from trainer.loop.predictions import Predictions
 from trainer.loop.run_folder import RunFolder
 from trainer.loop.session import TrainingSession
 from trainer.models.normalise import normalise
@@ -33,6 +42,9 @@ class Recorder:
         if session.config.record_grand > epochs_done:
             self._try_gradients()
         from_main(session.ranks, lambda: self._go_on(epochs_done))
+        if session.config.record_kl and epochs_done < session.config.epochs:
+            shape = (len(sample_id_N), len(session.task.class_names))
+            session.predictions = Predictions(folder.path, shape, session.ranks, epochs_done=epochs_done)
 
     def __call__(self, number: int) -> None:
         """Record an epoch, counted from 0, whose steps the session has just taken; does not change the weights."""
@@ -47,9 +59,16 @@ class Recorder:
         # All ranks have all values, so all stop if one is not finite.
         in_order = {name: self._finite(name, values[self._order_N]) for name, values in columns.items()}
         if self._session.ranks.is_main:
+            if self._session.predictions is not None and number:
+                in_order[ABS_KL] = self._session.predictions.changes(number)[self._order_N]
             if self._stepped is not None:
                 self._stepped = (*self._stepped, len(seen.row_n))
             write_epoch(self._folder.path, self._info(number), number, self._sample_id_N, in_order)
+
+    def finish(self) -> None:
+        """Remove what is no longer needed after the last epoch."""
+        if self._session.predictions is not None and self._session.ranks.is_main:
+            self._session.predictions.remove()
 
     def _of_rows(
         self, row_n: NDArray[np.int64], number: int | None, values_of: Callable[[Batch], Tensor], width: int
@@ -70,6 +89,8 @@ class Recorder:
         student = self._session.student
         with torch.inference_mode(), student.autocast():
             logits = student.model(normalise(batch.images, student.info.preprocessing))
+        if self._session.predictions is not None:
+            self._session.predictions.add(batch.rows, logits)
         return logit_facts(logits, batch.label)
 
     def _norms_of(self, batch: Batch) -> Tensor:
@@ -110,6 +131,7 @@ class Recorder:
         manifest, config = self._session.task.manifest, self._session.config
         header = manifest.header
         return DynamicsInfo(
+            format=KL_FORMAT if config.record_kl else DYNAMICS_FORMAT,
             fingerprint=header.data.fingerprint,
             manifest=manifest.id,
             count=header.data.count,
@@ -119,7 +141,7 @@ class Recorder:
             run=self._folder.digest,
             epochs_recorded=number + 1,
             grand_epochs=min(config.record_grand, number + 1),
-            columns=(*FACTS, GRAND) if config.record_grand else FACTS,
+            columns=(*FACTS, *([GRAND] if config.record_grand else []), *([ABS_KL] if config.record_kl else [])),
             stepped=self._stepped,
         )
 

@@ -124,6 +124,8 @@ class RunFolder:
         if path in (BEST_NAME, LAST_NAME):
             # A run that was killed in its first epoch may have left this alone. Another run's would be lost.
             return self._is_student(file) or None
+        if path.startswith(f"{DYNAMICS_NAME}/log-p-") and _is_array(file):
+            return True
         return (path.startswith(f"{DYNAMICS_NAME}/") and is_written_part(file)) or None
 
     def _is_student(self, file: Path) -> bool:
@@ -222,6 +224,15 @@ def _has_names(file: Path, names: set[str]) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and names <= content.keys()
+
+
+def _is_array(file: Path) -> bool:
+    """Return whether a file is an .npy of numpy."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(6) == b"\x93NUMPY"
+    except OSError:
+        return False
 
 
 def _is_checkpoint(file: Path) -> bool:

@@ -76,6 +76,7 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
         lines.append(chosen_anew(config, plan, task.beton.count))
     if config.record_dynamics:
         norms = f", gradient norms in the first {config.record_grand}" if config.record_grand else ""
+        norms += ", and how far predictions move" if config.record_kl else ""
         lines.append(f"dynamics of all samples are recorded in each epoch{norms}")
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} per step")

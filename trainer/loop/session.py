@@ -27,6 +27,7 @@ from trainer.loop.epoch_config import epoch_config
 from trainer.loop.label_phases import is_hard
 from trainer.loop.mixed_batch import mixed
 from trainer.loop.mixing import draw_mix
+from trainer.loop.predictions import Predictions
 from trainer.loop.restore import check_losses
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
@@ -130,6 +131,8 @@ class TrainingSession:
         check_losses(state.losses, task.beton.count)
         self.losses: Tensor | None = state.losses
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
+        self.predictions: Predictions | None = None
+        """Where the predictions of each epoch go, if how far they move is recorded."""
         self.seen: EpochFacts
         """Facts about the last epoch, if they are recorded or an arm uses losses."""
         self.unsure_share: float | None = None
@@ -167,12 +170,18 @@ class TrainingSession:
         plan = self._plan(number, steps)
         target_of = Targets(config, self.task.stored, len(self.task.class_names), self.teacher)
         observed: list[Tensor] = []
+        if self.predictions is not None:
+            self.predictions.begin(number)
+        is_last = self._last_shown(plan)
 
         def observe(batch: Batch, logits_nC: Tensor, loss_n: Tensor) -> None:
             columns = [loss_n.float()[:, None]]
             if config.record_dynamics:
                 columns.append(logit_facts(logits_nC, batch.label))
             observed.append(torch.cat(columns, dim=1))
+            if self.predictions is not None:
+                is_last_n = next(is_last)
+                self.predictions.add(batch.rows[is_last_n], logits_nC[torch.from_numpy(is_last_n).to(logits_nC.device)])
 
         def mixed_of(step: int, batch: Batch) -> tuple[Batch, Tensor, Tensor | None]:
             count, side_px = len(batch.rows), batch.images.shape[-1]
@@ -199,6 +208,13 @@ class TrainingSession:
         if self._observes:
             self._remember(plan, torch.cat(observed))
         return result
+
+    def _last_shown(self, plan: EpochPlan) -> Iterator[NDArray[np.bool_]]:
+        """Yield which rows of each of this rank's batches are not shown again in the epoch."""
+        ranks, position_n = self.ranks, np.arange(len(plan.order_n))
+        mine_n = rank_rows(position_n, batch_size=plan.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        is_last_n = np.isin(mine_n, last_positions(plan.order_n))
+        yield from is_last_n.reshape(-1, plan.batch_size // ranks.world_size)
 
     def _remember(self, plan: EpochPlan, observed_nK: Tensor) -> None:
         """Gather what the ranks observed, and store each row's last loss."""

@@ -187,6 +187,8 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Save the student of the last epoch and write run.json; returns its content."""
+        if self.recorder is not None:
+            self.recorder.finish()
         report = run_report(
             self.session, self.state, resolved=self.folder.resolved, validation=self.validation, match=self.match
         )

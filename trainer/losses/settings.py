@@ -45,6 +45,7 @@ def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
         "--unsure-below": bool(given.get("unsure_below")),
         "--record-dynamics": bool(given.get("record_dynamics")),
         "--record-grand": bool(given.get("record_grand")),
+        "--record-kl": bool(given.get("record_kl")),
     }
     if flag := next((flag for flag, is_given in needs.items() if is_given), None):
         raise UsageError(

@@ -5,12 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.base.progress import Progress
-from prune_toolkit.selection.pool import KEPT, NOT_CHOSEN, Choice, Groups, Pool, ranked_rows
+from prune_toolkit.selection.feature_groups import GRAM_ROWS, choose_by_features
+from prune_toolkit.selection.pool import Choice, Groups, Pool
 from prune_toolkit.selection.selector import Values, selector
-
-_GRAM_ROWS = 4096
-"""Up to this size all products of a group's features are computed at once, 128 MiB; above, one column per choice."""
 
 
 @selector(
@@ -23,19 +20,7 @@ _GRAM_ROWS = 4096
 )
 def herding(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep the samples that herding takes first; a larger quota contains a smaller one."""
-    assert pool.features is not None
-    vector_ND = pool.features.of(pool.sample_id_N)
-    # Sums are taken in a fixed order of samples, so that their last bits do not depend on the row order.
-    row_of_group = np.split(
-        ranked_rows(pool, groups.group_N, np.zeros(len(groups.group_N))), np.cumsum(groups.size_G)[:-1]
-    )
-    keep_N = np.zeros(len(pool.label_N), np.bool_)
-    with Progress(int(groups.keep_G.sum()), "herding", unit="samples") as progress:
-        for row_n, count in zip(row_of_group, groups.keep_G.tolist(), strict=True):
-            chosen = herd(vector_ND[row_n], count) if count < len(row_n) else np.arange(count)
-            keep_N[row_n[chosen]] = True
-            progress.advance(count)
-    return Choice(keep_N=keep_N, reason_N=np.where(keep_N, KEPT, NOT_CHOSEN).astype(np.int8))
+    return choose_by_features(pool, groups, "herding", lambda _, vector_nD, count: herd(vector_nD, count))
 
 
 def herd(vector_nD: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
@@ -43,7 +28,7 @@ def herd(vector_nD: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
     x_nD = vector_nD.astype(np.float64)
     mean_D = x_nD.mean(axis=0) if len(x_nD) else np.zeros(x_nD.shape[1])
     square_n, to_mean_n = np.einsum("nd,nd->n", x_nD, x_nD), x_nD @ mean_D
-    gram_nn = x_nD @ x_nD.T if len(x_nD) <= _GRAM_ROWS else None
+    gram_nn = x_nD @ x_nD.T if len(x_nD) <= GRAM_ROWS else None
     to_sum_n, free_n = np.zeros(len(x_nD)), np.ones(len(x_nD), np.bool_)
     taken = np.empty(count, np.int64)
     for k in range(count):
