@@ -14,6 +14,7 @@ from prune_toolkit.selection.selectors import random as random  # isort: skip
 from prune_toolkit.selection.selectors import ccs as ccs  # isort: skip
 from prune_toolkit.selection.selectors import moderate as moderate  # isort: skip
 from prune_toolkit.selection.selectors import herding as herding  # isort: skip
+from prune_toolkit.selection.selectors import beta as beta  # isort: skip
 from prune_toolkit.selection.selectors import mix as mix  # isort: skip
 
 __all__ = ["REASONS", "SELECTORS", "Choice", "Pool", "choose", "make_groups", "selector"]
