@@ -193,7 +193,7 @@ NO_OPTIONS = {
 """What is of a shell: shares of the work, previews, output, and short forms; `Manifest.open` takes the timeout."""
 OF_DATA_SPEC = {"config", "file_column", "split_column", "image_list", "unlabelled"}
 """What `pt.DataSpec` takes."""
-POSITION = {"position", "beta", "strata", "mix"}
+POSITION = {"position", "mode", "sharpness", "beta", "strata", "mix"}
 """Parameters of selectors, which `select` takes as further keywords."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.base.files import remove_temporaries, write_atomic
-from manifests.card.text import TITLES, code, front_matter, plain
+from manifests.card.text import SEARCH_PICTURE, TITLES, code, front_matter, plain
 from manifests.format.columns import columns_of, tables_of
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ def write_full_card(
     """
     from manifests.card.croissant import write_croissant
     from manifests.card.score_plots import draw_scores
+    from manifests.card.search_plot import draw_search
     from manifests.manifest import Manifest
 
     manifest, into = Manifest.open(folder), into or folder
     remove_temporaries(into)
-    pictures = draw_scores(manifest, into)
+    pictures = [*draw_scores(manifest, into), *draw_search(manifest, into)]
     write_croissant(manifest, into, url)
     write_atomic(into / CARD_NAME, card(manifest.header, pictures, url, with_images=with_images).encode())
     return [CARD_NAME, CROISSANT_NAME, *pictures]
@@ -62,8 +63,12 @@ def card(header: "Header", pictures: Sequence[str] = (), url: str | None = None,
     lines += [_what(header, with_images), "", *_facts(header), ""]
     lines += ["## Use", "", "```sh", *_commands(header, url, with_images), "```", "", *_columns(header)]
     if pictures:
-        lines += ["## Scores", "", *(f"![Distribution of scores]({picture})" for picture in pictures), ""]
+        lines += ["## Scores", "", *(f"![{_shows(picture)}]({picture})" for picture in pictures), ""]
     return "\n".join([*lines, *_provenance(header)])
+
+
+def _shows(picture: str) -> str:
+    return "Losses of the search" if picture == SEARCH_PICTURE else "Distribution of scores"
 
 
 def _what(header: "Header", with_images: bool) -> str:
@@ -175,6 +180,14 @@ def selection_lines(header: "Header") -> list[str]:
         lines.append(f"{chosen.method}: {', '.join(told)}")
     if chosen.per_class_min is not None:
         lines.append(f"at least {chosen.per_class_min:,} of every class")
+    if chosen.search is not None:
+        lines.append(
+            f"searched: {len(chosen.search.tried):,} pairs of mode and sharpness, judged on images that the teacher "
+            f"never saw ({(chosen.held_out or '')[:12]}); the best one is {chosen.search.gain:+.4f} +- "
+            f"{chosen.search.error:.4f} nats ahead of a random draw on half of them"
+        )
+    elif chosen.held_out is not None:
+        lines.append(f"judged on images that the teacher never saw: {chosen.held_out[:12]}")
     if chosen.without is not None:
         lines.append(f"held out beforehand: the samples of selection {chosen.without[:12]}")
     if chosen.without_suspects is not None:

@@ -1,6 +1,8 @@
 """Pictures of the distributions of scores, as SVG beside the card; equal manifests give equal bytes."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from manifests.stores.store import LocalStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from manifests.format.header import ScoreSpec
 
@@ -45,26 +48,33 @@ def picture_paths(manifest: Manifest) -> dict[str, str]:
     return paths
 
 
-def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: IO[bytes]) -> None:
+@contextmanager
+def svg_figure(width_in: float, height_in: float, stream: IO[bytes]) -> "Iterator[Figure]":
+    """Give a figure to draw on, and write it as SVG; the same figure gives the same bytes."""
     # The object interface: pyplot would choose a backend, and keep the figure.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    table = manifest.scores(set_name)
-    kept_N = _kept(manifest, table.column("sample_id").to_numpy())
-    rows = -(-len(specs) // COLUMNS)
     # Text as paths: SVG without a script or a font of its own, and no text of the manifest is markup or mathematics.
     with rc_context(
         {"svg.hashsalt": "prune-toolkit", "svg.fonttype": "path", "text.parse_math": False, "font.size": 9}
     ):
-        figure = Figure(figsize=(9.5, 0.4 + 1.9 * rows), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure
+        FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _draw(manifest: Manifest, specs: "list[ScoreSpec]", set_name: str, stream: IO[bytes]) -> None:
+    table = manifest.scores(set_name)
+    kept_N = _kept(manifest, table.column("sample_id").to_numpy())
+    rows = -(-len(specs) // COLUMNS)
+    with svg_figure(9.5, 0.4 + 1.9 * rows, stream) as figure:
         for position, spec in enumerate(specs):
             axes = figure.add_subplot(rows, COLUMNS, position + 1)
             _histogram(axes, table.column(spec.name).to_numpy(), kept_N)
             name = "".join(c if c.isprintable() else "?" for c in spec.name)[:40]
             axes.set_title(f"{name} ({spec.harder} is harder)", fontsize=9, loc="left")
-        FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _kept(manifest: Manifest, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:

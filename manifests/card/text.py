@@ -28,6 +28,8 @@ SIZES = {
     1_000_000_000: "100M<n<1B",
 }
 """The hub's size categories, by their upper bounds."""
+SEARCH_PICTURE = "card/search.curve.svg"
+"""The picture of a search; those of scores have no further dot in their names."""
 TITLES = {"index": "Index", "scores": "Scored manifest", "selection": "Selection"}
 _TAGS = {"index": [], "scores": ["soft-labels"], "selection": ["soft-labels", "data-pruning"]}
 _APART = "&#8288;"

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from manifests.images.identity import NO_CLASS
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 5
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
+_SELECTION_1_5 = ("held_out", "search")
 _DATA_1_4 = ("read_as", "labels_from")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
 _TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
@@ -209,6 +210,27 @@ class WithoutSuspects(Block):
     """Samples that are among the validation images; None if these were not given."""
 
 
+class Tried(Block):
+    """One pair of parameters that a search tried."""
+
+    mode: float
+    sharpness: float
+    """0 is a random draw, whatever the mode."""
+    loss: list[float]
+    """Cross-entropy in nats, on half of the held-out images, of a student of each draw."""
+
+
+class Search(Block):
+    """The search of a selector's parameters by students that are cheap to fit."""
+
+    tried: list[Tried]
+    """In the order they were tried."""
+    gain: float
+    """How far the best pair is ahead of a random draw on the other half of the held-out images, in nats."""
+    error: float
+    """Standard error of the gain."""
+
+
 class Selection(Block):
     """The method by which samples were chosen."""
 
@@ -230,6 +252,10 @@ class Selection(Block):
     """None if suspects were not left out."""
     distill: Distill | None = None
     """None if all kept samples are distilled."""
+    held_out: str | None = None
+    """Id of the manifest of images that the teacher never saw, by which the selection was decided; None without."""
+    search: Search | None = None
+    """None unless the selector searched its parameters."""
 
 
 class Labels(Block):
@@ -336,6 +362,8 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
+    if any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_5):
+        return 5
     if any(
         _is_set(fields.get(block), name)
         for block, names in (

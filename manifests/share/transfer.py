@@ -18,6 +18,7 @@ from manifests.base.layout import BETON_NAME, HEADER_NAME
 from manifests.base.progress import Progress, format_bytes, note
 from manifests.card.readme import CARD_NAME, CROISSANT_NAME, write_card
 from manifests.card.score_plots import picture_paths
+from manifests.card.text import SEARCH_PICTURE
 from manifests.errors import IncompleteError, InputError, UnreachableError, UsageError
 from manifests.format.child_header import Making, child_header
 from manifests.format.columns import kinds_of
@@ -85,7 +86,7 @@ def push(
     names: list[tuple[str, str | None]] = [
         (entry.path, entry.sha256) for entry in header.files if with_images or entry.table
     ]
-    cards_of_it = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values())
+    cards_of_it = (CARD_NAME, CROISSANT_NAME, *picture_paths(source).values(), SEARCH_PICTURE)
     names += [(path, None) for path in cards_of_it if beside.size(path) is not None]
     is_there = clear_destination(destination, header, replace)
 

@@ -69,6 +69,7 @@ def select(
     quota: str | None = None,
     per_class_min: int = 0,
     without: Manifest | Place | None = None,
+    held_out: Manifest | Place | None = None,
     without_suspects: bool = False,
     val: Place | DataSpec | None = None,
     val_split: str | None = None,
@@ -113,6 +114,7 @@ def select(
         quota=quota,
         per_class_min=per_class_min,
         without=without.where if isinstance(without, Manifest) else without,
+        held_out=held_out.where if isinstance(held_out, Manifest) else held_out,
         without_suspects=without_suspects,
         val=data_spec(val, val_split, classes, label, held_out=True),
         labels=labels,
@@ -132,7 +134,7 @@ def select(
         trust_beton=trust_beton,
         workers=threads(workers),
     )
-    return write_selection(config, plan_selection(config, opened(manifest)))
+    return write_selection(config, plan_selection(config, opened(manifest), keep_search=True))
 
 
 def text_of(number: Number) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prune_toolkit.selection.select_config import SelectConfig
 
 
-PARAMETER_FLAGS = ("position", "beta", "strata", "mix")
+PARAMETER_FLAGS = ("position", "mode", "sharpness", "beta", "strata", "mix")
 """Parameters of built-in selectors that have a flag of their own; --parameter takes these and all others."""
 
 
@@ -43,13 +43,30 @@ def _keep(value: object) -> Keep:
 )
 @click.option(
     "--selector",
-    help="medium (default), random, window, ccs, moderate, herding, k_center, d2 or mix; see `prune list selectors`.",
+    help="medium (default), random, window, beta, ccs, moderate, herding, k_center, d2 or mix; see `prune list selectors`.",
 )
 @click.option("--score", help="Score to rank by, NAME or SET/NAME [default: the selector's].")
 @click.option(
     "--position",
     metavar="P",
     help="With --selector window: 0 easiest, 1/2 medium, 1 hardest, or auto (the best for a proxy model).",
+)
+@click.option(
+    "--mode",
+    metavar="M",
+    help="With --selector beta: 0 prefers the easiest, 0.5 the middle, 1 the hardest samples, or auto [default: auto].",
+)
+@click.option(
+    "--sharpness",
+    metavar="TAU",
+    help="With --selector beta: 0 draws at random, 4 prefers the mode gently, 1000 keeps a window around it, or auto "
+    "[default: auto].",
+)
+@click.option(
+    "--held-out",
+    type=manifest_place,
+    metavar="SCORES",
+    help="Scored images that the teacher never saw, by which auto of --selector beta and --quota recall judge.",
 )
 @click.option(
     "--beta",
@@ -63,7 +80,7 @@ def _keep(value: object) -> Keep:
     help='With --selector mix: its parts, such as "0.7 medium, 0.2 random, 0.1 window position=1 score=el2n".',
 )
 @click.option("--parameter", multiple=True, metavar="NAME=VALUE", help="Any parameter of the selector; repeatable.")
-@click.option("--quota", help="Division over the classes: proportional (default), equal, published or none.")
+@click.option("--quota", help="Division over the classes: proportional (default), equal, published, recall or none.")
 @click.option(
     "--per-class-min",
     type=click.IntRange(min=0),
@@ -168,7 +185,7 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
     from prune_toolkit.selection.cut_images import planned_cut
     from prune_toolkit.selection.write_selection import write_selection
 
-    plan = plan_selection(config, Manifest.open(manifest))
+    plan = plan_selection(config, Manifest.open(manifest), keep_search=not dry_run)
     note_unused(config.data, place_of(plan.parent, config.data).beton, is_written=config.beton)
     if dry_run:
         _echo_plan(planned_cut(config, plan), batch_size, as_json)

@@ -6,7 +6,7 @@ formula, `none` ranks all classes together. Keep = 1 keeps every sample under ev
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,9 @@ def total_count(keep: Fraction, samples: int) -> int:
 
 
 QuotaFunction = Callable[[list[int], Fraction], list[int]]
+Recalls = Sequence[Fraction]
+"""Share of the held-out images of each class that the teacher knows, (C,)."""
+RecallQuotaFunction = Callable[[list[int], Fraction, Recalls], list[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,25 +38,45 @@ class Quota:
     formula: str
     source: str
     function: QuotaFunction | None
-    """None: no quota per class, one ranking over all samples."""
+    """None: no quota per class, one ranking over all samples; or `by_recall`."""
+    by_recall: RecallQuotaFunction | None = None
+    """The rule, if it depends on how well the teacher knows each class."""
 
-    def __call__(self, class_sizes_C: NDArray[np.integer[Any]], keep: Fraction) -> Counts | None:
+    @property
+    def ranks_classes_together(self) -> bool:
+        """True if there is no quota per class."""
+        return self.function is None and self.by_recall is None
+
+    def __call__(
+        self, class_sizes_C: NDArray[np.integer[Any]], keep: Fraction, recall_C: Recalls | None = None
+    ) -> Counts | None:
         """Return the samples to keep of each class, int64 (C,), at most its size; None for one global ranking.
 
-        `class_sizes_C` counts the readable samples of each class, 0 allowed; 0 < keep <= 1.
+        `class_sizes_C` counts the readable samples of each class, 0 allowed; 0 < keep <= 1. Raises ValueError if the
+        rule needs `recall_C` and there is none.
         """
         if not 0 < keep <= 1:
             raise ValueError(f"keep {keep} is outside (0, 1]")
+        sizes = [int(size) for size in class_sizes_C]
+        if self.by_recall is not None:
+            if recall_C is None:
+                raise ValueError(f"quota {self.name} needs the recall of each class")
+            return np.array(sizes if keep == 1 else self.by_recall(sizes, keep, recall_C), np.int64)
         if self.function is None:
             return None
-        sizes = [int(size) for size in class_sizes_C]
         return np.array(sizes if keep == 1 else self.function(sizes, keep), np.int64)
 
 
 QUOTAS: Registry[Quota] = Registry("quota")
 
 
-def with_minimum(quota: str, class_sizes_C: NDArray[np.integer[Any]], keep_C: Counts, minimum: int) -> Counts:
+def with_minimum(
+    quota: str,
+    class_sizes_C: NDArray[np.integer[Any]],
+    keep_C: Counts,
+    minimum: int,
+    recall_C: Recalls | None = None,
+) -> Counts:
     """Return counts (C,) of the same total in which every class keeps at least `minimum`, or all it has.
 
     Classes that fall short get their minimum, and the quota divides the rest among the others, until all have it. The
@@ -66,7 +89,8 @@ def with_minimum(quota: str, class_sizes_C: NDArray[np.integer[Any]], keep_C: Co
         counts_C, rest_C = least_C.copy(), class_sizes_C[~fixed_C]
         left = total - int(least_C[fixed_C].sum())
         if left:
-            shared = QUOTAS[quota](rest_C, Fraction(left, int(rest_C.sum())))
+            recall_c = None if recall_C is None else [recall_C[c] for c in np.flatnonzero(~fixed_C).tolist()]
+            shared = QUOTAS[quota](rest_C, Fraction(left, int(rest_C.sum())), recall_c)
             assert shared is not None
             counts_C[~fixed_C] = shared
     return counts_C

@@ -1,7 +1,7 @@
 """Decide which samples to keep and why, before anything is written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manifests.base.progress import note
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Views
+from manifests.format.header import Search, Views
 from manifests.images.identity import hash_words, mix64
 from manifests.manifest import Manifest
 from manifests.manifest import Vectors as Streamed
@@ -20,13 +20,17 @@ from manifests.tables.rows import hash_matrix
 from prune_toolkit.images.train_beton import beton_bytes
 from prune_toolkit.quotas.keep import Keep
 from prune_toolkit.selection.find_score import find_score, score_column
+from prune_toolkit.selection.held_out import read_held_out
 from prune_toolkit.selection.pool import HELD_OUT, REASONS, UNREADABLE, Pool, ScoreColumn, Vectors, share_of_each_class
+from prune_toolkit.selection.search_journal import JOURNAL_NAME, FinishedSearch, Journal, SearchJournal
 from prune_toolkit.selection.select_config import RANDOM, Decisions, SelectConfig
 from prune_toolkit.selection.selectors import choose
 from prune_toolkit.selection.targets import TargetPlan
 from prune_toolkit.selection.what_is_lost import classes_line, copies_lines, quota_line
 from prune_toolkit.selection.without_suspects import LeftOut, suspects_left_out
 from prune_toolkit.suspecting.copies import first_of_content
+from prune_toolkit.work.part_work import finished
+from prune_toolkit.work.unfinished import check_unfinished
 
 _DISTILL_STREAM = 0x5E7112
 SHRINKS_NOTHING = "--max-side has no effect here: images of a beton are copied as they are"
@@ -91,6 +95,10 @@ class SelectionPlan(Plan):
     """The suspects that were left out; None if that was not asked for."""
     found: dict[str, str] = field(default_factory=dict)
     """Parameters that the selector determined itself."""
+    search: Search | None = None
+    """What it tried to determine them."""
+    journal: Journal | None = None
+    """Where the search was kept, until the selection is written."""
     chosen_by: frozenset[str] = frozenset()
     """Tables that were read to choose: sets of scores, features, logits."""
 
@@ -122,8 +130,11 @@ class SelectionPlan(Plan):
         return [line for line in lines if line is not None]
 
 
-def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
-    """Decide which samples to keep; raises UsageError if the manifest lacks what the selector needs."""
+def plan_selection(config: SelectConfig, parent: Manifest, *, keep_search: bool = False) -> SelectionPlan:
+    """Decide which samples to keep; raises UsageError if the manifest lacks what the selector needs.
+
+    keep_search: a search of minutes is kept in the output folder step by step, and continued from there.
+    """
     if parent.kind != "scores":
         raise UsageError(
             f"{parent.where} is of kind {parent.kind}: selecting needs a scored manifest",
@@ -150,7 +161,13 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
         if not pool_N.any():
             raise UsageError("--without-suspects leaves no samples to select from", hint="see prune suspects")
     looked_at: set[str] = set()
-    pool = _pool(config, parent, samples, pool_N, decisions.score, looked_at)
+    pool, journal = _pool(config, parent, samples, pool_N, decisions.score, looked_at), None
+    if decisions.held_out is not None:
+        by_features = config.method.needs_held_out(config.method.resolve(config.parameters))
+        held_out = read_held_out(decisions.held_out, parent, features=by_features)
+        if keep_search and by_features:
+            journal = _journal(config, config.resolved(parent, decisions))
+        pool = replace(pool, held_out=replace(held_out, journal=journal))
     choice = choose(
         decisions.selector,
         pool,
@@ -197,8 +214,22 @@ def plan_selection(config: SelectConfig, parent: Manifest) -> SelectionPlan:
         distilled_N=distilled_N,
         distill=distill,
         found=dict(choice.found),
+        search=choice.search,
+        journal=journal,
         chosen_by=frozenset(looked_at),
     )
+
+
+def _journal(config: SelectConfig, resolved: Mapping[str, Any]) -> Journal:
+    """Return where to keep a search; of a finished selection of the same kind, its own.
+
+    Raises UsageError if something else is in the output folder: before a search of minutes, not after it.
+    """
+    done = finished(config.out, resolved)
+    if done is not None and done.header.selection is not None and done.header.selection.search is not None:
+        return FinishedSearch(done.header.selection.search)
+    check_unfinished(config.out)
+    return SearchJournal(config.out / JOURNAL_NAME)
 
 
 def _columns(config: SelectConfig) -> list[str] | None:

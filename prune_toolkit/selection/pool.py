@@ -12,7 +12,8 @@ from manifests.errors import InputError
 from prune_toolkit.quotas.quotas import QUOTAS
 
 if TYPE_CHECKING:
-    from manifests.format.header import Harder
+    from manifests.format.header import Harder, Search
+    from prune_toolkit.selection.held_out import HeldOut
 
 Integers = NDArray[np.integer[Any]]
 Ids = NDArray[np.int64]
@@ -83,6 +84,8 @@ class Pool:
     features: Vectors | None = None
     logits: Vectors | None = None
     """Logits of view 0."""
+    held_out: "HeldOut | None" = None
+    """Images that the teacher never saw, for selectors and quotas that judge by them."""
 
     @property
     def difficulty_N(self) -> NDArray[np.floating[Any]]:
@@ -112,6 +115,8 @@ class Choice:
     reasons: tuple[str, ...] = REASONS
     found: Mapping[str, str] = field(default_factory=dict)
     """Parameters that the selector determined itself, by their names in the header."""
+    search: "Search | None" = None
+    """What it tried to determine them, for the header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

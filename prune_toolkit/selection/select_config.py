@@ -15,6 +15,7 @@ from prune_toolkit.images.where import place_of
 from prune_toolkit.quotas.keep import Keep, parse_fraction
 from prune_toolkit.quotas.quotas import QUOTAS
 from prune_toolkit.selection.find_score import default_score, full_name
+from prune_toolkit.selection.held_out import SCORE_THEM
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
 from prune_toolkit.selection.selector import SELECTORS, Selector
@@ -71,6 +72,8 @@ class Decisions:
     targets: TargetPlan
     without: Manifest | None
     """The selection whose samples are left out."""
+    held_out: Manifest | None
+    """Scored images that the teacher never saw."""
     revision: Revision | None
     distill: tuple[Fraction, str] | None
     """Share of the kept samples that is distilled, and the score to choose them by or "random"; None distills all."""
@@ -91,6 +94,8 @@ class SelectConfig(CutConfig):
     """Minimum number of samples that every class keeps, or all it has."""
     without: Path | str | None = None
     """A selection of the same data whose samples are left out."""
+    held_out: Path | str | None = None
+    """A scored manifest of images that the teacher never saw, for selectors and quotas that judge by them."""
     without_suspects: bool = False
     """Leave out samples that are probably wrong: see prune_toolkit/suspecting."""
     val: DataSpec | None = None
@@ -207,7 +212,7 @@ class SelectConfig(CutConfig):
         has_logits = parent.has("logits/view-000") or parent.header.views is not None
         return str(self._choice("labels", "reshape" if has_logits else NO_LABELS))
 
-    def _held_out(self, parent: Manifest) -> Manifest | None:
+    def _without(self, parent: Manifest) -> Manifest | None:
         """Return the selection whose samples are left out; raises MismatchError if it is of other data."""
         if self.without is None:
             return None
@@ -226,6 +231,24 @@ class SelectConfig(CutConfig):
         if other.header.data.count != parent.header.data.count:
             raise InputError(f"{other.where} and {parent.where} have different numbers of samples")
         return other
+
+    def _judged_on(self) -> Manifest | None:
+        """Return the manifest of held-out images; raises UsageError if they are missing, or nothing looks at them."""
+        method, quota = self.method, QUOTAS[self._choice("quota", "proportional")]
+        is_needed = quota.by_recall is not None or method.needs_held_out(method.resolve(self.parameters))
+        if self.held_out is None:
+            if is_needed:
+                what = f"quota {quota.name}" if quota.by_recall is not None else f"selector {method.name} with auto"
+                raise UsageError(
+                    f"{what} is judged on images that the teacher never saw, and none are given", hint=SCORE_THEM
+                )
+            return None
+        if not is_needed:
+            raise UsageError(
+                f"--held-out has no effect with selector {method.name} and quota {quota.name}",
+                hint="leave it out; --selector beta with mode or sharpness auto, and --quota recall, use it",
+            )
+        return Manifest.open(self.held_out)
 
     def _refuse_labels(self, parent: Manifest) -> None:
         """Raise UsageError for what learns from labels: unlabelled images have only their teacher's answers."""
@@ -263,7 +286,8 @@ class SelectConfig(CutConfig):
             loss={} if preset is None else preset.loss_at(0 if teacher is None else teacher.preprocessing.image_px),
             max_side=self.max_side if shrinks else None,
             targets=self.targets(parent),
-            without=self._held_out(parent),
+            without=self._without(parent),
+            held_out=self._judged_on(),
             revision=self.revision,
             distill=distill,
         )
@@ -276,6 +300,7 @@ class SelectConfig(CutConfig):
         extras = {
             "per_class_min": self.per_class_min or None,
             "without": None if decisions.without is None else decisions.without.id,
+            "held_out": None if decisions.held_out is None else decisions.held_out.id,
             "eta": None if revision is None else revision.eta,
             "revise_scope": None if revision is None else revision.scope,
             "distill_fraction": None if distill is None else str(distill[0]),

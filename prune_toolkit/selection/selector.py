@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from manifests.base.registry import Registry
 from manifests.errors import InputError, UsageError
 from prune_toolkit.quotas.quotas import QUOTAS, Counts, total_count, with_minimum
+from prune_toolkit.selection.held_out import SCORE_THEM
 from prune_toolkit.selection.pool import Choice, Groups, Pool
 
 Values = Mapping[str, Any]
@@ -52,6 +53,8 @@ class Selector:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     further_scores: Callable[[Values], list[str]] | None = None
     """Names of the scores it reads from `Pool.scores`, given its parameters."""
+    needs_held_out: Callable[[Values], bool] = lambda values: False
+    """Whether it judges by images that the teacher never saw, given its parameters."""
 
     def resolve(self, given: Mapping[str, str]) -> dict[str, Any]:
         """Return parsed values of all parameters, including defaults; raises UsageError for an unknown or bad one.
@@ -146,7 +149,7 @@ def choose(
     values = entry.resolve(parameters or {})
     groups = make_groups(pool, quota, keep, per_class_min)
     choice = entry.choose(pool, groups, seed, values)
-    if not per_class_min or QUOTAS[quota].function is not None:
+    if not per_class_min or not QUOTAS[quota].ranks_classes_together:
         return choice
     # Under quota none the outcome shows which classes fall short: rank these separately, and the rest again.
     minimum_C = np.minimum(per_class_min, _class_sizes(pool))
@@ -163,7 +166,8 @@ def choose(
 def make_groups(pool: Pool, quota: str, keep: Fraction, per_class_min: int = 0) -> Groups:
     """Group a pool by class, or into one group under a quota that ranks all classes together."""
     size_C, samples = _class_sizes(pool), len(pool.label_N)
-    keep_C = QUOTAS[quota](size_C, keep)
+    recall_C = recalls(pool, quota)
+    keep_C = QUOTAS[quota](size_C, keep, recall_C)
     total = total_count(keep, samples) if keep_C is None else int(keep_C.sum())
     if not total:
         raise UsageError(
@@ -179,8 +183,31 @@ def make_groups(pool: Pool, quota: str, keep: Fraction, per_class_min: int = 0) 
         )
     if keep_C is None:
         return _groups_alone(pool, quota, keep, np.zeros(pool.class_count, np.bool_), size_C)
-    keep_C = with_minimum(quota, size_C, keep_C, per_class_min)
+    keep_C = with_minimum(quota, size_C, keep_C, per_class_min, recall_C)
     return Groups(quota=quota, group_N=pool.label_N.astype(np.int64), size_G=size_C, keep_G=keep_C, keep=keep)
+
+
+def recalls(pool: Pool, quota: str) -> list[Fraction] | None:
+    """Return the teacher's recall of each class on the held-out images, (C,), if a quota needs it; else None.
+
+    Raises UsageError without held-out images, or if they lack a class of the pool.
+    """
+    if QUOTAS[quota].by_recall is None:
+        return None
+    if pool.held_out is None:
+        raise UsageError(
+            f"quota {quota} needs images that the teacher never saw, and none are given",
+            hint=f"{SCORE_THEM}; or choose another quota: prune list quotas",
+        )
+    hit_C, count_C = pool.held_out.recall_C(pool.class_count)
+    missing_C = (count_C == 0) & (_class_sizes(pool) > 0)
+    if missing_C.any():
+        raise UsageError(
+            f"quota {quota}: {int(missing_C.sum()):,} classes of the pool have no held-out image, such as class "
+            f"{int(np.argmax(missing_C))}",
+            hint="hold out images of every class, or choose another quota: prune list quotas",
+        )
+    return [Fraction(hits, max(1, count)) for hits, count in zip(hit_C.tolist(), count_C.tolist(), strict=True)]
 
 
 def _class_sizes(pool: Pool) -> Counts:

@@ -25,6 +25,8 @@ def classes_line(class_names: Sequence[str], size_C: Counts, kept_C: Counts) -> 
 
 def quota_line(quota: str, keep: Keep, size_C: Counts) -> str | None:
     """Return one line if a quota gives less than `keep` of the samples to choose from; None if it does not."""
+    if QUOTAS[quota].by_recall is not None:
+        return None
     keep_C = QUOTAS[quota](size_C, keep.fraction)
     samples = int(size_C.sum())
     wanted = total_count(keep.fraction, samples)

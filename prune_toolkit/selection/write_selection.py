@@ -56,6 +56,8 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
                 per_class_min=config.per_class_min or None,
                 without=None if decisions.without is None else decisions.without.id,
                 without_suspects=None if plan.suspects is None else plan.suspects.block,
+                held_out=None if decisions.held_out is None else decisions.held_out.id,
+                search=plan.search,
                 distill=None if plan.distill is None else Distill(**plan.distill),
             ),
             "labels": labels,
@@ -78,6 +80,8 @@ def write_selection(config: SelectConfig, plan: SelectionPlan) -> Manifest:
         parents=[parent],
         linked=dict.fromkeys(["samples", *carried_tables(parent)], parent),
     ).run_alone()
+    if plan.journal is not None:
+        plan.journal.remove()
     for line in plan.losses():
         note(f"warning: {line}")
     return selection

@@ -323,7 +323,18 @@ def test_resolved_parameters_have_one_canonical_text() -> None:
 
 
 def test_every_selector_says_its_facts_and_a_name_can_be_taken_once() -> None:
-    assert list(SELECTORS) == ["medium", "window", "random", "ccs", "moderate", "herding", "k_center", "d2", "mix"]
+    assert list(SELECTORS) == [
+        "medium",
+        "window",
+        "random",
+        "ccs",
+        "moderate",
+        "herding",
+        "k_center",
+        "d2",
+        "beta",
+        "mix",
+    ]
     assert {name for name, _ in METHODS.values()} == set(SELECTORS)
     assert all(entry.formula and entry.source for entry in SELECTORS.values())
     assert SELECTORS["medium"].score == "loss"

@@ -20,6 +20,7 @@ METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "random": ("random", {}),
     "ccs": ("ccs", {}),
     "ccs of three strata": ("ccs", {"beta": "0.3", "strata": "3"}),
+    "beta": ("beta", {"mode": "0.3", "sharpness": "5"}),
     "moderate": ("moderate", {}),
     "herding": ("herding", {}),
     "k_center": ("k_center", {}),

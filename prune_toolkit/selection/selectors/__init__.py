@@ -16,6 +16,7 @@ from prune_toolkit.selection.selectors import moderate as moderate  # isort: ski
 from prune_toolkit.selection.selectors import herding as herding  # isort: skip
 from prune_toolkit.selection.selectors import k_center as k_center  # isort: skip
 from prune_toolkit.selection.selectors import d2 as d2  # isort: skip
+from prune_toolkit.selection.selectors import beta as beta  # isort: skip
 from prune_toolkit.selection.selectors import mix as mix  # isort: skip
 
 __all__ = ["REASONS", "SELECTORS", "Choice", "Pool", "choose", "make_groups", "selector"]

@@ -100,6 +100,7 @@ NAME = "mix"
     needs=("what its parts need",),
     parameters={"mix": Parameter(default="", help="SHARE SELECTOR [NAME=VALUE ...], ...", parse=parse_mix)},
     further_scores=lambda values: [part.score for part in values["mix"].parts if part.score is not None],
+    needs_held_out=lambda values: any(part.method.needs_held_out(part.parameters) for part in values["mix"].parts),
 )
 def mix(pool: Pool, groups: Groups, seed: int, parameters: Values) -> Choice:
     """Keep given shares of several selectors."""
