@@ -39,6 +39,8 @@ class TrainConfig:
     """Momentum of sgd."""
     nesterov: bool = False
     """Use Nesterov momentum."""
+    dot: float | None = None
+    """delta of DOT: momentum - delta for the cross-entropy's gradient, momentum + delta for the KD term's."""
     weight_decay: float
     """L2 penalty (sgd) or decoupled decay (adamw), on all parameters."""
     schedule: str
@@ -126,6 +128,7 @@ class TrainConfig:
         check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
         # A loss's values may be a share of the run, so a wrong length is reported first.
         self._check_loss()
+        self._check_dot()
         if self.nesterov and self.momentum == 0:
             raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
         if self.schedule == "step" and not self.milestones:
@@ -148,6 +151,24 @@ class TrainConfig:
                 raise UsageError(f"--loss-options {option} must be 0 or more, not {value:g}")
         if (eta := self.revise_eta) is not None:
             check_value(0 < eta < 1, "revise_eta", f"{eta:g}", "in (0, 1), or 0 to turn it off")
+
+    def _check_dot(self) -> None:
+        if (delta := self.dot) is None:
+            return
+        if self.optimizer != "sgd":
+            raise UsageError(
+                f"--dot and --optimizer {self.optimizer} contradict each other: DOT has two momentum buffers of SGD",
+                hint="take --optimizer sgd, or leave --dot out",
+            )
+        low, high = self.momentum - delta, self.momentum + delta
+        what = f"above 0, and within [0, 1) if taken from or added to the momentum {self.momentum:g}"
+        check_value(delta > 0 and low >= 0 and high < 1, "dot", f"{delta:g}", what, hint="published: 0.075 for 0.9")
+        for flag, weight in (("kd", self.kd_weight), ("ce", self.ce_weight)):
+            if weight == 0 or self.policy is None:
+                reason = f"--loss {self.loss} has none" if self.policy is None else f"--{flag}-weight is 0"
+                raise UsageError(
+                    f"--dot parts the gradients of a cross-entropy and a KD term, and {reason}", hint="leave --dot out"
+                )
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps of the whole run; infobatch takes fewer."""

@@ -38,6 +38,7 @@ class TrainOptions(TypedDict, total=False):
     lr: float
     momentum: float
     nesterov: bool
+    dot: float
     weight_decay: float
     schedule: str
     milestones: Sequence[float]

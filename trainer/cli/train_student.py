@@ -152,6 +152,8 @@ run = partial(click.option, cls=Option, heading="Run")
 @recipe("--lr", type=float, help="Highest learning rate.")
 @recipe("--momentum", type=float, help="Momentum of sgd.")
 @recipe("--nesterov/--no-nesterov", default=None, help="Use Nesterov momentum with sgd.")
+@recipe("--dot", type=float, metavar="DELTA",
+        help="DOT: momentum minus DELTA for the cross-entropy, plus DELTA for the KD term.  [off]")  # fmt: skip
 @recipe("--weight-decay", type=float, help="Weight decay, applied to all parameters.")
 @recipe("--schedule", metavar="NAME", help="Learning rate over the run: cosine, step or constant.")
 @recipe(

@@ -85,6 +85,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
         what = f"below the {length:.4g} epochs {of}"
         check_value(given["warmup_epochs"] < length, "warmup_epochs", given["warmup_epochs"], what)
     check_name("--schedule", values["schedule"], SCHEDULES)
+    values["dot"] = values.get("dot") or None
     values["record_dynamics"] = bool(values.get("record_dynamics") or values.get("record_grand"))
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)

@@ -57,6 +57,9 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if config.revise_eta is not None:
         which = "wrong ones" if config.revise_scope == "wrong" else "all of them"
         lines.append(f"labels are revised at T {config.temperature:g}, eta {config.revise_eta:g}: {which}")
+    if config.dot is not None:
+        low, high = config.momentum - config.dot, config.momentum + config.dot
+        lines.append(f"DOT: momentum {low:.4g} for the cross-entropy's gradient, {high:.4g} for that of the KD term")
     if config.dynamic is not None:
         lines.append(chosen_anew(config, plan, task.beton.count))
     if config.record_dynamics:

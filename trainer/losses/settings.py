@@ -38,6 +38,7 @@ def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
         f"--loss {name}": name in LOSSES and (not LOSSES[name].needs_targets or LOSSES[name].needs_label_logit),
         "--ce-weight": bool(given.get("ce_weight")),
         "--revise": bool(given.get("revise_eta")),
+        "--dot": bool(given.get("dot")),
         "--record-dynamics": bool(given.get("record_dynamics")),
         "--record-grand": bool(given.get("record_grand")),
     }
