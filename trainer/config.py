@@ -88,13 +88,17 @@ class TrainConfig:
     scale_min: float = 0.08
     """Smallest share of the image's area that a resized_crop_flip view shows."""
     dynamic: str | None = None
-    """infobatch or rs2, which choose the samples of each epoch; None shows all samples."""
+    """infobatch, rs2 or seta, which choose the samples of each epoch; None shows all samples."""
     keep: float | None = None
-    """Share of the samples that an epoch shows under rs2."""
+    """Share of the samples that an epoch shows under rs2, or draws under seta."""
     prune_ratio: float | None = None
     """Probability with which infobatch drops a sample whose last loss is below the mean."""
     anneal: float | None = None
-    """Share of the epochs, at the end, in which infobatch shows all samples."""
+    """Share of the epochs, at the end, in which infobatch shows all samples, and seta all that are drawn."""
+    groups: int | None = None
+    """Number of groups of similar loss under seta."""
+    window: float | None = None
+    """Share of the groups that an epoch of seta shows."""
     record_dynamics: bool = False
     """Record probability, margin, correctness and EL2N of every sample in each epoch."""
     record_grand: int = 0

@@ -48,6 +48,8 @@ class TrainOptions(TypedDict, total=False):
     keep: float
     prune_ratio: float
     anneal: float
+    groups: int
+    window: float
     record_dynamics: bool
     record_grand: int
     loss: str

@@ -166,12 +166,14 @@ run = partial(click.option, cls=Option, heading="Run")
 @budget("--match-time", type=LOCAL, metavar="RUN",
         help="Folder of a finished run: take as many steps as fit into its training time.")  # fmt: skip
 @dynamic("--dynamic", metavar="NAME",
-         help="Choose each epoch's samples: infobatch (leaves out learned ones), rs2 (a random share).")  # fmt: skip
-@dynamic("--keep", type=share, metavar="R", help="With --dynamic rs2: share of samples per epoch: 0.3, 1/3 or 30%.")
+         help="Choose each epoch's samples: infobatch, rs2 or seta: `prune list dynamic`.")  # fmt: skip
+@dynamic("--keep", type=share, metavar="R", help="With rs2 or seta: share of samples per epoch: 0.3, 1/3 or 30%.")
 @dynamic("--prune-ratio", type=share, metavar="P",
          help="With --dynamic infobatch: probability of leaving out a sample of below-mean loss.  [0.5]")  # fmt: skip
 @dynamic("--anneal", type=share, metavar="R",
-         help="With --dynamic infobatch: share of last epochs that show all samples.  [0.125]")  # fmt: skip
+         help="With infobatch or seta: share of last epochs that leave none of them out.  [0.125]")  # fmt: skip
+@dynamic("--groups", type=int, metavar="K", help="With --dynamic seta: groups of similar loss.  [10]")
+@dynamic("--window", type=share, metavar="R", help="With --dynamic seta: share of the groups in an epoch.  [0.5]")
 @dynamic("--record-dynamics", is_flag=True, default=None,
          help="Record how the student does on every sample in each epoch, for `prune score --dynamics`.")  # fmt: skip
 @dynamic("--record-grand", type=int, metavar="E", help="Also record gradient norms, in the first E epochs; slow.  [0]")

@@ -123,7 +123,7 @@ class Task:
         """Return everything a run's result depends on as plain values, which a resumed run compares."""
         values = asdict(config)
         # Runs of which nothing is said keep the identity they had before these options existed.
-        for name in ("teacher_images", "teacher_outputs", "dot"):
+        for name in ("teacher_images", "teacher_outputs", "dot", "groups", "window"):
             if values[name] is None:
                 del values[name]
         return {

@@ -12,6 +12,7 @@ from manifests.base.progress import format_seconds
 from manifests.errors import InputError
 from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_times import label_times, used_times
+from trainer.loop.seta import window
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
@@ -79,6 +80,14 @@ def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
         return (
             f"{config.dynamic}: from epoch 2 a sample whose last loss is below the mean is left out with probability "
             f"{config.prune_ratio:g}, or counts {1 / (1 - config.prune_ratio):.3g} times{full}"
+        )
+    if config.groups is not None and config.window is not None and config.anneal is not None:
+        drawn, last = plan.steps_per_epoch * plan.batch_size, full_epochs(config.epochs, config.anneal)
+        full = f"; the last {f'{last} epochs show' if last > 1 else 'epoch shows'} all of these" if last else ""
+        first, end = window(config.groups, config.window, 0)
+        return (
+            f"{config.dynamic}: {drawn:,} of {count:,} samples are drawn per epoch; from epoch 2 it shows "
+            f"{end - first} of {config.groups} groups of them by last loss, in turn from easy to hard{full}"
         )
     if config.keep is not None:
         shown = plan.steps_per_epoch * plan.batch_size
