@@ -103,6 +103,8 @@ class TrainConfig:
     """Record probability, margin, correctness and EL2N of every sample in each epoch."""
     record_grand: int = 0
     """Number of epochs, from the first, after which the norm of each sample's gradient is recorded too."""
+    keep_epochs: tuple[int, ...] = ()
+    """Epochs, counted from 1, after which the student is kept in a file of its own."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True
@@ -130,6 +132,9 @@ class TrainConfig:
         check_value(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
         ordered = tuple(sorted(self.milestones))
         check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
+        check_value(_are_epochs(self.keep_epochs), "keep_epochs", self.keep_epochs, "different epochs from 1, in order")
+        last = max(self.keep_epochs, default=0)
+        check_value(is_open or last <= self.epochs, "keep_epochs", last, f"at most the {self.epochs} epochs of the run")
         # A loss's values may be a share of the run, so a wrong length is reported first.
         self._check_loss()
         self._check_dot()
@@ -200,6 +205,10 @@ def check_value(holds: bool, name: str, value: object, what: str, hint: str | No
 
 _OTHER_FLAGS = {"image_px": "--image-size", "pad_px": "--pad", "revise_eta": "--revise"}
 """Flags that are not called like their field."""
+
+
+def _are_epochs(values: tuple[int, ...]) -> bool:
+    return all(before < epoch for before, epoch in zip((0, *values), values, strict=False))
 
 
 def _is_weight(value: float) -> bool:

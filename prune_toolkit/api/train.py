@@ -67,6 +67,7 @@ class TrainOptions(TypedDict, total=False):
     compile: bool
     seed: int
     eval_every: int
+    keep_epochs: Sequence[int]
 
 
 _FIELDS = {"image_size": "image_px", "pad": "pad_px", "revise": "revise_eta"}
@@ -123,6 +124,8 @@ def train_student(
     flags: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in options.items()}
     if "milestones" in flags:
         flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
+    if "keep_epochs" in flags:
+        flags["keep_epochs"] = tuple(flags["keep_epochs"])
     flags |= {"student": student, "teacher": teacher, "teacher_images": said.asdict() or None}
     flags |= {"weights": None if weights is None else str(weights)}
     given = task.loss_values(flags)

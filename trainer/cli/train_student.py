@@ -3,6 +3,7 @@
 train-student --manifest selection --student resnet8x4 --val photos
 """
 
+import math
 from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
@@ -48,6 +49,14 @@ def epoch_list(value: Any) -> tuple[float, ...]:
         return tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         raise click.BadParameter(f"{value!r} is not a list of epochs such as 150,180,210") from None
+
+
+def whole_epochs(value: Any) -> tuple[int, ...]:
+    """Parse whole epochs separated by commas, 1,5,10, or a list from prune.toml."""
+    epochs = epoch_list(value)
+    if any(epoch != int(epoch) for epoch in epochs if math.isfinite(epoch)) or not all(map(math.isfinite, epochs)):
+        raise click.BadParameter(f"{value!r} is not a list of whole epochs such as 1,5,10")
+    return tuple(map(int, epochs))
 
 
 def option_list(value: Any) -> dict[str, float]:
@@ -200,6 +209,8 @@ run = partial(click.option, cls=Option, heading="Run")
      help="Folder of the run; an unfinished run is resumed.")  # fmt: skip
 @run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
 @run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last epoch is always evaluated.  [1]")
+@run("--keep-epochs", type=whole_epochs, metavar="E,E,...",
+     help="Keep the student after these epochs too, in OUT/epochs: early ones teach pruned data well.")  # fmt: skip
 @run("--fresh", is_flag=True, help="Start over; delete the run in --out.")
 @run("--dry-run", is_flag=True, help="Print the resolved configuration and the number of steps; do not train.")
 @run("--plugin", **PLUGIN)

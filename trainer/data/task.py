@@ -126,6 +126,8 @@ class Task:
         for name in ("teacher_images", "teacher_outputs", "dot", "groups", "window"):
             if values[name] is None:
                 del values[name]
+        if not values["keep_epochs"]:
+            del values["keep_epochs"]
         return {
             **values,
             "manifest": self.manifest.id,

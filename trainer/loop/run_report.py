@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from manifests.base.progress import format_seconds
 from manifests.errors import InputError
 from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_times import label_times, used_times
+from trainer.loop.run_folder import EPOCHS_NAME, epoch_name
 from trainer.loop.seta import window
 from trainer.losses.settings import described
 
@@ -66,6 +67,8 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
     if config.record_dynamics:
         norms = f", gradient norms in the first {config.record_grand}" if config.record_grand else ""
         lines.append(f"dynamics of all samples are recorded in each epoch{norms}")
+    if config.keep_epochs:
+        lines.append(f"the student is kept after {_epochs(config.keep_epochs)}")
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} per step")
     return lines
@@ -144,6 +147,10 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan,
     return "  ".join(parts)
 
 
+def _epochs(numbers: Sequence[int]) -> str:
+    return f"epoch{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
 def _top1_name(unlabelled: bool) -> str:
     return "agrees with the teacher" if unlabelled else "train top-1"
 
@@ -200,6 +207,7 @@ def run_report(
         "recorded": None
         if not config.record_dynamics
         else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
+        **({"epoch_students": {str(e): epoch_name(e) for e in config.keep_epochs}} if config.keep_epochs else {}),
         "budget": budget(config, match),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": session.loader.kind,
@@ -270,7 +278,10 @@ def result_lines(report: Mapping[str, Any], out: str) -> str:
         )
         if times[name] or name != "recording_s"
     )
+    kept = report["config"].get("keep_epochs", ())
     lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
+    if kept:
+        lines.append(f"  {out}/{EPOCHS_NAME}/: the student after {_epochs(kept)}")
     return "\n".join(lines)
 
 
