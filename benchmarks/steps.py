@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--pair", choices=PAIRS, help="one pair only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of a round, in every arm")
+    parser.add_argument("--only", default="", help="the student alone, and arms whose name has this in it: DOT")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
     arguments = parser.parse_args()
@@ -73,12 +74,15 @@ def main() -> None:
     for name, pair in PAIRS.items():
         if arguments.pair in (None, name):
             with tempfile.TemporaryDirectory() as folder:
-                compare(pair, Path(folder), arguments.rounds, arguments.steps, arguments.device, arguments.precision)
+                compare(pair, Path(folder), arguments)
 
 
-def compare(pair: Pair, folder: Path, rounds: int, steps: int, device_name: str, precision: str) -> None:
+def compare(pair: Pair, folder: Path, arguments: argparse.Namespace) -> None:
     """Median steps a second of the arms, and their ratio to the student alone."""
-    arms, step_count, where = arms_of(pair, folder, steps, device_name, precision)
+    rounds, precision = arguments.rounds, arguments.precision
+    arms, step_count, where = arms_of(pair, folder, arguments.steps, arguments.device, precision)
+    first = next(iter(arms))
+    arms = {name: arm for name, arm in arms.items() if name == first or arguments.only in name}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for arm in arms.values():
         arm()

@@ -58,7 +58,6 @@ def _quotas() -> list[dict[str, Any]]:
 
 def _labels() -> list[dict[str, Any]]:
     from prune_toolkit.selection.labels import LABELS
-    from prune_toolkit.selection.soften import SOFTEN  # noqa: F401  adds its entry
 
     return [{"name": entry.name, "formula": entry.formula, "source": entry.source} for entry in LABELS.values()]
 
