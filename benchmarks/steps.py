@@ -6,8 +6,8 @@
 
 All arms are `train_epoch`, the loop of train-student, turn by turn in one process on one student: with batches and
 labels that lie in memory; fed by the FFCV loader without labels (cross-entropy); fed by it with stored labels of
-replayed views; and fed by it with a teacher beside the student. Images are random, 32x32 raw, or photographs as JPEG
-(noise where ../shared/data is absent).
+replayed views; fed by it with a teacher beside the student; and from memory with DOT, which goes backward twice. Images
+are random, 32x32 raw, or photographs as JPEG (noise where ../shared/data is absent).
 """
 
 import argparse
@@ -35,7 +35,7 @@ from trainer.loop.epoch import train_epoch
 from trainer.loop.recipes import resolve
 from trainer.loop.run_folder import State
 from trainer.loop.schedules import Schedule
-from trainer.loop.student import build_student, choose_device, set_tf32
+from trainer.loop.student import build_optimizer, build_student, choose_device, set_tf32
 from trainer.teachers.teacher import load_teacher
 from trainer.teachers.teacher_spec import TeacherSpec
 
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--pair", choices=PAIRS, help="one pair only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of a round, in every arm")
+    parser.add_argument("--only", default="", help="the student alone, and arms whose name has this in it: DOT")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
     arguments = parser.parse_args()
@@ -73,12 +74,15 @@ def main() -> None:
     for name, pair in PAIRS.items():
         if arguments.pair in (None, name):
             with tempfile.TemporaryDirectory() as folder:
-                compare(pair, Path(folder), arguments.rounds, arguments.steps, arguments.device, arguments.precision)
+                compare(pair, Path(folder), arguments)
 
 
-def compare(pair: Pair, folder: Path, rounds: int, steps: int, device_name: str, precision: str) -> None:
-    """Median steps a second of the three arms, and their ratio to the student alone."""
-    arms, step_count, where = arms_of(pair, folder, steps, device_name, precision)
+def compare(pair: Pair, folder: Path, arguments: argparse.Namespace) -> None:
+    """Median steps a second of the arms, and their ratio to the student alone."""
+    rounds, precision = arguments.rounds, arguments.precision
+    arms, step_count, where = arms_of(pair, folder, arguments.steps, arguments.device, precision)
+    first = next(iter(arms))
+    arms = {name: arm for name, arm in arms.items() if name == first or arguments.only in name}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for arm in arms.values():
         arm()
@@ -103,7 +107,7 @@ def compare(pair: Pair, folder: Path, rounds: int, steps: int, device_name: str,
 def arms_of(
     pair: Pair, folder: Path, steps: int, device_name: str, precision: str
 ) -> tuple[dict[str, Callable[[], object]], int, torch.device]:
-    """The three arms, the student alone first."""
+    """The arms, the student alone first."""
     ranks = Ranks()
     device = choose_device(device_name, ranks)
     beton = with_targets(pair, folder, pair.batch_size * steps)
@@ -118,6 +122,8 @@ def arms_of(
     sizes = Preprocessing(image_px=pair.image_px, resize_px=pair.image_px, mean=[0.5] * 3, std=[0.25] * 3)
     names = tuple(f"class {number}" for number in range(pair.classes))
     student = build_student(config, class_names=names, preprocessing=sizes, state=State(), device=device, ranks=ranks)
+    dot = replace(config, dot=0.075)
+    with_dot = replace(student, optimizer=build_optimizer(dot, student.model))
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
     spec = TeacherSpec(network=pair.teacher, image_px=pair.image_px, random_weights=True)
     teacher = load_teacher(spec, list(names), device=str(device), dtype=dtype, exact=False)
@@ -136,7 +142,7 @@ def arms_of(
         of: Iterable[Batch], target_of: Callable[[Batch], torch.Tensor | None], recipe: TrainConfig = config
     ) -> object:
         return train_epoch(
-            student,
+            student if recipe.dot is None else with_dot,
             of,
             config=recipe,
             schedule=schedule,
@@ -155,6 +161,7 @@ def arms_of(
             f"no labels, {loader.kind} loader": lambda: epoch(batches(), lambda _: None, replace(config, loss="ce")),
             f"stored labels, {loader.kind} loader": lambda: epoch(batches(), stored),
             f"live teacher, {loader.kind} loader": lambda: epoch(batches(), lambda batch: teacher(batch.images)),
+            "DOT, labels in memory": lambda: epoch(in_memory, stored, dot),
         },
         steps,
         device,

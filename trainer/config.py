@@ -39,6 +39,8 @@ class TrainConfig:
     """Momentum of sgd."""
     nesterov: bool = False
     """Use Nesterov momentum."""
+    dot: float | None = None
+    """delta of DOT: momentum - delta for the cross-entropy's gradient, momentum + delta for the KD term's."""
     weight_decay: float
     """L2 penalty (sgd) or decoupled decay (adamw), on all parameters."""
     schedule: str
@@ -104,19 +106,25 @@ class TrainConfig:
     mix_prob: float | None = None
     """Probability with which a batch is mixed; None without mixing."""
     dynamic: str | None = None
-    """infobatch or rs2, which choose the samples of each epoch; None shows all samples."""
+    """infobatch, rs2 or seta, which choose the samples of each epoch; None shows all samples."""
     keep: float | None = None
-    """Share of the samples that an epoch shows under rs2."""
+    """Share of the samples that an epoch shows under rs2, or draws under seta."""
     prune_ratio: float | None = None
     """Probability with which infobatch drops a sample whose last loss is below the mean."""
     anneal: float | None = None
-    """Share of the epochs, at the end, in which infobatch shows all samples."""
+    """Share of the epochs, at the end, in which infobatch shows all samples, and seta all that are drawn."""
+    groups: int | None = None
+    """Number of groups of similar loss under seta."""
+    window: float | None = None
+    """Share of the groups that an epoch of seta shows."""
     record_dynamics: bool = False
     """Record probability, margin, correctness and EL2N of every sample in each epoch."""
     record_grand: int = 0
     """Number of epochs, from the first, after which the norm of each sample's gradient is recorded too."""
     record_kl: bool = False
     """Record how far the prediction of every sample moved since the epoch before."""
+    keep_epochs: tuple[int, ...] = ()
+    """Epochs, counted from 1, after which the student is kept in a file of its own."""
     precision: str = "fp32"
     """fp32, or autocast in bf16 or (CUDA only) fp16."""
     channels_last: bool = True
@@ -144,8 +152,12 @@ class TrainConfig:
         check_value(shorter, "warmup_epochs", self.warmup_epochs, f"below --epochs {self.epochs}")
         ordered = tuple(sorted(self.milestones))
         check_value(ordered == self.milestones, "milestones", self.milestones, "in increasing order")
+        check_value(_are_epochs(self.keep_epochs), "keep_epochs", self.keep_epochs, "different epochs from 1, in order")
+        last = max(self.keep_epochs, default=0)
+        check_value(is_open or last <= self.epochs, "keep_epochs", last, f"at most the {self.epochs} epochs of the run")
         # A loss's values may be a share of the run, so a wrong length is reported first.
         self._check_loss()
+        self._check_dot()
         if self.nesterov and self.momentum == 0:
             raise UsageError("--nesterov needs a momentum above 0", hint="give --momentum 0.9 or --no-nesterov")
         if self.schedule == "step" and not self.milestones:
@@ -168,6 +180,24 @@ class TrainConfig:
                 raise UsageError(f"--loss-options {option} must be 0 or more, not {value:g}")
         if (eta := self.revise_eta) is not None:
             check_value(0 < eta < 1, "revise_eta", f"{eta:g}", "in (0, 1), or 0 to turn it off")
+
+    def _check_dot(self) -> None:
+        if (delta := self.dot) is None:
+            return
+        if self.optimizer != "sgd":
+            raise UsageError(
+                f"--dot and --optimizer {self.optimizer} contradict each other: DOT has two momentum buffers of SGD",
+                hint="take --optimizer sgd, or leave --dot out",
+            )
+        low, high = self.momentum - delta, self.momentum + delta
+        what = f"above 0, and within [0, 1) if taken from or added to the momentum {self.momentum:g}"
+        check_value(delta > 0 and low >= 0 and high < 1, "dot", f"{delta:g}", what, hint="published: 0.075 for 0.9")
+        for flag, weight in (("kd", self.kd_weight), ("ce", self.ce_weight)):
+            if weight == 0 or self.policy is None:
+                reason = f"--loss {self.loss} has none" if self.policy is None else f"--{flag}-weight is 0"
+                raise UsageError(
+                    f"--dot parts the gradients of a cross-entropy and a KD term, and {reason}", hint="leave --dot out"
+                )
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps of the whole run; infobatch takes fewer."""
@@ -195,6 +225,10 @@ def check_value(holds: bool, name: str, value: object, what: str, hint: str | No
 
 _OTHER_FLAGS = {"image_px": "--image-size", "pad_px": "--pad", "revise_eta": "--revise"}
 """Flags that are not called like their field."""
+
+
+def _are_epochs(values: tuple[int, ...]) -> bool:
+    return all(before < epoch for before, epoch in zip((0, *values), values, strict=False))
 
 
 def _is_weight(value: float) -> bool:

@@ -38,6 +38,7 @@ class TrainOptions(TypedDict, total=False):
     lr: float
     momentum: float
     nesterov: bool
+    dot: float
     weight_decay: float
     schedule: str
     milestones: Sequence[float]
@@ -55,6 +56,8 @@ class TrainOptions(TypedDict, total=False):
     keep: float
     prune_ratio: float
     anneal: float
+    groups: int
+    window: float
     record_dynamics: bool
     record_grand: int
     record_kl: bool
@@ -73,6 +76,7 @@ class TrainOptions(TypedDict, total=False):
     compile: bool
     seed: int
     eval_every: int
+    keep_epochs: Sequence[int]
 
 
 _FIELDS = {"image_size": "image_px", "pad": "pad_px", "revise": "revise_eta"}
@@ -129,6 +133,8 @@ def train_student(
     flags: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in options.items()}
     if "milestones" in flags:
         flags["milestones"] = tuple(float(epoch) for epoch in flags["milestones"])
+    if "keep_epochs" in flags:
+        flags["keep_epochs"] = tuple(flags["keep_epochs"])
     flags |= {"student": student, "teacher": teacher, "teacher_images": said.asdict() or None}
     flags |= {"weights": None if weights is None else str(weights)}
     given = task.loss_values(flags)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @view_options(views=8)
 @click.option(
     "--labels",
-    help="How logits become targets: raw, reshape or revise [default: the selection's; raw with --other-teacher].",
+    help="How logits become targets: raw, reshape, revise, soften [default: the selection's; raw for another teacher].",
 )
 @click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
 @teacher_options

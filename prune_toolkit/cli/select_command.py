@@ -101,11 +101,14 @@ def _keep(value: object) -> Keep:
 )
 @click.option("--val", help="With --without-suspects: validation images; leave out samples that are among them.")
 @click.option("--val-split", help="Split of --val [default: validation or test, if it has splits].")
-@click.option("--labels", help="How logits become targets: reshape (default), raw, revise, or none.")
+@click.option("--labels", help="How logits become targets: reshape (default), raw, revise, soften, or none.")
 @click.option(
     "--eta", metavar="ETA", help="With --labels revise: largest weight of the teacher's label [default: 0.8]."
 )
 @click.option("--revise-scope", metavar="SCOPE", help="With --labels revise: labels to revise, all (default) or wrong.")
+@click.option(
+    "--max-confidence", metavar="P", help="With --labels soften: largest probability of a target [default: 0.9]."
+)
 @click.option("--distill-fraction", metavar="F", help="Distill this share of the kept samples [default: all].")
 @click.option(
     "--distill-by",

@@ -21,6 +21,7 @@ from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
+from prune_toolkit.selection.soften import DEFAULT_CONFIDENCE, SOFTEN
 from prune_toolkit.selection.targets import TargetPlan
 from trainer.data.stored import scored_recipe
 from trainer.data.views import ViewRecipe
@@ -130,6 +131,13 @@ def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> Lab
     """
     method = LABELS[labels]
     transform = method.make(len(selection.class_names))
+    if labels == SOFTEN and (selection.header.labels is None or selection.header.labels.transform != labels):
+        raise UsageError(
+            f"{selection.where} was selected without --labels {labels}, which sets how confident a label may be",
+            hint=f"select again with --labels {labels} --max-confidence {DEFAULT_CONFIDENCE}",
+        )
+    if selection.header.labels is not None:
+        transform.set(selection.header.labels.parameters)
     if not method.needs_fit:
         return transform
     block = selection.header.labels

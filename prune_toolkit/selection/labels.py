@@ -6,7 +6,7 @@ then `finish`; or `restore`, with the result of an earlier run), and turns the l
 (`exact`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class LabelTransform:
         self.class_std_C: Floats | None = None
         """Mean std(logits) per class, 0 for a class without samples; None before `finish` or if unused."""
 
+    def set(self, parameters: Mapping[str, Any]) -> None:
+        """Take what the options or the header of a selection say of its labels; InputError if that cannot be."""
+
     def fit(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> None:
         """Add one part of one view; call for every part of every view that counts."""
 
@@ -50,6 +53,10 @@ class LabelTransform:
         """Return a new array of target logits (n, C) before rounding, for a mean; raises the same errors as `apply`."""
         check_finite(logits_nC, sample_id_n)
         return logits_nC.astype(EXACT)
+
+    def of_mean(self, logits: SoftLabels, label_n: Integers, sample_id_n: Integers) -> SoftLabels:
+        """Return the targets of the mean over what `exact` gave for several views."""
+        return logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from prune_toolkit.selection.held_out import SCORE_THEM
 from prune_toolkit.selection.labels import LABELS
 from prune_toolkit.selection.presets import FIXED, PRESETS, Preset
 from prune_toolkit.selection.selector import SELECTORS, Selector
+from prune_toolkit.selection.soften import DEFAULT_CONFIDENCE, PARAMETER, SOFTEN, parsed_cap, top_k_error
 from prune_toolkit.selection.targets import (
     DEFAULT_ETA,
     DEFAULT_SCOPE,
@@ -77,6 +78,8 @@ class Decisions:
     revision: Revision | None
     distill: tuple[Fraction, str] | None
     """Share of the kept samples that is distilled, and the score to choose them by or "random"; None distills all."""
+    softening: Mapping[str, float] = field(default_factory=dict)
+    """Parameter of the labels `soften`, as in the header; empty for others."""
     file_sha256: str | None = None
     """sha256 of the file that names the samples, if they were chosen elsewhere."""
 
@@ -103,6 +106,7 @@ class SelectConfig(CutConfig):
     labels: str | None = None
     eta: str | None = None
     revise_scope: str | None = None
+    max_confidence: str | None = None
     distill_fraction: str | None = None
     distill_by: str | None = None
     views: int | None = None
@@ -135,6 +139,10 @@ class SelectConfig(CutConfig):
         if self.revision is None and (self.eta is not None or self.revise_scope is not None):
             flag = "--revise-scope" if self.eta is None else "--eta"
             raise UsageError(f"{flag} applies to label revision only", hint="add --labels revise")
+        if self.max_confidence is not None:
+            if self._choice("labels", None) != SOFTEN:
+                raise UsageError("--max-confidence applies to softened labels only", hint="add --labels soften")
+            parsed_cap(self.max_confidence)
         if self.distill is None and self.distill_by is not None:
             raise UsageError(
                 "--distill-by needs --distill-fraction, the share of samples to distill",
@@ -200,6 +208,8 @@ class SelectConfig(CutConfig):
                 f"--views {self.views}: {parent.where} holds logits of {stored} view(s)",
                 hint=f"label more views of the kept samples after selecting: prune label --views {self.views}",
             )
+        if stored_k is not None and self.labels_of(parent) == SOFTEN:
+            raise top_k_error(stored_k)
         top_k = stored_k if self.top_k is None else self.top_k
         views = stored if self.views is None else self.views
         plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names))
@@ -290,6 +300,9 @@ class SelectConfig(CutConfig):
             held_out=self._judged_on(),
             revision=self.revision,
             distill=distill,
+            softening={}
+            if labels != SOFTEN
+            else {PARAMETER: parsed_cap(self.max_confidence or DEFAULT_CONFIDENCE, len(parent.class_names))},
         )
 
     def resolved(self, parent: Manifest, decisions: Decisions) -> dict[str, Any]:
@@ -303,6 +316,7 @@ class SelectConfig(CutConfig):
             "held_out": None if decisions.held_out is None else decisions.held_out.id,
             "eta": None if revision is None else revision.eta,
             "revise_scope": None if revision is None else revision.scope,
+            **decisions.softening,
             "distill_fraction": None if distill is None else str(distill[0]),
             "distill_by": None if distill is None else distill[1],
             "file_sha256": decisions.file_sha256,

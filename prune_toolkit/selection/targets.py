@@ -17,6 +17,7 @@ from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.scoring.logit_scores import Integers, check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
 from prune_toolkit.selection.labels import LabelTransform
+from prune_toolkit.selection.soften import PARAMETER, SOFTEN
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Ids = NDArray[np.int64]
@@ -126,7 +127,7 @@ def _mean(views: Sequence[SoftLabels], label_n: Integers, sample_id_n: Ids, tran
     with np.errstate(over="ignore"):
         mean_nC: NDArray[np.float16] = (sum_nC / len(views)).astype(np.float16)
     check_finite(mean_nC, sample_id_n)
-    return FullLogits(mean_nC)
+    return transform.of_mean(FullLogits(mean_nC), label_n, sample_id_n)
 
 
 def check_stored_top_k(stored: int, policy: Policy, views: int, asked: int | None) -> None:
@@ -204,6 +205,8 @@ def label_parameters(
     wrong labels, or all.
     """
     others = {name: value for name, value in parameters.items() if name not in ("eta", "scope", "changed", "wrong")}
+    if transform != SOFTEN:
+        others.pop(PARAMETER, None)
     if transform != REVISE:
         return others
     count = wrong = 0

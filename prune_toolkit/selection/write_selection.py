@@ -117,6 +117,7 @@ def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
         parameters={
             **({"loss": dict(decisions.loss)} if decisions.loss else {}),
             **({} if decisions.revision is None else decisions.revision._asdict()),
+            **decisions.softening,
         },
     )
 
@@ -128,6 +129,7 @@ def fitted_transform(plan: SelectionPlan) -> LabelTransform:
     """
     method = LABELS[plan.decisions.labels]
     transform = method.make(len(plan.parent.class_names))
+    transform.set(plan.decisions.softening)
     if method.needs_fit:
         label_N = plan.samples.column("label").to_numpy()
         scored = plan.parent.header.views

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     metavar="W,W,...",
     help="KD weights; if several, each arm uses the one that is best on the hold-out  [the loss's own].",
 )
-@click.option("--dynamic", metavar="D,D,...", help="infobatch: train this dynamic arm too; rs2 is always trained.")
+@click.option("--dynamic", metavar="D,D,...", help="infobatch, seta: train these too; rs2 is always trained.")
 @click.option("--seeds", default=5, show_default=True, metavar="N", help="Students per arm: seeds 0 to N - 1.")
 @click.option("--tune-seeds", default=3, show_default=True, metavar="N", help="Students per KD weight tried.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over a selection  [by recipe].")

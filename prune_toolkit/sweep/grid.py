@@ -12,10 +12,12 @@ from prune_toolkit.selection.selectors import SELECTORS
 from prune_toolkit.sweep.flags import select_flags, train_flags, words_of
 from trainer.losses import LOSSES
 
-Kind = Literal["static", "all", "fewer", "rs2", "infobatch"]
-RANDOM, ALL, RS2, INFOBATCH = "random", "all data", "RS2", "InfoBatch"
+Kind = Literal["static", "all", "fewer", "rs2", "infobatch", "seta"]
+RANDOM, ALL, RS2, INFOBATCH, SETA = "random", "all data", "RS2", "InfoBatch", "SeTa"
 FEWER, SAME_STEPS = "all data, fewer epochs", "all data, same steps"
-DYNAMICS = ("infobatch", "rs2")
+DYNAMICS = ("infobatch", "rs2", "seta")
+OF_OPEN_LENGTH: dict[Kind, str] = {"infobatch": INFOBATCH, "seta": SETA}
+"""Dynamic arms, by request, whose number of steps is known only at the end, and their names."""
 HOLDOUT = Keep.parse("0.1")
 
 
@@ -93,8 +95,8 @@ def all_arms(grid: Grid) -> list[Arm]:
     ours = _arm(RANDOM, ("--selector", RANDOM), (), "raw", "kd", grid)
     first = next((arm for arm in entries if _is_baseline(arm)), ours)
     always: dict[str, Kind] = {ALL: "all", FEWER if grid.steps is None else SAME_STEPS: "fewer", RS2: "rs2"}
-    if "infobatch" in grid.dynamics and grid.steps is None:
-        always[INFOBATCH] = "infobatch"
+    if grid.steps is None:
+        always |= {name: kind for kind, name in OF_OPEN_LENGTH.items() if kind in grid.dynamics}
     baselines = [replace(first, name=name, kind=kind) for name, kind in always.items()]
     arms = list(dict.fromkeys([first, *baselines, *entries]))
     rows = Counter((arm.name, select_flags(arm.select, "--select").get("labels"), arm.train) for arm in arms)

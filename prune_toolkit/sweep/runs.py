@@ -23,7 +23,7 @@ from prune_toolkit.cli.select_command import select_config
 from prune_toolkit.quotas.keep import WHOLE, Keep
 from prune_toolkit.selection.choose_samples import SelectionPlan, plan_selection
 from prune_toolkit.sweep.flags import train_options
-from prune_toolkit.sweep.grid import Arm, Grid, all_arms
+from prune_toolkit.sweep.grid import OF_OPEN_LENGTH, Arm, Grid, all_arms
 from prune_toolkit.sweep.run_lengths import budget_flags, images_shown
 from trainer.config import TrainConfig
 from trainer.data.stored import StoredLabels, scored_recipe
@@ -188,7 +188,7 @@ class Planner:
         def configure(further: tuple[str, ...]) -> TrainConfig:
             return run_config(chosen, (*flags, *further))
 
-        selected = self._chosen(teacher, arm, keep, seed) if arm.kind in ("fewer", "infobatch") else chosen
+        selected = self._chosen(teacher, arm, keep, seed) if arm.kind in ("fewer", *OF_OPEN_LENGTH) else chosen
         try:
             budget = budget_flags(
                 self.grid, arm.kind, keep, count=chosen.count, selected=selected.count, configure=configure

@@ -15,7 +15,7 @@ from manifests.errors import IncompleteError
 from manifests.manifest import Manifest
 from manifests.sources import ReadOptions
 from prune_toolkit.sweep.flags import train_flags, train_options
-from prune_toolkit.sweep.grid import ALL, Grid, unweighted_losses
+from prune_toolkit.sweep.grid import ALL, OF_OPEN_LENGTH, Grid, unweighted_losses
 from prune_toolkit.sweep.run_lengths import FEWEST_PRUNED
 from prune_toolkit.sweep.runs import Cell, PlannedRun, Planner, Row, SweepTeacher, named_teachers
 from prune_toolkit.sweep.sweep_folder import RUN_NAME, SweepFolder
@@ -107,8 +107,8 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
     grid = config.grid
     if config.val is not None:
         _check_validation(config.val, grid, teachers[0])
-    if grid.steps is not None and "infobatch" in grid.dynamics:
-        note("InfoBatch is left out: its number of steps cannot be set, as --steps requires")
+    for name in [name for kind, name in OF_OPEN_LENGTH.items() if kind in grid.dynamics and grid.steps is not None]:
+        note(f"{name} is left out: its number of steps cannot be set, as --steps requires")
     for loss in unweighted_losses(grid):
         weight = LOSSES[loss].published["kd_weight"]
         note(
@@ -124,10 +124,10 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
         # A cell that one phase leaves out is left out of the other as well.
         skipped = skipped | before.skipped
         tuning = Phase(rows=_without(tuned, skipped), val=held, judged_on=HOLDOUT)
-    if skipped:
-        keeps = sorted({cell[2] for cell in skipped})
+    for name in sorted({arm.name for arm, _, _ in skipped}):
+        keeps = sorted({keep for arm, _, keep in skipped if arm.name == name})
         note(
-            f"InfoBatch is left out at keep {', '.join(map(str, keeps))}: "
+            f"{name} is left out at keep {', '.join(map(str, keeps))}: "
             f"fewer than {FEWEST_PRUNED} of its epochs would leave samples out"
         )
     final = Phase(rows=_without(rows, skipped), val=config.val or held, judged_on=config.val or HOLDOUT)

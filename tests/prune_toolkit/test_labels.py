@@ -245,7 +245,7 @@ def test_targets_for_a_mean_are_not_rounded(name: str) -> None:
 
 
 def test_label_transforms_are_listed_and_a_name_can_be_taken_once() -> None:
-    assert list(LABELS) == ["raw", "revise", "reshape"]
+    assert list(LABELS) == ["raw", "revise", "reshape", "soften"]
     assert all(entry.formula and entry.source for entry in LABELS.values())
     with pytest.raises(UsageError, match="unknown label transform 'soft'"):
         LABELS["soft"]

@@ -14,6 +14,7 @@ def test_dynamic_arms_are_listed_with_their_options_and_sources() -> None:
     assert entries.keys() == set(DYNAMIC)
     assert entries["infobatch"]["options"] == "--prune-ratio 0.5, --anneal 0.125"
     assert entries["rs2"]["options"] == "--keep (required)"
+    assert entries["seta"]["options"] == "--keep (required), --groups 10, --window 0.5, --anneal 0.125"
     assert "2305.18424" in entries["rs2"]["source"]
 
 

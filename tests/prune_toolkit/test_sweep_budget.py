@@ -69,6 +69,15 @@ def test_infobatch_follows_its_own_flags() -> None:
     assert budget("infobatch", "1", 10_000, "--anneal", "1") is None
 
 
+def test_epochs_of_seta_by_hand() -> None:
+    # .3: 3,000 samples are drawn, 46 steps in a full epoch, 23 in one of 5 of 10 groups; 16 * 46 = 736 steps.
+    # 28 epochs, 1 + 4 of them full, are 230 + 23 * 23 = 759; 27 are 736.
+    flags = ("--dynamic", "seta", "--keep", "0.3", "--epochs", "27", "--eval-every", "27")
+    assert budget("seta", "0.3", 10_000) == flags
+    # 41 steps in an epoch of 9 of 10 groups: 18 epochs, 1 + 3 of them full, are 184 + 574 = 758; 17 are 717.
+    assert budget("seta", "0.3", 10_000, "--window", "0.9") == (*flags[:4], "--epochs", "17", "--eval-every", "17")
+
+
 def test_of_equally_near_numbers_of_epochs_the_smaller_is_taken() -> None:
     config = config_of(6400, "--dynamic", "infobatch", "--prune-ratio", "0", "--epochs", "9")
     # 100 steps an epoch, whatever is pruned.

@@ -143,6 +143,10 @@ def test_numbers_keep_all_their_digits() -> None:
 
 def test_infobatch_is_there_when_asked_for_and_steps_leave_it_out() -> None:
     assert "InfoBatch" not in [arm.name for arm in arms()]
+    found = [arm.name for arm in arms(dynamics=("seta", "infobatch"))]
+    assert "SeTa" in found
+    assert "InfoBatch" in found
+    assert "SeTa" not in [arm.name for arm in arms(dynamics=("seta",), steps=10)]
     assert "InfoBatch" in [arm.name for arm in arms(dynamics=("infobatch",))]
     assert "InfoBatch" not in [arm.name for arm in arms(dynamics=("infobatch",), steps=10)]
 

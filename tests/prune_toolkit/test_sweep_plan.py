@@ -109,6 +109,16 @@ def test_infobatch_is_left_out_where_too_few_of_its_epochs_leave_samples_out(row
     ]
 
 
+def test_seta_draws_what_a_selection_has_for_about_its_steps(rows: Rows) -> None:
+    found = rows("random", keeps=("0.3", "1"), epochs=16, dynamics=("seta",))
+    # 389 of 1,298 samples: 16 epochs of 6 steps; half of the groups are 3 steps, 27 epochs of which 5 are full are 96.
+    assert of(found, "SeTa").runs[0].budget == (
+        *("--dynamic", "seta", "--keep", "0.3"),
+        *("--epochs", "27", "--eval-every", "27"),
+    )
+    assert [str(row.keep) for row in found if row.arm.name == "SeTa"] == ["0.3"]
+
+
 def test_what_is_left_out_in_tuning_is_not_trained_either(scored: Path, prune, tmp_path: Path) -> None:
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--out", tmp_path / "held")
     options = {"epochs": 4, "student": "resnet8", "dynamics": ("infobatch",), "seeds": 1, "tune_seeds": 1}

@@ -55,6 +55,10 @@ def test_infobatch_leaves_samples_out(selection, tmp_path):
     assert run["last"]["train_top1"] > 0.5
 
 
+def test_dot_learns_in_float16(selection, tmp_path):
+    assert on_gpu(selection, tmp_path, dot=0.075, precision="fp16")["last"]["train_top1"] > 0.5
+
+
 def test_a_teacher_in_float16_is_right_as_often_as_on_the_cpu():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8))
     names = [f"class{number}" for number in range(10)]

@@ -257,7 +257,7 @@ def test_two_arms_may_have_an_option_of_one_name(monkeypatch):
     monkeypatch.setitem(DYNAMIC._entries, "quarter", arm)
     assert config(dynamic="quarter").keep == 0.25
     assert config(dynamic="rs2", keep=0.5).keep == 0.5
-    with pytest.raises(UsageError, match="--keep is an option of --dynamic rs2 or quarter"):
+    with pytest.raises(UsageError, match="--keep is an option of --dynamic rs2 or seta or quarter"):
         config(keep=0.5)
     with pytest.raises(UsageError, match="--dynamic rs2 needs --keep"):
         config(dynamic="rs2")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -22,7 +23,11 @@ from trainer.models.build import build_model
 
 COUNT = 96
 DROPOUT = {"student": "tiny_networks:dropout", "lr": 0.05, "schedule": "cosine"}
-ARMS = {"infobatch": {"dynamic": "infobatch"}, "rs2": {"dynamic": "rs2", "keep": 0.4}}
+ARMS = {
+    "infobatch": {"dynamic": "infobatch"},
+    "rs2": {"dynamic": "rs2", "keep": 0.4},
+    "seta": {"dynamic": "seta", "keep": 0.7, "groups": 4},
+}
 
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -225,6 +230,14 @@ def test_a_real_trial_times_steps_of_rs2(selection, tmp_path, monkeypatch):
             ["4 epochs x 2 steps of 16 (fixed epochs)", "rs2: 32 of 96 samples per epoch"],
         ),
         (
+            ["--dynamic", "seta", "--keep", "1/3", "--groups", "4"],
+            [
+                "4 epochs x at most 2 steps of 16 (fixed epochs)",
+                "seta: 32 of 96 samples are drawn per epoch; from epoch 2 it shows 2 of 4 groups of them by last loss, "
+                "in turn from easy to hard; the last epoch shows all of these",
+            ],
+        ),
+        (
             ["--dynamic", "infobatch"],
             [
                 "4 epochs x at most 6 steps of 16 (fixed epochs)",
@@ -248,7 +261,7 @@ def test_a_dry_run_tells_what_an_epoch_shows(selection, flags, lines, tmp_path, 
     for line in lines:
         assert line in err
     plan = json.loads(out)
-    assert plan["steps_per_epoch"] == (2 if "rs2" in flags else 6)
+    assert plan["steps_per_epoch"] == (2 if "--keep" in flags else 6)
     assert plan["dynamic"] == (flags[1] if flags[0] == "--dynamic" else None)
     assert list(tmp_path.iterdir()) == []
 
@@ -270,9 +283,11 @@ def test_wrong_flags_end_with_code_2_and_one_message(selection, flags, message, 
     assert (left.value.code, message in err, "Traceback" in err) == (2, True, False)
 
 
-@pytest.mark.parametrize("arm", [pytest.param(arm, marks=[pytest.mark.slow] if arm == "rs2" else []) for arm in ARMS])
+@pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=[pytest.mark.slow] if arm != "infobatch" else []) for arm in ARMS]
+)
 def test_two_ranks_train_what_one_process_does(selection, arm, tiny_networks, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tiny_networks))
+    monkeypatch.setenv("PYTHONPATH", str(tiny_networks), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = {"student": "tiny_networks:plain", "lr": 0.05, "schedule": "cosine", "epochs": 6} | ARMS[arm]
     one = trained(selection, tmp_path / "one", **flags)

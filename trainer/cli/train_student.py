@@ -3,6 +3,7 @@
 train-student --manifest selection --student resnet8x4 --val photos
 """
 
+import math
 from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
@@ -48,6 +49,14 @@ def epoch_list(value: Any) -> tuple[float, ...]:
         return tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         raise click.BadParameter(f"{value!r} is not a list of epochs such as 150,180,210") from None
+
+
+def whole_epochs(value: Any) -> tuple[int, ...]:
+    """Parse whole epochs separated by commas, 1,5,10, or a list from prune.toml."""
+    epochs = epoch_list(value)
+    if any(epoch != int(epoch) for epoch in epochs if math.isfinite(epoch)) or not all(map(math.isfinite, epochs)):
+        raise click.BadParameter(f"{value!r} is not a list of whole epochs such as 1,5,10")
+    return tuple(map(int, epochs))
 
 
 def option_list(value: Any) -> dict[str, float]:
@@ -166,6 +175,8 @@ run = partial(click.option, cls=Option, heading="Run")
 @recipe("--lr", type=float, help="Highest learning rate.")
 @recipe("--momentum", type=float, help="Momentum of sgd.")
 @recipe("--nesterov/--no-nesterov", default=None, help="Use Nesterov momentum with sgd.")
+@recipe("--dot", type=float, metavar="DELTA",
+        help="DOT: momentum minus DELTA for the cross-entropy, plus DELTA for the KD term.  [off]")  # fmt: skip
 @recipe("--weight-decay", type=float, help="Weight decay, applied to all parameters.")
 @recipe("--schedule", metavar="NAME", help="Learning rate over the run: cosine, step or constant.")
 @recipe(
@@ -178,12 +189,14 @@ run = partial(click.option, cls=Option, heading="Run")
 @budget("--match-time", type=LOCAL, metavar="RUN",
         help="Folder of a finished run: take as many steps as fit into its training time.")  # fmt: skip
 @dynamic("--dynamic", metavar="NAME",
-         help="Choose each epoch's samples: infobatch (leaves out learned ones), rs2 (a random share).")  # fmt: skip
-@dynamic("--keep", type=share, metavar="R", help="With --dynamic rs2: share of samples per epoch: 0.3, 1/3 or 30%.")
+         help="Choose each epoch's samples: infobatch, rs2 or seta: `prune list dynamic`.")  # fmt: skip
+@dynamic("--keep", type=share, metavar="R", help="With rs2 or seta: share of samples per epoch: 0.3, 1/3 or 30%.")
 @dynamic("--prune-ratio", type=share, metavar="P",
          help="With --dynamic infobatch: probability of leaving out a sample of below-mean loss.  [0.5]")  # fmt: skip
 @dynamic("--anneal", type=share, metavar="R",
-         help="With --dynamic infobatch: share of last epochs that show all samples.  [0.125]")  # fmt: skip
+         help="With infobatch or seta: share of last epochs that leave none of them out.  [0.125]")  # fmt: skip
+@dynamic("--groups", type=int, metavar="K", help="With --dynamic seta: groups of similar loss.  [10]")
+@dynamic("--window", type=share, metavar="R", help="With --dynamic seta: share of the groups in an epoch.  [0.5]")
 @dynamic("--record-dynamics", is_flag=True, default=None,
          help="Record how the student does on every sample in each epoch, for `prune score --dynamics`.")  # fmt: skip
 @dynamic("--record-grand", type=int, metavar="E", help="Also record gradient norms, in the first E epochs; slow.  [0]")
@@ -225,6 +238,8 @@ run = partial(click.option, cls=Option, heading="Run")
      help="Folder of the run; an unfinished run is resumed.")  # fmt: skip
 @run("--seed", type=int, help="Seed of weights, order, views and dropout.  [0]")
 @run("--eval-every", type=int, metavar="N", help="Epochs between evaluations; the last epoch is always evaluated.  [1]")
+@run("--keep-epochs", type=whole_epochs, metavar="E,E,...",
+     help="Keep the student after these epochs too, in OUT/epochs: early ones teach pruned data well.")  # fmt: skip
 @run("--fresh", is_flag=True, help="Start over; delete the run in --out.")
 @run("--dry-run", is_flag=True, help="Print the resolved configuration and the number of steps; do not train.")
 @run("--plugin", **PLUGIN)

@@ -34,6 +34,7 @@ REVISE = "revise"
 _LEFT_OUT = (
     *("teacher_images", "teacher_outputs", "mixup", "cutmix", "mix_prob", "annealed"),
     *("label_schedule", "hard_smoothing", "hard_cutmix", "unsure_below", "unsure_smoothing"),
+    *("dot", "groups", "window"),
 )
 """Values that a configuration does not name where they are None."""
 _WRITES_BETON = {
@@ -131,8 +132,9 @@ class Task:
         for name in _LEFT_OUT:
             if values[name] is None:
                 del values[name]
-        if not config.record_kl:
-            del values["record_kl"]
+        for name in ("record_kl", "keep_epochs"):
+            if not values[name]:
+                del values[name]
         return {
             **values,
             "manifest": self.manifest.id,

@@ -108,6 +108,18 @@ def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def mean_over_ranks(ranks: Ranks, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the mean of each tensor over all ranks, on every rank; all are of one dtype."""
+    if ranks.world_size == 1 or not tensors:
+        return tensors
+    import torch
+
+    # One message instead of one for each tensor.
+    flat = sum_over_ranks(ranks, torch.cat([tensor.reshape(-1) for tensor in tensors])) / ranks.world_size
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def gather_batches(ranks: Ranks, values_nK: torch.Tensor, rank_batch_size: int) -> torch.Tensor:
     """Return on every rank the rows (n, K) of all ranks, in the order of the global batches.
 

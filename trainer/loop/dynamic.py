@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from manifests.base.registry import Registry
 from manifests.errors import UsageError
 from trainer.config import TrainConfig
-from trainer.data.order import BatchPlan, Stream, batch_plan, epoch_order, stream_generator
+from trainer.data.order import BatchPlan, Stream, batch_plan, epoch_order, epoch_samples, stream_generator
+from trainer.loop.seta import in_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "keep": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "prune_ratio": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "anneal": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "groups": (lambda value: value >= 1, "at least 1"),
+    "window": (lambda value: 0 < value <= 1, "in (0, 1]"),
 }
 """Options of arms that a configuration has, and their valid values."""
 
@@ -167,6 +170,22 @@ def infobatch(
     return EpochRows(order_n=order_N[kept_N[order_N]], scale_N=scale_N)
 
 
+def seta(config: TrainConfig, epoch: int, count: int, plan: BatchPlan, loss_N: NDArray[np.float32] | None) -> EpochRows:
+    """Draw a share `keep` of the samples, and show those of them whose last loss is in the epoch's window of groups.
+
+    All that are drawn are shown in the first epoch, in the last share `anneal` of the epochs, and if fewer samples than
+    ranks would be left. Zhou et al. 2025.
+    """
+    assert config.anneal is not None
+    assert config.groups is not None
+    assert config.window is not None
+    drawn_n = epoch_order(config.seed, epoch, count)[: epoch_samples(count, config.keep)]
+    if loss_N is None or epoch >= config.epochs - full_epochs(config.epochs, config.anneal):
+        return EpochRows(order_n=drawn_n)
+    shown_n = drawn_n[in_window(loss_N[drawn_n], config.groups, config.window, epoch)]
+    return EpochRows(order_n=drawn_n if len(shown_n) < plan.world_size else shown_n)
+
+
 def full_epochs(epochs: int, anneal: float) -> int:
     """Return how many epochs at the end show all samples: ceil(anneal * epochs), in exact arithmetic."""
     return math.ceil(Fraction(anneal).limit_denominator(10**6) * epochs)
@@ -211,5 +230,17 @@ DYNAMIC.add(
         formula="floor(keep N + 1/2) samples per epoch, slice after slice of endless permutations",
         source="Okanovic et al. 2024 (ICLR, arXiv 2305.18424), without replacement",
         options={"keep": None},
+    ),
+)
+DYNAMIC.add(
+    "seta",
+    DynamicMethod(
+        rows_of=seta,
+        formula="of floor(keep N + 1/2) random samples those in a window of groups by last loss (k-means), which "
+        "slides from easy to hard; all of them in the first epoch and in the last share anneal of the epochs",
+        source="SeTa, Zhou et al. 2025 (CVPR, arXiv 2503.13385)",
+        options={"keep": None, "groups": 10, "window": 0.5, "anneal": 0.125},
+        needs_losses=True,
+        has_fixed_steps=False,
     ),
 )

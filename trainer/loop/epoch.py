@@ -13,9 +13,10 @@ from manifests.errors import InputError
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
 from trainer.loop.distributed import Ranks, sum_over_ranks
+from trainer.loop.dot import keep_kd_gradients
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import Student
-from trainer.losses import sample_losses
+from trainer.losses import sample_losses, sample_terms
 from trainer.models.normalise import normalise
 
 CHECK_STEPS = 100
@@ -94,18 +95,20 @@ def train_epoch(
             batch, label, target = mixed_of(step - first_step, batch)
         with student.autocast():
             logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
-            loss_n = sample_losses(
-                config,
-                logits,
-                target,
-                label=label,
-                weight=batch.weight,
-                kd_weight=batch.kd_weight,
-                epoch=epoch,
-            )
-            loss = (batch.weight * loss_n).mean()
+            of_batch = {"label": label, "weight": batch.weight, "kd_weight": batch.kd_weight}
+            if config.dot is None:
+                loss_n = sample_losses(config, logits, target, **of_batch, epoch=epoch)
+                loss = stepped = (batch.weight * loss_n).mean()
+            else:
+                task_n, kd_n = sample_terms(config, logits, target, **of_batch, epoch=epoch)
+                loss_n = task_n if kd_n is None else task_n + kd_n
+                task = (batch.weight * task_n).mean()
+                kd = None if kd_n is None else (batch.weight * kd_n).mean()
+                loss = task if kd is None else task + kd
+        if config.dot is not None:
+            stepped = keep_kd_gradients(student.optimizer, student.scaler, ranks, task, kd)
         rate = schedule.learning_rate(step)
-        student.step(loss, rate)
+        student.step(stepped, rate)
         if observe is not None:
             observe(batch, logits.detach(), loss_n.detach())
         losses.append(loss.detach())

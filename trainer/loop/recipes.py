@@ -88,6 +88,7 @@ def resolve(flags: Mapping[str, Any], *, recipe: str, stored: StoredLabels, worl
         what = f"below the {length:.4g} epochs {of}"
         check_value(given["warmup_epochs"] < length, "warmup_epochs", given["warmup_epochs"], what)
     check_name("--schedule", values["schedule"], SCHEDULES)
+    values["dot"] = values.get("dot") or None
     values["record_dynamics"] = any(values.get(f"record_{what}") for what in ("dynamics", "grand", "kl"))
     policy = _policy(given, values.get("loss", "kd"), stored)
     values |= published_values(given, epochs=length)

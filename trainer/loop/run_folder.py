@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ CHECKPOINT_FORMAT = 1
 LAST_NAME, BEST_NAME = "student.safetensors", "best.safetensors"
 CHECKPOINT_NAME, RUN_NAME = "checkpoint.pt", "run.json"
 JSONL_NAME, CSV_NAME = "metrics.jsonl", "metrics.csv"
+EPOCHS_NAME = "epochs"
+"""Folder of the students of --keep-epochs."""
 BUDGET_NAME = "budget.json"
 """Written by --match-time only: the number of steps that its trial found."""
 NAMES = (LAST_NAME, BEST_NAME, CHECKPOINT_NAME, RUN_NAME, JSONL_NAME, CSV_NAME, BUDGET_NAME)
@@ -38,6 +41,11 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError,
 
 Row = dict[str, float | int | None]
 """One epoch; validation values are None in epochs that were not evaluated."""
+
+
+def epoch_name(epoch: int) -> str:
+    """Return where the student after an epoch, counted from 1, is kept in the folder of its run."""
+    return f"{EPOCHS_NAME}/epoch-{epoch:04d}.safetensors"
 
 
 def student_in(place: Path) -> Path:
@@ -95,13 +103,14 @@ class RunFolder:
         """
         if (self.path / HEADER_NAME).exists():
             raise UsageError(f"{self.path} is a manifest", hint="give the run a folder of its own with --out")
-        check_out_folder(self.path, "run", (DYNAMICS_NAME,), self._of_ours)
+        check_out_folder(self.path, "run", (DYNAMICS_NAME, EPOCHS_NAME), self._of_ours)
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         if fresh:
             for name in NAMES:
                 (self.path / name).unlink(missing_ok=True)
             remove_dynamics(self.path)
+            self._remove_epochs()
         checkpoint = self.path / CHECKPOINT_NAME
         if checkpoint.is_file():
             return self._read(checkpoint)
@@ -121,12 +130,19 @@ class RunFolder:
             return _has_names(file, {"epoch", "steps", "train_loss", "images_per_s"}) or None
         if path == CHECKPOINT_NAME:
             return _is_checkpoint(file) or None
-        if path in (BEST_NAME, LAST_NAME):
+        if path in (BEST_NAME, LAST_NAME) or path.startswith(f"{EPOCHS_NAME}/"):
             # A run that was killed in its first epoch may have left this alone. Another run's would be lost.
             return self._is_student(file) or None
         if path.startswith(f"{DYNAMICS_NAME}/log-p-") and _is_array(file):
             return True
         return (path.startswith(f"{DYNAMICS_NAME}/") and is_written_part(file)) or None
+
+    def _remove_epochs(self) -> None:
+        """Remove the students of --keep-epochs, and nothing else in their folder."""
+        for path in (self.path / EPOCHS_NAME).glob("epoch-*.safetensors"):
+            path.unlink()
+        with suppress(OSError):
+            (self.path / EPOCHS_NAME).rmdir()
 
     def _is_student(self, file: Path) -> bool:
         """Return whether a file is a student of a run of this configuration."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from trainer.loop.label_phases import described_phases
 from trainer.loop.label_times import label_times, used_times
 from trainer.loop.mixing import described_mixing
 from trainer.losses.annealing import spelled
+from trainer.loop.run_folder import EPOCHS_NAME, epoch_name
+from trainer.loop.seta import window
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:
@@ -72,12 +74,17 @@ def opening_lines(task: Task, config: TrainConfig, plan: BatchPlan, match: Match
         lines.append(described_phases(config, replays=config.policy == "replay" and config.augment != "none"))
     if config.mix_prob is not None:
         lines.append(described_mixing(config))
+    if config.dot is not None:
+        low, high = config.momentum - config.dot, config.momentum + config.dot
+        lines.append(f"DOT: momentum {low:.4g} for the cross-entropy's gradient, {high:.4g} for that of the KD term")
     if config.dynamic is not None:
         lines.append(chosen_anew(config, plan, task.beton.count))
     if config.record_dynamics:
         norms = f", gradient norms in the first {config.record_grand}" if config.record_grand else ""
         norms += ", and how far predictions move" if config.record_kl else ""
         lines.append(f"dynamics of all samples are recorded in each epoch{norms}")
+    if config.keep_epochs:
+        lines.append(f"the student is kept after {_epochs(config.keep_epochs)}")
     if plan.batch_size < config.batch_size:
         lines.append(f"fewer samples than --batch-size {config.batch_size}: {plan.batch_size} per step")
     return lines
@@ -101,6 +108,14 @@ def chosen_anew(config: TrainConfig, plan: BatchPlan, count: int) -> str:
         return (
             f"{config.dynamic}: from epoch 2 a sample whose last loss is below the mean is left out with probability "
             f"{config.prune_ratio:g}, or counts {1 / (1 - config.prune_ratio):.3g} times{full}"
+        )
+    if config.groups is not None and config.window is not None and config.anneal is not None:
+        drawn, last = plan.steps_per_epoch * plan.batch_size, full_epochs(config.epochs, config.anneal)
+        full = f"; the last {f'{last} epochs show' if last > 1 else 'epoch shows'} all of these" if last else ""
+        first, end = window(config.groups, config.window, 0)
+        return (
+            f"{config.dynamic}: {drawn:,} of {count:,} samples are drawn per epoch; from epoch 2 it shows "
+            f"{end - first} of {config.groups} groups of them by last loss, in turn from easy to hard{full}"
         )
     if config.keep is not None:
         shown = plan.steps_per_epoch * plan.batch_size
@@ -162,6 +177,10 @@ def epoch_line(row: Row, config: TrainConfig, best: Row | None, plan: BatchPlan,
     return "  ".join(parts)
 
 
+def _epochs(numbers: Sequence[int]) -> str:
+    return f"epoch{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
 def _top1_name(unlabelled: bool) -> str:
     return "agrees with the teacher" if unlabelled else "train top-1"
 
@@ -218,6 +237,7 @@ def run_report(
         "recorded": None
         if not config.record_dynamics
         else {"epochs": len(state.history), "grand_epochs": min(config.record_grand, len(state.history))},
+        **({"epoch_students": {str(e): epoch_name(e) for e in config.keep_epochs}} if config.keep_epochs else {}),
         "budget": budget(config, match),
         "matched": None if match is None else {"asked_s": match.seconds, "got_s": training_s},
         "loader": session.loader.kind,
@@ -288,7 +308,10 @@ def result_lines(report: Mapping[str, Any], out: str) -> str:
         )
         if times[name] or name != "recording_s"
     )
+    kept = report["config"].get("keep_epochs", ())
     lines += [f"  {shares}; {times['images_per_s']:,.0f} images/s", _costs(report), f"  {out}/student.safetensors"]
+    if kept:
+        lines.append(f"  {out}/{EPOCHS_NAME}/: the student after {_epochs(kept)}")
     return "\n".join(lines)
 
 

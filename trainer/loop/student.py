@@ -14,6 +14,7 @@ from manifests.format.header import Preprocessing
 from trainer.config import TrainConfig
 from trainer.data.order import Stream, stream_seed
 from trainer.loop.distributed import Ranks
+from trainer.loop.dot import DOT
 from trainer.loop.restore import restore
 from trainer.loop.run_folder import State
 from trainer.models.build import ModelInfo, build_model
@@ -94,6 +95,18 @@ class Student:
         }
 
 
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return a fresh optimiser of the parameters that are trained."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    regular: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **regular)
+    regular |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    if config.dot is not None:
+        return DOT(parameters, **regular, delta=config.dot)
+    return torch.optim.SGD(parameters, **regular)
+
+
 def build_student(
     config: TrainConfig,
     *,
@@ -129,14 +142,10 @@ def build_student(
         on = [device] if device.type == "cuda" else None
         network = nn.parallel.DistributedDataParallel(model, device_ids=on)
     if config.compile:
+        # DOT goes backward twice through one forward pass, so nothing that it saved may be overwritten.
+        torch._functorch.config.donated_buffer = config.dot is None
         network = cast(nn.Module, torch.compile(network))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    regular: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, **regular)
-    else:
-        optimizer = torch.optim.SGD(parameters, **regular, momentum=config.momentum, nesterov=config.nesterov)
+    optimizer = build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     restore(state, model, optimizer, scaler)
     return Student(

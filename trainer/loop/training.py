@@ -22,7 +22,7 @@ from trainer.loop.distributed import Ranks, from_main, process_group
 from trainer.loop.epoch_config import changing_values
 from trainer.loop.evaluation import Evaluator, loader_for
 from trainer.loop.record_dynamics import Recorder
-from trainer.loop.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, Row, RunFolder, State
+from trainer.loop.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, Row, RunFolder, State, epoch_name
 from trainer.loop.run_report import check_report, epoch_line, run_report
 from trainer.loop.session import Machine, TrainingSession, live_teacher
 from trainer.loop.student import choose_device
@@ -179,9 +179,11 @@ class _Run:
         history = [*self.state.history, row]
         self.state = replace(self.state, history=history, losses=session.losses, **session.student.state())
         if session.ranks.is_main:
-            # The best weights go first: if the run is killed in between, the resumed run finds the same epoch best.
+            # Weights go first: if the run is killed in between, the resumed run writes the same.
             if self.state.best is row:
                 self._save(BEST_NAME)
+            if number + 1 in session.config.keep_epochs:
+                self._save(epoch_name(number + 1))
             self.folder.record(self.state)
             note(epoch_line(row, session.config, self.state.best, session.plan, unlabelled=session.task.is_unlabelled))
 

@@ -9,6 +9,6 @@ torch is imported inside the functions, so that the registry can be listed witho
 
 from trainer.losses import ce, dist, dkd, kd, lskd  # noqa: F401  each adds its entries
 from trainer.losses.kd import distillation_loss
-from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS, Loss, sample_losses
+from trainer.losses.loss import LOSSES, PUBLISHED_EPOCHS, Loss, sample_losses, sample_terms
 
-__all__ = ["LOSSES", "PUBLISHED_EPOCHS", "Loss", "distillation_loss", "sample_losses"]
+__all__ = ["LOSSES", "PUBLISHED_EPOCHS", "Loss", "distillation_loss", "sample_losses", "sample_terms"]

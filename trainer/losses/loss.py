@@ -67,9 +67,26 @@ def sample_losses(
     kd_weight (n,). epoch counts from 0; in the first kd_warmup_epochs the weight of the KD term is
     (epoch + 1) / kd_warmup_epochs of its full value.
     """
+    task_n, kd_n = sample_terms(
+        config, student_logits, target, label=label, weight=weight, kd_weight=kd_weight, epoch=epoch
+    )
+    return task_n if kd_n is None else task_n + kd_n
+
+
+def sample_terms(
+    config: TrainConfig,
+    student_logits: Tensor,
+    target: Tensor | None,
+    *,
+    label: Tensor,
+    weight: Tensor,
+    kd_weight: Tensor,
+    epoch: float,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the two terms of `sample_losses`, each (n,): cross-entropy and distillation, None if there is none."""
     entry = LOSSES[config.loss]
     warm = min(1.0, (epoch + 1) / config.kd_warmup_epochs) if config.kd_warmup_epochs else 1.0
-    return losses_of(
+    return terms_of(
         entry,
         (student_logits, target, label, weight, kd_weight),
         alpha=config.kd_weight * warm,
@@ -80,7 +97,13 @@ def sample_losses(
     )
 
 
-def losses_of(
+def losses_of(entry: Loss, batch: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor], **values: Any) -> Tensor:
+    """Return the sum of the two terms of each sample, (n,); arguments as in `terms_of`."""
+    task_n, kd_n = terms_of(entry, batch, **values)
+    return task_n if kd_n is None else task_n + kd_n
+
+
+def terms_of(
     entry: Loss,
     batch: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor],
     *,
@@ -89,11 +112,11 @@ def losses_of(
     label_smoothing: float,
     ce_weight: float | None,
     options: Mapping[str, float],
-) -> Tensor:
-    """Return (1 - a_i) CE_i + a_i D_i of each sample, (n,), with a_i = alpha kd_weight_i.
+) -> tuple[Tensor, Tensor | None]:
+    """Return (1 - a_i) CE_i and a_i D_i of each sample, each (n,), with a_i = alpha kd_weight_i.
 
     batch: logits of the student, target logits, label, weight, kd_weight; shapes as in `sample_losses`. If given,
-    ce_weight replaces (1 - a_i); for a loss without a KD term it is CE_i. Computed in at least float32, also under
+    ce_weight replaces (1 - a_i); a loss without a KD term has CE_i and None. Computed in at least float32, also under
     autocast. Raises ValueError if target logits are needed and missing.
     """
     from torch.nn import functional as F
@@ -102,7 +125,7 @@ def losses_of(
     student = at_least_float32(logits)
     ce_n = F.cross_entropy(student, label, reduction="none", label_smoothing=label_smoothing)
     if entry.term is None:
-        return ce_n
+        return ce_n, None
     if target is None:
         raise ValueError("this loss needs target logits")
     target = at_least_float32(target)
@@ -110,7 +133,7 @@ def losses_of(
         student, target = entry.standardise(student), entry.standardise(target)
     a_n = alpha * kd_weight
     kd_n = temperature**2 * entry.term(student / temperature, target / temperature, label, weight * a_n, options)
-    return (1 - a_n if ce_weight is None else ce_weight) * ce_n + a_n * kd_n
+    return (1 - a_n if ce_weight is None else ce_weight) * ce_n, a_n * kd_n
 
 
 def varies(norm_r: Tensor, values_rk: Tensor) -> Tensor:

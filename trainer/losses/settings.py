@@ -43,6 +43,7 @@ def without_labels(given: Mapping[str, Any], where: object) -> dict[str, Any]:
         "--revise": bool(given.get("revise_eta")),
         "--label-schedule": given.get("label_schedule") is not None,
         "--unsure-below": bool(given.get("unsure_below")),
+        "--dot": bool(given.get("dot")),
         "--record-dynamics": bool(given.get("record_dynamics")),
         "--record-grand": bool(given.get("record_grand")),
         "--record-kl": bool(given.get("record_kl")),
