@@ -16,7 +16,7 @@ from manifests.format.columns import tables_of
 from manifests.format.header import FileEntry
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
-from manifests.format.top_k import words_count
+from manifests.format.stored_form import StoredForm
 from manifests.images.decode import MODE_JPEG
 from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
@@ -172,10 +172,23 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
     if labels is None or path is None:
         return
-    words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
-    shape = Beton.open(path).target_shape
-    if shape != (labels.views, words):
-        yield Finding(BETON_NAME, f"has targets of shape {shape}, the header's labels {(labels.views, words)}")
+    form, beton = StoredForm.of(labels, len(manifest.class_names)), Beton.open(path)
+    if beton.target_shape != (labels.views, form.words):
+        what = f"has targets of shape {beton.target_shape}, the header's labels {(labels.views, form.words)}"
+        yield Finding(BETON_NAME, what)
+    elif form.codec is not None:
+        yield from _label_findings(beton, form)
+
+
+def _label_findings(beton: Beton, form: StoredForm) -> Iterator[Finding]:
+    """Yield the first target of a beton that cannot be decoded."""
+    for start in range(0, beton.count, PART_ROWS):
+        words_nVW = beton.targets(np.arange(start, min(start + PART_ROWS, beton.count)))
+        try:
+            form.decode(words_nVW.reshape(-1, form.words))
+        except InputError as error:
+            yield Finding(BETON_NAME, f"targets of rows {start:,} to {start + len(words_nVW) - 1:,}: {error.message}")
+            return
 
 
 def beton_problems(beton: Beton) -> Iterator[str]:

@@ -21,6 +21,7 @@ from manifests.base.files import link_or_copy, remove_temporaries, sha256_file, 
 from manifests.base.layout import BETON_NAME, LOCAL_NAME, MAX_PART_BYTES
 from manifests.base.progress import one_line
 from manifests.errors import InputError, UsageError
+from manifests.format.codes import Codes
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
 from manifests.format.part_checks import check_part, check_whole, in_order
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
 Ids = NDArray[np.int64]
-Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
+Vectors = Iterator[tuple[Ids, NDArray[np.float16] | NDArray[np.float32]]]
 
 
 class Manifest:
@@ -195,7 +196,10 @@ class Manifest:
         return (vectors_of(self.part(entry), "features") for entry in entries)
 
     def targets(self, view: int = 0) -> Vectors:
-        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`."""
+        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`.
+
+        Targets that are stored as codes are decoded to float32, as training does.
+        """
         return _dense(self.soft_labels("targets", view))
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
@@ -333,7 +337,7 @@ class Manifest:
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
-        yield ids, np.asarray(labels.logits(), np.float16)
+        yield ids, labels.logits() if isinstance(labels, Codes) else np.asarray(labels.logits(), np.float16)
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from manifests.images.identity import NO_CLASS
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 4
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 5
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
 _DATA_1_4 = ("read_as", "labels_from")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
@@ -21,6 +21,7 @@ _TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
+Codec = Literal["int8", "int4"]
 LabelsFrom = Literal["none", "teacher"]
 Probabilities = Literal["softmax", "sigmoid"]
 
@@ -243,6 +244,8 @@ class Labels(Block):
     """replay: one target per scored view; mean: one, the mean over all views; single: one, that of view 0."""
     top_k: int | None = None
     """Logits kept per target, as in Views; None if all are."""
+    codec: Codec | None = None
+    """How the logits of a target are stored, see manifests/format/codes.py; None for float16."""
     class_std: list[float] | None = None
     """Mean of std(logits) over each class, one value per class (`reshape`)."""
 
@@ -336,6 +339,8 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
+    if _is_set(fields.get("labels"), "codec"):
+        return 5
     if any(
         _is_set(fields.get(block), name)
         for block, names in (

@@ -26,9 +26,10 @@ from manifests.manifest import Manifest, commit, part_entries
 from manifests.tables.rows import ScatteredRows, hash_column, hash_matrix
 
 OPEN = frozenset({
-    "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
-    "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
-    "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
+    "average", "batch_size", "beton", "check", "chosen_by", "classes", "codec", "command", "compute",
+    "distill_by", "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs",
+    "images", "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing",
+    "name",
     "output_groups", "output_key", "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset",
     "probabilities", "quota", "redistributable", "rest", "revise_scope", "score", "score_views", "scores",
     "seconds", "seed", "selector", "set", "split", "student", "teacher", "teacher_licence", "thumbnails", "top_k",

@@ -12,6 +12,7 @@ from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Probabilities, Views
 from manifests.format.parts import part_rows
+from manifests.format.stored_form import parse_codec
 from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
@@ -86,6 +87,7 @@ class Labelling(TeacherPass):
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
+            "codec": targets.codec,
         }
         return {
             "command": "label",
@@ -217,13 +219,16 @@ def default_labels(selection: Manifest, *, is_other: bool) -> str:
     return "raw" if is_other or block is None else block.transform
 
 
-def planned_targets(selection: Manifest, policy: str | None, views: int | None, top_k: int | None) -> TargetPlan:
-    """Return the plan of the stored targets; `views` is None for the default number."""
+def planned_targets(
+    selection: Manifest, policy: str | None, views: int | None, top_k: int | None, codec: str | None = None
+) -> TargetPlan:
+    """Return the plan of the stored targets; `views` is None for the default number, `codec` None for float16."""
     if policy == "single":
         if views is not None and views > 1:
             raise UsageError("--policy single labels only view 0", hint=f"leave out --views {views}, or --policy")
         views = 1
-    return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
+    views, class_count = VIEWS if views is None else views, len(selection.class_names)
+    return TargetPlan.resolve(policy, views, top_k, class_count, parse_codec(codec, top_k))
 
 
 def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:

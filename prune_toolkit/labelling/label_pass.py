@@ -66,7 +66,7 @@ def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, pr
         table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_or_none)})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
-    labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
+    labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k, targets.codec)
     # Before the tables that make the part valid: so every finished part has its time.
     note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_targets(out, targets, part, ids, labels, digest)

@@ -114,7 +114,7 @@ def _targets(parent: Manifest) -> TargetPlan:
     for view in range(labels.views):
         parent.soft_labels("targets", view)
     policy = "replay" if labels.views > 1 else labels.policy or "single"
-    return TargetPlan(policy=policy, views=labels.views, top_k=labels.top_k, class_count=classes)
+    return TargetPlan(policy=policy, views=labels.views, top_k=labels.top_k, class_count=classes, codec=labels.codec)
 
 
 def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from manifests.copies.check import EXACT, DataCheck
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.stored_form import parse_codec
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
@@ -104,6 +105,8 @@ class SelectConfig(CutConfig):
     """Number of scored views whose labels are carried, from the first; None means all."""
     policy: str | None = None
     top_k: int | None = None
+    codec: str | None = None
+    """How the logits of a target are stored: int8 or int4; None or float16 for two bytes each."""
     preset: str | None = None
     seed: int = 0
     beton: bool = True
@@ -180,6 +183,7 @@ class SelectConfig(CutConfig):
                 "--views": self.views,
                 "--policy": self.policy,
                 "--top-k": self.top_k,
+                "--codec": self.codec,
                 "--distill-fraction": self.distill,
             }
             if asked := [flag for flag, value in flags.items() if value is not None]:
@@ -197,7 +201,8 @@ class SelectConfig(CutConfig):
             )
         top_k = stored_k if self.top_k is None else self.top_k
         views = stored if self.views is None else self.views
-        plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names))
+        codec = parse_codec(self.codec, top_k)
+        plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names), codec)
         if stored_k is not None:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
         return plan
@@ -281,6 +286,7 @@ class SelectConfig(CutConfig):
             "distill_fraction": None if distill is None else str(distill[0]),
             "distill_by": None if distill is None else distill[1],
             "file_sha256": decisions.file_sha256,
+            "codec": targets.codec,
         }
         return {
             "command": decisions.command,

@@ -14,7 +14,7 @@ from manifests.format.header import Preprocessing
 from manifests.sources.base import Source
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
-from trainer.data.dense_labels import dense_logits
+from trainer.data.label_decoder import LabelDecoder
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
@@ -130,6 +130,7 @@ class TrainingSession:
         """(N,) last loss of each row if an arm uses it, the same on all ranks; None before the first."""
         self.seen: EpochFacts
         """Facts about the last epoch, if they are recorded or an arm uses losses."""
+        self._logits = LabelDecoder(task.form)
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
             # Compilation and the start of worker processes are not part of any reported time.
@@ -149,6 +150,7 @@ class TrainingSession:
             preprocessing=self.student.info.preprocessing,
             workers=worker_count(self.machine.workers, self.ranks),
             device=self.student.device,
+            form=self.task.form if data is self.task.beton else None,
         )
 
     def close(self) -> None:
@@ -235,9 +237,7 @@ class TrainingSession:
             return None
         else:
             label = batch.label if entry.needs_label_logit or config.revise_eta is not None else None
-            target = dense_logits(
-                batch.target, self.task.stored.top_k, len(self.task.class_names), config.temperature, label
-            )
+            target = self._logits(batch.target, config.temperature, label)
         if config.revise_eta is None:
             return target
         return revise(
