@@ -172,7 +172,11 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
     if labels is None or path is None:
         return
-    form, beton = StoredForm.of(labels, len(manifest.class_names)), Beton.open(path)
+    try:
+        form, beton = manifest.label_form, Beton.open(path)
+    except InputError as error:
+        yield Finding(BETON_NAME, error.message)
+        return
     if beton.target_shape != (labels.views, form.words):
         what = f"has targets of shape {beton.target_shape}, the header's labels {(labels.views, form.words)}"
         yield Finding(BETON_NAME, what)

@@ -24,9 +24,11 @@ from manifests.errors import InputError, UsageError
 from manifests.format.codes import Codes
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
+from manifests.format.last_layer import LAST_LAYER, FeatureLabels, LastLayer
 from manifests.format.part_checks import check_part, check_whole, in_order
 from manifests.format.parts import (
     AGAIN,
+    layer_of,
     parse_part,
     part_count,
     part_path,
@@ -34,6 +36,7 @@ from manifests.format.parts import (
     soft_labels_of,
     vectors_of,
 )
+from manifests.format.stored_form import StoredForm
 from manifests.format.top_k import SoftLabels
 from manifests.sources.base import local_problem
 from manifests.sources.pictures import pictures
@@ -198,7 +201,7 @@ class Manifest:
     def targets(self, view: int = 0) -> Vectors:
         """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`.
 
-        Targets that are stored as codes are decoded to float32, as training does.
+        Targets that are stored as codes or features are decoded to float32, as training does.
         """
         return _dense(self.soft_labels("targets", view))
 
@@ -206,7 +209,22 @@ class Manifest:
         """Stream (sample_id (n,), logits or targets (n,) as stored), one part at a time."""
         entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
-        return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
+        layer = self.last_layer if kind == "targets" else None
+        return (soft_labels_of(self.part(entry), column, class_count, layer) for entry in entries)
+
+    @cached_property
+    def last_layer(self) -> LastLayer | None:
+        """The teacher's last layer if targets are stored as its features, else None."""
+        labels = self.header.labels
+        if labels is None or labels.codec != "features":
+            return None
+        parts = map(self.part, self.require(LAST_LAYER))
+        return layer_of(parts, len(self.class_names), labels.feature_width, self.where)
+
+    @property
+    def label_form(self) -> StoredForm:
+        """The form of the targets."""
+        return StoredForm.of(self.header.labels, len(self.class_names), self.last_layer)
 
     def part(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
         """Read one part of a table; raises InputError if it is missing, unreadable or altered."""
@@ -337,7 +355,10 @@ class Manifest:
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
-        yield ids, labels.logits() if isinstance(labels, Codes) else np.asarray(labels.logits(), np.float16)
+        yield (
+            ids,
+            labels.logits() if isinstance(labels, Codes | FeatureLabels) else np.asarray(labels.logits(), np.float16),
+        )
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:

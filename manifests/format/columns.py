@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from manifests.format.last_layer import LAST_LAYER
+
 if TYPE_CHECKING:
     from manifests.format.header import Codec, Harder, Header
 
@@ -62,9 +64,17 @@ def columns_of(table: str, header: "Header") -> list[Column]:
     if kind == "logits":
         top_k = None if header.views is None else header.views.top_k
         return [_ID, *_vectors("logits", f"logits of the teacher, {_view(rest)}, temperature 1", top_k, header)]
+    if table == LAST_LAYER:
+        width = None if header.labels is None else header.labels.feature_width
+        meaning = "weights of the teacher's last layer for a class, in the order of the classes"
+        return [Column("weight", "float32", meaning, width), Column("bias", "float32", "its bias")]
     if kind == "targets":
         labels, meaning = header.labels, f"logits the student learns, {_view(rest)}"
         if labels is not None and labels.codec is not None:
+            if labels.codec == "features":
+                features = f"{meaning}: input of the teacher's last layer"
+                factor = Column("factor", "float32", "what its output is multiplied by")
+                return [_ID, Column("feature", "float16", features, labels.feature_width), factor]
             return [_ID, *_codes(labels.codec, meaning, len(header.data.class_names))]
         return [_ID, *_vectors("target", meaning, None if labels is None else labels.top_k, header)]
     if kind == "features" and header.features is not None:

@@ -21,7 +21,7 @@ _TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
-Codec = Literal["int8", "int4"]
+Codec = Literal["int8", "int4", "features"]
 LabelsFrom = Literal["none", "teacher"]
 Probabilities = Literal["softmax", "sigmoid"]
 
@@ -245,7 +245,9 @@ class Labels(Block):
     top_k: int | None = None
     """Logits kept per target, as in Views; None if all are."""
     codec: Codec | None = None
-    """How the logits of a target are stored, see manifests/format/codes.py; None for float16."""
+    """How the logits of a target are stored, see manifests/format/codes.py and last_layer.py; None for float16."""
+    feature_width: int | None = None
+    """Features per target with the codec `features`."""
     class_std: list[float] | None = None
     """Mean of std(logits) over each class, one value per class (`reshape`)."""
 

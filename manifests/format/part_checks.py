@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import InputError
-from manifests.format.parts import PART_ROWS, SAMPLES_SCHEMA, SELECTION_SCHEMA, soft_labels_of
+from manifests.format.last_layer import LAST_LAYER
+from manifests.format.parts import PART_ROWS, SAMPLES_SCHEMA, SELECTION_SCHEMA, layer_of, soft_labels_of
 from manifests.format.stored_form import StoredForm
 from manifests.untrusted.rules import check_ids, check_keys, check_labels, check_order
 
@@ -24,6 +25,11 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
     if part.num_columns and part.num_rows != entry.rows:
         raise InputError(f"{where} has {part.num_rows:,} rows, the header says {entry.rows:,}", hint=_AGAIN)
     kind = entry.kind
+    if entry.table == LAST_LAYER:
+        if header.labels is None or (header.labels.feature_width or 0) < 1:
+            raise InputError(f"{where} is a last layer, and the header has no targets that need it", hint=_AGAIN)
+        layer_of([part], part.num_rows, header.labels.feature_width, where)
+        return
     fields = {field.name: field for field in _SCHEMAS.get(kind, ())}
     fields["sample_id"] = SAMPLES_SCHEMA.field("sample_id")
     if kind == "scores":

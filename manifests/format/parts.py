@@ -20,6 +20,7 @@ from manifests.base.files import write_atomic
 from manifests.errors import InputError
 from manifests.format.codes import CODE_COLUMNS, Codes
 from manifests.format.columns import SAMPLES, SELECTION, Column
+from manifests.format.last_layer import FEATURE_COLUMNS, FeatureLabels, LastLayer
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import COLUMNS, SoftLabels, TopK
 from manifests.untrusted.bounds import read_bounded
@@ -104,13 +105,17 @@ def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[n
     return numbers_of(table, "sample_id", pa.int64(), 1), numbers_of(table, name, pa.float16(), 2)
 
 
-def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
-    """Return sample_id (n,) and the logit vectors of a part: all C of each, as logits or codes, or the K largest.
+def soft_labels_of(
+    table: pa.Table, name: str, class_count: int, layer: LastLayer | None = None
+) -> tuple[NDArray[np.int64], SoftLabels]:
+    """Return sample_id (n,) and the logit vectors of a part: all C, as logits, codes or features, or the K largest.
+
+    layer: the last layer, by which features are logits.
 
     Raises InputError if it holds none of them, or not for `class_count` classes.
     """
-    if name not in table.column_names and "code" in table.column_names:
-        return numbers_of(table, "sample_id", pa.int64(), 1), _codes_of(table, name, class_count)
+    if name not in table.column_names and {"code", "feature"} & set(table.column_names):
+        return numbers_of(table, "sample_id", pa.int64(), 1), _encoded_of(table, name, class_count, layer)
     if name in table.column_names or "class" not in table.column_names:
         sample_id_n, dense_nC = vectors_of(table, name)
         if dense_nC.shape[1] != class_count:
@@ -123,11 +128,32 @@ def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArra
     return numbers_of(table, "sample_id", pa.int64(), 1), labels
 
 
-def _codes_of(table: pa.Table, name: str, class_count: int) -> Codes:
+def _encoded_of(table: pa.Table, name: str, class_count: int, layer: LastLayer | None) -> Codes | FeatureLabels:
+    what = "codes" if "code" in table.column_names else "features"
     try:
-        return Codes(class_count=class_count, **_arrays(table, CODE_COLUMNS))
+        if what == "codes":
+            return Codes(class_count=class_count, **_arrays(table, CODE_COLUMNS))
+        return FeatureLabels(class_count=class_count, layer=layer, **_arrays(table, FEATURE_COLUMNS))
     except ValueError as error:
-        raise InputError(f"a part's {name} are not codes of {class_count} logits: {error}", hint=AGAIN) from None
+        raise InputError(f"a part's {name} are not {what} of {class_count} logits: {error}", hint=AGAIN) from None
+
+
+def layer_table(columns: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Return a part of the table of a last layer from its columns; see `LastLayer.parts`."""
+    return numbers_table(np.arange(len(columns["bias"])), columns).drop_columns(["sample_id"])
+
+
+def layer_of(parts: Iterable[pa.Table], class_count: int, width: int | None, where: str) -> LastLayer:
+    """Return the last layer from its parts; raises InputError for one of other classes or another width."""
+    try:
+        layer = LastLayer.of_parts(
+            (numbers_of(part, "weight", pa.float32(), 2), numbers_of(part, "bias", pa.float32(), 1)) for part in parts
+        )
+        if layer.weight_CD.shape != (class_count, width):
+            raise ValueError(f"its weights are {layer.weight_CD.shape}, not {(class_count, width)}")
+    except ValueError as error:
+        raise InputError(f"{where}: the last layer cannot be used: {error}", hint=AGAIN) from None
+    return layer
 
 
 def _arrays(table: pa.Table, columns: Mapping[str, tuple[str, Any]]) -> dict[str, NDArray[Any]]:

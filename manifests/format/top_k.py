@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.format.codes import Codes
+from manifests.format.last_layer import FeatureLabels
 from manifests.format.soft_labels import FullLogits, row_blocks
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -151,8 +152,8 @@ class TopK:
         )
 
 
-SoftLabels = FullLogits | Codes | TopK
-"""n vectors of C logits, of which all, in float16 or as codes, or the K largest are stored."""
+SoftLabels = FullLogits | Codes | FeatureLabels | TopK
+"""n vectors of C logits, of which all, in float16, as codes or as features, or the K largest are stored."""
 Words = NDArray[np.float16] | NDArray[np.int16]
 """(n, words) of 16 bits: logit vectors as a beton stores them."""
 

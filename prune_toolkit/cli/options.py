@@ -346,7 +346,7 @@ rank_options = gathered("ranks", work_share)
 
 
 codec_option = click.option(
-    "--codec", help="How the logits of a target are stored: float16 (default), int8 or int4; see docs/methods.md."
+    "--codec", help="How the logits of a target are stored: float16 (default), int8, int4, or features."
 )
 teacher_licence_option = partial(click.option, "--teacher-licence", "--teacher-license", "teacher_licence")
 jobs_option = click.option(

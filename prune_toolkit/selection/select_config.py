@@ -106,7 +106,7 @@ class SelectConfig(CutConfig):
     policy: str | None = None
     top_k: int | None = None
     codec: str | None = None
-    """How the logits of a target are stored: int8 or int4; None or float16 for two bytes each."""
+    """How the logits of a target are stored: int8 or int4; None and float16 are the same."""
     preset: str | None = None
     seed: int = 0
     beton: bool = True
@@ -202,6 +202,11 @@ class SelectConfig(CutConfig):
         top_k = stored_k if self.top_k is None else self.top_k
         views = stored if self.views is None else self.views
         codec = parse_codec(self.codec, top_k)
+        if codec == "features":
+            raise UsageError(
+                "--codec features needs the teacher, for the features of each view and its last layer",
+                hint="select without it, then label the kept samples: prune label SELECTION --codec features",
+            )
         plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names), codec)
         if stored_k is not None:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)

@@ -1,7 +1,7 @@
 """Turn the logits of several views into stored targets: one per view, their mean, or view 0 alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
 from manifests.format.header import Codec, Labels, Policy, Views
+from manifests.format.last_layer import FeatureLabels, LastLayer, mean_features
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.format.stored_form import StoredForm, encoded
@@ -63,6 +64,8 @@ class TargetPlan:
     class_count: int
     codec: Codec | None = None
     """How the logits of a target are stored; None for float16."""
+    layer: LastLayer | None = field(default=None, compare=False, repr=False)
+    """The teacher's last layer, with the codec `features`."""
 
     @classmethod
     def resolve(
@@ -101,7 +104,10 @@ class TargetPlan:
     @property
     def form(self) -> StoredForm:
         """The form of a target."""
-        return StoredForm(class_count=self.class_count, top_k=self.top_k, codec=self.codec)
+        width = None if self.layer is None else self.layer.width
+        return StoredForm(
+            class_count=self.class_count, top_k=self.top_k, codec=self.codec, width=width, layer=self.layer
+        )
 
 
 def targets_of(
@@ -130,6 +136,9 @@ def targets_of(
 
 
 def _mean(views: Sequence[SoftLabels], label_n: Integers, sample_id_n: Ids, transform: LabelTransform) -> SoftLabels:
+    if isinstance(views[0], FeatureLabels):
+        applied = [transform.apply(view, label_n, sample_id_n) for view in views]
+        return mean_features([view for view in applied if isinstance(view, FeatureLabels)])
     sum_nC = transform.exact(views[0].logits(), label_n, sample_id_n)
     for view in views[1:]:
         sum_nC += transform.exact(view.logits(), label_n, sample_id_n)
@@ -174,7 +183,7 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
         views = []
         for table in plan.tables:
             path = out / part_path(table, part)
-            _, labels = soft_labels_of(read_part(path), "target", plan.class_count)
+            _, labels = soft_labels_of(read_part(path), "target", plan.class_count, plan.layer)
             if not plan.form.holds(labels):
                 found, said = labels.top_k or labels.class_count, plan.top_k or plan.class_count
                 codec = "" if plan.codec is None else f" as {plan.codec}"
@@ -203,6 +212,7 @@ def labels_block(
         policy=plan.policy,
         top_k=plan.top_k,
         codec=plan.codec,
+        feature_width=plan.form.width,
         class_std=None if class_std_C is None else class_std_C.tolist(),
     )
 
@@ -221,7 +231,9 @@ def label_parameters(
     count = wrong = 0
     for part in range(part_count(len(label_N))):
         for table in plan.tables:
-            ids, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            ids, labels = soft_labels_of(
+                read_part(out / part_path(table, part)), "target", plan.class_count, plan.layer
+            )
             count += len(labels)
             wrong += int((labels.top1_n != label_N[ids]).sum())
     scope = parameters.get("scope", DEFAULT_SCOPE)

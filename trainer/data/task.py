@@ -53,7 +53,7 @@ class Task:
     @property
     def form(self) -> StoredForm:
         """Return the form of the stored labels."""
-        return StoredForm.of(self.manifest.header.labels, len(self.class_names))
+        return self.manifest.label_form
 
     @property
     def is_unlabelled(self) -> bool:
