@@ -14,6 +14,7 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, UnreachableError
 from manifests.format.columns import tables_of
 from manifests.format.header import FileEntry
+from manifests.format.last_layer import LAST_LAYER
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
 from manifests.format.stored_form import StoredForm
@@ -170,13 +171,21 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
         if found != count and count and kind not in (header.left_out or ()):
             yield Finding(kind, f"has {found:,} views, the header says {count:,}")
     labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
-    if labels is None or path is None:
+    if labels is None:
+        return
+    absent = "targets" in manifest.not_pulled | frozenset(header.left_out or ())
+    if labels.codec == "features" and (absent or any(name.startswith(f"{LAST_LAYER}/") for name in damaged)):
         return
     try:
-        form, beton = manifest.label_form, Beton.open(path)
+        form = manifest.label_form
+    except UnreachableError:
+        raise
     except InputError as error:
-        yield Finding(BETON_NAME, error.message)
+        yield Finding(LAST_LAYER, error.message)
         return
+    if path is None:
+        return
+    beton = Beton.open(path)
     if beton.target_shape != (labels.views, form.words):
         what = f"has targets of shape {beton.target_shape}, the header's labels {(labels.views, form.words)}"
         yield Finding(BETON_NAME, what)

@@ -1,6 +1,7 @@
 """`prune label --codec features`: features and the last layer in place of logits, and the logits that come back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tests_support import write_idx
+from trainer_support import trained, watched
 
 from manifests.base.files import sha256_file
 from manifests.betons.reader import Beton
@@ -20,6 +22,7 @@ from manifests.manifest import Manifest
 from trainer.data.dataset import PrunedDataset
 from trainer.data.label_decoder import LabelDecoder
 from trainer.data.loaders import ffcv_available, open_loader
+from trainer.data.order import epoch_order
 from trainer.data.task import open_task
 from trainer.data.views import MEAN_VIEW
 
@@ -66,6 +69,13 @@ def scored(tmp_path_factory, prune, teachers) -> Path:
     prune("score", "index", "--teacher", "narrow:narrow", "--image-size", 8, "-o", "scores", cwd=folder)
     prune("select", "scores", "--keep", 0.5, "-o", "selection", cwd=folder)
     return folder
+
+
+@pytest.fixture(params=["torch", "ffcv"])
+def loader(request) -> str:
+    if request.param == "ffcv" and not (found := ffcv_available())[0]:
+        pytest.skip(found[1])
+    return str(request.param)
 
 
 def label(prune, folder: Path, out: Path, *flags: object) -> Manifest:
@@ -158,6 +168,17 @@ def test_a_cut_a_push_and_a_hidden_push_take_the_layer_along(scored, labelled, p
     assert verify(less.path).ok
 
 
+def test_the_loss_is_taught_the_decoded_targets(labelled, loader, teachers, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(teachers)
+    with watched(monkeypatch) as watch:
+        trained(
+            labelled, tmp_path / "run", loader=loader, student="narrow:narrow", batch_size=20, epochs=1, policy="single"
+        )
+    [step] = watch.steps
+    rows = epoch_order(0, 0, 20)
+    np.testing.assert_allclose(step.target, targets(labelled)[rows], atol=1e-5)
+
+
 REFUSED = {
     "narrow:wide": "the 9 features of teacher narrow:wide take 22 bytes per label, and its 10 logits in float16",
     "narrow:unsteady": "features and last layer give a logit that is 0.30",
@@ -185,18 +206,20 @@ def test_probabilities_and_a_selection_alone_have_no_such_features(scored, prune
 
 def forged(labelled: Manifest, folder: Path, path: str, name: str, values: pa.Array) -> Path:
     """A copy with another column in a part, and its digest in the header."""
-    import shutil
-
     shutil.copytree(labelled.path, folder)
     table = pq.read_table(folder / path)
     table = table.set_column(table.column_names.index(name), name, values)
+    rewritten(folder, path, table)
+    return folder
+
+
+def rewritten(folder: Path, path: str, table: pa.Table) -> None:
     (folder / path).unlink()
     pq.write_table(table, folder / path)
     header = json.loads((folder / "manifest.json").read_bytes())
     [entry] = [entry for entry in header["files"] if entry["path"] == path]
-    entry |= {"sha256": sha256_file(folder / path), "bytes": (folder / path).stat().st_size}
+    entry |= {"sha256": sha256_file(folder / path), "bytes": (folder / path).stat().st_size, "rows": len(table)}
     (folder / "manifest.json").write_text(json.dumps(header))
-    return folder
 
 
 def vectors(values: np.ndarray) -> pa.Array:
@@ -212,6 +235,16 @@ FORGED = {
     "a feature of inf": (PART, "feature", vectors(np.full((20, 4), np.inf, np.float16)), "is not finite"),
     "a factor of nan": (PART, "factor", pa.array(np.full(20, np.nan, np.float32)), "is not finite"),
 }
+
+
+def test_a_layer_of_fewer_classes_is_found(labelled, tmp_path) -> None:
+    folder = tmp_path / "forged"
+    shutil.copytree(labelled.path, folder)
+    table = pq.read_table(folder / LAYER).slice(0, 7)
+    rewritten(folder, LAYER, table)
+    (folder / "train.beton").unlink()
+    [finding] = verify(folder).findings
+    assert "its weights are (7, 4), not (10, 4)" in finding.problem
 
 
 @pytest.mark.parametrize("name", FORGED)
