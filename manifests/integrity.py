@@ -25,6 +25,8 @@ from manifests.stores.addresses import UNKNOWN_SIZE
 from manifests.stores.store import Store
 from manifests.stores.streams import sha256_of
 
+_DECODED_VALUES = 1 << 22
+"""Logits decoded at once."""
 _MISSING = "is missing"
 _ALTERED = "was altered: its sha256 is not the one the header names"
 
@@ -195,8 +197,9 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
 
 def _label_findings(beton: Beton, form: StoredForm) -> Iterator[Finding]:
     """Yield the first target of a beton that cannot be decoded."""
-    for start in range(0, beton.count, PART_ROWS):
-        words_nVW = beton.targets(np.arange(start, min(start + PART_ROWS, beton.count)))
+    step = max(1, _DECODED_VALUES // (beton.view_count * form.class_count))
+    for start in range(0, beton.count, step):
+        words_nVW = beton.targets(np.arange(start, min(start + step, beton.count)))
         try:
             form.decode(words_nVW.reshape(-1, form.words))
         except InputError as error:
