@@ -14,9 +14,10 @@ from manifests.betons.reader import Beton
 from manifests.errors import InputError, UnreachableError
 from manifests.format.columns import tables_of
 from manifests.format.header import FileEntry
+from manifests.format.last_layer import LAST_LAYER
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
-from manifests.format.top_k import words_count
+from manifests.format.stored_form import StoredForm
 from manifests.images.decode import MODE_JPEG
 from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
@@ -24,6 +25,8 @@ from manifests.stores.addresses import UNKNOWN_SIZE
 from manifests.stores.store import Store
 from manifests.stores.streams import sha256_of
 
+_DECODED_VALUES = 1 << 22
+"""Logits decoded at once."""
 _MISSING = "is missing"
 _ALTERED = "was altered: its sha256 is not the one the header names"
 
@@ -170,12 +173,38 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
         if found != count and count and kind not in (header.left_out or ()):
             yield Finding(kind, f"has {found:,} views, the header says {count:,}")
     labels, path = header.labels, None if BETON_NAME in damaged else manifest.beton_path
-    if labels is None or path is None:
+    if labels is None:
         return
-    words = len(manifest.class_names) if labels.top_k is None else words_count(labels.top_k)
-    shape = Beton.open(path).target_shape
-    if shape != (labels.views, words):
-        yield Finding(BETON_NAME, f"has targets of shape {shape}, the header's labels {(labels.views, words)}")
+    absent = "targets" in manifest.not_pulled | frozenset(header.left_out or ())
+    if labels.codec == "features" and (absent or any(name.startswith(f"{LAST_LAYER}/") for name in damaged)):
+        return
+    try:
+        form = manifest.label_form
+    except UnreachableError:
+        raise
+    except InputError as error:
+        yield Finding(LAST_LAYER, error.message)
+        return
+    if path is None:
+        return
+    beton = Beton.open(path)
+    if beton.target_shape != (labels.views, form.words):
+        what = f"has targets of shape {beton.target_shape}, the header's labels {(labels.views, form.words)}"
+        yield Finding(BETON_NAME, what)
+    elif form.codec is not None:
+        yield from _label_findings(beton, form)
+
+
+def _label_findings(beton: Beton, form: StoredForm) -> Iterator[Finding]:
+    """Yield the first target of a beton that cannot be decoded."""
+    step = max(1, _DECODED_VALUES // (beton.view_count * form.class_count))
+    for start in range(0, beton.count, step):
+        words_nVW = beton.targets(np.arange(start, min(start + step, beton.count)))
+        try:
+            form.decode(words_nVW.reshape(-1, form.words))
+        except InputError as error:
+            yield Finding(BETON_NAME, f"targets of rows {start:,} to {start + len(words_nVW) - 1:,}: {error.message}")
+            return
 
 
 def beton_problems(beton: Beton) -> Iterator[str]:

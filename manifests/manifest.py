@@ -21,11 +21,14 @@ from manifests.base.files import link_or_copy, remove_temporaries, sha256_file, 
 from manifests.base.layout import BETON_NAME, LOCAL_NAME, MAX_PART_BYTES
 from manifests.base.progress import one_line
 from manifests.errors import InputError, UsageError
+from manifests.format.codes import Codes
 from manifests.format.header import FileEntry, Header
 from manifests.format.header_file import read_header, write_header
+from manifests.format.last_layer import LAST_LAYER, FeatureLabels, LastLayer
 from manifests.format.part_checks import check_part, check_whole, in_order
 from manifests.format.parts import (
     AGAIN,
+    layer_of,
     parse_part,
     part_count,
     part_path,
@@ -33,6 +36,7 @@ from manifests.format.parts import (
     soft_labels_of,
     vectors_of,
 )
+from manifests.format.stored_form import StoredForm
 from manifests.format.top_k import SoftLabels
 from manifests.sources.base import local_problem
 from manifests.sources.pictures import pictures
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 PULLED_FROM, NOT_PULLED = "pulled_from", "not_pulled"
 MAX_LOCAL_BYTES = 1 << 20
 Ids = NDArray[np.int64]
-Vectors = Iterator[tuple[Ids, NDArray[np.float16]]]
+Vectors = Iterator[tuple[Ids, NDArray[np.float16] | NDArray[np.float32]]]
 
 
 class Manifest:
@@ -195,14 +199,32 @@ class Manifest:
         return (vectors_of(self.part(entry), "features") for entry in entries)
 
     def targets(self, view: int = 0) -> Vectors:
-        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`."""
+        """Stream (sample_id (n,), target logits (n, C) float16) of the kept samples, like `logits`.
+
+        Targets that are stored as codes or features are decoded to float32, as training does.
+        """
         return _dense(self.soft_labels("targets", view))
 
     def soft_labels(self, kind: Literal["logits", "targets"], view: int = 0) -> Iterator[tuple[Ids, SoftLabels]]:
         """Stream (sample_id (n,), logits or targets (n,) as stored), one part at a time."""
         entries = self.require(f"{kind}/view-{view:03d}")
         column, class_count = {"logits": "logits", "targets": "target"}[kind], len(self.class_names)
-        return (soft_labels_of(self.part(entry), column, class_count) for entry in entries)
+        layer = self.last_layer if kind == "targets" else None
+        return (soft_labels_of(self.part(entry), column, class_count, layer) for entry in entries)
+
+    @cached_property
+    def last_layer(self) -> LastLayer | None:
+        """The teacher's last layer if targets are stored as its features, else None."""
+        labels = self.header.labels
+        if labels is None or labels.codec != "features":
+            return None
+        parts = map(self.part, self.require(LAST_LAYER))
+        return layer_of(parts, len(self.class_names), labels.feature_width, self.where)
+
+    @property
+    def label_form(self) -> StoredForm:
+        """The form of the targets."""
+        return StoredForm.of(self.header.labels, len(self.class_names), self.last_layer)
 
     def part(self, entry: FileEntry, columns: list[str] | None = None) -> pa.Table:
         """Read one part of a table; raises InputError if it is missing, unreadable or altered."""
@@ -333,7 +355,10 @@ class Manifest:
 
 def _dense(parts: Iterator[tuple[Ids, SoftLabels]]) -> Vectors:
     for ids, labels in parts:
-        yield ids, np.asarray(labels.logits(), np.float16)
+        yield (
+            ids,
+            labels.logits() if isinstance(labels, Codes | FeatureLabels) else np.asarray(labels.logits(), np.float16),
+        )
 
 
 def file_entry(folder: Path, path: str, rows: int) -> FileEntry:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from manifests.base.files import remove_temporaries, write_atomic
 from manifests.card.text import SEARCH_PICTURE, TITLES, code, front_matter, plain
 from manifests.format.columns import columns_of, tables_of
+from manifests.format.stored_form import StoredForm
 
 if TYPE_CHECKING:
     from manifests.format.header import Header, WithoutSuspects
@@ -243,5 +244,5 @@ def targets_text(header: "Header") -> str:
         "mean": f"mean over {labelled} view(s)",
         "single": "single of view 0",
     }.get(labels.policy or "", f"{labels.views} view(s)")
-    kept = "" if labels.top_k is None else f", top-{labels.top_k} of {len(header.data.class_names)} logits"
-    return f"{labels.transform}, {what}{kept}"
+    form = StoredForm.of(labels, len(header.data.class_names)).text
+    return f"{labels.transform}, {what}{form and ', '}{form}"

@@ -64,6 +64,7 @@ def _divergence(
 ) -> dict[str, Any]:
     """Return the count of common labels and their mean KL both ways; `not_finite` counts those that are not finite."""
     table, column = f"{kind}/view-{view:03d}", COLUMNS[kind]
+    layer_a, layer_b = (side.manifest.last_layer if kind == "targets" else None for side in (a, b))
     ours, count, wrong, sums = TableRows(a.manifest, table), 0, 0, np.zeros(2)
     with _rows_of_b(a, b, pairs, table) as theirs:
         for number in range(part_count(len(a))):
@@ -73,8 +74,8 @@ def _divergence(
             mine, other = ours.take(id_n), theirs.part(number)
             ids_a, ids_b = (rows.column("sample_id").to_numpy() for rows in (mine, other))
             _, in_mine, in_other = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
-            _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names))
-            _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names))
+            _, labels_a = soft_labels_of(mine.take(in_mine), column, len(a.manifest.class_names), layer_a)
+            _, labels_b = soft_labels_of(other.take(in_other), column, len(b.manifest.class_names), layer_b)
             # Contiguous, as sums over another layout round otherwise: equal labels are 0 apart.
             a_nC: Logits = labels_a.logits()
             b_nC: Logits = np.ascontiguousarray(labels_b.logits()[:, to_b_C])

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from manifests.format.last_layer import LAST_LAYER
+
 if TYPE_CHECKING:
-    from manifests.format.header import Harder, Header
+    from manifests.format.header import Codec, Harder, Header
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,19 @@ def columns_of(table: str, header: "Header") -> list[Column]:
     if kind == "logits":
         top_k = None if header.views is None else header.views.top_k
         return [_ID, *_vectors("logits", f"logits of the teacher, {_view(rest)}, temperature 1", top_k, header)]
+    if table == LAST_LAYER:
+        width = None if header.labels is None else header.labels.feature_width
+        meaning = "weights of the teacher's last layer for a class, in the order of the classes"
+        return [Column("weight", "float32", meaning, width), Column("bias", "float32", "its bias")]
     if kind == "targets":
-        top_k = None if header.labels is None else header.labels.top_k
-        return [_ID, *_vectors("target", f"logits the student learns, {_view(rest)}", top_k, header)]
+        labels, meaning = header.labels, f"logits the student learns, {_view(rest)}"
+        if labels is not None and labels.codec is not None:
+            if labels.codec == "features":
+                features = f"{meaning}: input of the teacher's last layer"
+                factor = Column("factor", "float32", "what its output is multiplied by")
+                return [_ID, Column("feature", "float16", features, labels.feature_width), factor]
+            return [_ID, *_codes(labels.codec, meaning, len(header.data.class_names))]
+        return [_ID, *_vectors("target", meaning, None if labels is None else labels.top_k, header)]
     if kind == "features" and header.features is not None:
         meaning = f"input of the teacher's layer {header.features.layer}, {_view(rest)}"
         return [_ID, Column("features", "float16", meaning, header.features.width)]
@@ -97,6 +109,15 @@ def _vectors(name: str, meaning: str, top_k: int | None, header: "Header") -> li
         Column("label_logit", "float16", "logit of the label's class"),
         Column("mean", "float32", "mean of all logits"),
         Column("std", "float32", "standard deviation of all logits"),
+    ]
+
+
+def _codes(codec: "Codec", meaning: str, class_count: int) -> list[Column]:
+    width = class_count if codec == "int8" else -(-class_count // 2)
+    return [
+        Column("code", "uint8", f"{meaning}: steps below the largest, {codec}", width),
+        Column("scale", "float16", "the step"),
+        Column("offset", "float16", "the largest logit"),
     ]
 
 

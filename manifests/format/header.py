@@ -22,6 +22,7 @@ _TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
 Kind = Literal["index", "scores", "selection"]
 Harder = Literal["high", "low"]
 Policy = Literal["replay", "mean", "single"]
+Codec = Literal["int8", "int4", "features"]
 LabelsFrom = Literal["none", "teacher"]
 Probabilities = Literal["softmax", "sigmoid"]
 
@@ -269,6 +270,10 @@ class Labels(Block):
     """replay: one target per scored view; mean: one, the mean over all views; single: one, that of view 0."""
     top_k: int | None = None
     """Logits kept per target, as in Views; None if all are."""
+    codec: Codec | None = None
+    """How the logits of a target are stored, see manifests/format/codes.py and last_layer.py; None for float16."""
+    feature_width: int | None = None
+    """Features per target with the codec `features`."""
     class_std: list[float] | None = None
     """Mean of std(logits) over each class, one value per class (`reshape`)."""
 
@@ -362,7 +367,8 @@ class Header(Block):
 
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
-    if any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_5):
+    of_selection = any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_5)
+    if of_selection or _is_set(fields.get("labels"), "codec"):
         return 5
     if any(
         _is_set(fields.get(block), name)

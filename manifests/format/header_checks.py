@@ -51,6 +51,7 @@ BOUNDS: Mapping[str, Callable[[Header], Bound]] = {
     "views.flip": lambda _: Bound(0, 1, bool),
     "labels.views": lambda _: Bound(0, MAX_VIEWS),
     "labels.top_k": lambda header: Bound(1, _most_kept(header)),
+    "labels.feature_width": lambda _: Bound(1, MAX_WIDTH),
     "features.width": lambda _: Bound(1, MAX_WIDTH),
     "thumbnails.side_px": lambda _: Bound(1, MAX_THUMBNAIL_PX),
     "compute.batch_size": lambda _: Bound(1, 1 << 40),
@@ -130,6 +131,8 @@ def _class_problems(header: Header) -> Iterator[str]:
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         yield f"data.class_names: two classes are named {shortened(twice)}"
+    if labels is not None and (labels.codec == "features") != (labels.feature_width is not None):
+        yield "labels.feature_width belongs to the codec features, and only one of the two is there"
     class_std = None if labels is None else labels.class_std
     if class_std is not None:
         if len(class_std) != len(names):

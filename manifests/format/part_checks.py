@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import InputError
-from manifests.format.parts import PART_ROWS, SAMPLES_SCHEMA, SELECTION_SCHEMA
+from manifests.format.last_layer import LAST_LAYER
+from manifests.format.parts import PART_ROWS, SAMPLES_SCHEMA, SELECTION_SCHEMA, layer_of, soft_labels_of
+from manifests.format.stored_form import StoredForm
 from manifests.untrusted.rules import check_ids, check_keys, check_labels, check_order
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
     if part.num_columns and part.num_rows != entry.rows:
         raise InputError(f"{where} has {part.num_rows:,} rows, the header says {entry.rows:,}", hint=_AGAIN)
     kind = entry.kind
+    if entry.table == LAST_LAYER:
+        if header.labels is None or (header.labels.feature_width or 0) < 1:
+            raise InputError(f"{where} is a last layer, and the header has no targets that need it", hint=_AGAIN)
+        layer_of([part], part.num_rows, header.labels.feature_width, where)
+        return
     fields = {field.name: field for field in _SCHEMAS.get(kind, ())}
     fields["sample_id"] = SAMPLES_SCHEMA.field("sample_id")
     if kind == "scores":
@@ -36,6 +43,14 @@ def check_part(part: pa.Table, entry: "FileEntry", header: "Header", where: str,
         check_ids(ids, header.data.count, where)
         if kind in _SCHEMAS and len(ids) and (ids[0] % PART_ROWS or ids[-1] != ids[0] + len(ids) - 1):
             raise InputError(f"{where} does not hold the consecutive samples of one part", hint=_AGAIN)
+    if kind == "targets" and whole and header.labels is not None and header.labels.codec is not None:
+        form = StoredForm.of(header.labels, len(header.data.class_names))
+        try:
+            _, labels = soft_labels_of(part, "target", form.class_count)
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", hint=_AGAIN) from None
+        if not form.holds(labels):
+            raise InputError(f"{where} does not hold {form.text}, as the header says", hint=_AGAIN)
     if kind == "samples" and "key" in part.column_names:
         check_keys(part.column("key"), where)
         check_order(part.column("key"), where)

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from manifests.base import layout as limits
 from manifests.base.files import write_atomic
 from manifests.errors import InputError
+from manifests.format.codes import CODE_COLUMNS, Codes
 from manifests.format.columns import SAMPLES, SELECTION, Column
+from manifests.format.last_layer import FEATURE_COLUMNS, FeatureLabels, LastLayer
 from manifests.format.soft_labels import FullLogits
 from manifests.format.top_k import COLUMNS, SoftLabels, TopK
 from manifests.untrusted.bounds import read_bounded
 
 PART_ROWS = limits.PART_ROWS
-SMALL_NUMBERS = ["class.list.element", "pixels.list.element"]
+SMALL_NUMBERS = ["class.list.element", "code.list.element", "pixels.list.element"]
 CONFIG_KEY, CONTENT_KEY = b"prune.config", b"prune.content"
 AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
@@ -64,7 +66,7 @@ def vectors_table(sample_id_n: NDArray[np.int64], name: str, values_nC: NDArray[
 
 
 def soft_labels_table(sample_id_n: NDArray[np.int64], name: str, labels: SoftLabels) -> pa.Table:
-    """A table of sample_id and n logit vectors: all C in the column `name`, or the columns of the K largest."""
+    """A table of sample_id and n logit vectors: all C in the column `name` or as codes, or the K largest."""
     return numbers_table(sample_id_n, labels.columns(name))
 
 
@@ -103,25 +105,63 @@ def vectors_of(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[n
     return numbers_of(table, "sample_id", pa.int64(), 1), numbers_of(table, name, pa.float16(), 2)
 
 
-def soft_labels_of(table: pa.Table, name: str, class_count: int) -> tuple[NDArray[np.int64], SoftLabels]:
-    """Return sample_id (n,) and the logit vectors of a part: all C of each, or the K largest.
+def soft_labels_of(
+    table: pa.Table, name: str, class_count: int, layer: LastLayer | None = None
+) -> tuple[NDArray[np.int64], SoftLabels]:
+    """Return sample_id (n,) and the logit vectors of a part: all C, as logits, codes or features, or the K largest.
 
-    Raises InputError if it holds neither, or not for `class_count` classes.
+    layer: the last layer, by which features are logits.
+
+    Raises InputError if it holds none of them, or not for `class_count` classes.
     """
+    if name not in table.column_names and {"code", "feature"} & set(table.column_names):
+        return numbers_of(table, "sample_id", pa.int64(), 1), _encoded_of(table, name, class_count, layer)
     if name in table.column_names or "class" not in table.column_names:
         sample_id_n, dense_nC = vectors_of(table, name)
         if dense_nC.shape[1] != class_count:
             raise InputError(f"a part's {name} have {dense_nC.shape[1]} values for {class_count} classes", hint=AGAIN)
         return sample_id_n, FullLogits(dense_nC)
-    arrays = {
-        field: numbers_of(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
-        for column, (field, dtype) in COLUMNS.items()
-    }
     try:
-        labels = TopK(class_count=class_count, **arrays)
+        labels = TopK(class_count=class_count, **_arrays(table, COLUMNS))
     except ValueError as error:
         raise InputError(f"a part's {name} are not the largest of {class_count} logits: {error}", hint=AGAIN) from None
     return numbers_of(table, "sample_id", pa.int64(), 1), labels
+
+
+def _encoded_of(table: pa.Table, name: str, class_count: int, layer: LastLayer | None) -> Codes | FeatureLabels:
+    what = "codes" if "code" in table.column_names else "features"
+    try:
+        if what == "codes":
+            return Codes(class_count=class_count, **_arrays(table, CODE_COLUMNS))
+        return FeatureLabels(class_count=class_count, layer=layer, **_arrays(table, FEATURE_COLUMNS))
+    except ValueError as error:
+        raise InputError(f"a part's {name} are not {what} of {class_count} logits: {error}", hint=AGAIN) from None
+
+
+def layer_table(columns: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Return a part of the table of a last layer from its columns; see `LastLayer.parts`."""
+    return numbers_table(np.arange(len(columns["bias"])), columns).drop_columns(["sample_id"])
+
+
+def layer_of(parts: Iterable[pa.Table], class_count: int, width: int | None, where: str) -> LastLayer:
+    """Return the last layer from its parts; raises InputError for one of other classes or another width."""
+    try:
+        layer = LastLayer.of_parts(
+            (numbers_of(part, "weight", pa.float32(), 2), numbers_of(part, "bias", pa.float32(), 1)) for part in parts
+        )
+        if layer.weight_CD.shape != (class_count, width):
+            raise ValueError(f"its weights are {layer.weight_CD.shape}, not {(class_count, width)}")
+    except ValueError as error:
+        raise InputError(f"{where}: the last layer cannot be used: {error}", hint=AGAIN) from None
+    return layer
+
+
+def _arrays(table: pa.Table, columns: Mapping[str, tuple[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of a form of labels as the fields of its class: numbers if it ends in _n, else vectors."""
+    return {
+        field: numbers_of(table, column, pa.from_numpy_dtype(dtype), 1 if field.endswith("_n") else 2)
+        for column, (field, dtype) in columns.items()
+    }
 
 
 def write_part(path: Path, table: pa.Table, digest: str) -> None:

@@ -1,4 +1,4 @@
-"""All logits of some samples, with the interface of the `TopK` of manifests/format/top_k.py."""
+"""All logits of some samples, with the interface of `TopK` (manifests/format/top_k.py) and `Codes` (codes.py)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

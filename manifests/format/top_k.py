@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manifests.errors import InputError, UsageError
+from manifests.format.codes import Codes
+from manifests.format.last_layer import FeatureLabels
 from manifests.format.soft_labels import FullLogits, row_blocks
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -150,8 +152,8 @@ class TopK:
         )
 
 
-SoftLabels = FullLogits | TopK
-"""n vectors of C logits, of which all or the K largest are stored."""
+SoftLabels = FullLogits | Codes | FeatureLabels | TopK
+"""n vectors of C logits, of which all, in float16, as codes or as features, or the K largest are stored."""
 Words = NDArray[np.float16] | NDArray[np.int16]
 """(n, words) of 16 bits: logit vectors as a beton stores them."""
 
@@ -188,7 +190,7 @@ def top_k(logits_nC: NDArray[np.floating[Any]], label_n: NDArray[np.integer[Any]
 
 def keep_largest(labels: SoftLabels, label_n: NDArray[np.integer[Any]], k: int | None) -> SoftLabels:
     """Return the k largest of all C logits; the labels unchanged if k is None or they already hold the k largest."""
-    return labels if k in (None, labels.top_k) else top_k(labels.logits(), label_n, k)
+    return labels if k is None or k == labels.top_k else top_k(labels.logits(), label_n, k)
 
 
 def check_k(k: int, class_count: int) -> None:

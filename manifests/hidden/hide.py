@@ -19,16 +19,18 @@ from manifests.errors import UsageError
 from manifests.format.child_header import Making, child_header
 from manifests.format.columns import columns_of
 from manifests.format.header import Block, Header, Views
+from manifests.format.last_layer import LAST_LAYER
 from manifests.format.parts import SAMPLES_SCHEMA, config_digest, part_count, part_path, part_rows, write_part
 from manifests.hidden.secret import hidden_block, hide_hashes, hide_ids, hide_keys, hide_text, hide_view_ids
 from manifests.images.identity import fingerprint
-from manifests.manifest import Manifest, commit, part_entries
+from manifests.manifest import Manifest, commit, file_entry, part_entries
 from manifests.tables.rows import ScatteredRows, hash_column, hash_matrix
 
 OPEN = frozenset({
-    "average", "batch_size", "beton", "check", "chosen_by", "classes", "command", "compute", "distill_by",
-    "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs", "images",
-    "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing", "name",
+    "average", "batch_size", "beton", "check", "chosen_by", "classes", "codec", "command", "compute",
+    "distill_by", "distill_fraction", "dynamics_seconds", "early_epoch", "epochs", "eta", "features", "grand_epochs",
+    "images", "images_per_second", "keep", "kind", "labels", "left_out", "licence", "loss", "max_side", "missing",
+    "name",
     "output_groups", "output_key", "output_map", "parameters", "per_class_min", "policy", "preprocessing", "preset",
     "probabilities", "quota", "redistributable", "rest", "revise_scope", "score", "score_views", "scores",
     "seconds", "seed", "selector", "set", "split", "student", "teacher", "teacher_licence", "thumbnails", "top_k",
@@ -97,6 +99,10 @@ def _hidden_samples(secret: bytes, samples: pa.Table, keys: pa.Array) -> pa.Tabl
 def _reorder(
     source: Manifest, table: str, new_id_N: NDArray[np.int64], folder: Path, digest: str, progress: Progress
 ) -> None:
+    if table == LAST_LAYER:
+        for entry in source.files(table):
+            write_part(folder / entry.path, source.part(entry).select(["weight", "bias"]), digest)
+        return
     with TemporaryDirectory(dir=folder, prefix=".scattered-") as scratch:
         # Columns that a later version added might identify samples.
         known = {column.name for column in columns_of(table, source.header)}
@@ -119,7 +125,10 @@ def _header(source: Manifest, secret: bytes, hidden: pa.Table, folder: Path, tab
         parents=[hide_text(secret, source.id)],
         thumbnails=None,
         hidden=hidden_block(secret),
-        files=part_entries(folder, ["samples", *tables], header.data.count),
+        files=[
+            *part_entries(folder, ["samples", *(table for table in tables if table != LAST_LAYER)], header.data.count),
+            *(file_entry(folder, entry.path, entry.rows) for entry in source.files(LAST_LAYER) if LAST_LAYER in tables),
+        ],
     )
 
 

@@ -189,6 +189,7 @@ def label(
     flip: bool | None = None,
     seed: int | None = None,
     top_k: int | None = None,
+    codec: str | None = None,
     labels: str | None = None,
     policy: str | None = None,
     other_teacher: bool = False,
@@ -210,7 +211,7 @@ def label(
     """
     chosen = opened(selection)
     check_selection(chosen, teacher_licence, is_other=other_teacher)
-    targets = planned_targets(chosen, policy, views, top_k)
+    targets = planned_targets(chosen, policy, views, top_k, codec)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
     spec = teacher_spec(
         teacher,

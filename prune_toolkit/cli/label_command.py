@@ -12,6 +12,7 @@ from prune_toolkit.cli.options import (
     DataOptions,
     TeacherOptions,
     asked_for,
+    codec_option,
     data_options,
     dry_run_option,
     echo_train_command,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     help="How logits become targets: raw, reshape, revise, soften [default: the selection's; raw for another teacher].",
 )
 @click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
+@codec_option
 @teacher_options
 @click.option("--other-teacher", is_flag=True, help="Allow a teacher other than the one that scored the data.")
 @teacher_licence_option(help="With --other-teacher: licence of its weights, recorded in the manifest.")
@@ -59,6 +61,7 @@ def command(
     views: "ViewFlags",
     labels: str | None,
     policy: str | None,
+    codec: str | None,
     teacher_options: TeacherOptions,
     other_teacher: bool,
     teacher_licence: str | None,
@@ -93,7 +96,7 @@ def command(
     parent = Manifest.open(selection)
     check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
-    targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k)
+    targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k, codec)
     teacher = teacher_options.load(parent.class_names, None if other_teacher else parent)
     asked = replace(views, views=targets.views)
     config = LabelConfig(

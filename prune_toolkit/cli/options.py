@@ -345,6 +345,9 @@ def work_share(rank: int | None, world_size: int | None) -> "WorkShare":
 rank_options = gathered("ranks", work_share)
 
 
+codec_option = click.option(
+    "--codec", help="How the logits of a target are stored: float16 (default), int8, int4, or features."
+)
 teacher_licence_option = partial(click.option, "--teacher-licence", "--teacher-license", "teacher_licence")
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Files to transfer at once."

@@ -10,6 +10,7 @@ from manifests.errors import UsageError
 from prune_toolkit.cli.copy_options import CopyOptions, copy_options, note_unused
 from prune_toolkit.cli.options import (
     FOLDER,
+    codec_option,
     dry_run_option,
     echo_train_command,
     gathered,
@@ -43,7 +44,8 @@ def _keep(value: object) -> Keep:
 )
 @click.option(
     "--selector",
-    help="medium (default), random, window, beta, ccs, moderate, herding, k_center, d2 or mix; see `prune list selectors`.",
+    help="medium (default), random, window, beta, ccs, moderate, herding, k_center, d2 or mix; "
+    "see `prune list selectors`.",
 )
 @click.option("--score", help="Score to rank by, NAME or SET/NAME [default: the selector's].")
 @click.option(
@@ -121,6 +123,7 @@ def _keep(value: object) -> Keep:
     help="Targets to store: replay (default), one per view; mean, one for all views; single, that of view 0.",
 )
 @click.option("--top-k", type=int, metavar="K", help="Store the K largest logits per target [default: as scored].")
+@codec_option
 @click.option("--preset", help="A published combination: mdslr, kd-pruning or lr-ds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random draws.")
 @click.option("--out", "-o", type=FOLDER, default="selection", show_default=True, help="Folder of the selection.")
@@ -210,7 +213,7 @@ def command(manifest: Path | str, config: "SelectConfig", dry_run: bool, batch_s
         )
         return
     beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
-    is_plain = labels is not None and plan.targets.views == 1 and labels.top_k is None
+    is_plain = plan.targets.views == 1 and not plan.targets.form.text
     text = labels.transform if labels is not None and is_plain else targets_text(selection.header) or "none"
     click.echo(
         f"{config.out}/: {chosen.count:,} samples kept ({100 * chosen.keep_got:.2f} %) by {chosen.method}, quota "

@@ -12,10 +12,12 @@ from manifests.base.progress import Progress
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Probabilities, Views
 from manifests.format.parts import part_rows
+from manifests.format.stored_form import parse_codec
 from manifests.hidden.secret import refuse_hidden
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
+from prune_toolkit.labelling.feature_labels import layer_of_teacher
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
 from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
@@ -66,6 +68,8 @@ class Labelling(TeacherPass):
                 "outputs, which the selection says; or add --other-teacher",
             )
         is_other = difference is not None
+        if config.targets.codec == "features":
+            config = replace(config, targets=replace(config.targets, layer=layer_of_teacher(teacher)))
         return cls(
             config=config,
             teacher=teacher,
@@ -87,6 +91,7 @@ class Labelling(TeacherPass):
         sometimes = {
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
+            "codec": targets.codec,
         }
         return {
             "command": "label",
@@ -111,9 +116,14 @@ class Labelling(TeacherPass):
         rows = part_rows(part, len(self.keep_N))
         return np.asarray(rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop]))
 
-    def logits(self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress) -> NDArray[np.float16]:
-        """Compute the logits (n, V, C) of some samples; InputError naming the first that cannot be read."""
-        found, logits_nVC, _ = show_views(self, reader, ids, progress)
+    def shown(
+        self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress
+    ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """Compute logits (n, V, C) and, if they are stored, features (n, V, D) of some samples.
+
+        Raises InputError naming the first that cannot be read."""
+        views = reader.view_count if self.config.targets.codec == "features" else 0
+        found, logits_nVC, features_nVD = show_views(self, reader, ids, progress, feature_views=views)
         if len(found) < len(ids):
             missing = np.setdiff1d(ids, found)
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
@@ -121,7 +131,7 @@ class Labelling(TeacherPass):
                 f"{key} cannot be read any more ({len(missing):,} such samples here)",
                 hint="restore the images, or name a complete copy of them with --data",
             )
-        return logits_nVC
+        return logits_nVC, features_nVD
 
 
 def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> LabelTransform:
@@ -225,13 +235,16 @@ def default_labels(selection: Manifest, *, is_other: bool) -> str:
     return "raw" if is_other or block is None else block.transform
 
 
-def planned_targets(selection: Manifest, policy: str | None, views: int | None, top_k: int | None) -> TargetPlan:
-    """Return the plan of the stored targets; `views` is None for the default number."""
+def planned_targets(
+    selection: Manifest, policy: str | None, views: int | None, top_k: int | None, codec: str | None = None
+) -> TargetPlan:
+    """Return the plan of the stored targets; `views` is None for the default number, `codec` None for float16."""
     if policy == "single":
         if views is not None and views > 1:
             raise UsageError("--policy single labels only view 0", hint=f"leave out --views {views}, or --policy")
         views = 1
-    return TargetPlan.resolve(policy, VIEWS if views is None else views, top_k, len(selection.class_names))
+    views, class_count = VIEWS if views is None else views, len(selection.class_names)
+    return TargetPlan.resolve(policy, views, top_k, class_count, parse_codec(codec, top_k))
 
 
 def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:

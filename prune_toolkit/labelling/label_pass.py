@@ -5,6 +5,7 @@ Parts follow the canonical order, as in scoring: a killed run loses at most one 
 
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
 from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
-from manifests.format.parts import part_count, part_path, read_part, write_part
+from manifests.format.header import FileEntry
+from manifests.format.last_layer import LAST_LAYER, LastLayer
+from manifests.format.parts import config_digest, layer_table, part_count, part_path, read_part, write_part
 from manifests.format.soft_labels import FullLogits
 from manifests.manifest import Manifest, file_entry
 from manifests.tables.thumbnails_table import carried_tables
 from prune_toolkit.images.readers import ImageReader
 from prune_toolkit.images.train_beton import beton_bytes, write_train_beton
 from prune_toolkit.images.where import find_images
+from prune_toolkit.labelling.feature_labels import feature_targets
 from prune_toolkit.labelling.label_config import Labelling
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.preview import costs, trial_rate
@@ -60,13 +64,16 @@ def write_labels(work: Labelling) -> Manifest | None:
 
 def _label_part(work: Labelling, reader: ImageReader, part: int, digest: str, progress: Progress) -> None:
     start, out, targets, ids = time.monotonic(), work.config.out, work.config.targets, work.kept(part)
-    label_n, logits_nVC = work.images.label_N[ids], work.logits(reader, ids, progress)
+    label_n, (logits_nVC, features_nVD) = work.images.label_N[ids], work.shown(reader, ids, progress)
     if work.is_other:
         label_or_none = None if work.images.unlabelled else label_n
         table = pa.table({"sample_id": ids, **compute_scores(logits_nVC[:, 0], label_or_none)})
         write_part(out / part_path(SCORE_TABLE, part), table, digest)
     logits = [FullLogits(logits_nVC[:, view]) for view in range(logits_nVC.shape[1])]
-    labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k)
+    codec = None if targets.codec == "features" else targets.codec
+    labels = targets_of(logits, label_n, ids, work.transform, targets.policy, targets.top_k, codec)
+    if targets.codec == "features":
+        labels = feature_targets(labels, features_nVD, label_n, ids, work.transform, targets)
     # Before the tables that make the part valid: so every finished part has its time.
     note_time(out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))
     write_targets(out, targets, part, ids, labels, digest)
@@ -77,7 +84,9 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
     began = time.monotonic()
     config, selection, parent = work.config, work.selection, work.selection.header
     views = work.views()
-    out, targets, count, files = config.out, config.targets, parent.data.count, []
+    out, targets, count, files = config.out, config.targets, parent.data.count, list[FileEntry]()
+    if targets.layer is not None:
+        files += _write_layer(out, targets.layer, config_digest(work.resolved()))
     if config.beton:
         kept = selection.selection().filter(pa.array(work.keep_N))
         rows = write_train_beton(
@@ -118,6 +127,16 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         blocks |= {"teacher": teacher_card(work, None if unlabelled else calibration), "scores": specs}
     local = selection.local if config.data is None else config.data.local()
     return Outcome(blocks=blocks, local={**local, **work.teacher.place}, files=files)
+
+
+def _write_layer(out: Path, layer: LastLayer, digest: str) -> list[FileEntry]:
+    """Write the table of the teacher's last layer; return its files."""
+    files = []
+    for part, columns in enumerate(layer.parts()):
+        path = part_path(LAST_LAYER, part)
+        write_part(out / path, layer_table(columns), digest)
+        files.append(file_entry(out, path, len(columns["bias"])))
+    return files
 
 
 def label_preview(work: Labelling) -> dict[str, Any]:

@@ -110,8 +110,8 @@ def _shown(work: Scoring, images: ImagesAtHand) -> Iterator[FeatureRows]:
     ):
         for start in range(0, len(all_ids), PART_ROWS):
             ids = all_ids[start : start + PART_ROWS]
-            shown, logits_nVC, features_nD = show_views(work, reader, ids, progress, with_features=True)
-            yield from _blocks(features_nD, partial(FullLogits, logits_nVC[:, 0]), images.label_N[shown])
+            shown, logits_nVC, features_n1D = show_views(work, reader, ids, progress, feature_views=1)
+            yield from _blocks(features_n1D[:, 0], partial(FullLogits, logits_nVC[:, 0]), images.label_N[shown])
 
 
 def _content_of(images: ImagesAtHand) -> list[tuple[bytes, int]]:

@@ -90,8 +90,8 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
     rows = part_rows(part, images.count)
     readable = images.readable(np.arange(rows.start, rows.stop))
     # Of all processes one makes part 0, and warns.
-    ids, logits_nVC, features_nD = show_views(
-        work, reader, readable, progress, with_features=config.features, check=part == 0
+    ids, logits_nVC, features_n1D = show_views(
+        work, reader, readable, progress, feature_views=int(config.features), check=part == 0
     )
     label_n = answers(logits_nVC[:, 0]) if images.unlabelled else images.label_N[ids]
     label_P = part_labels(len(rows), ids - rows.start, label_n) if images.unlabelled else None
@@ -110,7 +110,7 @@ def _score_part(work: Scoring, reader: ImageReader, part: int, digest: str, prog
         stored = keep_largest(FullLogits(logits_nVC[:, view]), label_n, config.top_k)
         write(table, soft_labels_table(ids, "logits", stored))
     if config.features:
-        write(FEATURE_TABLE, vectors_table(ids, "features", features_nD))
+        write(FEATURE_TABLE, vectors_table(ids, "features", features_n1D[:, 0]))
     scores = mean_scores(logits_nVC, None if images.unlabelled else label_n, config.scored_views)
     # Before the last table, which makes the part valid: so every finished part has its time.
     note_time(config.out, part, time.monotonic() - start, training_hits(logits_nVC, label_n))

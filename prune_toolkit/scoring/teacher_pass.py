@@ -88,27 +88,30 @@ def show_views(
     ids: NDArray[np.int64],
     progress: Progress,
     *,
-    with_features: bool = False,
+    feature_views: int = 0,
     check: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.float16]]:
-    """Run the teacher over the samples that can be read; return their ids, logits (n, V, C), and features of view 0.
+    """Run the teacher over the samples that can be read; return their ids, logits (n, V, C), and features (n, F, D).
 
-    Without features, these have width 0. check: warn if the first batch looks wrongly normalised. Progress counts
-    images, n * V of them. Raises InputError naming the first sample whose logits or features are not finite or do not
-    fit float16.
+    The features are those of the first F = `feature_views` views; D is 0 without any. check: warn if the first batch
+    looks wrongly normalised. Progress counts images, n * V of them. Raises InputError naming the first sample whose
+    logits or features are not finite or do not fit float16.
     """
     done, views, seen = 0, reader.view_count, np.empty(len(ids), np.int64)
     found = np.empty((len(ids), views, len(work.images.class_names)), np.float16)
-    features = np.empty((len(ids), work.teacher.feature_layer.width if with_features else 0), np.float16)
+    width = work.teacher.feature_layer.width if feature_views else 0
+    features = np.empty((len(ids), feature_views, width), np.float16)
     # Closed here, also on Ctrl-C: a reader's threads would otherwise run until the interpreter ends.
     with closing(reader.batches(ids, work.batch_size)) as batches:
         for batch_ids, images in batches:
             rows = slice(done, done + len(batch_ids))
             if check and done == 0:
                 warn_of_normalisation(work.teacher, images[::views])
-            if with_features:
+            if feature_views:
                 logits, all_features = work.teacher.logits_and_features(images)
-                features[rows] = _checked_features(all_features[::views].cpu().numpy(), batch_ids)
+                some_features = all_features.view(-1, views, width)[:, :feature_views].flatten(0, 1)
+                checked = _checked_features(some_features.cpu().numpy(), np.repeat(batch_ids, feature_views))
+                features[rows] = checked.reshape(len(batch_ids), feature_views, width)
             else:
                 logits = work.teacher.logits(images)
             check_float16(
@@ -143,6 +146,6 @@ def _checked_features(features_nD: NDArray[np.float32], ids: NDArray[np.int64]) 
         raise InputError(
             f"sample {ids[row]}: a feature of {worst:.3g} does not fit float16",
             hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own; or leave out "
-            "--features, then none are stored",
+            "--features, or --codec features, then none are stored",
         )
     return features_nD.astype(np.float16)

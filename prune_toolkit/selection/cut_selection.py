@@ -15,6 +15,7 @@ from manifests.base.progress import note
 from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks
 from manifests.format.header import Distill
+from manifests.format.last_layer import LAST_LAYER
 from manifests.format.parts import (
     config_digest,
     part_count,
@@ -94,7 +95,11 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
         blocks: Blocks = {} if np.array_equal(plan.keep_N, before_N) else _counted_again(out, plan)
         run = {"command": "cut", "seconds": round(time.monotonic() - start, 3), "parent_run": parent.header.run}
         blocks = {**blocks, "kind": "selection", "run": run}
-        return Outcome(blocks=blocks, local=images.local, files=[beton], rewritten=rewritten)
+        # Its parts are of classes, not of samples.
+        layer = parent.files(LAST_LAYER)
+        if layer:
+            parent.link_table(LAST_LAYER, out)
+        return Outcome(blocks=blocks, local=images.local, files=[beton, *layer], rewritten=rewritten)
 
     return PartWork(
         out=out,
@@ -114,7 +119,14 @@ def _targets(parent: Manifest) -> TargetPlan:
     for view in range(labels.views):
         parent.soft_labels("targets", view)
     policy = "replay" if labels.views > 1 else labels.policy or "single"
-    return TargetPlan(policy=policy, views=labels.views, top_k=labels.top_k, class_count=classes)
+    return TargetPlan(
+        policy=policy,
+        views=labels.views,
+        top_k=labels.top_k,
+        class_count=classes,
+        codec=labels.codec,
+        layer=parent.last_layer,
+    )
 
 
 def _max_side(config: CutConfig, parent: Manifest, targets: TargetPlan, kept: pa.Table) -> int | None:

@@ -107,7 +107,7 @@ def check_unseen(held: HeldOut, logits_NC: NDArray[np.floating[Any]], label_N: N
     note(f"warning: {told}: was it trained on both? Then the search cannot tell selections apart")
 
 
-def _joined(stream: Iterable[tuple[NDArray[np.int64], NDArray[np.float16]]]) -> tuple[Any, Any]:
+def _joined(stream: Iterable[tuple[NDArray[np.int64], NDArray[Any]]]) -> tuple[Any, Any]:
     """Return all ids (M,) and vectors (M, W) of a stream."""
     ids, vectors = zip(*stream, strict=True)
     return np.concatenate(ids), np.concatenate(vectors)

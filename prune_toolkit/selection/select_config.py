@@ -9,6 +9,7 @@ from typing import Any
 
 from manifests.copies.check import EXACT, DataCheck
 from manifests.errors import InputError, MismatchError, UsageError
+from manifests.format.stored_form import parse_codec
 from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.where import place_of
@@ -113,6 +114,8 @@ class SelectConfig(CutConfig):
     """Number of scored views whose labels are carried, from the first; None means all."""
     policy: str | None = None
     top_k: int | None = None
+    codec: str | None = None
+    """How the logits of a target are stored: int8 or int4; None and float16 are the same."""
     preset: str | None = None
     seed: int = 0
     beton: bool = True
@@ -193,6 +196,7 @@ class SelectConfig(CutConfig):
                 "--views": self.views,
                 "--policy": self.policy,
                 "--top-k": self.top_k,
+                "--codec": self.codec,
                 "--distill-fraction": self.distill,
             }
             if asked := [flag for flag, value in flags.items() if value is not None]:
@@ -212,7 +216,13 @@ class SelectConfig(CutConfig):
             raise top_k_error(stored_k)
         top_k = stored_k if self.top_k is None else self.top_k
         views = stored if self.views is None else self.views
-        plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names))
+        codec = parse_codec(self.codec, top_k)
+        if codec == "features":
+            raise UsageError(
+                "--codec features needs the teacher, for the features of each view and its last layer",
+                hint="select without it, then label the kept samples: prune label SELECTION --codec features",
+            )
+        plan = TargetPlan.resolve(self.policy, views, top_k, len(parent.class_names), codec)
         if stored_k is not None:
             check_stored_top_k(stored_k, plan.policy, plan.views, top_k)
         return plan
@@ -320,6 +330,7 @@ class SelectConfig(CutConfig):
             "distill_fraction": None if distill is None else str(distill[0]),
             "distill_by": None if distill is None else distill[1],
             "file_sha256": decisions.file_sha256,
+            "codec": targets.codec,
         }
         return {
             "command": decisions.command,

@@ -1,7 +1,7 @@
 """Turn the logits of several views into stored targets: one per view, their mean, or view 0 alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Labels, Policy, Views
+from manifests.format.header import Codec, Labels, Policy, Views
+from manifests.format.last_layer import FeatureLabels, LastLayer, mean_features
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.format.soft_labels import FullLogits
-from manifests.format.top_k import SoftLabels, Words, check_k, keep_largest, words_count
+from manifests.format.stored_form import StoredForm, encoded
+from manifests.format.top_k import SoftLabels, Words, check_k, keep_largest
 from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.scoring.logit_scores import Integers, check_finite
 from prune_toolkit.scoring.view_flags import check_view_count
@@ -61,16 +63,22 @@ class TargetPlan:
     """Number of labelled views, including the evaluation view; 0 if no targets are stored."""
     top_k: int | None
     class_count: int
+    codec: Codec | None = None
+    """How the logits of a target are stored; None for float16."""
+    layer: LastLayer | None = field(default=None, compare=False, repr=False)
+    """The teacher's last layer, with the codec `features`."""
 
     @classmethod
-    def resolve(cls, policy: str | None, views: int, top_k: int | None, class_count: int) -> "TargetPlan":
+    def resolve(
+        cls, policy: str | None, views: int, top_k: int | None, class_count: int, codec: Codec | None = None
+    ) -> "TargetPlan":
         """Make a plan; policy None means replay, or single with one view. Raises UsageError for invalid values."""
         check_view_count(views)
         if top_k is not None:
             check_k(top_k, class_count)
         for known in POLICIES:
             if known == (policy or ("single" if views == 1 else "replay")):
-                return cls(policy=known, views=views, top_k=top_k, class_count=class_count)
+                return cls(policy=known, views=views, top_k=top_k, class_count=class_count, codec=codec)
         raise UsageError(f"unknown policy {policy!r}", hint=f"known: {', '.join(POLICIES)}")
 
     @classmethod
@@ -91,9 +99,16 @@ class TargetPlan:
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """Shape of a target in a beton: (V, C), or (V, words) for the K largest; None without targets."""
-        words = self.class_count if self.top_k is None else words_count(self.top_k)
-        return (len(self.tables), words) if self.views else None
+        """Shape of a target in a beton: (V, C), or (V, words) for codes or the K largest; None without targets."""
+        return (len(self.tables), self.form.words) if self.views else None
+
+    @property
+    def form(self) -> StoredForm:
+        """The form of a target."""
+        width = None if self.layer is None else self.layer.width
+        return StoredForm(
+            class_count=self.class_count, top_k=self.top_k, codec=self.codec, width=width, layer=self.layer
+        )
 
 
 def targets_of(
@@ -103,12 +118,13 @@ def targets_of(
     transform: LabelTransform,
     policy: Policy,
     top_k: int | None,
+    codec: Codec | None = None,
 ) -> list[SoftLabels]:
     """Return the targets of n samples from their logits in V views: one entry per stored target.
 
     replay: V of them; mean: the mean over all V views of the transformed logits, rounded once; single: view 0's. The
-    K largest are taken last. Raises UsageError for targets that stored K largest logits cannot give: a mean, or
-    another K; InputError naming a sample without a target.
+    K largest are taken, or all are encoded, last. Raises UsageError for targets that stored K largest logits cannot
+    give: a mean, or another K; InputError naming a sample without a target.
     """
     if (stored := views[0].top_k) is not None:
         check_stored_top_k(stored, policy, len(views), top_k)
@@ -117,10 +133,13 @@ def targets_of(
     else:
         used = views if policy == "replay" else views[:1]
         targets = [transform.apply(view, label_n, sample_id_n) for view in used]
-    return [keep_largest(target, label_n, top_k) for target in targets]
+    return [encoded(keep_largest(target, label_n, top_k), codec) for target in targets]
 
 
 def _mean(views: Sequence[SoftLabels], label_n: Integers, sample_id_n: Ids, transform: LabelTransform) -> SoftLabels:
+    if isinstance(views[0], FeatureLabels):
+        applied = [transform.apply(view, label_n, sample_id_n) for view in views]
+        return mean_features([view for view in applied if isinstance(view, FeatureLabels)])
     sum_nC = transform.exact(views[0].logits(), label_n, sample_id_n)
     for view in views[1:]:
         sum_nC += transform.exact(view.logits(), label_n, sample_id_n)
@@ -156,20 +175,21 @@ def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: lis
 
 
 def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
-    """Yield the target of each sample as a beton stores it, in order: `plan.shape` float16, or words of the K largest.
+    """Yield the target of each sample as a beton stores it, in order: `plan.shape` float16, or words.
 
     One part of the manifest's `count` samples, in all views, is in memory at a time. Raises InputError for a part that
-    does not hold the planned number of logits.
+    does not hold the planned form of labels.
     """
     for part in range(part_count(count)):
         views = []
         for table in plan.tables:
             path = out / part_path(table, part)
-            _, labels = soft_labels_of(read_part(path), "target", plan.class_count)
-            found = labels.top_k or labels.class_count
-            if found != (plan.top_k or plan.class_count):
+            _, labels = soft_labels_of(read_part(path), "target", plan.class_count, plan.layer)
+            if not plan.form.holds(labels):
+                found, said = labels.top_k or labels.class_count, plan.top_k or plan.class_count
+                codec = "" if plan.codec is None else f" as {plan.codec}"
                 raise InputError(
-                    f"{path} holds {found} logits per target, its header says {plan.top_k or plan.class_count}",
+                    f"{path} holds {found} logits per target, its header says {said}{codec}",
                     hint="the manifest is incomplete or damaged: fetch or make it again",
                 )
             views.append(labels.words())
@@ -192,6 +212,8 @@ def labels_block(
         views=len(plan.tables),
         policy=plan.policy,
         top_k=plan.top_k,
+        codec=plan.codec,
+        feature_width=plan.form.width,
         class_std=None if class_std_C is None else class_std_C.tolist(),
     )
 
@@ -212,7 +234,9 @@ def label_parameters(
     count = wrong = 0
     for part in range(part_count(len(label_N))):
         for table in plan.tables:
-            ids, labels = soft_labels_of(read_part(out / part_path(table, part)), "target", plan.class_count)
+            ids, labels = soft_labels_of(
+                read_part(out / part_path(table, part)), "target", plan.class_count, plan.layer
+            )
             count += len(labels)
             wrong += int((labels.top1_n != label_N[ids]).sum())
     scope = parameters.get("scope", DEFAULT_SCOPE)

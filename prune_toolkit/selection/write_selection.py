@@ -106,7 +106,7 @@ def _write_tables(out: Path, plan: SelectionPlan) -> Labels | None:
         return None
     transform, label_N = fitted_transform(plan), plan.samples.column("label").to_numpy()
     for part, (id_n, logits) in enumerate(_kept_logits(plan)):
-        labels = targets_of(logits, label_N[id_n], id_n, transform, targets.policy, targets.top_k)
+        labels = targets_of(logits, label_N[id_n], id_n, transform, targets.policy, targets.top_k, targets.codec)
         write_targets(out, targets, part, id_n, labels, digest)
     return labels_block(
         out,

@@ -7,6 +7,7 @@
 #   tests/golden/make.sh 1d406c5 1.2 "--features" "--per-class-min 1"
 #   tests/golden/make.sh tree 1.3 "" "--labels revise" "--thumbnails"
 #   tests/golden/make.sh tree 1.4
+#   tests/golden/make.sh tree 1.5 "" "--codec int8"
 #
 # They are never made again: what an old version wrote is what every later version must read. A new schema version
 # gets a folder of its own, made by the commit that releases it.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from manifests.format.codes import Codes
 from manifests.format.parts import SAMPLES_SCHEMA, SELECTION_SCHEMA
 from manifests.format.top_k import TopK
 from manifests.integrity import verify
@@ -38,11 +39,16 @@ IDS = {
     "1.4/selection": "6aeae9bbe928",
     "1.4/hidden": "3b4d47195a7b",
     "1.4/part": "e42f1cfc30ed",
+    "1.5/index": "508e35384e40",
+    "1.5/scores": "7301d0741a49",
+    "1.5/selection": "c2ab5dd46879",
+    "1.5/hidden": "3b4d47195a7b",
+    "1.5/part": "e42f1cfc30ed",
 }
 """As the commands printed them when the manifests were made."""
-VERSIONS = ["1.0", "1.1", "1.2", "1.3", "1.4"]
+VERSIONS = ["1.0", "1.1", "1.2", "1.3", "1.4", "1.5"]
 FOLDERS = [GOLDEN / version / kind for version in VERSIONS for kind in ("index", "scores", "selection")]
-PUSHED = [GOLDEN / version / kind for version in ("1.3", "1.4") for kind in ("hidden", "part")]
+PUSHED = [GOLDEN / version / kind for version in ("1.3", "1.4", "1.5") for kind in ("hidden", "part")]
 
 
 def colours() -> np.ndarray:
@@ -86,8 +92,8 @@ def test_its_header_is_read_with_the_id_it_had(folder: Path) -> None:
     assert golden.id == hashlib.sha256(text.encode()).hexdigest()
     name = f"{folder.parent.name}/{folder.name}"
     assert golden.id[:12] == IDS[name]
-    # A header has the first version that knows its fields: those without new ones stay at 1.1.
-    assert golden.header.schema_version in (folder.parent.name, "1.1")
+    # A header has the first version that knows its fields: those without new ones stay at 1.1, and from 1.4 on there.
+    assert golden.header.schema_version in (folder.parent.name, "1.1", "1.4")
     assert golden.kind == (folder.name if folder in FOLDERS else "scores")
 
 
@@ -138,7 +144,7 @@ def test_its_logits_are_those_of_the_colours(version: str) -> None:
     assert [len(next(manifest.logits(view))[0]) for view in range(3)] == [12, 12, 12]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4"])
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4", "1.5"])
 def test_its_scores_are_those_of_the_logits(version: str) -> None:
     table = Manifest.open(GOLDEN / version / "scores").scores()
     np.testing.assert_allclose(table.column("loss"), LOSS, rtol=2e-3)
@@ -156,7 +162,7 @@ def test_version_1_2_holds_features_and_their_scores() -> None:
     np.testing.assert_allclose(manifest.scores("features").column("moderate"), expected, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4"])
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.3", "1.4", "1.5"])
 def test_its_selection_keeps_the_middle_of_each_class_with_the_logits_as_targets(version: str) -> None:
     manifest = Manifest.open(GOLDEN / version / "selection")
     table = manifest.selection()
@@ -171,7 +177,19 @@ def test_its_selection_keeps_the_middle_of_each_class_with_the_logits_as_targets
     [(ids, targets)] = manifest.targets()
     kept = np.flatnonzero(expected == "kept")
     assert ids.tolist() == kept.tolist()
-    np.testing.assert_allclose(targets, LOGITS[np.searchsorted(READABLE_IDS, kept)], rtol=1e-3)
+    # Version 1.5 came with codes: half a step of 1/255 of a row's range, which is at most 2.3.
+    atol = 2.3 / 510 if version == "1.5" else 0
+    np.testing.assert_allclose(targets, LOGITS[np.searchsorted(READABLE_IDS, kept)], rtol=1e-3, atol=atol)
+
+
+def test_version_1_5_stores_targets_as_codes() -> None:
+    manifest = Manifest.open(GOLDEN / "1.5" / "selection")
+    assert manifest.header.labels is not None
+    assert (manifest.header.schema_version, manifest.header.labels.codec) == ("1.5", "int8")
+    [(_, stored)] = manifest.soft_labels("targets")
+    assert isinstance(stored, Codes)
+    assert stored.code_nB.min(axis=1).tolist() == [0] * 6
+    assert stored.code_nB.max(axis=1).tolist() == [255] * 6
 
 
 def test_version_1_1_replays_targets_of_three_views() -> None:

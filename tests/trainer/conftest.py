@@ -9,6 +9,7 @@ from beton_support import jpeg_bytes, jpeg_image, raw_image
 
 from manifests.base.layout import BETON_NAME
 from manifests.betons.reader import BetonColumns, write_beton
+from manifests.format.codes import encode
 from manifests.format.header import DataSet, Header, Labels, Preprocessing, Selection, TeacherCard, Tool, Views
 from manifests.format.top_k import top_k as largest
 from manifests.manifest import Manifest, commit, file_entry
@@ -125,6 +126,7 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
         targets_NVC: np.ndarray | None = None,
         policy: str | None = None,
         top_k: int | None = None,
+        codec: str | None = None,
         scored_views: int | None = None,
         run: dict[str, object] | None = None,
     ) -> Manifest:
@@ -146,6 +148,8 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
         stored = targets_NVC.astype(np.float16)
         if top_k is not None:
             stored = np.stack([largest(targets_NVC[:, view], label_N, top_k).words() for view in range(views)], axis=1)
+        if codec is not None:
+            stored = np.stack([encode(targets_NVC[:, view], codec).words() for view in range(views)], axis=1)
         files = []
         if beton:
             write_beton(
@@ -169,7 +173,7 @@ def make_manifest(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Man
             tool=Tool(name="prune-toolkit", version="0.0.0"),
             files=files,
             run=run or {},
-            **(_selection_blocks(count, side_px, views, policy, top_k, scored_views, augment) if views else {}),
+            **(_selection_blocks(count, side_px, views, policy, top_k, codec, scored_views, augment) if views else {}),
         )
         return commit(folder, header)
 
@@ -182,6 +186,7 @@ def _selection_blocks(
     views: int,
     policy: str | None,
     top_k: int | None,
+    codec: str | None,
     scored_views: int | None,
     augment: str,
 ) -> dict[str, object]:
@@ -215,5 +220,5 @@ def _selection_blocks(
             count=count,
             seed=0,
         ),
-        "labels": Labels(transform="raw", parameters={}, views=views, policy=policy, top_k=top_k),
+        "labels": Labels(transform="raw", parameters={}, views=views, policy=policy, top_k=top_k, codec=codec),
     }

@@ -146,4 +146,4 @@ def test_a_network_whose_logits_no_linear_layer_makes_is_named(networks, name):
     teacher = teacher_of(networks + name, 8)
     with pytest.raises(UsageError, match=f"{name} has no linear layer that computes its 7 outputs") as caught:
         teacher.logits_and_features(images_of(side=8))
-    assert "score without --features" in caught.value.hint
+    assert "do without --features" in caught.value.hint

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from manifests.betons.reader import Beton
 from manifests.errors import InputError
 from manifests.format.header import Preprocessing
+from manifests.format.stored_form import StoredForm
 from manifests.sources.base import Source
 from trainer.data.resample import draw_view
 from trainer.data.views import EVALUATION, MEAN_VIEW, ViewRecipe, plan_views
@@ -39,7 +40,8 @@ class Batch:
     kd_weight: torch.Tensor
     """(n,) float32."""
     target: torch.Tensor | None
-    """(n, C) float16 logits, or the bits of top-k words as stored; None if there are none."""
+    """(n, C) float16 logits, the bits of words (n, W) as stored, or float32 logits that had to be decoded for a mean;
+    None if there are none. `LabelDecoder` takes all of them."""
 
 
 class RowColumns:
@@ -138,11 +140,20 @@ class ViewLoader:
         """Release what is held between epochs, besides memory."""
 
 
-def targets_of_rows(beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64]) -> NDArray[np.float16]:
-    """Return the stored label (n, C) of each row in one view, or for MEAN_VIEW the mean over its views."""
-    stored_nVC = beton.targets(rows_n)
-    target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), np.maximum(target_view_n, 0)]
+def targets_of_rows(
+    beton: Beton, rows_n: NDArray[np.int64], target_view_n: NDArray[np.int64], form: StoredForm | None = None
+) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Return the stored label (n, C) of each row in one view, or for MEAN_VIEW the mean over its views.
+
+    With a codec, labels are words (n, W), unless a mean is asked for: then all are decoded, to float32 (n, C).
+    """
+    stored_nVC, view_n = beton.targets(rows_n), np.maximum(target_view_n, 0)
     is_mean_n = target_view_n == MEAN_VIEW
+    if form is not None and form.codec is not None and is_mean_n.any():
+        count, views, words = stored_nVC.shape
+        decoded_nVC = form.decode(stored_nVC.reshape(-1, words)).reshape(count, views, -1)
+        return np.where(is_mean_n[:, None], decoded_nVC.mean(axis=1), decoded_nVC[np.arange(count), view_n])
+    target_nC: NDArray[np.float16] = stored_nVC[np.arange(len(rows_n)), view_n]
     if is_mean_n.any():
         target_nC[is_mean_n] = stored_nVC[is_mean_n].mean(axis=1, dtype=np.float32).astype(np.float16)
     return target_nC

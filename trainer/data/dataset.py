@@ -22,7 +22,7 @@ from torch import Tensor
 from manifests.errors import InputError, PruneError, UsageError
 from manifests.manifest import Manifest
 from trainer.data.batches import RowColumns
-from trainer.data.dense_labels import dense_logits
+from trainer.data.label_decoder import LabelDecoder
 from trainer.data.policies import TrainingViews, ViewOptions, choose_policy
 from trainer.data.task import Task, open_task
 from trainer.data.torch_loader import ViewDataset
@@ -91,7 +91,9 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         self._manifest, self._with_ids = task.manifest, with_ids
         self._columns = RowColumns(task.beton, None)
         self._sample_id_N = task.beton.columns.get("sample_id")
-        self._drawn = ViewDataset(task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing)
+        self._drawn = ViewDataset(
+            task.beton, self._columns.view_id_N, self._views.recipe, self.preprocessing, task.form
+        )
         published = task.published_loss
         eta = published.get("revise_eta") if self.policy is not None else None
         temperature = published.get("temperature") if temperature is None and eta is not None else temperature
@@ -102,7 +104,7 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
             )
         self._revision = None if eta is None else (float(eta), str(published["revise_scope"]))
         self._temperature = 1.0 if temperature is None else temperature
-        self._top_k, self._normalise = task.stored.top_k, normalise
+        self._logits, self._normalise = LabelDecoder(task.form), normalise
         # In shared memory, so that persistent worker processes see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -168,9 +170,9 @@ class PrunedDataset(torch.utils.data.Dataset[Item]):
         return list(zip(*columns, strict=True))
 
     def _targets(self, stored: Tensor, label_n: Tensor) -> Tensor:
-        class_count, temperature = len(self.class_names), self._temperature
+        temperature = self._temperature
         # The loss is not known here, and some use the label's logit by itself: it is always the stored one.
-        target_nC = dense_logits(stored, self._top_k, class_count, temperature, label_n)
+        target_nC = self._logits(stored, temperature, label_n)
         if self._revision is None:
             return target_nC.float()
         eta, scope = self._revision

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from manifests.betons import format as fmt
 from manifests.betons.reader import Beton
 from manifests.format.header import Preprocessing
+from manifests.format.stored_form import StoredForm
 from manifests.images.decode import MODE_RAW
 from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
 from trainer.data.kernels import REFUSED, copy_targets, draw_in_parallel, draw_positions, link_turbojpeg
@@ -100,9 +101,10 @@ class FfcvLoader(ViewLoader):
         workers: int | None,
         device: torch.device,
         reason: str,
+        form: StoredForm | None = None,
     ) -> None:
         super().__init__(columns, recipe, device, reason)
-        self._beton, self._preprocessing = beton, preprocessing
+        self._beton, self._preprocessing, self._form = beton, preprocessing, form
         self._epoch: Epoch | None = None
         self._images = (
             beton.image_pointer_N,
@@ -166,7 +168,9 @@ class FfcvLoader(ViewLoader):
                     draw_view(pixels, plan, start + offset, preprocessing.interpolation, images[offset])
                 target = stored[0].view(np.float16) if stored else None
                 is_mean_b = target_view_n[part] == MEAN_VIEW
-                if target is not None and is_mean_b.any():
+                if target is not None and is_mean_b.any() and self._form is not None and self._form.codec is not None:
+                    target = targets_of_rows(beton, rows_n[part], target_view_n[part], self._form)
+                elif target is not None and is_mean_b.any():
                     # It overwrites what the kernel copied.
                     target[is_mean_b] = targets_of_rows(beton, rows_n[part][is_mean_b], target_view_n[part][is_mean_b])
                 yield self._own(images), None if target is None else self._own(target)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from manifests.betons.reader import Beton
 from manifests.errors import UsageError
 from manifests.format.header import Preprocessing
+from manifests.format.stored_form import StoredForm
 from manifests.sources.base import Source
 from trainer.data.batches import RowColumns, ViewLoader
 from trainer.data.torch_loader import TorchLoader
@@ -30,11 +31,13 @@ def open_loader(
     workers: int | None = None,
     device: torch.device | str = "cpu",
     view_id_N: NDArray[np.uint64] | None = None,
+    form: StoredForm | None = None,
 ) -> ViewLoader:
     """Open the loader for a beton or a source; `kind` auto takes FFCV if possible.
 
     workers: FFCV's threads (None: all cores), or the processes of the torch loader (None: none). view_id_N: (N,)
-    view ids of a source's rows, needed for augmented views. Raises UsageError if ffcv is requested but unusable.
+    view ids of a source's rows, needed for augmented views. form: that of a beton's targets, needed for means over
+    views if it is not float16. Raises UsageError if ffcv is requested but unusable.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown loader {kind!r}", hint=f"known: {', '.join(KINDS)}")
@@ -46,10 +49,10 @@ def open_loader(
         if available and isinstance(data, Beton):
             from trainer.data.ffcv_boundary import FfcvLoader
 
-            return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason)
+            return FfcvLoader(data, columns, recipe, preprocessing, workers, device, reason, form)
         if kind == "ffcv":
             raise UsageError(f"the ffcv loader cannot be used: {reason}", hint="take --loader torch")
-    return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason)
+    return TorchLoader(data, columns, recipe, preprocessing, workers or 0, device, reason, form)
 
 
 @cache

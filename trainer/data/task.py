@@ -18,7 +18,7 @@ from manifests.betons.reader import Beton
 from manifests.copies.class_map import composed, names_there, read_class_map
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Preprocessing
-from manifests.format.top_k import words_count
+from manifests.format.stored_form import StoredForm
 from manifests.manifest import Manifest
 from manifests.sources import ReadOptions, Source, open_held_out
 from manifests.sources.telling import leak_warning, reading_lines
@@ -55,6 +55,11 @@ class Task:
     def class_names(self) -> tuple[str, ...]:
         """Return the class names in label order."""
         return tuple(self.manifest.class_names)
+
+    @property
+    def form(self) -> StoredForm:
+        """Return the form of the stored labels."""
+        return self.manifest.label_form
 
     @property
     def is_unlabelled(self) -> bool:
@@ -189,12 +194,12 @@ def open_task(where: Path | Manifest) -> Task:
             hint=f"make one: {_WRITES_BETON[manifest.kind]}",
         )
     beton = Beton.open(path)
-    class_count, labels = len(manifest.class_names), manifest.header.labels
-    top_k = None if labels is None else labels.top_k
-    if beton.view_count and top_k is None and beton.class_count != class_count:
-        raise InputError(f"{path} holds targets of {beton.class_count} logits for {class_count} classes")
-    if beton.view_count and top_k is not None and beton.class_count != words_count(top_k):
-        raise InputError(f"{path} holds targets of {beton.class_count} words; {top_k} logits take {words_count(top_k)}")
+    class_count = len(manifest.class_names)
+    form = StoredForm.of(manifest.header.labels, class_count)
+    if beton.view_count and beton.class_count != form.words:
+        if not form.text:
+            raise InputError(f"{path} holds targets of {beton.class_count} logits for {class_count} classes")
+        raise InputError(f"{path} holds targets of {beton.class_count} words; {form.text} take {form.words}")
     if missing := {"label", "view_id", "weight", "kd_weight"} - set(beton.columns):
         raise InputError(
             f"{path} lacks the field {sorted(missing)[0]}", hint=f"make one: {_WRITES_BETON[manifest.kind]}"

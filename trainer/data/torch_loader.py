@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from manifests.betons.reader import Beton
 from manifests.errors import InputError, PruneError
 from manifests.format.header import Preprocessing
+from manifests.format.stored_form import StoredForm
 from manifests.images.decode import MODE_JPEG, ImageProblem, Pixels, RawImage, decode_rgb
 from manifests.sources.base import Source
 from trainer.data.batches import Drawn, Request, RowColumns, ViewLoader, targets_of_rows
@@ -36,12 +37,13 @@ class TorchLoader(ViewLoader):
         workers: int,
         device: torch.device,
         reason: str,
+        form: StoredForm | None = None,
     ) -> None:
         super().__init__(columns, recipe, device, reason)
         self._requests: list[Request] = []
         processes = workers if _to_decode(data, columns.count) >= PROCESS_ROWS else 0
         self._loader: Any = torch.utils.data.DataLoader[Any](
-            ViewDataset(data, columns.view_id_N, recipe, preprocessing),
+            ViewDataset(data, columns.view_id_N, recipe, preprocessing, form),
             sampler=self._requests,
             batch_size=None,
             num_workers=processes,
@@ -77,7 +79,10 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
         view_id_N: NDArray[np.uint64],
         recipe: ViewRecipe,
         preprocessing: Preprocessing,
+        form: StoredForm | None = None,
     ) -> None:
+        """`form`: that of the stored labels, needed for means over views if it is not float16."""
+        self._form = form
         self._data, self._view_id_N = data, view_id_N
         self._recipe, self._preprocessing = recipe, preprocessing
 
@@ -90,13 +95,16 @@ class ViewDataset(torch.utils.data.Dataset[Any]):
             self._data = Beton.open(state["_data"])
 
     def __getitem__(self, request: Request) -> Drawn | PruneError:
-        """Return (n, S, S, 3) uint8 and (n, C) float16; an error is returned, so that it crosses processes intact."""
+        """Return images (n, S, S, 3) uint8 and targets as in `Batch`.
+
+        An error is returned, so that it crosses processes intact.
+        """
         rows_n, view_n, target_view_n = request
         try:
             images = self._draw(rows_n, view_n)
             target = None
             if isinstance(self._data, Beton) and self._data.target_shape is not None:
-                target = torch.from_numpy(targets_of_rows(self._data, rows_n, target_view_n))
+                target = torch.from_numpy(targets_of_rows(self._data, rows_n, target_view_n, self._form))
             return torch.from_numpy(images), target
         except PruneError as error:
             return error

@@ -15,9 +15,9 @@ from trainer.loop.dynamic import DYNAMIC, full_epochs
 from trainer.loop.label_phases import described_phases
 from trainer.loop.label_times import label_times, used_times
 from trainer.loop.mixing import described_mixing
-from trainer.losses.annealing import spelled
 from trainer.loop.run_folder import EPOCHS_NAME, epoch_name
 from trainer.loop.seta import window
+from trainer.losses.annealing import spelled
 from trainer.losses.settings import described
 
 if TYPE_CHECKING:

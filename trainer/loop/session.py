@@ -14,6 +14,7 @@ from manifests.format.header import Preprocessing
 from manifests.sources.base import Source
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch, ViewLoader
+from trainer.data.label_decoder import LabelDecoder
 from trainer.data.loaders import open_loader
 from trainer.data.order import Stream, epoch_batches, rank_rows, stream_seed
 from trainer.data.policies import TrainingViews
@@ -137,6 +138,7 @@ class TrainingSession:
         """Facts about the last epoch, if they are recorded or an arm uses losses."""
         self.unsure_share: float | None = None
         """Share of the last epoch's labels of which the teacher was unsure; None if none were looked at."""
+        self._logits = LabelDecoder(task.form)
         self.loader = self.open(task.beton, self._views.recipe, machine.loader)
         try:
             # Compilation and the start of worker processes are not part of any reported time.
@@ -156,6 +158,7 @@ class TrainingSession:
             preprocessing=self.student.info.preprocessing,
             workers=worker_count(self.machine.workers, self.ranks),
             device=self.student.device,
+            form=self.task.form if data is self.task.beton else None,
         )
 
     def close(self) -> None:
@@ -168,7 +171,7 @@ class TrainingSession:
         # Seeded in every epoch, so that the checkpoint needs no generator state for dropout.
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, number, ranks.rank))
         plan = self._plan(number, steps)
-        target_of = Targets(config, self.task.stored, len(self.task.class_names), self.teacher)
+        target_of = Targets(config, self._logits, self.teacher)
         observed: list[Tensor] = []
         if self.predictions is not None:
             self.predictions.begin(number)

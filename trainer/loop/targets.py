@@ -7,8 +7,7 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
-from trainer.data.dense_labels import dense_logits
-from trainer.data.stored import StoredLabels
+from trainer.data.label_decoder import LabelDecoder
 from trainer.loop.distributed import Ranks, sum_over_ranks
 from trainer.losses import LOSSES
 from trainer.losses.revise import revise
@@ -21,8 +20,7 @@ class Targets:
     """The targets of one epoch, under its configuration."""
 
     config: TrainConfig
-    stored: StoredLabels
-    class_count: int
+    decode: LabelDecoder
     teacher: Teacher | None
     _unsure: list[Tensor] = field(default_factory=list)
     """(n,) of each batch: whether the teacher was unsure."""
@@ -61,4 +59,4 @@ class Targets:
         if live is not None:
             return live
         assert batch.target is not None
-        return dense_logits(batch.target, self.stored.top_k, self.class_count, temperature, label)
+        return self.decode(batch.target, temperature, label)

@@ -124,7 +124,7 @@ class Teacher:
         raise UsageError(
             f"teacher {self.info.spec} has no linear layer that computes its {outputs.shape[-1]} outputs, "
             "so it has no penultimate features",
-            hint="score without --features, or take a teacher whose last operation is a linear layer",
+            hint="do without --features and --codec features, or take a teacher whose last operation is a linear layer",
         )
 
     @torch.inference_mode()
