@@ -59,15 +59,20 @@ class FeatureRows:
 
     @cached_property
     def e_nC(self) -> Floats:
-        """p - y: the gradient of the cross-entropy with respect to the logits.
+        """p - y: see `errors`."""
+        return errors(self.logits_nC, self.label_n)
 
-        The entry of the true class is minus the sum of the others: p_y - 1 would be 0 for every confident sample.
-        """
-        rows = LogitRows(self.logits_nC, self.label_n)
-        e_nC: Floats = rows.exp_nC / (1.0 + rows.rest_n)[:, None]
-        others_n = rows.without(e_nC, rows.label_n, 0.0).sum(axis=1)
-        e_nC[np.arange(len(e_nC)), rows.label_n] = -others_n
-        return e_nC
+
+def errors(logits_nC: Logits | Floats, label_n: Integers) -> Floats:
+    """Return p - y, (n, C): the gradient of the cross-entropy with respect to the logits.
+
+    The entry of the true class is minus the sum of the others: p_y - 1 would be 0 for every confident sample.
+    """
+    rows = LogitRows(logits_nC, label_n)
+    e_nC: Floats = rows.exp_nC / (1.0 + rows.rest_n)[:, None]
+    others_n = rows.without(e_nC, rows.label_n, 0.0).sum(axis=1)
+    e_nC[np.arange(len(e_nC)), rows.label_n] = -others_n
+    return e_nC
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -402,7 +402,7 @@ def test_a_dry_run_counts_the_bytes_of_features(small_set, tmp_path, prune):
     plain = json.loads(prune(*arguments, "-o", tmp_path / "m").stdout)
     more = json.loads(prune(*arguments, "--features", "-o", tmp_path / "m").stdout)
     assert more["features"] == {"layer": "head", "width": 12}
-    assert more["bytes"] - plain["bytes"] == 120 * (2 * 12 + 4 * 4)
+    assert more["bytes"] - plain["bytes"] == 120 * (2 * 12 + 5 * 4)
 
 
 def test_torch_computes_the_gradient_norm_that_is_stored(small_set, tmp_path, teachers, monkeypatch, prune):

@@ -141,11 +141,11 @@ def test_what_several_manifests_took_together_is_counted_once(tmp_path: Path, pr
 
 
 def test_scores_of_all_samples_together_are_left_out_of_shards_and_noted(tmp_path: Path, prune: Run) -> None:
-    values = {"grand": [1, 2], "moderate": [3, 4], "influence": [5, 6], "prototypes": [7, 8]}
+    values = {"grand": [1, 2], "moderate": [3, 4], "influence": [5, 6], "influence_flat": [1, 3], "prototypes": [7, 8]}
     for name, keys in (("x", ["a", "c"]), ("y", ["b", "d"])):
         make(tmp_path / name, keys, [0, 1], some_logits(0, 1, 2, 3), sets={"features": values}, features=[[1], [2]])
     result = prune("merge", "x", "y", "-o", "m", cwd=tmp_path)
-    for name in ("moderate", "influence", "prototypes"):
+    for name in ("moderate", "influence", "influence_flat", "prototypes"):
         assert f"left out: scores/features {name}, which depends on all samples of a shard together" in result.stderr
     merged = Manifest.open(tmp_path / "m")
     assert merged.scores("features").to_pydict() == {"sample_id": [0, 1, 2, 3], "grand": [1, 1, 2, 2]}
