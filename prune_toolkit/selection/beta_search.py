@@ -35,6 +35,8 @@ NOISE = 2.0
 DIGITS = 6
 """Decimals of the losses that are stored: the last bits depend on the linear algebra of a machine."""
 _STREAM = 0xBE7A
+_TRIED: dict[str, Losses] = {}
+"""Searches of this process by their digests: a sweep makes selections of many seeds, whose search is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,14 @@ def search(pool: Pool, groups: Groups, percentile_N: Floats, *, mode: float | st
     features_ND, logits_NC = pool.features.of(pool.sample_id_N), pool.logits.of(pool.sample_id_N)
     check_unseen(held, logits_NC, pool.label_N)
     students = Learning.of(features_ND, pool.label_N, held.features_MD, held.label_M, pool.class_count)
-    trials = _Trials(pool, groups, percentile_N, students)
+    learned = (features_ND, pool.label_N, held.features_MD, held.label_M)
+    trials = _Trials(
+        pool,
+        groups,
+        percentile_N,
+        students,
+        _digest(*learned, pool.content_hash_N16, percentile_N, groups.group_N, groups.keep_G),
+    )
     with Progress(_most(mode, sharpness), "searching mode and sharpness", unit="pairs") as progress:
         for pair in _pairs(mode, sharpness, trials):
             trials.losses(pair)
@@ -112,13 +121,13 @@ def _most(mode: float | str, sharpness: float | str) -> int:
 class _Trials:
     """The losses of linear students by pair, kept in the journal of the held-out images if there is one."""
 
-    def __init__(self, pool: Pool, groups: Groups, percentile_N: Floats, students: Learning) -> None:
+    def __init__(self, pool: Pool, groups: Groups, percentile_N: Floats, students: Learning, digest: str) -> None:
         assert pool.held_out is not None
         self.pool, self.groups, self.percentile_N, self.students = pool, groups, percentile_N, students
         self.tried: Losses = {}
         self.journal = pool.held_out.journal
-        self.digest = _digest(pool.sample_id_N, percentile_N, groups.group_N, groups.keep_G, pool.held_out.id)
-        self.known = {} if self.journal is None else self.journal.tried(self.digest)
+        self.digest = digest
+        self.known = _TRIED.setdefault(self.digest, {}) if self.journal is None else self.journal.tried(self.digest)
         self.searched_M = np.arange(len(students.held_label_M)) % 2 == 0
 
     def losses(self, pair: Pair) -> list[float]:
@@ -128,7 +137,7 @@ class _Trials:
             is_new = len(known) != DRAWS
             if is_new:
                 known = [round(float(loss_M.mean()), DIGITS) for loss_M in self._losses(pair, self.searched_M)]
-            self.tried[pair] = known
+            self.tried[pair] = self.known[pair] = known
             if is_new and self.journal is not None:
                 self.journal.write(self.digest, self.tried)
         return self.tried[pair]
@@ -160,9 +169,9 @@ class _Trials:
         return np.stack([self.students.loss_M(self._drawn(pair, draw))[image_M] for draw in range(DRAWS)])
 
 
-def _digest(*arrays: NDArray[np.generic] | str) -> str:
-    """Return a hexadecimal digest of what the losses depend on besides the pair."""
+def _digest(*arrays: NDArray[np.generic]) -> str:
+    """Return a hexadecimal digest of all that the losses depend on besides the pair."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
