@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 )
 @click.option("--dynamic", metavar="D,D,...", help="infobatch, seta: train these too; rs2 is always trained.")
 @click.option("--seeds", default=5, show_default=True, metavar="N", help="Students per arm: seeds 0 to N - 1.")
+@click.option(
+    "--first-seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="First of these seeds, for a claim on other ones than those explored.",
+)
 @click.option("--tune-seeds", default=3, show_default=True, metavar="N", help="Students per KD weight tried.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over a selection  [by recipe].")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Instead of --epochs: steps of every student.")

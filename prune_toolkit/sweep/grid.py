@@ -35,6 +35,8 @@ class Grid:
     """Empty: the default of the loss or the preset. Losses with a published weight above 1 keep that weight."""
     dynamics: tuple[str, ...] = ()
     seeds: int = 5
+    first_seed: int = 0
+    """The seeds of an arm are first_seed, first_seed + 1, ...; those of tuning always begin at 0."""
     tune_seeds: int = 3
     epochs: int | None = None
     steps: int | None = None

@@ -155,13 +155,13 @@ class Planner:
         self.skipped: set[Cell] = set()
         """Cells that `rows` left out because their runs would be too short for the arm."""
 
-    def rows(self, seeds: int) -> Iterator[Row]:
-        """Yield every arm at every keep with every KD weight, `seeds` runs each."""
+    def rows(self, seeds: range) -> Iterator[Row]:
+        """Yield every arm at every keep with every KD weight, a run per seed."""
         for teacher, arm in product(self.teachers, self._arms):
             for keep, weight in product(self._keeps(arm), arm.weights or (None,)):
-                planned = [self._run(teacher, arm, keep, weight, seed) for seed in range(seeds)]
+                planned = [self._run(teacher, arm, keep, weight, seed) for seed in seeds]
                 runs = tuple(run for run in planned if run is not None)
-                if len(runs) < seeds:
+                if len(runs) < len(seeds):
                     self.skipped.add((arm, teacher.name, keep))
                 else:
                     yield Row(arm=arm, teacher=teacher.name, keep=keep, weight=weight, runs=runs)

@@ -89,6 +89,8 @@ def describe(config: SweepConfig, teachers: Sequence[SweepTeacher]) -> tuple[dic
         "val": Manifest.open(val).id if val is not None and (Path(val) / HEADER_NAME).is_file() else val,
         "holdout": str(grid.holdout),
         "holdout-seed": HOLDOUT_SEED,
+        # Sweeps of before this option go on.
+        **({"first-seed": grid.first_seed} if grid.first_seed else {}),
     }
     lists = {
         "manifest": [teacher.manifest.id for teacher in teachers],
@@ -117,10 +119,10 @@ def plan_study(config: SweepConfig, teachers: Sequence[SweepTeacher], holdout: P
         )
     held = str(config.out / "holdout")
     last = Planner(grid, teachers, holdout if config.val is None else None)
-    rows, skipped, tuning = tuple(last.rows(grid.seeds)), last.skipped, None
+    rows, skipped, tuning = tuple(last.rows(range(grid.first_seed, grid.first_seed + grid.seeds))), last.skipped, None
     if config.val is not None and holdout is not None:
         before = Planner(grid, teachers, holdout)
-        tuned = tuple(row for row in before.rows(grid.tune_seeds) if row.weight is not None)
+        tuned = tuple(row for row in before.rows(range(grid.tune_seeds)) if row.weight is not None)
         # A cell that one phase leaves out is left out of the other as well.
         skipped = skipped | before.skipped
         tuning = Phase(rows=_without(tuned, skipped), val=held, judged_on=HOLDOUT)

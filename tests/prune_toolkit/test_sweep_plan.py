@@ -35,7 +35,7 @@ def rows(scored: Path) -> Rows:
     def plan(*selects: str, seeds: int = 2, keeps: tuple[str, ...] = ("0.3",), **options: object) -> list[Row]:
         options = {"epochs": 4, "student": "resnet8", **options}
         grid = Grid(keeps=tuple(map(Keep.parse, keeps)), selects=selects or ("random",), seeds=seeds, **options)
-        return list(Planner(grid, named_teachers([scored])).rows(seeds))
+        return list(Planner(grid, named_teachers([scored])).rows(range(grid.first_seed, grid.first_seed + seeds)))
 
     return plan
 
@@ -50,6 +50,13 @@ def test_random_is_drawn_anew_for_each_seed_and_medium_is_one_selection(rows: Ro
     assert len({run.selection.key for run in of(found, "random").runs}) == 3
     assert len({run.selection.key for run in of(found, "medium").runs}) == 1
     assert len({run.key for run in of(found, "medium").runs}) == 3
+
+
+def test_a_claim_has_seeds_of_its_own(rows: Rows) -> None:
+    explored, claimed = rows("random", seeds=2), rows("random", seeds=2, first_seed=1)
+    keys = [[run.key for run in of(found, "random").runs] for found in (explored, claimed)]
+    assert keys[0][1] == keys[1][0]
+    assert keys[1][1] not in keys[0]
 
 
 def test_all_that_keep_everything_with_the_same_targets_are_trained_once(rows: Rows) -> None:
@@ -99,7 +106,7 @@ def test_infobatch_is_left_out_where_too_few_of_its_epochs_leave_samples_out(row
     grid = Grid(keeps=(Keep.parse("0.3"), Keep.parse("0.7")), epochs=4, student="resnet8", dynamics=("infobatch",))
     planner = Planner(grid, named_teachers([scored]))
     # The steps at .3 and .7 are those of 1 epoch and 3, of which 0 and 1 are pruned ones.
-    assert [str(row.keep) for row in planner.rows(1) if row.arm.name == "InfoBatch"] == ["1"]
+    assert [str(row.keep) for row in planner.rows(range(1)) if row.arm.name == "InfoBatch"] == ["1"]
     assert sorted((arm.name, str(keep)) for arm, _, keep in planner.skipped) == [
         ("InfoBatch", "0.3"),
         ("InfoBatch", "0.7"),
@@ -129,7 +136,7 @@ def test_what_is_left_out_in_tuning_is_not_trained_either(scored: Path, prune, t
         tmp_path / "held",
     )
     # Of 1,298 samples 4 epochs, 66 steps, come nearest to 60; of 1,168 the 3 epochs, 48 steps, to 52: one is pruned.
-    whole = [str(row.keep) for row in Planner(grid, teachers).rows(1) if row.arm.name == "InfoBatch"]
+    whole = [str(row.keep) for row in Planner(grid, teachers).rows(range(1)) if row.arm.name == "InfoBatch"]
     assert whole == ["0.75", "0.75", "1", "1"]
     assert study.tuning is not None
     for phase in (study.tuning, study.final):
@@ -210,7 +217,7 @@ def test_workers_are_those_of_the_flags_however_they_are_spelled(
 def test_held_out_samples_are_in_no_selection(scored: Path, prune, tmp_path: Path) -> None:
     prune("select", scored, "--keep", "0.1", "--selector", "random", "--labels", "raw", "--out", tmp_path / "held")
     grid = Grid(keeps=(Keep.parse("0.5"),), epochs=1, student="resnet8", seeds=1)
-    found = list(Planner(grid, named_teachers([scored]), tmp_path / "held").rows(1))
+    found = list(Planner(grid, named_teachers([scored]), tmp_path / "held").rows(range(1)))
     run = of(found, "random", "0.5").runs[0]
     whole = of(found, "all data", "1").runs[0]
     prune("select", *run.selection.command, "--out", tmp_path / "half")
@@ -219,7 +226,7 @@ def test_held_out_samples_are_in_no_selection(scored: Path, prune, tmp_path: Pat
     assert whole.selection.count == COUNT - 130
     assert kept.sum() == run.selection.count == 584
     assert not (held & kept).any()
-    again = list(Planner(grid, named_teachers([scored])).rows(1))
+    again = list(Planner(grid, named_teachers([scored])).rows(range(1)))
     assert not {run.key for row in found for run in row.runs} & {run.key for row in again for run in row.runs}
 
 
