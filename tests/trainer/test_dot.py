@@ -95,7 +95,7 @@ def test_a_parameter_that_the_network_does_not_use_stays():
     assert (idle.item(), used.item()) == (1.0, -1.5)
 
 
-def by_hand(selection, epochs, delta, nesterov):
+def by_hand(selection, epochs, delta, nesterov, hard=()):
     """The network after runs of DOT on view 0 in float64, with one backward pass per term and two plain buffers."""
     task = open_task(selection.path)
     torch.manual_seed(stream_seed(0, Stream.INIT))
@@ -114,7 +114,12 @@ def by_hand(selection, epochs, delta, nesterov):
         logits = model(pixels[rows])
         ce = F.cross_entropy(logits, label[rows], reduction="none")
         kl = F.kl_div((logits / 4).log_softmax(1), (target[rows] / 4).softmax(1), reduction="none").sum(1)
-        terms = (weight * 1)[rows] * (1 - a[rows]) * ce, weight[rows] * a[rows] * 16 * kl
+        if step // 6 in hard:
+            smoothed = F.cross_entropy(logits, label[rows], reduction="none", label_smoothing=0.8)
+            ce, kl, share = smoothed, 0 * kl, torch.zeros(len(rows))
+        else:
+            share = a[rows]
+        terms = (weight * 1)[rows] * (1 - share) * ce, weight[rows] * share * 16 * kl
         gradients = []
         for term in terms:
             model.zero_grad()
@@ -144,6 +149,15 @@ def test_a_run_is_the_loop_written_out_by_hand(selection, delta, nesterov, tmp_p
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-6)
     assert report["last"]["train_loss"] == pytest.approx(loss, rel=1e-5)
     assert report["config"]["dot"] == delta
+
+
+def test_in_a_phase_of_hard_labels_the_buffer_of_the_kd_term_fades(selection, tmp_path):
+    flags = {"kd_weight": 0.7, "dot": 0.075, "label_schedule": "soft:1,hard:1,soft:1", "hard_cutmix": 0.0}
+    trained(selection, tmp_path, epochs=3, **LEARNS | flags)
+    want, _ = by_hand(selection, 3, 0.075, False, hard=(1,))
+    got, _ = build_model("tiny_networks:plain", class_count=3, checkpoint=tmp_path / "student.safetensors")
+    for ours, theirs in zip(got.parameters(), want.parameters(), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_stopped_run_goes_on_to_equal_weights_with_both_buffers(selection, tmp_path, monkeypatch):

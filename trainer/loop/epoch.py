@@ -13,7 +13,7 @@ from manifests.errors import InputError
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
 from trainer.loop.distributed import Ranks, sum_over_ranks
-from trainer.loop.dot import keep_kd_gradients
+from trainer.loop.dot import DOT, keep_kd_gradients
 from trainer.loop.schedules import Schedule
 from trainer.loop.student import Student
 from trainer.losses import sample_losses, sample_terms
@@ -78,6 +78,7 @@ def train_epoch(
     waiting_s, started = 0.0, time.perf_counter()
     iterator = iter(batches)
     first_step = step = epoch * schedule.steps_per_epoch
+    parts_gradients = isinstance(student.optimizer, DOT)
     rate = 0.0
     while True:
         asked = time.perf_counter()
@@ -96,7 +97,7 @@ def train_epoch(
         with student.autocast():
             logits = student.network(normalise(batch.images, student.info.preprocessing, torch.float32))
             of_batch = {"label": label, "weight": batch.weight, "kd_weight": batch.kd_weight}
-            if config.dot is None:
+            if not parts_gradients:
                 loss_n = sample_losses(config, logits, target, **of_batch, epoch=epoch)
                 loss = stepped = (batch.weight * loss_n).mean()
             else:
@@ -105,7 +106,7 @@ def train_epoch(
                 task = (batch.weight * task_n).mean()
                 kd = None if kd_n is None else (batch.weight * kd_n).mean()
                 loss = task if kd is None else task + kd
-        if config.dot is not None:
+        if parts_gradients:
             stepped = keep_kd_gradients(student.optimizer, student.scaler, ranks, task, kd)
         rate = schedule.learning_rate(step)
         student.step(stepped, rate)

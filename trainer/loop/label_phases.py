@@ -113,6 +113,8 @@ def hardened(config: TrainConfig) -> TrainConfig:
         config,
         loss="ce",
         loss_options={},
+        # The optimiser still has both buffers; that of the KD term fades.
+        dot=None,
         policy=None,
         revise_eta=None,
         unsure_below=None,
