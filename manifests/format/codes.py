@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.errors import InputError
-from manifests.format.soft_labels import FullLogits, Logits, row_blocks, row_std, scaled_rows
+from manifests.format.decoded import DecodedLabels
+from manifests.format.soft_labels import FullLogits, Logits, row_blocks, scaled_rows
 
 CodeName = Literal["int8", "int4"]
 LEVELS: dict[CodeName, int] = {"int8": 255, "int4": 15}
@@ -26,7 +27,7 @@ _SCALE_WORDS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Codes:
+class Codes(DecodedLabels):
     """n vectors of C logits as codes; raises ValueError for arrays that do not match or are not finite."""
 
     class_count: int
@@ -36,9 +37,6 @@ class Codes:
     """The step between codes; 0 if all logits are equal."""
     offset_n: NDArray[np.float16]
     """The largest logit."""
-
-    top_k = None
-    """All are stored."""
 
     def __post_init__(self) -> None:
         count, width = self.code_nB.shape
@@ -66,25 +64,6 @@ class Codes:
         scaled_nC = code_nC.astype(np.float32)
         scaled_nC *= self.scale_n.astype(np.float32)[:, None]
         return np.subtract(self.offset_n.astype(np.float32)[:, None], scaled_nC, out=scaled_nC)
-
-    def logits_with(self, label_n: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return all C logits (n, C)."""
-        return self.logits()
-
-    @property
-    def top1_n(self) -> NDArray[np.int64]:
-        """(n,) class of the largest logit, the first of equals."""
-        return np.asarray(self.logits().argmax(axis=1))
-
-    @property
-    def std_n(self) -> NDArray[np.float64]:
-        """(n,) see `row_std`."""
-        return row_std(self.logits())
-
-    @property
-    def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) True: other values are refused."""
-        return np.ones(len(self), np.bool_)
 
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> FullLogits:
         """Return scale * z for scale (n,), decoded and rounded to float16: inf if it does not fit."""

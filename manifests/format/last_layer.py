@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.layout import PART_ROWS
-from manifests.format.soft_labels import FullLogits, row_std, scaled_rows
+from manifests.format.decoded import DecodedLabels
+from manifests.format.soft_labels import FullLogits, scaled_rows
 
 LAST_LAYER = "targets/last-layer"
 """The table of the layer: a row per class, in their order, in parts like any other."""
@@ -60,7 +61,7 @@ class LastLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureLabels:
+class FeatureLabels(DecodedLabels):
     """n vectors of C logits as features; raises ValueError for arrays that do not match or are not finite."""
 
     class_count: int
@@ -69,9 +70,6 @@ class FeatureLabels:
     """s: the scale that a label transform gave the logits, else 1."""
     layer: LastLayer | None = None
     """None where no logits are needed, as when rows are copied."""
-
-    top_k = None
-    """All are known."""
 
     def __post_init__(self) -> None:
         if self.factor_n.shape != (len(self.feature_nD),):
@@ -103,25 +101,6 @@ class FeatureLabels:
         logits_nC += self.layer.bias_C
         logits_nC *= self.factor_n[:, None]
         return logits_nC
-
-    def logits_with(self, label_n: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return all C logits (n, C)."""
-        return self.logits()
-
-    @property
-    def top1_n(self) -> NDArray[np.int64]:
-        """(n,) class of the largest logit, the first of equals."""
-        return np.asarray(self.logits().argmax(axis=1))
-
-    @property
-    def std_n(self) -> NDArray[np.float64]:
-        """(n,) see `row_std`."""
-        return row_std(self.logits())
-
-    @property
-    def finite_n(self) -> NDArray[np.bool_]:
-        """(n,) True: other values are refused."""
-        return np.ones(len(self), np.bool_)
 
     def scaled(self, scale_n: NDArray[np.floating[Any]]) -> "FullLogits | FeatureLabels":
         """Return scale * z for scale (n,): another factor."""
