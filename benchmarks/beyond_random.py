@@ -71,8 +71,15 @@ LABELS = {
     "int8": "random --codec int8",
     "int4": "random --codec int4",
     "KD .5": "random -- --kd-weight 0.5",
+    "T 2": "random -- --temperature 2",
 }
-ARMS = SELECTIONS | LABELS
+BOTH = {
+    "CCS + revise .5": "ccs --labels revise --eta 0.5",
+    "window .25 + revise .5": "window --position 0.25 --score margin --labels revise --eta 0.5",
+    "beta margin + revise .5": "beta --held-out {held} --labels revise --eta 0.5",
+}
+"""Selections and labels that are each ahead of random + KD in exploration, together."""
+ARMS = SELECTIONS | LABELS | BOTH
 STUDENTS = {"small": "_networks:small_cnn", "wide": "_networks:wide_cnn"}
 VIEWS = "--augment pad_crop_flip"
 
