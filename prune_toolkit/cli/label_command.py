@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--first-views",
     type=int,
     metavar="F",
-    help="With --view-rule covariance: views of every sample, labelled first [default: 4, or 3 if B is below 5].",
+    help="With --view-rule covariance: views of every sample, seen first [default: 5].",
 )
 @click.option("--view-temperature", type=float, metavar="T", help="Of the probabilities for --view-rule [default: 1].")
 def _budget(**values: Any) -> "BudgetFlags":
@@ -185,7 +185,7 @@ def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:
     if "labels" in tried:
         mean = tried["labels"] / tried["samples"]
         each = f"{mean:.4g} of {tried['views']} view(s) on average, {tried['labels']:,} labels"
-        each += f" for which the teacher sees {tried['images']:,} images"
+        each += f" for which the teacher sees at most {tried['images']:,} images"
     click.echo(
         f"{tried['samples']:,} samples x {each}: about "
         f"{format_bytes(tried['bytes'])} of {'targets' if bare else 'targets and train.beton, images included'}"

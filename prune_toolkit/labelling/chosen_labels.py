@@ -88,10 +88,11 @@ def label_part(work: Labelling, reader: ImageReader, part: int, budget: Budget, 
         temperature=budget.temperature,
     )
     labels = budget.share(work.kept_before(part), len(ids))
-    labelled_nV = rule.choose(seen, work.config.targets.views, labels)
+    labelled_nV = rule.choose(seen, work.config.targets.views, labels, budget.least)
     assert int(labelled_nV.sum()) == labels
     row_m, view_m = more_views(labelled_nV, first_nFC.shape[1])
     more_mC, more_mD = work.shown_chosen(reader, ids[row_m], view_m, progress)
+    progress.advance(budget.shown(len(ids), labels) - first_nFC.shape[0] * first_nFC.shape[1] - len(more_mC))
     return PartLabels(
         ids=ids,
         label_n=label_n,

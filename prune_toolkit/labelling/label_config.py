@@ -54,7 +54,7 @@ class LabelConfig(PassConfig):
         return self.targets.read_views if self.budget is None else self.budget.first_views
 
     def shown(self, samples: int) -> int:
-        """Return how many images of these samples the teacher sees in all."""
+        """Return how many images of these samples the teacher sees in all, with a budget at most."""
         return samples * self.targets.read_views if self.budget is None else self.budget.shown(samples)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from manifests.base.layout import BETON_NAME
 from manifests.base.progress import Progress
-from manifests.betons.labelled_views import labels_each
+from manifests.betons.labelled_views import Bits, labels_each
 from manifests.betons.reader import Beton
 from manifests.format.child_header import Blocks
 from manifests.format.header import FileEntry
@@ -37,6 +37,7 @@ from prune_toolkit.images.where import find_images
 from prune_toolkit.labelling.chosen_labels import chosen_targets, label_part
 from prune_toolkit.labelling.feature_labels import feature_targets
 from prune_toolkit.labelling.label_config import Labelling
+from prune_toolkit.labelling.view_rules import VIEW_RULES
 from prune_toolkit.scoring.logit_scores import Calibration, LogitScore, compute_scores
 from prune_toolkit.scoring.preview import costs, trial_rate
 from prune_toolkit.scoring.score_config import SCORE_TABLE
@@ -156,7 +157,7 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         "views": views,
         "labels": labels,
     }
-    run = run_facts(parts, samples, config.shown(samples), start, time.monotonic() - began)
+    run = run_facts(parts, samples, _images(work, bits_N), start, time.monotonic() - began)
     blocks["run"] = {"command": "label", **run, "parent_run": parent.run}
     if work.is_other:
         # Of a teacher that did not score, top-1 and calibration are those on view 0 of the kept samples.
@@ -168,6 +169,14 @@ def _finish(work: Labelling, parts: Totals, start: float) -> Outcome:
         blocks |= {"teacher": teacher_card(work, None if unlabelled else calibration), "scores": specs}
     local = selection.local if config.data is None else config.data.local()
     return Outcome(blocks=blocks, local={**local, **work.teacher.place}, files=files)
+
+
+def _images(work: Labelling, bits_N: Bits | None) -> int:
+    """Return how many images of the kept samples the teacher saw."""
+    samples, budget = int(work.keep_N.sum()), work.config.budget
+    if budget is None or bits_N is None or VIEW_RULES[budget.rule].sees_all:
+        return work.config.shown(samples)
+    return int(np.maximum(labels_each(bits_N[work.keep_N]), budget.first_views).sum())
 
 
 def _write_layer(out: Path, layer: LastLayer, digest: str) -> list[FileEntry]:

@@ -16,9 +16,8 @@ from prune_toolkit.quotas.keep import parse_fraction
 from prune_toolkit.quotas.quotas import total_count
 
 DEFAULT_RULE = "covariance"
-FIRST_VIEWS = 4
-LEAST_FIRST = 3
-"""View 0, and two augmented ones to compare."""
+FIRST_VIEWS = 5
+"""Least and default number: view 0, and two pairs of augmented ones, by which the noise of their estimates is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ class Budget:
     """Labels per sample on average, view 0 included."""
     first_views: int
     """Views of every sample that the teacher sees before the others are chosen."""
+    least: int
+    """Labels of a sample that has the fewest."""
     temperature: float
 
     @classmethod
@@ -78,21 +79,23 @@ class Budget:
         temperature = 1.0 if flags.view_temperature is None else flags.view_temperature
         if not 0 < temperature <= 1000:
             raise UsageError(f"--view-temperature {temperature:g}: above 0, and at most 1000")
-        first = _first_views(rule, flags.first_views, mean, views)
+        first = _first_views(rule, flags.first_views, views)
         if rule.sees_all and mean.denominator != 1:
             raise UsageError(
                 f"{what}: --view-rule {name} labels equally many views of each", hint="take a whole number"
             )
-        least, why = first, "the --first-views, which all samples have"
-        if rule.sees_all:
-            least, why = LEAST_LABELS, "view 0 and one other"
+        # A mean takes no more room if it is over all views that were seen.
+        least, why = LEAST_LABELS, "view 0 and one other"
+        if policy == "mean" and not rule.sees_all:
+            least, why = first, "the --first-views, which all means are over"
         if not (least <= mean < views if rule.sees_all else least < mean < views):
             raise UsageError(
                 f"{what}: it must be {'at least' if rule.sees_all else 'above'} {least} ({why}) and below {views}, the "
                 "--views to choose from",
                 hint="without --view-budget, all --views of each sample are labelled",
             )
-        return cls(rule=name, text=flags.view_budget.strip(), mean=mean, first_views=first, temperature=temperature)
+        text = flags.view_budget.strip()
+        return cls(rule=name, text=text, mean=mean, first_views=first, least=least, temperature=temperature)
 
     def resolved(self) -> dict[str, Any]:
         """Return what the result depends on."""
@@ -111,9 +114,14 @@ class Budget:
         """Return the labels of all `count` kept samples."""
         return total_count(self.mean, count)
 
-    def shown(self, count: int) -> int:
-        """Return how many images of all `count` kept samples the teacher sees."""
-        return count * self.first_views if VIEW_RULES[self.rule].sees_all else self.total(count)
+    def shown(self, count: int, labels: int | None = None) -> int:
+        """Return how many images of `count` samples the teacher sees at most, for some number of labels or the mean.
+
+        It is fewer where samples have more labels than first views: these need no others.
+        """
+        if VIEW_RULES[self.rule].sees_all:
+            return count * self.first_views
+        return (self.total(count) if labels is None else labels) + count * (self.first_views - self.least)
 
     def block(self, samples: int) -> ViewBudget:
         """Return the header block for all kept samples, without what only their labels say."""
@@ -126,7 +134,7 @@ class Budget:
         )
 
 
-def _first_views(rule: ViewRule, asked: int | None, mean: Fraction, views: int) -> int:
+def _first_views(rule: ViewRule, asked: int | None, views: int) -> int:
     """Return how many views of each sample are seen first; raises UsageError for a number that cannot be."""
     if rule.sees_all:
         if asked is not None:
@@ -135,9 +143,10 @@ def _first_views(rule: ViewRule, asked: int | None, mean: Fraction, views: int) 
                 hint="leave out one of the two",
             )
         return views
-    if asked is None:
-        # As many as leave at least one label per sample to share.
-        return max(LEAST_FIRST, min(FIRST_VIEWS, int(mean) - 1))
-    if asked < LEAST_FIRST:
-        raise UsageError(f"--first-views {asked}: at least {LEAST_FIRST}", hint="view 0, and two others to compare")
-    return asked
+    first = FIRST_VIEWS if asked is None else asked
+    if not FIRST_VIEWS <= first <= views:
+        raise UsageError(
+            f"--first-views {first}: from {FIRST_VIEWS} to {views}, the --views to choose from",
+            hint=f"fewer than {FIRST_VIEWS} do not tell how much of their differences is chance",
+        )
+    return first

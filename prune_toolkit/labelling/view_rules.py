@@ -6,12 +6,13 @@ is imported by `prune list` too, so it imports no torch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifests.base.registry import Registry
-from manifests.format.soft_labels import Logits
+from manifests.format.soft_labels import Logits, row_blocks
 
 Flags = NDArray[np.bool_]
 
@@ -26,13 +27,18 @@ class Seen:
     """Decides between samples that are equal otherwise, from their content."""
     temperature: float
 
-    def probabilities(self, view: int) -> NDArray[np.float64]:
-        """Return the softmax (n, C) of one view's logits at the temperature."""
-        z_nC = self.logits_nFC[:, view].astype(np.float64) / self.temperature
-        z_nC -= z_nC.max(axis=1, keepdims=True)
-        np.exp(z_nC, out=z_nC)
-        z_nC /= z_nC.sum(axis=1, keepdims=True)
-        return z_nC
+    def probabilities(self, rows: slice, first: int = 1) -> NDArray[np.float64]:
+        """Return the softmax (m, F - first, C) of some rows' logits at the temperature, from view `first` on."""
+        z_mVC = self.logits_nFC[rows, first:].astype(np.float64) / self.temperature
+        z_mVC -= z_mVC.max(axis=2, keepdims=True)
+        np.exp(z_mVC, out=z_mVC)
+        z_mVC /= z_mVC.sum(axis=2, keepdims=True)
+        return z_mVC
+
+
+Choose = Callable[[Seen, int, int, int], Flags]
+"""(what was seen, V, labels of all n samples together, least of each) -> (n, V) flags of the views to label: exactly as
+many, view 0 of each among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +49,17 @@ class ViewRule:
     formula: str
     source: str
     sees_all: bool
-    """True if the teacher must see all V views; otherwise the first F are seen, and labelled, and then those chosen."""
-    choose: Callable[[Seen, int, int], Flags]
-    """(what was seen, V, labels of all n samples together) -> (n, V) flags of the views to label; exactly that many."""
+    """True if the teacher must see all V views; otherwise the first F are seen, and then those chosen of the others."""
+    choose: Choose
 
 
 VIEW_RULES: Registry[ViewRule] = Registry("view rule")
 
 
-def view_rule(
-    name: str, *, formula: str, source: str, sees_all: bool
-) -> Callable[[Callable[[Seen, int, int], Flags]], Callable[[Seen, int, int], Flags]]:
+def view_rule(name: str, *, formula: str, source: str, sees_all: bool) -> Callable[[Choose], Choose]:
     """Register a function that chooses views."""
 
-    def register(choose: Callable[[Seen, int, int], Flags]) -> Callable[[Seen, int, int], Flags]:
+    def register(choose: Choose) -> Choose:
         VIEW_RULES.add(name, ViewRule(name=name, formula=formula, source=source, sees_all=sees_all, choose=choose))
         return choose
 
@@ -65,15 +68,14 @@ def view_rule(
 
 @view_rule(
     "covariance",
-    formula="s_i minimise sum Tr(Sigma_i) / s_i: in proportion to sqrt(Tr(Sigma_i)), from F to V",
-    source="error of few labels: HALD, arXiv 2512.15647; allocation: Neyman, J. R. Stat. Soc. 97, 1934",
+    formula="s_i minimise sum E[Tr(Sigma_i)] / (s_i - 1): nearly in proportion to sqrt(E[Tr(Sigma_i)]), up to V",
+    source="error of few labels: HALD, arXiv 2512.15647; allocation: Neyman 1934; expectation: Buhlmann 1967",
     sees_all=False,
 )
-def by_covariance(seen: Seen, views: int, labels: int) -> Flags:
+def by_covariance(seen: Seen, views: int, labels: int, least: int) -> Flags:
     """Label more views of samples whose views the teacher answers differently: the first s_i views of sample i."""
-    counts_n = neyman(
-        trace_of_covariance(seen), seen.tie_n, labels - len(seen.tie_n), seen.logits_nFC.shape[1] - 1, views - 1
-    )
+    count = len(seen.label_n)
+    counts_n = neyman(expected_traces(*traces(seen)), seen.tie_n, labels - count, least - 1, views - 1)
     return np.arange(views) <= counts_n[:, None]
 
 
@@ -83,12 +85,13 @@ def by_covariance(seen: Seen, views: int, labels: int) -> Flags:
     source="after FerKD, Shen 2023, arXiv 2312.17473; ours: a number of views in place of a threshold",
     sees_all=True,
 )
-def by_sureness(seen: Seen, views: int, labels: int) -> Flags:
+def by_sureness(seen: Seen, views: int, labels: int, least: int) -> Flags:
     """Label the views on which the teacher is surest of the sample's label, equally many of each; first of equals."""
     count, each = len(seen.label_n), labels // max(1, len(seen.label_n))
     sure_nV = np.empty((count, views), np.float64)
-    for view in range(views):
-        sure_nV[:, view] = seen.probabilities(view)[np.arange(count), seen.label_n]
+    for block in row_blocks(count, seen.logits_nFC[0].size if count else 1):
+        p_mVC = seen.probabilities(block, first=0)
+        sure_nV[block] = np.take_along_axis(p_mVC, seen.label_n[block, None, None], axis=2)[:, :, 0]
     sure_nV[:, 0] = np.inf
     chosen_nV = np.zeros((count, views), np.bool_)
     surest_nB = np.argsort(-sure_nV, axis=1, kind="stable")[:, :each]
@@ -96,17 +99,41 @@ def by_sureness(seen: Seen, views: int, labels: int) -> Flags:
     return chosen_nV
 
 
-def trace_of_covariance(seen: Seen) -> NDArray[np.float64]:
-    """Return Tr(Sigma) (n,) of the probabilities of the augmented views that were seen, two or more, unbiased."""
-    sum_nC = np.zeros(seen.logits_nFC[:, 0].shape, np.float64)
-    views = range(1, seen.logits_nFC.shape[1])
-    for view in views:
-        sum_nC += seen.probabilities(view)
-    mean_nC = sum_nC / len(views)
-    trace_n = np.zeros(len(sum_nC))
-    for view in views:
-        trace_n += np.square(seen.probabilities(view) - mean_nC).sum(axis=1)
-    return trace_n / (len(views) - 1)
+def traces(seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Tr(Sigma) and Tr(Sigma)^2, (n,) each, unbiased, of the probabilities of the augmented views seen.
+
+    Half the squared distance of two views is Tr(Sigma) on average: the first is the mean of all pairs, and the second
+    that of the products of two pairs without a view in common, which are independent. It takes four views.
+    """
+    count, first, classes = seen.logits_nFC.shape
+    views = first - 1
+    trace_n, square_n = np.empty(count), np.empty(count)
+    for block in row_blocks(count, views * classes):
+        p_mVC = seen.probabilities(block)
+        d_mVV = np.zeros((len(p_mVC), views, views))
+        for view in range(views - 1):
+            far_mV = np.square(p_mVC[:, view, None] - p_mVC[:, view + 1 :]).sum(axis=2) / 2
+            d_mVV[:, view, view + 1 :] = d_mVV[:, view + 1 :, view] = far_mV
+        sum_m, own_m = d_mVV.sum(axis=(1, 2)) / 2, np.square(d_mVV).sum(axis=(1, 2)) / 2
+        # Of all products, without those of pairs that share a view, or are the same pair.
+        disjoint_m = np.square(sum_m) - np.square(d_mVV.sum(axis=2)).sum(axis=1) + own_m
+        trace_n[block] = sum_m / comb(views, 2)
+        square_n[block] = disjoint_m / (comb(views, 2) * comb(views - 2, 2))
+    return trace_n, square_n
+
+
+def expected_traces(trace_n: NDArray[np.float64], square_n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what to expect of Tr(Sigma) (n,): the estimates, drawn to their mean by the share that is noise.
+
+    A few views say little of their covariance, and to believe them costs more than equal shares. Source: Buhlmann,
+    ASTIN Bulletin 4, 1967: w x_i + (1 - w) mean(x), w = Var(Tr) / Var(x), the best linear estimate.
+    """
+    if not len(trace_n):
+        return trace_n
+    mean, variance = float(trace_n.mean()), float(trace_n.var())
+    between = max(0.0, float(square_n.mean()) - mean**2)
+    weight = min(1.0, between / variance) if variance > 0 else 0.0
+    return np.asarray(weight * trace_n + (1 - weight) * mean)
 
 
 def neyman(
