@@ -183,7 +183,7 @@ def _budget_problems(header: Header) -> Iterator[str]:
         yield f"labels.budget: samples have {budget.least} to {budget.most} labels"
     elif not LEAST_LABELS <= budget.most <= labels.views <= MOST_VIEWS:
         yield f"labels.budget.most is {budget.most} of {labels.views} views; {LEAST_LABELS} to {MOST_VIEWS} can be"
-    rows = [(entry.table, entry.rows) for entry in header.files if entry.kind == "targets"]
+    rows = [(entry.table, entry.rows) for entry in header.files if entry.table.startswith("targets/view-")]
     if rows and sum(count for _, count in rows) != budget.labels:
         yield f"labels.budget.labels is {budget.labels:,}, and the targets have {sum(n for _, n in rows):,} rows"
     kept = 0 if chosen is None else chosen.count

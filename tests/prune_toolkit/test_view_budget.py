@@ -24,6 +24,14 @@ from trainer.teachers.teacher_spec import TeacherSpec
 
 TEACHER = ("--teacher", "teachers:linear")
 WORDS = ("label", "selection", *TEACHER, "--labels", "raw", "--views", 12, "--view-budget", "4.5", "--seed", 3)
+NARROW = """
+import torch
+
+
+def net(num_classes):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.Linear(8, num_classes))
+"""
 RULES = {"covariance": (), "sure": ("--view-rule", "sure", "--view-budget", 4)}
 
 
@@ -230,6 +238,38 @@ def test_the_other_commands_take_it(scored: Path, prune, tmp_path) -> None:
     prune("push", folder, tmp_path / "hidden", "--secret", tmp_path / "secret")
     assert verify(tmp_path / "hidden").ok
     assert len(targets(Manifest.open(tmp_path / "hidden"))) == 180
+
+
+def test_selections_are_still_not_merged(scored: Path, prune) -> None:
+    told = prune("merge", scored / "covariance", scored / "sure", "-o", scored / "merged", code=2, cwd=scored).stderr
+    assert "Traceback" not in told
+    assert not (scored / "merged").exists()
+
+
+def test_features_under_a_budget_give_the_logits(scored: Path, prune, tmp_path, monkeypatch) -> None:
+    """A teacher of 40 classes that looks at 8 features: both tables are those of the same views."""
+    (tmp_path / "narrow.py").write_text(NARROW)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_idx(tmp_path / "images", np.random.default_rng(2).integers(0, 256, (80, 8, 8), np.uint8), np.arange(80) % 40)
+    prune("score", "images", "--teacher", "narrow:net", "--image-size", 8, "-o", "scores", cwd=tmp_path)
+    prune("select", "scores", "--keep", 0.5, "--selector", "random", cwd=tmp_path)
+    words = ("label", "selection", "--teacher", "narrow:net", "--labels", "raw", "--views", 9, "--view-budget", 4)
+    prune(*words, "-o", "plain", cwd=tmp_path)
+    prune(*words, "--codec", "features", "-o", "features", cwd=tmp_path)
+    plain, features = (Manifest.open(tmp_path / name) for name in ("plain", "features"))
+    assert verify(features.path).ok
+    assert np.array_equal(labelled_views(plain), labelled_views(features))
+    found = targets(features)
+    for place, target in targets(plain).items():
+        np.testing.assert_allclose(found[place], target, rtol=1e-3, atol=1e-2)
+    task = open_task(features.path)
+    words_nSW = task.beton.targets(np.arange(40))
+    for row, bits in enumerate(task.beton.labelled_views_N.tolist()):
+        views = [view for view in range(9) if bits >> view & 1]
+        sample = int(task.beton.columns["sample_id"][row])
+        decoded = task.form.decode(words_nSW[row, : len(views)])
+        np.testing.assert_allclose(decoded, [found[sample, view] for view in views], rtol=1e-4, atol=1e-5)
 
 
 def test_a_cut_that_drops_samples_counts_the_labels_of_the_others(scored: Path, prune, tmp_path) -> None:
