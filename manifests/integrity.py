@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from manifests.base.layout import BETON_NAME
+from manifests.betons.labelled_views import Bits, bits_of_views, bits_problem
 from manifests.betons.reader import Beton
+from manifests.betons.writer import LABELLED_FIELD
 from manifests.errors import InputError, UnreachableError
 from manifests.format.columns import tables_of
 from manifests.format.header import FileEntry
 from manifests.format.last_layer import LAST_LAYER
 from manifests.format.part_checks import check_part
 from manifests.format.parts import PART_ROWS, parse_part
-from manifests.format.stored_form import StoredForm
+from manifests.format.stored_form import StoredForm, labelled_problem
 from manifests.images.decode import MODE_JPEG
 from manifests.images.jpeg import jpeg_info
 from manifests.manifest import Manifest
@@ -185,23 +187,55 @@ def _view_findings(manifest: Manifest, damaged: set[str]) -> Iterator[Finding]:
     except InputError as error:
         yield Finding(LAST_LAYER, error.message)
         return
-    if path is None:
+    beton = None if path is None else Beton.open(path)
+    bits_N = None
+    if labels.is_ragged and not absent and not any(name.startswith("targets/") for name in damaged):
+        bits_N = labelled_views(manifest)
+        if bits_N is not None and (problem := bits_problem(bits_N[bits_N > 0], labels.views)) is not None:
+            yield Finding("targets", f"cannot be used: of the kept samples, {problem}")
+    if beton is None:
         return
-    beton = Beton.open(path)
-    if beton.target_shape != (labels.views, form.words):
-        what = f"has targets of shape {beton.target_shape}, the header's labels {(labels.views, form.words)}"
+    most = labels.budget.most if labels.budget is not None and labels.is_ragged else labels.views
+    if beton.target_shape != (most, form.words):
+        what = f"has targets of shape {beton.target_shape}, the header's labels {(most, form.words)}"
         yield Finding(BETON_NAME, what)
+    elif (problem := labelled_problem(labels, beton)) is not None:
+        yield Finding(BETON_NAME, problem)
+    elif bits_N is not None and beton.labelled_views_N is not None and _differ(beton, bits_N):
+        yield Finding(BETON_NAME, "has targets of other views than the tables of targets")
     elif form.codec is not None:
         yield from _label_findings(beton, form)
+
+
+def labelled_views(manifest: Manifest) -> Bits | None:
+    """Return which views of each sample have a target, (N,) by sample_id; None if a table of targets is missing."""
+    labels = manifest.header.labels
+    entries = [manifest.files(f"targets/view-{view:03d}") for view in range(0 if labels is None else labels.views)]
+    if not all(entries):
+        return None
+    ids = [
+        np.concatenate([manifest.part(entry, ["sample_id"]).column("sample_id").to_numpy() for entry in parts])
+        for parts in entries
+    ]
+    return bits_of_views(ids, manifest.header.data.count)
+
+
+def _differ(beton: Beton, bits_N: Bits) -> bool:
+    """Return whether the targets of a beton are of other views than those of the tables."""
+    id_n = beton.columns.get("sample_id", np.zeros(beton.count, np.int64))
+    inside = bool(((id_n >= 0) & (id_n < len(bits_N))).all())
+    return not inside or not np.array_equal(beton.columns[LABELLED_FIELD], bits_N[id_n])
 
 
 def _label_findings(beton: Beton, form: StoredForm) -> Iterator[Finding]:
     """Yield the first target of a beton that cannot be decoded."""
     step = max(1, _DECODED_VALUES // (beton.view_count * form.class_count))
     for start in range(0, beton.count, step):
-        words_nVW = beton.targets(np.arange(start, min(start + step, beton.count)))
+        row_n = np.arange(start, min(start + step, beton.count))
+        words_nVW = beton.targets(row_n)
+        each_n = np.full(len(row_n), beton.view_count) if beton.label_count_N is None else beton.label_count_N[row_n]
         try:
-            form.decode(words_nVW.reshape(-1, form.words))
+            form.decode(words_nVW[np.arange(beton.view_count) < each_n[:, None]])
         except InputError as error:
             yield Finding(BETON_NAME, f"targets of rows {start:,} to {start + len(words_nVW) - 1:,}: {error.message}")
             return

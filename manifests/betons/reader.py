@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from manifests.base.file_state import FileState
 from manifests.betons import format as fmt
-from manifests.betons.writer import INDEX_FIELDS, SCORED_FIELDS, BetonColumns, write_beton
+from manifests.betons.labelled_views import MOST_VIEWS, Bits, bits_problem, labels_each
+from manifests.betons.writer import INDEX_FIELDS, LABELLED_FIELD, SCORED_FIELDS, BetonColumns, write_beton
 from manifests.errors import InputError
 from manifests.images.decode import MODE_RAW, BetonImage, Encoded, ImageProblem, decode_rgb
 from manifests.images.jpeg import jpeg_info
@@ -61,7 +62,10 @@ class Beton:
         """int64 or float64 (N,) for every scalar field; view_id as uint64."""
         self.target_pointer_N: NDArray[np.int64] | None = None
         self.target_shape: tuple[int, int] | None = None
+        self.labelled_views_N: Bits | None = None
+        """Views that have a target, see manifests/betons/labelled_views.py; None if all samples have those of all."""
         image: NDArray[np.void] | None = None
+        ragged: NDArray[np.void] | None = None
         for position, entry in enumerate(self.fields.values()):
             values = metadata[f"f{position}"]
             if entry.type_id == fmt.IMAGE and image is None:
@@ -69,11 +73,16 @@ class Beton:
             elif entry.type_id in (fmt.INT, fmt.FLOAT):
                 # Copied: in the map they are strided, unaligned and read-only.
                 column = np.ascontiguousarray(values)
-                self.columns[entry.name] = column.view(np.uint64) if entry.name == "view_id" else column
+                is_bits = entry.name == "view_id" or (entry.name == LABELLED_FIELD and entry.type_id == fmt.INT)
+                self.columns[entry.name] = column.view(np.uint64) if is_bits else column
             elif entry.name == "target" and entry.dtype == "<i2" and len(entry.shape) == 2:
                 self.target_pointer_N, self.target_shape = values.astype(np.int64), (entry.shape[0], entry.shape[1])
                 if (regions.sizes("target", self.target_pointer_N) != entry.size_bytes).any():
                     raise ValueError("the region of a target has the wrong size")
+            elif entry.name == "target" and entry.type_id == fmt.BYTES:
+                ragged = values
+        if ragged is not None and LABELLED_FIELD in self.columns:
+            self._read_ragged(ragged, self.columns[LABELLED_FIELD], regions)
         if image is None:
             raise ValueError("it has no image field")
         for name in set(SCORED_FIELDS) & self.columns.keys():
@@ -91,6 +100,20 @@ class Beton:
         if wrong.any():
             raise ValueError(f"row {wrong.argmax()}: the region of a raw image does not have the size of its pixels")
 
+    def _read_ragged(self, values: NDArray[np.void], bits_N: NDArray[Any], regions: "_Regions") -> None:
+        """Read where the targets of different views are: as many of one size as each sample has labelled views."""
+        if bits_N.dtype != np.uint64:
+            raise ValueError(f"{LABELLED_FIELD} does not say which views have a target")
+        if (problem := bits_problem(bits_N, MOST_VIEWS)) is not None:
+            raise ValueError(problem)
+        pointer_N, count_N = values["ptr"].astype(np.int64), labels_each(bits_N)
+        size_N = regions.sizes("target", pointer_N)
+        words = int(size_N[0]) // (2 * int(count_N[0]))
+        if words < 1 or (size_N != 2 * words * count_N).any() or (values["size"] != size_N.view(np.uint64)).any():
+            raise ValueError("the region of a target has the wrong size")
+        self.target_pointer_N, self.target_shape = pointer_N, (int(count_N.max()), words)
+        self.labelled_views_N = bits_N
+
     @classmethod
     def open(cls, path: str | Path) -> "Beton":
         """Map a beton and check everything a decoder relies on. Raises InputError if anything is inconsistent."""
@@ -107,9 +130,14 @@ class Beton:
         """Number of samples."""
         return len(self.modes_N)
 
+    @cached_property
+    def label_count_N(self) -> NDArray[np.int64] | None:
+        """(N,) targets of each sample; None if all samples have `view_count`."""
+        return None if self.labelled_views_N is None else labels_each(self.labelled_views_N)
+
     @property
     def view_count(self) -> int:
-        """Stored target views per sample; 0 without targets."""
+        """Stored target views per sample, or of that with the most; 0 without targets."""
         return 0 if self.target_shape is None else self.target_shape[0]
 
     @property
@@ -184,14 +212,20 @@ class Beton:
     def targets(self, row_n: NDArray[np.int64]) -> NDArray[np.float16]:
         """Return the stored targets (n, V, C) float16 of some rows. Raises ValueError if there are none.
 
-        If the header's labels say top_k, these are the bits of words (n, V, W) int16: view them as such.
+        If the header's labels say top_k, these are the bits of words (n, V, W) int16: view them as such. Where samples
+        have targets of different views, theirs come first, in the order of these, and zeros follow.
         """
         if self.target_pointer_N is None or self.target_shape is None:
             raise ValueError(f"{self.path} has no targets")
         size = int(np.prod(self.target_shape)) * 2
-        block = np.empty((len(row_n), size), np.uint8)
-        for position, pointer in enumerate(self.target_pointer_N[row_n].tolist()):
-            block[position] = self._map[pointer : pointer + size]
+        if self.label_count_N is None:
+            block = np.empty((len(row_n), size), np.uint8)
+            size_n = [size] * len(row_n)
+        else:
+            block = np.zeros((len(row_n), size), np.uint8)
+            size_n = (self.label_count_N[row_n] * (self.target_shape[1] * 2)).tolist()
+        for position, (pointer, held) in enumerate(zip(self.target_pointer_N[row_n].tolist(), size_n, strict=True)):
+            block[position, :held] = self._map[pointer : pointer + held]
         return block.view(np.float16).reshape(-1, *self.target_shape)
 
 

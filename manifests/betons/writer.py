@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from manifests.base.files import atomic_file
 from manifests.betons import format as fmt
+from manifests.betons.labelled_views import labels_each
 from manifests.errors import InputError
 from manifests.images.decode import MODE_JPEG, MODE_RAW, BetonImage
 
 INDEX_FIELDS = ("label", "sample_id", "view_id", "weight", "kd_weight")
 SCORED_FIELDS = ("scored_width", "scored_height")
+LABELLED_FIELD = "labelled_views"
 _FLOAT_FIELDS = ("weight", "kd_weight")
 _ABSENT: Any = object()
 Target = NDArray[np.float16] | NDArray[np.int16]
-"""(V, C) logits of V views, or (V, W) words of their K largest (manifests/format/top_k.py)."""
+"""(V, C) logits of V views, or (V, W) words of each (manifests/format/stored_form.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +39,8 @@ class BetonColumns:
     kd_weight_N: NDArray[np.float64]
     scored_size_N2: NDArray[np.int64] | None = None
     """Width and height of the images that were scored, 0 where unknown; None if those written have these sizes."""
+    labelled_views_N: NDArray[np.uint64] | None = None
+    """Views that have a target, see manifests/betons/labelled_views.py; None if all samples have targets of all."""
 
     def __post_init__(self) -> None:
         shapes = {name: values.shape for name, values in self.fields().items()}
@@ -48,6 +52,8 @@ class BetonColumns:
         fields: dict[str, NDArray[np.number]] = {name: getattr(self, f"{name}_N") for name in INDEX_FIELDS}
         if self.scored_size_N2 is not None:
             fields |= dict(zip(SCORED_FIELDS, self.scored_size_N2.T, strict=True))
+        if self.labelled_views_N is not None:
+            fields[LABELLED_FIELD] = self.labelled_views_N
         return fields
 
     def __len__(self) -> int:
@@ -64,6 +70,9 @@ def write_beton(
 ) -> None:
     """Write a beton in one pass over `images` (and `targets`, each float16 or int16 of `target_shape`).
 
+    If samples have targets of different views, by `columns.labelled_views_N`, each has as many as that says, and the
+    field is FFCV's for bytes of any length.
+
     The page size starts at 2 MiB and doubles when a larger sample arrives: what did not cross a page before
     does not cross a larger one, so no sample ever lies on two pages and sizes need not be known in advance.
     Raises ValueError if images, targets and columns differ in number or form, InputError if there are no samples or
@@ -77,7 +86,10 @@ def write_beton(
     numbers = columns.fields()
     fields = [fmt.Field("image", fmt.IMAGE)]
     fields += [fmt.Field(name, fmt.FLOAT if name in _FLOAT_FIELDS else fmt.INT) for name in numbers]
-    if target_shape is not None:
+    views_n = None if columns.labelled_views_N is None else labels_each(columns.labelled_views_N)
+    if target_shape is not None and views_n is not None:
+        fields.append(fmt.Field("target", fmt.BYTES))
+    elif target_shape is not None:
         fields.append(fmt.Field("target", fmt.NDARRAY, target_shape, "<i2"))
     descriptors = b"".join(fmt.encode_field(entry).tobytes() for entry in fields)
     metadata = np.zeros(count, fmt.metadata_dtype(fields))
@@ -87,13 +99,16 @@ def write_beton(
         start = fmt.HEADER.itemsize + len(descriptors) + metadata.nbytes
         stream.seek(start)
         regions = _Regions(stream, start)
-        facts = _add_samples(path, regions, images, count, targets, target_shape)
+        facts = _add_samples(path, regions, images, count, targets, target_shape, views_n)
         table = regions.table(count)
         for part, values in zip(("mode", "width", "height"), facts, strict=True):
             metadata["f0"][part] = np.frombuffer(values, values.typecode)
         metadata["f0"]["data_ptr"] = table["ptr"][:, 0]
         if target_shape is not None:
-            metadata[f"f{len(fields) - 1}"] = table["ptr"][:, 1]
+            stored = metadata[f"f{len(fields) - 1}"]
+            stored[... if views_n is None else "ptr"] = table["ptr"][:, 1]
+            if views_n is not None:
+                stored["size"] = table["size"][:, 1]
         header = np.zeros((), fmt.HEADER)
         header["version"], header["num_fields"] = fmt.VERSION, len(fields)
         header["page_size"], header["num_samples"] = regions.page_bytes, count
@@ -110,6 +125,7 @@ def _add_samples(
     count: int,
     targets: Iterable[Target] | None,
     target_shape: tuple[int, int] | None,
+    views_n: NDArray[np.int64] | None,
 ) -> tuple["array[int]", "array[int]", "array[int]"]:
     """Write every sample's regions; return modes, widths and heights."""
     modes, widths, heights = array("B"), array("H"), array("H")
@@ -124,10 +140,10 @@ def _add_samples(
         _check_image(path, row, image)
         data = [image.data]
         if target is not None:
-            if target.dtype not in (np.float16, np.int16) or target.shape != target_shape:
-                raise ValueError(
-                    f"row {row}: target of {target.dtype}{target.shape}, float16 or int16{target_shape} expected"
-                )
+            assert target_shape is not None
+            shape = target_shape if views_n is None else (int(views_n[row]), target_shape[1])
+            if target.dtype not in (np.float16, np.int16) or target.shape != shape:
+                raise ValueError(f"row {row}: target of {target.dtype}{target.shape}, float16 or int16{shape} expected")
             data.append(np.ascontiguousarray(target).reshape(-1).view(np.uint8))
         size_bytes = sum(part.nbytes for part in data)
         if size_bytes > fmt.MAX_PAGE_BYTES:

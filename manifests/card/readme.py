@@ -227,10 +227,8 @@ def revision_line(header: "Header") -> str:
     # They are free values of a header, and may have any type.
     if not isinstance(changed, int) or not isinstance(wrong, int) or not isinstance(eta, int | float):
         return ""
-    return (
-        f"labels revised: {changed:,} of {chosen.count * labels.views:,} (eta {eta}, scope {scope}); {wrong:,} had "
-        "another class on top"
-    )
+    stored = labels.budget.labels if labels.budget is not None and labels.is_ragged else chosen.count * labels.views
+    return f"labels revised: {changed:,} of {stored:,} (eta {eta}, scope {scope}); {wrong:,} had another class on top"
 
 
 def targets_text(header: "Header") -> str:
@@ -244,5 +242,13 @@ def targets_text(header: "Header") -> str:
         "mean": f"mean over {labelled} view(s)",
         "single": "single of view 0",
     }.get(labels.policy or "", f"{labels.views} view(s)")
+    if (budget := labels.budget) is not None:
+        # Of free text, only what is a number.
+        kept = 0 if header.selection is None else header.selection.count
+        mean = f"{budget.labels / max(1, kept):.4g} on average by {plain(budget.rule)}"
+        what = f"mean over up to {labelled} view(s), {mean}"
+        if labels.is_ragged:
+            span = f"{budget.least}" if budget.least == budget.most else f"{budget.least} to {budget.most}"
+            what = f"replay of {span} of {labels.views} view(s), {mean}"
     form = StoredForm.of(labels, len(header.data.class_names)).text
     return f"{labels.transform}, {what}{form and ', '}{form}"

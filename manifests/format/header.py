@@ -16,6 +16,7 @@ from manifests.images.identity import NO_CLASS
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 5
 _SELECTION_1_2 = ("per_class_min", "without", "distill")
 _SELECTION_1_5 = ("held_out", "search")
+_LABELS_1_5 = ("codec", "budget")
 _DATA_1_4 = ("read_as", "labels_from")
 _BLOCKS_1_3 = ("thumbnails", "hidden", "left_out")
 _TEACHER_1_4 = ("output_groups", "output_key", "probabilities")
@@ -259,13 +260,31 @@ class Selection(Block):
     """None unless the selector searched its parameters."""
 
 
+class ViewBudget(Block):
+    """How a number of labels was shared among samples; see prune_toolkit/labelling/view_rules.py."""
+
+    rule: str
+    """covariance or sure."""
+    mean: str
+    """Labels per sample as they were asked for, view 0 included: a number or a fraction."""
+    first_views: int
+    """Views of every sample that the teacher saw before the others were chosen."""
+    temperature: float
+    """Of the teacher's probabilities that the choice is made by."""
+    labels: int
+    """Labels of all samples together, as the teacher gave them."""
+    least: int | None = None
+    """Targets of the sample with the fewest; None, like `most`, where each has one target, the mean over its views."""
+    most: int | None = None
+
+
 class Labels(Block):
     """The derivation of targets from stored logits."""
 
     transform: str
     parameters: dict[str, Any]
     views: int
-    """Targets stored per sample."""
+    """Targets stored per sample; with a budget, views of which some samples have a target."""
     policy: Policy | None = None
     """replay: one target per scored view; mean: one, the mean over all views; single: one, that of view 0."""
     top_k: int | None = None
@@ -276,6 +295,13 @@ class Labels(Block):
     """Features per target with the codec `features`."""
     class_std: list[float] | None = None
     """Mean of std(logits) over each class, one value per class (`reshape`)."""
+    budget: ViewBudget | None = None
+    """None if the same views of all samples were labelled."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether samples have targets of different views."""
+        return self.budget is not None and self.policy == "replay"
 
 
 class Hidden(Block):
@@ -368,7 +394,7 @@ class Header(Block):
 def least_minor(fields: Mapping[str, Any]) -> int:
     """Return the first minor version that has all fields of a header that are set; 0 if no later one is needed."""
     of_selection = any(_is_set(fields.get("selection"), name) for name in _SELECTION_1_5)
-    if of_selection or _is_set(fields.get("labels"), "codec"):
+    if of_selection or any(_is_set(fields.get("labels"), name) for name in _LABELS_1_5):
         return 5
     if any(
         _is_set(fields.get(block), name)

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from manifests.base.layout import MAX_CLASSES, MAX_IMAGE_PX, MAX_PART_BYTES, MAX_VIEWS, PART_ROWS
+from manifests.betons.labelled_views import LEAST_LABELS, MOST_VIEWS
 from manifests.format.header import FileEntry, Header, Preprocessing
 from manifests.untrusted.rules import is_file_of_a_manifest, path_problem, shortened
 
@@ -52,6 +53,11 @@ BOUNDS: Mapping[str, Callable[[Header], Bound]] = {
     "labels.views": lambda _: Bound(0, MAX_VIEWS),
     "labels.top_k": lambda header: Bound(1, _most_kept(header)),
     "labels.feature_width": lambda _: Bound(1, MAX_WIDTH),
+    "labels.budget.first_views": lambda _: Bound(1, MOST_VIEWS),
+    "labels.budget.labels": lambda header: Bound(0, header.data.count * MOST_VIEWS),
+    "labels.budget.least": lambda _: Bound(1, MOST_VIEWS),
+    "labels.budget.most": lambda _: Bound(1, MOST_VIEWS),
+    "labels.budget.temperature": lambda _: Bound(0, MAX_SCALE, float),
     "features.width": lambda _: Bound(1, MAX_WIDTH),
     "thumbnails.side_px": lambda _: Bound(1, MAX_THUMBNAIL_PX),
     "compute.batch_size": lambda _: Bound(1, 1 << 40),
@@ -71,7 +77,9 @@ def check_header(header: Header) -> None:
         if entry.path.casefold() in seen:
             raise ValueError(f"files: {shortened(entry.path)} is named twice")
         seen.add(entry.path.casefold())
-    problems = chain(_bound_problems(header), _class_problems(header), _teacher_problems(header))
+    problems = chain(
+        _bound_problems(header), _class_problems(header), _teacher_problems(header), _budget_problems(header)
+    )
     if (problem := next(problems, None)) is not None:
         raise ValueError(problem)
     for where, text in _texts(header.model_dump(exclude=_FREE, exclude_none=True), ""):
@@ -161,6 +169,26 @@ def _teacher_problems(header: Header) -> Iterator[str]:
         yield f"{where}: a class has no output"
     if not all(0 <= output < MAX_OUTPUTS for group in groups for output in group):
         yield f"{where}: an output is not from 0 to {MAX_OUTPUTS - 1:,}"
+
+
+def _budget_problems(header: Header) -> Iterator[str]:
+    """Yield where the targets are not as many as the budget says, and not at least view 0's for every kept sample."""
+    labels, chosen = header.labels, header.selection
+    if labels is None or labels.budget is None:
+        return
+    budget = labels.budget
+    if not labels.is_ragged:
+        return
+    if budget.least is None or budget.most is None or budget.least > budget.most:
+        yield f"labels.budget: samples have {budget.least} to {budget.most} labels"
+    elif not LEAST_LABELS <= budget.most <= labels.views <= MOST_VIEWS:
+        yield f"labels.budget.most is {budget.most} of {labels.views} views; {LEAST_LABELS} to {MOST_VIEWS} can be"
+    rows = [(entry.table, entry.rows) for entry in header.files if entry.table.startswith("targets/view-")]
+    if rows and sum(count for _, count in rows) != budget.labels:
+        yield f"labels.budget.labels is {budget.labels:,}, and the targets have {sum(n for _, n in rows):,} rows"
+    kept = 0 if chosen is None else chosen.count
+    if rows and (of_view_0 := sum(n for table, n in rows if table == "targets/view-000")) != kept:
+        yield f"targets/view-000 has {of_view_0:,} rows for {kept:,} kept samples"
 
 
 def _rows_at_most(header: Header) -> int:

@@ -6,6 +6,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.betons.labelled_views import bits_problem
+from manifests.betons.reader import Beton
 from manifests.errors import InputError, UsageError
 from manifests.format.codes import Codes, code_words, encode
 from manifests.format.header import Codec, Labels
@@ -75,6 +77,18 @@ class StoredForm:
                 f"a stored label is not in the form {self.codec}: {error}",
                 hint="the manifest is damaged: `prune verify` it, then fetch or make it again",
             ) from None
+
+
+def labelled_problem(labels: Labels | None, beton: Beton) -> str | None:
+    """Return how the views that have a target in a beton differ from those that the header allows; None if they fit."""
+    is_ragged, bits_N = labels is not None and labels.is_ragged, beton.labelled_views_N
+    if not beton.view_count or not (is_ragged or bits_N is not None):
+        return None
+    if labels is None or not is_ragged or bits_N is None:
+        return f"has targets of {'the same' if is_ragged else 'different'} views of its samples, unlike its header"
+    if (problem := bits_problem(bits_N, labels.views)) is not None:
+        return f"cannot be used: {problem}"
+    return None
 
 
 def codec_of(labels: SoftLabels) -> Codec | None:

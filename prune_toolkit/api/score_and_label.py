@@ -21,8 +21,10 @@ from prune_toolkit.labelling.label_config import (
     default_labels,
     planned_recipe,
     planned_targets,
+    with_budget,
 )
 from prune_toolkit.labelling.label_pass import write_labels
+from prune_toolkit.labelling.view_budget import BudgetFlags
 from prune_toolkit.scoring.dynamics_pass import DynamicsPlan, write_dynamics_scores
 from prune_toolkit.scoring.score_config import ScoreConfig, Scoring, check_held_out, check_unlabelled
 from prune_toolkit.scoring.score_pass import build_scores
@@ -190,6 +192,10 @@ def label(
     seed: int | None = None,
     top_k: int | None = None,
     codec: str | None = None,
+    view_budget: float | str | None = None,
+    view_rule: str | None = None,
+    first_views: int | None = None,
+    view_temperature: float | None = None,
     labels: str | None = None,
     policy: str | None = None,
     other_teacher: bool = False,
@@ -205,13 +211,22 @@ def label(
 ) -> Manifest:
     """Run the teacher over many views of the samples that a selection keeps; like `prune label`.
 
-    views: 8 by default. teacher: as for `score`; None for the spec that scored. A module must be given again. Images
+    views: 8 by default. view_budget: labels per sample on average, of these views; view_rule, first_views and
+    view_temperature say which.
+
+    teacher: as for `score`; None for the spec that scored. A module must be given again. Images
     are prepared as the selection says that they were scored; outputs, probabilities and output are as then where they
     are not given.
     """
     chosen = opened(selection)
     check_selection(chosen, teacher_licence, is_other=other_teacher)
-    targets = planned_targets(chosen, policy, views, top_k, codec)
+    asked = BudgetFlags(
+        view_budget=None if view_budget is None else str(view_budget),
+        view_rule=view_rule,
+        first_views=first_views,
+        view_temperature=view_temperature,
+    )
+    targets, budget = with_budget(planned_targets(chosen, policy, views, top_k, codec), asked)
     said = ImagesSaid.of(mean=mean, std=std, interpolation=interpolation, resize_size=resize_size)
     spec = teacher_spec(
         teacher,
@@ -234,6 +249,7 @@ def label(
                 chosen, ViewFlags(views=targets.views, **given), loaded.preprocessing.image_px, typed=given
             ),
             targets=targets,
+            budget=budget,
             labels=labels or default_labels(chosen, is_other=other_teacher),
             other_teacher=other_teacher,
             teacher_licence=teacher_licence,

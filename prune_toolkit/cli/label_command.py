@@ -16,6 +16,7 @@ from prune_toolkit.cli.options import (
     data_options,
     dry_run_option,
     echo_train_command,
+    gathered,
     json_option,
     manifest_place,
     rank_options,
@@ -29,7 +30,30 @@ from prune_toolkit.cli.options import (
 from trainer.cli.console import echo_json
 
 if TYPE_CHECKING:
+    from prune_toolkit.labelling.view_budget import BudgetFlags
     from prune_toolkit.scoring.view_flags import ViewFlags
+
+
+@click.option("--view-budget", metavar="B", help="Labels per sample on average, of the --views to choose from.")
+@click.option(
+    "--view-rule",
+    help="With --view-budget, the views that are labelled: covariance (more of samples whose views differ), or "
+    "sure (those of which the teacher is surest) [default: covariance].",
+)
+@click.option(
+    "--first-views",
+    type=int,
+    metavar="F",
+    help="With --view-rule covariance: views of every sample, seen first [default: 5].",
+)
+@click.option("--view-temperature", type=float, metavar="T", help="Of the probabilities for --view-rule [default: 1].")
+def _budget(**values: Any) -> "BudgetFlags":
+    from prune_toolkit.labelling.view_budget import BudgetFlags
+
+    return BudgetFlags(**values)
+
+
+budget_options = gathered("budget", _budget)
 
 
 @click.command(name="label")
@@ -41,6 +65,7 @@ if TYPE_CHECKING:
 )
 @click.option("--policy", help="Targets to store: replay, mean or single [default: replay; single with --views 1].")
 @codec_option
+@budget_options
 @teacher_options
 @click.option("--other-teacher", is_flag=True, help="Allow a teacher other than the one that scored the data.")
 @teacher_licence_option(help="With --other-teacher: licence of its weights, recorded in the manifest.")
@@ -62,6 +87,7 @@ def command(
     labels: str | None,
     policy: str | None,
     codec: str | None,
+    budget: "BudgetFlags",
     teacher_options: TeacherOptions,
     other_teacher: bool,
     teacher_licence: str | None,
@@ -89,6 +115,7 @@ def command(
         default_labels,
         planned_recipe,
         planned_targets,
+        with_budget,
     )
     from prune_toolkit.labelling.label_pass import label_preview, write_labels
     from prune_toolkit.scoring.score_pass import views_text_of
@@ -97,11 +124,13 @@ def command(
     check_selection(parent, teacher_licence, is_other=other_teacher)
     typed = asked_for()
     targets = planned_targets(parent, policy, views.views if "views" in typed else None, views.top_k, codec)
+    targets, shared = with_budget(targets, budget)
     teacher = teacher_options.load(parent.class_names, None if other_teacher else parent)
     asked = replace(views, views=targets.views)
     config = LabelConfig(
         recipe=planned_recipe(parent, asked, teacher.preprocessing.image_px, typed=typed),
         targets=targets,
+        budget=shared,
         labels=labels or default_labels(parent, is_other=other_teacher),
         other_teacher=other_teacher,
         teacher_licence=teacher_licence,
@@ -137,10 +166,13 @@ def command(
         )
         return
     assert labelled.header.teacher is not None
+    each = f"{targets.views} view(s)"
+    if stored.budget is not None:
+        each = f"{stored.budget.labels / chosen.count:.4g} of {targets.views} view(s) on average,"
     views_text = views_text_of(labelled.header.run, labelled.header.teacher.train_top1)
     beton_text = "no beton" if beton is None else f"train.beton {format_bytes(size_bytes)}"
     click.echo(
-        f"{config.out}/: {chosen.count:,} samples x {targets.views} view(s) labelled by {teacher.info.spec}"
+        f"{config.out}/: {chosen.count:,} samples x {each} labelled by {teacher.info.spec}"
         f"{views_text}: {targets_text(labelled.header)}; {beton_text}; id {labelled.id[:12]}"
     )
     if revised := revision_line(labelled.header):
@@ -149,8 +181,13 @@ def command(
 
 
 def _echo_trial(tried: dict[str, Any], spec: str, *, bare: bool) -> None:
+    each = f"{tried['views']} view(s), {tried['targets']} target(s) each"
+    if "labels" in tried:
+        mean = tried["labels"] / tried["samples"]
+        each = f"{mean:.4g} of {tried['views']} view(s) on average, {tried['labels']:,} labels"
+        each += f" for which the teacher sees at most {tried['images']:,} images"
     click.echo(
-        f"{tried['samples']:,} samples x {tried['views']} view(s), {tried['targets']} target(s) each: about "
+        f"{tried['samples']:,} samples x {each}: about "
         f"{format_bytes(tried['bytes'])} of {'targets' if bare else 'targets and train.beton, images included'}"
     )
     click.echo(

@@ -62,6 +62,12 @@ def _labels() -> list[dict[str, Any]]:
     return [{"name": entry.name, "formula": entry.formula, "source": entry.source} for entry in LABELS.values()]
 
 
+def _views() -> list[dict[str, Any]]:
+    from prune_toolkit.labelling.view_rules import VIEW_RULES
+
+    return [{"name": rule.name, "labels": rule.formula, "source": rule.source} for rule in VIEW_RULES.values()]
+
+
 def _losses() -> list[dict[str, Any]]:
     from trainer.losses import LOSSES
 
@@ -135,6 +141,7 @@ LISTINGS = {
     "selectors": _selectors,
     "quotas": _quotas,
     "labels": _labels,
+    "views": _views,
     "losses": _losses,
     "dynamic": _dynamic,
     "presets": _presets,

@@ -1,6 +1,6 @@
 """The images of one scoring run: which ones, and read from an index's beton, or from the source and indexed as well."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +35,7 @@ from trainer.data.views import EVALUATION, ViewRecipe
 from trainer.teachers.teacher import as_tensor
 
 Batches = Generator[tuple[NDArray[np.int64], torch.Tensor], None, None]
+Images = Generator[torch.Tensor, None, None]
 
 
 @dataclass(kw_only=True)
@@ -310,6 +311,18 @@ class BetonReader:
         # What was written into the file meanwhile may have been shown.
         self.beton.state.check()
 
+    def chosen(self, ids: NDArray[np.int64], views: NDArray[np.int64], batch_size: int) -> Images:
+        """Yield uint8 images (b, 3, S, S): view `views[i]` of sample `ids[i]`, in order, of ascending samples.
+
+        These were read by `batches` before, so they are not compared with the manifest again.
+        """
+        unique_n, place = np.unique(ids, return_inverse=True)
+        row_n = beton_rows(self.beton, self.samples.take(pa.array(unique_n)))
+        with closing(self.loader.batches(row_n[place], view_n=views, batch_size=batch_size)) as batches:
+            for batch in batches:
+                yield batch.images
+        self.beton.state.check()
+
     def close(self) -> None:
         """Close the loader."""
         self.loader.close()
@@ -330,6 +343,38 @@ class SourceReader:
 
     def batches(self, ids: NDArray[np.int64], batch_size: int) -> Batches:
         """Yield the same as `BetonReader.batches`, without unreadable samples; each image is decoded once."""
+        # With several views per image, blocks hold as many views as they hold images with one.
+        block_rows = max(1, BLOCK_ROWS // self.view_count)
+        every = np.arange(self.view_count)
+        # Closed with this generator, so that its threads end with it.
+        with closing(self._drawn(ids, lambda _: every, block_rows)) as found:
+            while batch := list(islice(found, samples_per_batch(batch_size, self.view_count))):
+                batch_ids, views = zip(*batch, strict=True)
+                yield np.array(batch_ids, np.int64), as_tensor(np.concatenate(views), self.device)
+
+    def chosen(self, ids: NDArray[np.int64], views: NDArray[np.int64], batch_size: int) -> Images:
+        """Yield the same as `BetonReader.chosen`; fewer images if a sample cannot be read any more."""
+        unique_n, first = np.unique(ids, return_index=True)
+        views_of = dict(zip(unique_n.tolist(), np.split(views, first[1:]), strict=True))
+        held: list[NDArray[np.uint8]] = []
+        block_rows = max(1, BLOCK_ROWS // max(map(len, views_of.values())))
+        with closing(self._drawn(unique_n, views_of.__getitem__, block_rows)) as found:
+            for _, drawn in found:
+                held.append(drawn)
+                if sum(map(len, held)) >= batch_size:
+                    together = np.concatenate(held)
+                    whole = len(together) // batch_size * batch_size
+                    for start in range(0, whole, batch_size):
+                        yield as_tensor(together[start : start + batch_size], self.device)
+                    held = [together[whole:]]
+        if rest := sum(map(len, held)):
+            assert rest < batch_size
+            yield as_tensor(np.concatenate(held), self.device)
+
+    def _drawn(
+        self, ids: NDArray[np.int64], views_of: Callable[[int], NDArray[np.int64]], block_rows: int
+    ) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
+        """Yield sample_id and some views (v, S, S, 3) of each sample that can be read, in order."""
         source = self.images.source
         samples = self.images.samples
         rows = ids.tolist()
@@ -338,6 +383,7 @@ class SourceReader:
             rows = rows_by_key(source, samples.column("key").take(pa.array(ids))).tolist()
             view_ids = samples.column("view_id").take(pa.array(ids)).to_pylist()
             view_id_of_row = dict(zip(rows, view_ids, strict=True))
+        id_of_row = dict(zip(rows, ids.tolist(), strict=True))
 
         def work(row: int, image: RawImage | ImageProblem) -> tuple[SampleFacts, NDArray[np.uint8] | None]:
             facts, pixels = examine(image, with_thumbnail=self.with_thumbnails)
@@ -345,13 +391,9 @@ class SourceReader:
                 return facts, None
             view_id = view_id_of_row[row] if samples is not None else _view_id(facts)
             pixels = _as_stored(image, pixels, self.images.max_side)
-            return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, self.view_count)
+            return facts, image_views(pixels, self.preprocessing, self.recipe, view_id, views_of(id_of_row[row]))
 
-        # With several views per image, blocks hold as many views as they hold images with one.
-        block_rows = max(1, BLOCK_ROWS // self.view_count)
-        read = map_images(source, rows, work, self.workers, block_rows)
-
-        def readable() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        with closing(map_images(source, rows, work, self.workers, block_rows)) as read:
             for sample_id, (facts, views) in zip(ids.tolist(), read, strict=True):
                 if samples is None:
                     self.images.facts[sample_id] = facts
@@ -362,13 +404,6 @@ class SourceReader:
                     )
                 if views is not None:
                     yield sample_id, views
-
-        # Closed with this generator, so that its threads end with it.
-        with closing(read):
-            found = readable()
-            while batch := list(islice(found, samples_per_batch(batch_size, self.view_count))):
-                batch_ids, views = zip(*batch, strict=True)
-                yield np.array(batch_ids, np.int64), as_tensor(np.concatenate(views), self.device)
 
     def close(self) -> None:
         """Do nothing: the threads end with the batches."""

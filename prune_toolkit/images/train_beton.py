@@ -30,10 +30,12 @@ def write_train_beton(
     kd_weight_n: NDArray[np.float32] | None = None,
     targets: Iterable[Target] | None = None,
     target_shape: tuple[int, int] | None = None,
+    labelled_views_N: NDArray[np.uint64] | None = None,
 ) -> int:
     """Write the readable rows of `samples` as a beton, in order; return their number.
 
     `views` are the scored ones: crops of images of other sizes are drawn as if they had the scored sizes.
+    labelled_views_N: which views of each sample_id have a target, if samples differ in it.
     Raises MismatchError if an image is missing from the source or beton, or differs there.
     """
     samples = samples.filter(samples.column("problem").is_null())
@@ -46,6 +48,7 @@ def write_train_beton(
         weight_N=ones if weight_n is None else weight_n.astype(np.float64),
         kd_weight_N=ones if kd_weight_n is None else kd_weight_n.astype(np.float64),
         scored_size_N2=images.scored_sizes(samples, max_side, views),
+        labelled_views_N=None if labelled_views_N is None else labelled_views_N[samples.column("sample_id").to_numpy()],
     )
     found = images.stored(samples, workers, max_side)
     with Progress(count, f"writing {path.name}") as progress:
@@ -53,14 +56,17 @@ def write_train_beton(
     return count
 
 
-def beton_bytes(samples: pa.Table, beton: Beton | None, target_shape: tuple[int, int]) -> int:
-    """Estimate the bytes of a train.beton of `samples`: from the beton that is copied, or from their source."""
+def beton_bytes(samples: pa.Table, beton: Beton | None, target_shape: tuple[float, int]) -> int:
+    """Estimate the bytes of a train.beton of `samples`: from the beton that is copied, or from their source.
+
+    target_shape: (targets per sample on average, words).
+    """
     if beton is None:
         images = int(samples.column("size_bytes").to_numpy().sum())
     else:
         row_of_id = np.searchsorted(beton.columns["sample_id"], samples.column("sample_id").to_numpy())
         images = int(beton.image_size_N[np.minimum(row_of_id, beton.count - 1)].sum())
-    return images + len(samples) * (2 * int(np.prod(target_shape)) + ROW_BYTES)
+    return images + int(len(samples) * (2 * np.prod(target_shape) + ROW_BYTES))
 
 
 def _counted(images: Iterator[BetonImage], progress: Progress) -> Iterator[BetonImage]:

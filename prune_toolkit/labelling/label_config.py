@@ -18,9 +18,10 @@ from manifests.manifest import Manifest
 from prune_toolkit.images.data_spec import DataSpec
 from prune_toolkit.images.readers import ImageReader, ImagesAtHand
 from prune_toolkit.labelling.feature_labels import layer_of_teacher
+from prune_toolkit.labelling.view_budget import Budget, BudgetFlags
 from prune_toolkit.scoring.logit_scores import TEACHER
 from prune_toolkit.scoring.score import outside_scores
-from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_views
+from prune_toolkit.scoring.teacher_pass import PassConfig, TeacherPass, show_chosen, show_views
 from prune_toolkit.scoring.view_flags import ViewFlags, recipe_or_none, views_block
 from prune_toolkit.selection.labels import LABELS, LabelTransform
 from prune_toolkit.selection.soften import DEFAULT_CONFIDENCE, SOFTEN
@@ -32,6 +33,7 @@ from trainer.teachers.teacher import Teacher
 
 VIEWS = 8
 """The default number of views."""
+_RESTORE = "restore the images, or name a complete copy of them with --data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,17 @@ class LabelConfig(PassConfig):
     other_teacher: bool = False
     beton: bool = True
     data: DataSpec | None = None
+    budget: Budget | None = None
+    """None if all views of each sample are labelled."""
+
+    @property
+    def seen_views(self) -> int:
+        """Views that the teacher sees of every sample, before others are chosen."""
+        return self.targets.read_views if self.budget is None else self.budget.first_views
+
+    def shown(self, samples: int) -> int:
+        """Return how many images of these samples the teacher sees in all, with a budget at most."""
+        return samples * self.targets.read_views if self.budget is None else self.budget.shown(samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +105,7 @@ class Labelling(TeacherPass):
             "teacher_licence": config.teacher_licence if self.is_other else None,
             "max_side": self.images.max_side,
             "codec": targets.codec,
+            "view_budget": None if config.budget is None else config.budget.resolved(),
         }
         return {
             "command": "label",
@@ -116,6 +130,10 @@ class Labelling(TeacherPass):
         rows = part_rows(part, len(self.keep_N))
         return np.asarray(rows.start + np.flatnonzero(self.keep_N[rows.start : rows.stop]))
 
+    def kept_before(self, part: int) -> int:
+        """Return how many samples are kept in the parts before this one."""
+        return int(self.keep_N[: part_rows(part, len(self.keep_N)).start].sum())
+
     def shown(
         self, reader: ImageReader, ids: NDArray[np.int64], progress: Progress
     ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
@@ -127,11 +145,20 @@ class Labelling(TeacherPass):
         if len(found) < len(ids):
             missing = np.setdiff1d(ids, found)
             key = self.selection.samples(["key"]).column("key")[int(missing[0])].as_py()
-            raise InputError(
-                f"{key} cannot be read any more ({len(missing):,} such samples here)",
-                hint="restore the images, or name a complete copy of them with --data",
-            )
+            raise InputError(f"{key} cannot be read any more ({len(missing):,} such samples here)", hint=_RESTORE)
         return logits_nVC, features_nVD
+
+    def shown_chosen(
+        self, reader: ImageReader, ids: NDArray[np.int64], views: NDArray[np.int64], progress: Progress
+    ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """Compute logits (m, C) and, if they are stored, features (m, D) of one view of each, of ascending samples.
+
+        Raises InputError if a sample cannot be read any more."""
+        with_features = self.config.targets.codec == "features"
+        logits_mC, features_mD = show_chosen(self, reader, ids, views, progress, features=with_features)
+        if len(logits_mC) < len(ids):
+            raise InputError("a sample that was just read cannot be read any more", hint=_RESTORE)
+        return logits_mC, features_mD
 
 
 def stored_transform(selection: Manifest, labels: str, *, is_other: bool) -> LabelTransform:
@@ -245,6 +272,14 @@ def planned_targets(
         views = 1
     views, class_count = VIEWS if views is None else views, len(selection.class_names)
     return TargetPlan.resolve(policy, views, top_k, class_count, parse_codec(codec, top_k))
+
+
+def with_budget(targets: TargetPlan, flags: BudgetFlags) -> tuple[TargetPlan, Budget | None]:
+    """Return the plan of targets under a budget, and the budget; None without. Raises UsageError like `Budget.of`."""
+    budget = Budget.of(flags, targets.views, targets.policy, targets.codec)
+    if budget is None or targets.policy == "mean":
+        return targets, budget
+    return replace(targets, each=float(budget.mean)), budget
 
 
 def planned_recipe(selection: Manifest, asked: ViewFlags, image_px: int, *, typed: Collection[str]) -> ViewRecipe:

@@ -160,7 +160,10 @@ def _finish(work: Scoring, digest: str, parts: Totals, start: float) -> Outcome:
         "views": work.views(),
         "features": work.features_block(),
         "scores": specs,
-        "run": {"command": "score", **run_facts(parts, data.readable, config.view_count, start, seconds)},
+        "run": {
+            "command": "score",
+            **run_facts(parts, data.readable, data.readable * config.view_count, start, seconds),
+        },
     }
     return Outcome(blocks=blocks, local=local, tables=[FEATURE_SCORE_TABLE] if config.features else [])
 
@@ -170,13 +173,13 @@ def training_hits(logits_nVC: NDArray[np.float16], label_n: NDArray[np.int64]) -
     return int((logits_nVC[:, 1:].argmax(axis=2) == label_n[:, None]).sum())
 
 
-def run_facts(parts: Totals, samples: int, view_count: int, start: float, finishing_s: float) -> dict[str, Any]:
-    """Return the run block: seconds of all processes, and of this one since `start`; images are samples times views.
+def run_facts(parts: Totals, samples: int, images: int, start: float, finishing_s: float) -> dict[str, Any]:
+    """Return the run block: seconds of all processes, and of this one since `start`; images are views of the samples.
 
     views_top1, the teacher's top-1 on the training views, shows whether it copes with this augmentation. Of images
     without labels, it is the share of these views with the same answer as view 0.
     """
-    images, training_views = samples * view_count, samples * (view_count - 1)
+    training_views = images - samples
     known = parts.hits is not None and training_views > 0
     return {
         "seconds": round(parts.seconds + finishing_s, 3),

@@ -21,6 +21,7 @@ from trainer.teachers.normalisation_check import better_normalisation
 from trainer.teachers.teacher import Teacher
 
 CHECKED_IMAGES = 128
+_CHECK = "check that the checkpoint is not damaged and the preprocessing is the teacher's own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +115,44 @@ def show_views(
                 features[rows] = checked.reshape(len(batch_ids), feature_views, width)
             else:
                 logits = work.teacher.logits(images)
-            check_float16(
-                logits,
-                np.repeat(batch_ids, views),
-                hint="check that the checkpoint is not damaged and the preprocessing is the teacher's own",
-            )
+            check_float16(logits, np.repeat(batch_ids, views), hint=_CHECK)
             seen[rows], found[rows] = batch_ids, logits.reshape(len(batch_ids), views, -1)
             done = rows.stop
             progress.advance(len(images))
     return seen[:done], found[:done], features[:done]
+
+
+def show_chosen(
+    work: TeacherPass,
+    reader: ImageReader,
+    ids: NDArray[np.int64],
+    views: NDArray[np.int64],
+    progress: Progress,
+    *,
+    features: bool = False,
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Run the teacher over view `views[i]` of sample `ids[i]`, ascending; return logits (n, C) and features (n, D).
+
+    Of samples that cannot be read any more, and all after them, there are none. Raises InputError like `show_views`.
+    """
+    done = 0
+    found = np.empty((len(ids), len(work.images.class_names)), np.float16)
+    kept = np.empty((len(ids), work.teacher.feature_layer.width if features else 0), np.float16)
+    if not len(ids):
+        return found, kept
+    with closing(reader.chosen(ids, views, work.batch_size)) as batches:
+        for images in batches:
+            rows = slice(done, done + len(images))
+            if features:
+                logits, some_features = work.teacher.logits_and_features(images)
+                kept[rows] = _checked_features(some_features.cpu().numpy(), ids[rows])
+            else:
+                logits = work.teacher.logits(images)
+            check_float16(logits, ids[rows], hint=_CHECK)
+            found[rows] = logits
+            done = rows.stop
+            progress.advance(len(images))
+    return found[:done], kept[:done]
 
 
 def warn_of_normalisation(teacher: Teacher, images_n3SS: Tensor) -> None:

@@ -82,7 +82,7 @@ class Plan:
 
     def beton_bytes(self, beton: Beton | None) -> int:
         """Estimate the size of train.beton in bytes."""
-        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.shape or (0, 0))
+        return beton_bytes(self.samples.filter(pa.array(self.keep_N)), beton, self.targets.mean_shape)
 
 
 @dataclass(frozen=True, kw_only=True)

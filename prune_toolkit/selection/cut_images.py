@@ -32,7 +32,7 @@ from prune_toolkit.images.train_beton import write_train_beton
 from prune_toolkit.images.where import find_images, place_of
 from prune_toolkit.selection.choose_samples import Plan, SelectionPlan, check_same_pixels
 from prune_toolkit.selection.select_config import CutConfig, SelectConfig
-from prune_toolkit.selection.targets import beton_targets
+from prune_toolkit.selection.targets import beton_targets, labelled_views
 
 P = TypeVar("P", bound=Plan)
 
@@ -114,6 +114,7 @@ def write_cut(config: CutConfig, plan: Plan, images: SampleImages) -> FileEntry:
         kd_weight_n=kept.column("kd_weight").to_numpy(),
         targets=beton_targets(config.out, plan.targets, count) if plan.targets.tables else None,
         target_shape=plan.targets.shape,
+        labelled_views_N=labelled_views(config.out, plan.targets, count),
     )
     return file_entry(config.out, BETON_NAME, rows)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.base.progress import note
+from manifests.betons.labelled_views import labels_each
 from manifests.errors import InputError, UsageError
 from manifests.format.child_header import Blocks
 from manifests.format.header import Distill
@@ -32,7 +33,7 @@ from prune_toolkit.selection.choose_samples import SHRINKS_NOTHING, Plan, check_
 from prune_toolkit.selection.cut_images import cut_from, write_cut
 from prune_toolkit.selection.pool import HELD_OUT, REASONS
 from prune_toolkit.selection.select_config import CutConfig
-from prune_toolkit.selection.targets import TargetPlan, label_parameters
+from prune_toolkit.selection.targets import TargetPlan, counted, label_parameters, labelled_views
 from prune_toolkit.work.part_work import Outcome, PartWork, Totals
 
 _AGAIN = "the manifest is incomplete or damaged: fetch or make it again"
@@ -113,7 +114,7 @@ def write_cut_selection(config: CutConfig, plan: Plan) -> Manifest:
 
 def _targets(parent: Manifest) -> TargetPlan:
     """Return the stored targets of a selection; raises InputError if they were left out or not pulled."""
-    labels, classes = parent.header.labels, len(parent.class_names)
+    labels, chosen, classes = parent.header.labels, parent.header.selection, len(parent.class_names)
     if labels is None or labels.views == 0:
         return TargetPlan.nothing(classes)
     for view in range(labels.views):
@@ -126,6 +127,7 @@ def _targets(parent: Manifest) -> TargetPlan:
         class_count=classes,
         codec=labels.codec,
         layer=parent.last_layer,
+        each=labels.budget.labels / max(1, chosen.count) if labels.is_ragged and labels.budget and chosen else None,
     )
 
 
@@ -158,11 +160,13 @@ def _leave_out(out: Path, plan: Plan, before_N: NDArray[np.bool_]) -> list[str]:
         for name in plan.targets.tables:
             path = part_path(name, part)
             table = _read(plan.parent, path)
-            if not np.array_equal(table.column("sample_id").to_numpy(), kept_n):
+            id_n = table.column("sample_id").to_numpy()
+            if not (np.isin(id_n, kept_n).all() if plan.targets.is_ragged else np.array_equal(id_n, kept_n)):
                 raise InputError(f"{out / path} does not hold the targets of the kept samples", hint=_AGAIN)
             if not stay_n.all():
                 _, labels = soft_labels_of(table, "target", plan.targets.class_count)
-                write_part(out / path, soft_labels_table(kept_n[stay_n], "target", labels[stay_n]), digest)
+                stays = plan.keep_N[id_n]
+                write_part(out / path, soft_labels_table(id_n[stays], "target", labels[stays]), digest)
         if not stay_n.all():
             path = part_path("selection", part)
             table = _read(plan.parent, path)
@@ -191,5 +195,11 @@ def _counted_again(out: Path, plan: Plan) -> Blocks:
     blocks: Blocks = {"selection": parent.selection.model_copy(update=fewer)}
     if (old := parent.labels) is not None:
         new = label_parameters(out, plan.targets, label_N, transform=old.transform, parameters=old.parameters)
-        blocks["labels"] = old.model_copy(update={"parameters": new})
+        bits_N = labelled_views(out, plan.targets, len(plan.samples))
+        budget = (
+            old.budget
+            if old.budget is None or bits_N is None
+            else counted(old.budget, labels_each(bits_N[plan.keep_N]))
+        )
+        blocks["labels"] = old.model_copy(update={"parameters": new, "budget": budget})
     return blocks

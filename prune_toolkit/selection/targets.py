@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.betons.labelled_views import bits_of_views
 from manifests.errors import InputError, UsageError
-from manifests.format.header import Codec, Labels, Policy, Views
+from manifests.format.header import Codec, Labels, Policy, ViewBudget, Views
 from manifests.format.last_layer import FeatureLabels, LastLayer, mean_features
 from manifests.format.parts import part_count, part_path, read_part, soft_labels_of, soft_labels_table, write_part
 from manifests.format.soft_labels import FullLogits
@@ -67,6 +70,8 @@ class TargetPlan:
     """How the logits of a target are stored; None for float16."""
     layer: LastLayer | None = field(default=None, compare=False, repr=False)
     """The teacher's last layer, with the codec `features`."""
+    each: float | None = None
+    """Targets per sample on average, if samples have targets of different views; None if all have those of all."""
 
     @classmethod
     def resolve(
@@ -99,8 +104,22 @@ class TargetPlan:
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """Shape of a target in a beton: (V, C), or (V, words) for codes or the K largest; None without targets."""
+        """Shape of a target in a beton: (V, C), or (V, words) for codes or the K largest; None without targets.
+
+        V is the largest, where samples have targets of different views.
+        """
         return (len(self.tables), self.form.words) if self.views else None
+
+    @property
+    def is_ragged(self) -> bool:
+        """True if each table holds only the samples that have a target of its view."""
+        return self.each is not None
+
+    @property
+    def mean_shape(self) -> tuple[float, int]:
+        """Targets per sample on average, and the words of each; (0, 0) without targets."""
+        views, words = self.shape or (0, 0)
+        return (views if self.each is None else self.each, words)
 
     @property
     def form(self) -> StoredForm:
@@ -175,16 +194,16 @@ def write_targets(out: Path, plan: TargetPlan, part: int, ids: Ids, targets: lis
 
 
 def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
-    """Yield the target of each sample as a beton stores it, in order: `plan.shape` float16, or words.
+    """Yield the target of each sample as a beton stores it, in order: `plan.shape` float16, or words of its own views.
 
     One part of the manifest's `count` samples, in all views, is in memory at a time. Raises InputError for a part that
     does not hold the planned form of labels.
     """
     for part in range(part_count(count)):
-        views = []
+        views, ids = [], []
         for table in plan.tables:
             path = out / part_path(table, part)
-            _, labels = soft_labels_of(read_part(path), "target", plan.class_count, plan.layer)
+            id_n, labels = soft_labels_of(read_part(path), "target", plan.class_count, plan.layer)
             if not plan.form.holds(labels):
                 found, said = labels.top_k or labels.class_count, plan.top_k or plan.class_count
                 codec = "" if plan.codec is None else f" as {plan.codec}"
@@ -193,7 +212,34 @@ def beton_targets(out: Path, plan: TargetPlan, count: int) -> Iterator[Words]:
                     hint="the manifest is incomplete or damaged: fetch or make it again",
                 )
             views.append(labels.words())
-        yield from np.stack(views, axis=1)
+            ids.append(id_n)
+        yield from by_sample(ids, views) if plan.is_ragged else np.stack(views, axis=1)
+
+
+def by_sample(ids: Sequence[Ids], views: Sequence[Words]) -> list[Words]:
+    """Return the targets (labels, words) of each sample, in the order of its views, from the samples of each view."""
+    all_ids = np.concatenate(ids)
+    order = np.argsort(all_ids, kind="stable")
+    _, first = np.unique(all_ids[order], return_index=True)
+    words_mW: Any = np.concatenate(views)[order]
+    return [words_mW[start:stop] for start, stop in pairwise([*first.tolist(), len(words_mW)])]
+
+
+def labelled_views(out: Path, plan: TargetPlan, count: int) -> NDArray[np.uint64] | None:
+    """Return which views of each of `count` samples have a target, (N,) by sample_id; None if kept ones have all."""
+    if not plan.is_ragged:
+        return None
+    parts = [
+        [read_part(out / part_path(table, n), columns=["sample_id"]) for n in range(part_count(count))]
+        for table in plan.tables
+    ]
+    return bits_of_views([pa.concat_tables(each).column("sample_id").to_numpy() for each in parts], count)
+
+
+def counted(budget: ViewBudget, labels_n: NDArray[np.int64]) -> ViewBudget:
+    """Return the header block of a budget for samples that have (n,) labels each."""
+    found = {"labels": int(labels_n.sum()), "least": int(labels_n.min()), "most": int(labels_n.max())}
+    return budget.model_copy(update=found)
 
 
 def labels_block(

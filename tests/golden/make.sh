@@ -8,6 +8,7 @@
 #   tests/golden/make.sh tree 1.3 "" "--labels revise" "--thumbnails"
 #   tests/golden/make.sh tree 1.4
 #   tests/golden/make.sh tree 1.5 "" "--codec int8"
+#     and 1.5/labelled: prune label 1.5/selection --views 6 --view-budget 3 --augment pad_crop_flip --no-beton
 #
 # They are never made again: what an old version wrote is what every later version must read. A new schema version
 # gets a folder of its own, made by the commit that releases it.

@@ -42,6 +42,7 @@ IDS = {
     "1.5/index": "508e35384e40",
     "1.5/scores": "7301d0741a49",
     "1.5/selection": "c2ab5dd46879",
+    "1.5/labelled": "b9aeb28dbeab",
     "1.5/hidden": "3b4d47195a7b",
     "1.5/part": "e42f1cfc30ed",
 }
@@ -49,6 +50,7 @@ IDS = {
 VERSIONS = ["1.0", "1.1", "1.2", "1.3", "1.4", "1.5"]
 FOLDERS = [GOLDEN / version / kind for version in VERSIONS for kind in ("index", "scores", "selection")]
 PUSHED = [GOLDEN / version / kind for version in ("1.3", "1.4", "1.5") for kind in ("hidden", "part")]
+LABELLED = GOLDEN / "1.5" / "labelled"
 
 
 def colours() -> np.ndarray:
@@ -80,10 +82,10 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_manifest_that_is_there_is_tested() -> None:
-    assert sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json")) == sorted([*FOLDERS, *PUSHED])
+    assert sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json")) == sorted([*FOLDERS, *PUSHED, LABELLED])
 
 
-@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED], ids=lambda path: f"{path.parent.name}-{path.name}")
+@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED, LABELLED], ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_its_header_is_read_with_the_id_it_had(folder: Path) -> None:
     golden = Manifest.open(folder)
     header = json.loads((folder / "manifest.json").read_bytes())
@@ -94,10 +96,10 @@ def test_its_header_is_read_with_the_id_it_had(folder: Path) -> None:
     assert golden.id[:12] == IDS[name]
     # A header has the first version that knows its fields: those without new ones stay at 1.1, and from 1.4 on there.
     assert golden.header.schema_version in (folder.parent.name, "1.1", "1.4")
-    assert golden.kind == (folder.name if folder in FOLDERS else "scores")
+    assert golden.kind == (folder.name if folder in FOLDERS else "selection" if folder == LABELLED else "scores")
 
 
-@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED], ids=lambda path: f"{path.parent.name}-{path.name}")
+@pytest.mark.parametrize("folder", [*FOLDERS, *PUSHED, LABELLED], ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_it_is_whole(folder: Path) -> None:
     report = verify(folder)
     assert report.findings == []
@@ -190,6 +192,25 @@ def test_version_1_5_stores_targets_as_codes() -> None:
     assert isinstance(stored, Codes)
     assert stored.code_nB.min(axis=1).tolist() == [0] * 6
     assert stored.code_nB.max(axis=1).tolist() == [255] * 6
+
+
+def test_version_1_5_has_labels_of_different_views() -> None:
+    """18 labels of 6 samples: a table holds those that have a label of its view; view 0 is that of the colours."""
+    manifest, kept = Manifest.open(LABELLED), Manifest.open(GOLDEN / "1.5" / "selection")
+    labels = manifest.header.labels
+    assert labels is not None
+    assert labels.budget is not None
+    assert (labels.views, labels.policy, labels.budget.labels, labels.is_ragged) == (6, "replay", 18, True)
+    ids_of_views = []
+    for view in range(6):
+        [(ids, targets)] = manifest.targets(view)
+        ids_of_views.append(ids)
+        assert targets.shape == (len(ids), 3)
+        if view == 0:
+            assert ids.tolist() == next(kept.targets())[0].tolist()
+            np.testing.assert_allclose(targets, LOGITS[np.searchsorted(READABLE_IDS, ids)], rtol=1e-3)
+    each = np.bincount(np.concatenate(ids_of_views))
+    assert (each.sum(), each[each > 0].min(), each.max()) == (18, labels.budget.least, labels.budget.most)
 
 
 def test_version_1_1_replays_targets_of_three_views() -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 CROP = {"recipe": "resized_crop_flip", "version": 1, "seed": 0, "count": 2, "image_px": 8}
+BUDGET = {"rule": "sure", "mean": "2", "first_views": 3, "temperature": 1.0, "labels": 12, "least": 2, "most": 2}
+WRONG_BUDGETS = [("first_views", 0), ("temperature", -1.0), ("labels", -1), ("least", 0), ("most", 65), ("most", "x")]
 REFUSED: dict[str, list[Any]] = {
     "teacher.preprocessing.image_px": [0, -1, 9, 20_000, 65_535, 2**40, None, 1.5],
     "teacher.preprocessing.resize_px": [0, 7, 20_000, 2**40],
@@ -14,6 +16,7 @@ REFUSED: dict[str, list[Any]] = {
     "labels.class_std": [[0.0] * 3, [0.5] * 2, [0.5] * 1000, [1.0, 1.0, -1.0]],
     "labels.views": [1001, -1, 10**9],
     "labels.top_k": [0, 3, 10**9],
+    "labels.budget": [{}, [], "x", *({**BUDGET, name: value} for name, value in WRONG_BUDGETS)],
     "labels.parameters": [[], None, "x"],
     "views.count": [0, -1, 1001, 10**9],
     "views.pad_px": [-1, 10**9, 2**70, "x", [], 1.5, True],

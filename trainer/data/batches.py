@@ -58,10 +58,10 @@ class RowColumns:
                 raise InputError(f"{data.path} has no integer field that could be the label")
             view_id_N = columns.get("view_id") if view_id_N is None else view_id_N
             weight_N, kd_weight_N = columns.get("weight", ones), columns.get("kd_weight", ones)
-            self.view_count = data.view_count
+            self.view_count, self._label_count_N = data.view_count, data.label_count_N
         else:
             label_N, weight_N, kd_weight_N = data.labels_N, ones, ones
-            self.count, self.view_count = len(data.keys), 0
+            self.count, self.view_count, self._label_count_N = len(data.keys), 0, None
         self.label_N = np.asarray(label_N, np.int64)
         self.weight_N = np.broadcast_to(np.asarray(weight_N, np.float32), self.count)
         self.kd_weight_N = np.broadcast_to(np.asarray(kd_weight_N, np.float32), self.count)
@@ -86,6 +86,8 @@ class RowColumns:
             lowest, highest = int(target_view_n.min()), int(target_view_n.max())
             if self.view_count and (lowest < MEAN_VIEW or highest >= self.view_count):
                 raise ValueError(f"target views {lowest} to {highest} of {self.view_count}")
+            if self._label_count_N is not None and (target_view_n >= self._label_count_N[rows_n]).any():
+                raise ValueError("a row has fewer targets than that of the view")
             if view_n.any() and recipe.name != "none" and not self.has_view_ids:
                 raise ValueError("augmented views need view ids")
         return rows_n, view_n, target_view_n
@@ -145,10 +147,13 @@ def targets_of_rows(
 ) -> NDArray[np.float16] | NDArray[np.float32]:
     """Return the stored label (n, C) of each row in one view, or for MEAN_VIEW the mean over its views.
 
-    With a codec, labels are words (n, W), unless a mean is asked for: then all are decoded, to float32 (n, C).
+    With a codec, labels are words (n, W), unless a mean is asked for: then all are decoded, to float32 (n, C). Where
+    samples have targets of different views, the mean is that over its own.
     """
     stored_nVC, view_n = beton.targets(rows_n), np.maximum(target_view_n, 0)
     is_mean_n = target_view_n == MEAN_VIEW
+    if beton.label_count_N is not None and is_mean_n.any():
+        return _with_own_means(stored_nVC, beton.label_count_N[rows_n], view_n, is_mean_n, form)
     if form is not None and form.codec is not None and is_mean_n.any():
         count, views, words = stored_nVC.shape
         decoded_nVC = form.decode(stored_nVC.reshape(-1, words)).reshape(count, views, -1)
@@ -159,18 +164,40 @@ def targets_of_rows(
     return target_nC
 
 
+def _with_own_means(
+    stored_nVC: NDArray[np.float16],
+    count_n: NDArray[np.int64],
+    view_n: NDArray[np.int64],
+    is_mean_n: NDArray[np.bool_],
+    form: StoredForm | None,
+) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Return the label of each row in one view, or the mean over the first `count_n` it has, like `targets_of_rows`."""
+    row_n = np.arange(len(count_n))
+    if form is not None and form.codec is not None:
+        is_stored_nV = np.arange(stored_nVC.shape[1]) < count_n[:, None]
+        decoded_nVC = np.zeros((*is_stored_nV.shape, form.class_count), np.float32)
+        decoded_nVC[is_stored_nV] = form.decode(stored_nVC[is_stored_nV])
+        mean_nC = decoded_nVC.sum(axis=1) / count_n[:, None].astype(np.float32)
+        return np.where(is_mean_n[:, None], mean_nC, decoded_nVC[row_n, view_n])
+    target_nC: NDArray[np.float16] = stored_nVC[row_n, view_n]
+    sum_nC = stored_nVC[is_mean_n].sum(axis=1, dtype=np.float32)
+    target_nC[is_mean_n] = (sum_nC / count_n[is_mean_n, None].astype(np.float32)).astype(np.float16)
+    return target_nC
+
+
 def image_views(
     pixels_HW3: NDArray[np.uint8],
     preprocessing: Preprocessing,
     recipe: ViewRecipe = EVALUATION,
     view_id: int = 0,
-    view_count: int = 1,
+    views: ArrayLike = (0,),
 ) -> NDArray[np.uint8]:
-    """Return views 0 .. V - 1 of one decoded image, (V, S, S, 3) uint8, as the loaders draw them."""
-    height_v, width_v = (np.full(view_count, side, np.int32) for side in pixels_HW3.shape[:2])
-    view_id_v = np.full(view_count, view_id, np.uint64)
-    plan = plan_views(recipe, preprocessing, view_id_v, np.arange(view_count), width_v, height_v)
-    out_vSS3 = np.empty((view_count, preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
+    """Return some views of one decoded image, (V, S, S, 3) uint8, as the loaders draw them."""
+    view_v = np.asarray(views, np.int64)
+    height_v, width_v = (np.full(len(view_v), side, np.int32) for side in pixels_HW3.shape[:2])
+    view_id_v = np.full(len(view_v), view_id, np.uint64)
+    plan = plan_views(recipe, preprocessing, view_id_v, view_v, width_v, height_v)
+    out_vSS3 = np.empty((len(view_v), preprocessing.image_px, preprocessing.image_px, 3), np.uint8)
     for view, out_SS3 in enumerate(out_vSS3):
         draw_view(pixels_HW3, plan, view, preprocessing.interpolation, out_SS3)
     return out_vSS3

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.betons.labelled_views import Bits, labels_each, view_of_slot
 from manifests.errors import InputError, UsageError
 from trainer.data.order import Stream, stream_seed
 from trainer.data.stored import StoredLabels
@@ -44,6 +45,8 @@ class TrainingViews:
     view_id_N: NDArray[np.uint64]
     view_count: int
     """Stored targets per sample."""
+    labelled_views_N: Bits | None = None
+    """Views that have a target, see manifests/betons/labelled_views.py; None if all samples have those of all."""
     first_fresh: int = 0
     """A number above those of all scored views, which depends on the seed of the run."""
 
@@ -71,6 +74,7 @@ class TrainingViews:
             recipe=recipe,
             view_id_N=task.beton.columns["view_id"],
             view_count=stored.view_count,
+            labelled_views_N=task.beton.labelled_views_N,
             # Replayed views have the seed of the scoring, so that of the run decides where their numbers go on.
             first_fresh=FRESH_VIEWS + (stream_seed(seed, Stream.VIEWS) >> 32),
         )
@@ -80,11 +84,17 @@ class TrainingViews:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return view number and stored label of these rows in an epoch counted from 0, both (n,).
 
+        The label is the number of a target in the beton, which is that of its view unless samples have different views.
+
         Without `uses_targets`, replay shows fresh views of its recipe too, since no stored label has to fit them.
         """
         if self.policy == "replay" and not uses_targets:
             view_n = self.first_fresh + epoch_views(epoch, self.view_id_N[rows_n], 0)
             return view_n, np.zeros(len(rows_n), np.int64)
+        if self.policy == "replay" and self.labelled_views_N is not None:
+            bits_n = self.labelled_views_N[rows_n]
+            slot_n = epoch_views(epoch, self.view_id_N[rows_n], labels_each(bits_n))
+            return view_of_slot(bits_n, slot_n), slot_n
         if self.policy == "replay":
             view_n = epoch_views(epoch, self.view_id_N[rows_n], self.view_count)
             return view_n, view_n

@@ -16,6 +16,10 @@ class StoredLabels:
     """Default side of the images."""
     view_count: int = 0
     """Stored targets per sample; 0 without targets."""
+    least_views: int | None = None
+    """Targets of the sample with the fewest, where samples have different numbers of them: `view_count` is the most."""
+    mean_views: float = 0.0
+    """Targets per sample on average, if `least_views` is set."""
     policy: str | None = None
     """Policy in the header: mean if a stored target is the mean over the scored views; None if unknown."""
     scored: ViewRecipe | None = None

@@ -18,7 +18,7 @@ from manifests.betons.reader import Beton
 from manifests.copies.class_map import composed, names_there, read_class_map
 from manifests.errors import InputError, MismatchError, UsageError
 from manifests.format.header import Preprocessing
-from manifests.format.stored_form import StoredForm
+from manifests.format.stored_form import StoredForm, labelled_problem
 from manifests.manifest import Manifest
 from manifests.sources import ReadOptions, Source, open_held_out
 from manifests.sources.telling import leak_warning, reading_lines
@@ -87,10 +87,13 @@ class Task:
     def stored(self) -> StoredLabels:
         """Return the facts about stored samples, views and labels."""
         views, labels = self.manifest.header.views, self.manifest.header.labels
+        each = self.beton.label_count_N
         return StoredLabels(
             count=self.beton.count,
             image_px=self.image_px,
             view_count=self.beton.view_count,
+            least_views=None if each is None else int(each.min()),
+            mean_views=0.0 if each is None else float(each.mean()),
             policy=None if labels is None else labels.policy,
             scored=scored_recipe(views) if views is not None and views.recipe != "eval" else None,
             scored_views=1 if views is None else views.count,
@@ -200,6 +203,8 @@ def open_task(where: Path | Manifest) -> Task:
         if not form.text:
             raise InputError(f"{path} holds targets of {beton.class_count} logits for {class_count} classes")
         raise InputError(f"{path} holds targets of {beton.class_count} words; {form.text} take {form.words}")
+    if (problem := labelled_problem(manifest.header.labels, beton)) is not None:
+        raise InputError(f"{path} {problem}", hint=f"make one: {_WRITES_BETON[manifest.kind]}")
     if missing := {"label", "view_id", "weight", "kd_weight"} - set(beton.columns):
         raise InputError(
             f"{path} lacks the field {sorted(missing)[0]}", hint=f"make one: {_WRITES_BETON[manifest.kind]}"

@@ -180,17 +180,19 @@ def check_sizes(preprocessing: Preprocessing) -> None:
         )
 
 
-def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int) -> NDArray[np.int64]:
+def epoch_views(epoch: int, view_id_n: NDArray[np.uint64], view_count: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the view (n,) of each sample that an epoch, counted from 0, shows.
 
     With `view_count` V > 1 stored views: 1 + (epoch + hash(view_id)) mod (V - 1), so samples are at different views and
-    each view comes once in V - 1 epochs. Otherwise 1 + epoch: unscored augmentation that never repeats.
+    each view comes once in V - 1 epochs; V may differ by sample, (n,). Otherwise 1 + epoch: unscored augmentation that
+    never repeats.
     """
-    if view_count <= 1:
+    if isinstance(view_count, int) and view_count <= 1:
         return np.full(len(view_id_n), 1 + epoch, np.int64)
-    scored = view_count - 1
-    offset_n = (mix64(view_id_n) % np.uint64(scored)).astype(np.int64)
-    return 1 + (epoch + offset_n) % scored
+    scored = np.asarray(view_count, np.int64) - 1
+    offset_n = (mix64(view_id_n) % scored.astype(np.uint64)).astype(np.int64)
+    shown_n: NDArray[np.int64] = 1 + (epoch + offset_n) % scored
+    return shown_n
 
 
 def default_pad_px(size_px: int) -> int:

@@ -139,6 +139,12 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     shown = "view 0" if config.augment == "none" else f"fresh views of {config.augment}"
     if config.policy == "replay":
         views = stored.view_count - 1
+        if stored.least_views is not None:
+            return (
+                f"replay: {_span(stored.least_views - 1, views)} training views of {config.augment} per sample, "
+                f"{stored.mean_views - 1:.4g} on average, each with its own label; a view comes back after the others "
+                "of its sample"
+            )
         return (
             f"replay: {views} training view{'s' if views > 1 else ''} of {config.augment}, each with its own label; "
             f"a view comes back every {f'{views} epochs' if views > 1 else 'epoch'}"
@@ -146,12 +152,20 @@ def taught(stored: StoredLabels, config: TrainConfig) -> str:
     if config.policy == "online":
         return f"online: {shown}, labelled by {config.teacher} as they are shown"
     if config.policy == "mean":
-        return f"mean: {shown}, the label is the mean over {max(stored.view_count, stored.scored_views)} stored views"
+        over = f"{max(stored.view_count, stored.scored_views)} stored views"
+        if stored.least_views is not None:
+            span = _span(stored.least_views, stored.view_count)
+            over = f"the {span} stored views of each sample, {stored.mean_views:.4g} on average"
+        return f"mean: {shown}, the label is the mean over {over}"
     if config.policy is None:
         return f"labels alone: {shown}"
     if config.augment == "none":
         return "single: view 0 with its own label"
     return f"single: {shown} that the teacher did not score, with the label of view 0 (--augment none: only view 0)"
+
+
+def _span(least: int, most: int) -> str:
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 _CHANGING = {"temperature": "T", "kd_weight": "kd", "hard_labels": "hard", "unsure": "unsure"}
