@@ -143,6 +143,11 @@ def _first_views(rule: ViewRule, asked: int | None, views: int) -> int:
                 hint="leave out one of the two",
             )
         return views
+    if views < FIRST_VIEWS:
+        raise UsageError(
+            f"--views {views}: a --view-budget by {rule.name} chooses from {FIRST_VIEWS} or more",
+            hint="fewer do not tell how much of their differences is chance: --views 16, or leave out --view-budget",
+        )
     first = FIRST_VIEWS if asked is None else asked
     if not FIRST_VIEWS <= first <= views:
         raise UsageError(
