@@ -187,7 +187,7 @@ def test_defaults_and_what_the_teacher_is_shown() -> None:
         ({"view_budget": "2.5", "view_rule": "sure"}, 8, "replay", None, "labels equally many views of each"),
         ({"view_budget": "4", "view_rule": "sure", "first_views": 3}, 8, "replay", None, "sees all 8 views"),
         ({"view_budget": "4", "first_views": 4}, 8, "replay", None, "--first-views 4: from 5 to 8"),
-        ({"view_budget": "3"}, 4, "replay", None, "--first-views 5: from 5 to 4"),
+        ({"view_budget": "3"}, 4, "replay", None, "--views 4: a --view-budget by covariance chooses from 5 or more"),
         ({"view_budget": "4", "view_rule": "x"}, 8, "replay", None, "unknown view rule 'x'"),
         ({"view_budget": "4", "view_temperature": 0.0}, 8, "replay", None, "--view-temperature 0: above 0"),
         ({"view_budget": "4", "view_temperature": float("nan")}, 8, "replay", None, "--view-temperature nan: above 0"),
