@@ -29,6 +29,7 @@ def shown(config, epoch, loss_N, count=100, world_size=1):
 
 
 def inertia(values, groups):
+    values = np.asarray(values, np.float64)
     return sum(((values[groups == k] - values[groups == k].mean()) ** 2).sum() for k in set(groups))
 
 
