@@ -248,13 +248,13 @@ def test_selections_are_still_not_merged(scored: Path, prune) -> None:
 
 def test_features_under_a_budget_give_the_logits(scored: Path, prune, tmp_path, monkeypatch) -> None:
     """A teacher of 40 classes that looks at 8 features: both tables are those of the same views."""
-    (tmp_path / "narrow.py").write_text(NARROW)
+    (tmp_path / "slender.py").write_text(NARROW)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     write_idx(tmp_path / "images", np.random.default_rng(2).integers(0, 256, (80, 8, 8), np.uint8), np.arange(80) % 40)
-    prune("score", "images", "--teacher", "narrow:net", "--image-size", 8, "-o", "scores", cwd=tmp_path)
+    prune("score", "images", "--teacher", "slender:net", "--image-size", 8, "-o", "scores", cwd=tmp_path)
     prune("select", "scores", "--keep", 0.5, "--selector", "random", cwd=tmp_path)
-    words = ("label", "selection", "--teacher", "narrow:net", "--labels", "raw", "--views", 9, "--view-budget", 4)
+    words = ("label", "selection", "--teacher", "slender:net", "--labels", "raw", "--views", 9, "--view-budget", 4)
     prune(*words, "-o", "plain", cwd=tmp_path)
     prune(*words, "--codec", "features", "-o", "features", cwd=tmp_path)
     plain, features = (Manifest.open(tmp_path / name) for name in ("plain", "features"))
